@@ -1,0 +1,505 @@
+//! The command line's grammar: what may be written, and nothing of what it does.
+//!
+//! One idea: options that mean the same thing in several commands are one struct, flattened into each,
+//! so that `--set` or `--size` is spelled and parsed in one place. Whatever is wrong here is wrong
+//! usage (exit code 2). Nothing here opens a file or knows what a pattern is.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// `attnc`: a compiler for sparse attention patterns.
+#[derive(Debug, Parser)]
+#[command(name = "attnc", version, about, arg_required_else_help = true, propagate_version = true)]
+pub(crate) struct Cli {
+    /// When to colour diagnostics; NO_COLOR is honoured by `auto`.
+    #[arg(long, value_enum, default_value_t = Color::Auto, global = true)]
+    pub(crate) color: Color,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// When diagnostics are coloured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check files and print what is wrong with them.
+    Check(CheckArgs),
+    /// Print files in the one layout; with --check, only say which differ.
+    Fmt(FmtArgs),
+    /// Explain a diagnostic code.
+    Explain(ExplainArgs),
+    /// List what this machine can run, and why not the rest.
+    Targets(TargetsArgs),
+    /// Show which keys each query attends to.
+    Show(ShowArgs),
+    /// Run an attention on tensors of a safetensors file.
+    Run(RunArgs),
+    /// Compare every target with the oracle.
+    Verify(VerifyArgs),
+    /// Measure compile and run times.
+    Bench(BenchArgs),
+    /// Print stages of the compiler.
+    Build(BuildArgs),
+    /// Count entries, operations and bytes before running.
+    Cost(CostArgs),
+}
+
+/// `FILE` or `FILE:NAME`; `-` is standard input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Subject {
+    /// The file, `-` for standard input.
+    pub(crate) path: String,
+    /// The pattern, attention or model in it.
+    pub(crate) name: Option<String>,
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{}:{name}", self.path),
+            None => f.write_str(&self.path),
+        }
+    }
+}
+
+/// Splits at the last colon when a name follows it, so that `C:/a.attn` and `dir:x/a.attn` stay paths.
+#[expect(clippy::unnecessary_wraps, reason = "the type of a value parser")]
+fn subject(text: &str) -> Result<Subject, String> {
+    if let Some((path, name)) = text.rsplit_once(':') {
+        let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if is_name && !path.is_empty() {
+            return Ok(Subject { path: path.to_owned(), name: Some(name.to_owned()) });
+        }
+    }
+    Ok(Subject { path: text.to_owned(), name: None })
+}
+
+/// `NAME=INTEGER`
+fn assignment(text: &str) -> Result<(String, i64), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=INTEGER")?;
+    let name = name.trim();
+    if name.is_empty() {
+        return Err("expected a name before `=`".to_owned());
+    }
+    Ok((name.to_owned(), integer(value.trim())?))
+}
+
+/// `NAME=VALUE`; the value is read as it would stand in the file.
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    let (name, value) = (name.trim(), value.trim());
+    if name.is_empty() || value.is_empty() {
+        return Err("expected NAME=VALUE".to_owned());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// An integer, `_` allowed between digits as in the language.
+fn integer(text: &str) -> Result<i64, String> {
+    let plain: String = text.chars().filter(|&c| c != '_').collect();
+    plain.parse().map_err(|_| format!("`{text}` is not an integer of 64 bits"))
+}
+
+/// A length or count.
+fn length(text: &str) -> Result<i64, String> {
+    match integer(text)? {
+        n if n < 0 => Err(format!("`{text}` is negative")),
+        n => Ok(n),
+    }
+}
+
+/// A count that is at least 1.
+fn positive(text: &str) -> Result<i64, String> {
+    match integer(text)? {
+        n if n < 1 => Err(format!("`{text}` is not at least 1")),
+        n => Ok(n),
+    }
+}
+
+/// `A..B`
+fn range(text: &str) -> Result<Range<i64>, String> {
+    let (lo, hi) = text.split_once("..").ok_or("expected A..B")?;
+    let lo = if lo.is_empty() { 0 } else { length(lo)? };
+    let hi = if hi.is_empty() { i64::MAX } else { length(hi)? };
+    if hi < lo { Err(format!("`{text}` ends before it begins")) } else { Ok(lo..hi) }
+}
+
+/// Compile-time choices.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct SetArgs {
+    /// Give a `param` another value; may be repeated.
+    #[arg(long = "set", value_name = "NAME=V", value_parser = setting)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+/// Lengths where there are no tensors to take them from.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct LengthArgs {
+    /// Number of tokens, where the space is one open axis (queries; keys too unless --keys is given).
+    #[arg(long, value_name = "N", value_parser = length)]
+    pub(crate) tokens: Option<i64>,
+    /// Number of keys, if not that of the queries.
+    #[arg(long, value_name = "M", value_parser = length)]
+    pub(crate) keys: Option<i64>,
+}
+
+/// Starts, sizes and coordinates.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct SizeArgs {
+    /// Position of the first query.
+    #[arg(long, value_name = "P", value_parser = length)]
+    pub(crate) q_start: Option<i64>,
+    /// Position of the first key.
+    #[arg(long, value_name = "P", value_parser = length)]
+    pub(crate) k_start: Option<i64>,
+    /// A run-time size of the program; may be repeated.
+    #[arg(long = "size", value_name = "NAME=V", value_parser = assignment)]
+    pub(crate) size: Vec<(String, i64)>,
+    /// Offsets at which documents begin, from 0; the last one ends at the number of keys.
+    #[arg(long, value_name = "A,B,..", value_delimiter = ',', value_parser = length)]
+    pub(crate) docs: Vec<i64>,
+    /// Layer.
+    #[arg(long, value_name = "L", default_value = "0", value_parser = length)]
+    pub(crate) layer: i64,
+    /// Step.
+    #[arg(long, value_name = "S", default_value = "0", value_parser = length)]
+    pub(crate) step: i64,
+}
+
+/// Number of heads, dimensions and element type.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ShapeArgs {
+    /// Number of query heads [default: the model's, or 1].
+    #[arg(long, value_name = "H", value_parser = positive)]
+    pub(crate) heads: Option<i64>,
+    /// Number of KV heads [default: the model's, or as many as query heads].
+    #[arg(long, value_name = "G", value_parser = positive)]
+    pub(crate) kv_heads: Option<i64>,
+    /// Dimension of queries and keys.
+    #[arg(long, value_name = "D", default_value = "64", value_parser = positive)]
+    pub(crate) dim: i64,
+    /// Dimension of values [default: that of keys].
+    #[arg(long, value_name = "D", value_parser = positive)]
+    pub(crate) dv: Option<i64>,
+    /// Batch items.
+    #[arg(long, value_name = "B", default_value = "1", value_parser = positive)]
+    pub(crate) batch: i64,
+    /// Element type of the inputs and the output.
+    #[arg(long, value_enum, default_value_t = Element::F32)]
+    pub(crate) dtype: Element,
+}
+
+/// Element types.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Element {
+    /// IEEE single.
+    #[default]
+    F32,
+    /// IEEE half.
+    F16,
+    /// Upper half of a single.
+    Bf16,
+}
+
+/// Targets by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Target {
+    /// The best instruction set of this CPU.
+    #[default]
+    Cpu,
+    /// Plain machine code, on any CPU.
+    #[value(name = "cpu:scalar")]
+    CpuScalar,
+    /// AVX2 and FMA.
+    #[value(name = "cpu:avx2")]
+    CpuAvx2,
+    /// The definition in 64-bit reals: slow, and right.
+    Oracle,
+}
+
+/// Text or JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Human,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Files; `-` is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<String>,
+    #[command(flatten)]
+    pub(crate) set: SetArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FmtArgs {
+    /// Files; `-` formats standard input to standard output.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<String>,
+    /// Write nothing; list files that would change and exit with 1.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// A code such as E0203.
+    pub(crate) code: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TargetsArgs {
+    /// Text or JSON.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+/// Forms of `show`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ShowAs {
+    /// For a terminal.
+    Picture,
+    /// One line a query: `Q: A-B C D-E`.
+    Rows,
+    /// One line a row of tiles: `T: full A-B partial C`.
+    Tiles,
+    /// A vector picture.
+    Svg,
+    /// A bitmap.
+    Png,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// What to show.
+    #[arg(value_name = "FILE[:NAME]", value_parser = subject)]
+    pub(crate) subject: Subject,
+    #[command(flatten)]
+    pub(crate) set: SetArgs,
+    #[command(flatten)]
+    pub(crate) lengths: LengthArgs,
+    #[command(flatten)]
+    pub(crate) sizes: SizeArgs,
+    /// Query head.
+    #[arg(long, value_name = "H", default_value = "0", value_parser = length)]
+    pub(crate) head: i64,
+    /// Number of query heads [default: the model's, or one more than --head].
+    #[arg(long, value_name = "H", value_parser = positive)]
+    pub(crate) heads: Option<i64>,
+    /// Form of the output.
+    #[arg(long = "as", value_enum, default_value_t = ShowAs::Picture)]
+    pub(crate) form: ShowAs,
+    /// Only these rows (of queries, or of tiles), counted from 0.
+    #[arg(long, value_name = "A..B", value_parser = range)]
+    pub(crate) rows: Option<Range<i64>>,
+    /// Largest number of columns (picture) or pixels (svg, png).
+    #[arg(long, value_name = "W", value_parser = positive)]
+    pub(crate) width: Option<i64>,
+    /// Tensors file with the program's maps.
+    #[arg(long, value_name = "T.safetensors")]
+    pub(crate) input: Option<PathBuf>,
+    /// Where to write; standard output without it.
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// What to run.
+    #[arg(value_name = "FILE[:NAME]", value_parser = subject)]
+    pub(crate) subject: Subject,
+    #[command(flatten)]
+    pub(crate) set: SetArgs,
+    #[command(flatten)]
+    pub(crate) sizes: SizeArgs,
+    /// File with the inputs, `[heads, tokens, dim]` or `[batch, heads, tokens, dim]`.
+    #[arg(long, value_name = "T.safetensors")]
+    pub(crate) input: PathBuf,
+    /// Name of the queries.
+    #[arg(long, value_name = "NAME", default_value = "q")]
+    pub(crate) q: String,
+    /// Name of the keys.
+    #[arg(long, value_name = "NAME", default_value = "k")]
+    pub(crate) k: String,
+    /// Name of the values.
+    #[arg(long, value_name = "NAME", default_value = "v")]
+    pub(crate) v: String,
+    /// What runs it.
+    #[arg(long, value_enum, default_value_t = Target::Cpu)]
+    pub(crate) target: Target,
+    /// Threads [default: all cores].
+    #[arg(long, value_name = "T", value_parser = positive)]
+    pub(crate) threads: Option<i64>,
+    /// Element type of `out` [default: that of the inputs].
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(crate) out_dtype: Option<Element>,
+    /// File for the tensors `out` and `lse`.
+    #[arg(short, long, value_name = "OUT.safetensors")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// What to verify.
+    #[arg(required = true, value_name = "FILE[:NAME]", value_parser = subject)]
+    pub(crate) subjects: Vec<Subject>,
+    #[command(flatten)]
+    pub(crate) set: SetArgs,
+    /// A run-time size of the program, instead of sampled ones; may be repeated.
+    #[arg(long = "size", value_name = "NAME=V", value_parser = assignment)]
+    pub(crate) size: Vec<(String, i64)>,
+    /// Use the tensors of this file (`q`, `k`, `v` and the program's own) instead of random ones.
+    #[arg(long, value_name = "T.safetensors")]
+    pub(crate) input: Option<PathBuf>,
+    /// Seed of the random tensors.
+    #[arg(long, value_name = "S", default_value = "1", value_parser = integer)]
+    pub(crate) seed: i64,
+}
+
+/// What a bench may be compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Against {
+    /// Attention to every key, same shape.
+    Dense,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// What to measure.
+    #[arg(required = true, value_name = "FILE[:NAME]", value_parser = subject)]
+    pub(crate) subjects: Vec<Subject>,
+    #[command(flatten)]
+    pub(crate) set: SetArgs,
+    #[command(flatten)]
+    pub(crate) lengths: LengthArgs,
+    #[command(flatten)]
+    pub(crate) sizes: SizeArgs,
+    #[command(flatten)]
+    pub(crate) shape: ShapeArgs,
+    /// Threads [default: all cores].
+    #[arg(long, value_name = "T", value_parser = positive)]
+    pub(crate) threads: Option<i64>,
+    /// What runs it.
+    #[arg(long, value_enum, default_value_t = Target::Cpu)]
+    pub(crate) target: Target,
+    /// Also measure this, and print the ratio.
+    #[arg(long, value_enum)]
+    pub(crate) against: Option<Against>,
+    /// Least time to spend on the runs of one result, in milliseconds.
+    #[arg(long, value_name = "MS", default_value = "1000", value_parser = length)]
+    pub(crate) min_time: i64,
+    /// Text or JSON.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+/// Stages that `build --emit` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stage {
+    /// The syntax tree.
+    Ast,
+    /// The checked program.
+    Pattern,
+    /// The plan of each attention.
+    Plan,
+    /// Cranelift's IR of each driver.
+    Clif,
+    /// Machine code of each driver.
+    Asm,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// What to build; without a name, everything in the file.
+    #[arg(value_name = "FILE[:NAME]", value_parser = subject)]
+    pub(crate) subject: Subject,
+    #[command(flatten)]
+    pub(crate) set: SetArgs,
+    /// Stages, each with the file to write it to, if not standard output.
+    #[arg(long, value_name = "STAGE[=OUT],..", required = true, value_delimiter = ',', value_parser = emit)]
+    pub(crate) emit: Vec<(Stage, Option<PathBuf>)>,
+    /// Instruction set of the machine code.
+    #[arg(long, value_enum, default_value_t = Target::Cpu)]
+    pub(crate) target: Target,
+}
+
+/// `STAGE` or `STAGE=OUT`
+fn emit(text: &str) -> Result<(Stage, Option<PathBuf>), String> {
+    let (stage, out) = match text.split_once('=') {
+        Some((stage, out)) => (stage, Some(PathBuf::from(out))),
+        None => (text, None),
+    };
+    let stage = Stage::from_str(stage, false)
+        .map_err(|_| format!("`{stage}` is not one of ast, pattern, plan, clif, asm"))?;
+    Ok((stage, out))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CostArgs {
+    /// What to count.
+    #[arg(value_name = "FILE[:NAME]", value_parser = subject)]
+    pub(crate) subject: Subject,
+    #[command(flatten)]
+    pub(crate) set: SetArgs,
+    #[command(flatten)]
+    pub(crate) lengths: LengthArgs,
+    #[command(flatten)]
+    pub(crate) sizes: SizeArgs,
+    #[command(flatten)]
+    pub(crate) shape: ShapeArgs,
+    /// Tensors file with the program's maps.
+    #[arg(long, value_name = "T.safetensors")]
+    pub(crate) input: Option<PathBuf>,
+    /// Text or JSON.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_has_no_conflict() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_name_follows_the_last_colon() {
+        let name = |text: &str| subject(text).map(|s| (s.path, s.name));
+        assert_eq!(name("a.attn:window"), Ok(("a.attn".into(), Some("window".into()))));
+        assert_eq!(name("a.attn"), Ok(("a.attn".into(), None)));
+        assert_eq!(name("dir:x/a.attn"), Ok(("dir:x/a.attn".into(), None)));
+        assert_eq!(name("-:window"), Ok(("-".into(), Some("window".into()))));
+        assert_eq!(name(":window"), Ok((":window".into(), None)));
+    }
+
+    #[test]
+    fn numbers_are_checked() {
+        assert_eq!(assignment("video.t=1_1"), Ok(("video.t".into(), 11)));
+        assert!(assignment("w").is_err());
+        assert!(assignment("w=9223372036854775808").is_err());
+        assert!(length("-1").is_err());
+        assert_eq!(range("3..5"), Ok(3..5));
+        assert!(range("5..3").is_err());
+    }
+}

@@ -1,0 +1,345 @@
+//! `attnc bench`: how long compiling and running take, and how near the machine's peak that is.
+//!
+//! One idea: everything that a figure needs is measured in the same process, with the same threads: the peak of
+//! multiply-adds, the compilation from text to machine code of every plan, the runs after a warm-up, and, if
+//! asked for, dense attention of the same shape.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use attnc::{Compiler, Cost, Isa, Kernel, LoadError, Loader, Memory, Options, Resources, Select, Shape, Threads};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::args::{Against, BenchArgs, Format, Subject, Target};
+use crate::files::{self, Disk};
+use crate::inspect::print_json;
+use crate::machine::{self, Machine, Samples};
+use crate::report::{Outcome, Reporter};
+use crate::run::{Given, Results, threads};
+use crate::subject::{self, Data};
+use crate::tensors;
+
+/// Compilations that are timed.
+const COMPILATIONS: usize = 20;
+/// Runs that are timed, at least.
+const RUNS: usize = 5;
+/// Runs that are timed, at most.
+const MOST_RUNS: usize = 10_000;
+/// Seed of the tensors.
+const SEED: u64 = 1;
+
+/// What is printed; the schema is `attnc.bench/1`.
+#[derive(Debug, Serialize)]
+struct Report {
+    schema: &'static str,
+    machine: Machine,
+    results: Vec<Measured>,
+}
+
+/// One pattern.
+#[derive(Clone, Debug, Serialize)]
+struct Measured {
+    pattern: String,
+    target: String,
+    plan_hash: String,
+    tokens: i64,
+    keys: i64,
+    batch: i64,
+    heads: i64,
+    kv_heads: i64,
+    head_dim: i64,
+    value_dim: i64,
+    dtype: &'static str,
+    threads: usize,
+    entries: u64,
+    useful_flops: u64,
+    executed_flops: u64,
+    useful_gflops: f64,
+    machine_peak_gflops: f64,
+    /// `useful_gflops / machine_peak_gflops`
+    peak_ratio: f64,
+    compile_ns: CompileTimes,
+    run_ns: RunTimes,
+    peak_rss_bytes: Option<u64>,
+    /// How many times as fast as dense attention of the same shape, if that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speedup_over_dense: Option<f64>,
+}
+
+/// From text to machine code of every plan.
+#[derive(Clone, Debug, Serialize)]
+struct CompileTimes {
+    median: u64,
+    first: u64,
+    samples: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct RunTimes {
+    median: u64,
+    p05: u64,
+    p95: u64,
+    samples: usize,
+}
+
+pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
+    let threads = threads(args.threads)?;
+    let progress = Progress::new(args.subjects.len());
+    let mut report = Report { schema: "attnc.bench/1", machine: Machine::here(), results: Vec::new() };
+    let mut peaks: HashMap<&'static str, f64> = HashMap::new();
+    for subject in &args.subjects {
+        let work = Work::new(args, subject, reporter, &progress)?;
+        let isa = work.kernel.isa().unwrap_or(Isa::best());
+        let peak = *peaks.entry(isa.name()).or_insert_with(|| {
+            progress.say("measuring the peak");
+            machine::peak_gflops(&threads, isa)
+        });
+        let mut measured = work.measure(args, &threads, peak, &progress)?;
+        if args.against == Some(Against::Dense) {
+            let dense = Work::dense(args, &work, &progress)?;
+            let mut dense = dense.measure(args, &threads, peak, &progress)?;
+            dense.speedup_over_dense = Some(1.0);
+            measured.speedup_over_dense = Some(dense.run_ns.median as f64 / measured.run_ns.median.max(1) as f64);
+            report.results.extend([measured, dense]);
+        } else {
+            report.results.push(measured);
+        }
+    }
+    progress.finish();
+    match args.format {
+        Format::Json => print_json(&report),
+        Format::Human => files::print(&table(&report)),
+    }
+}
+
+/// A pattern that is compiled and about to be measured.
+struct Work {
+    name: String,
+    kernel: Kernel,
+    compile: CompileTimes,
+    shape: Shape,
+    kv_heads: i64,
+    data: Data,
+}
+
+impl Work {
+    fn new(args: &BenchArgs, subject: &Subject, reporter: Reporter, progress: &Progress) -> Outcome<Work> {
+        let options = subject::options(&args.set, args.target);
+        let loader = Remembering::default();
+        // The name is settled on a module of its own, which the times leave out.
+        let module = Compiler::new(Options { target: attnc::Target::Oracle, ..options.clone() })
+            .compile(&loader, &subject.path)?;
+        reporter.print(&module.warnings());
+        let name = subject::name_of(&module, subject)?;
+        let (n_q, n_k) = subject::lengths(&module, &args.lengths, &args.sizes)?;
+        let select = Select::named(name.as_str()).layer(args.sizes.layer).step(args.sizes.step);
+        let (kernel, compile) = compile(&loader, &subject.path, &options, &select, progress)?;
+        let (heads, kv_heads) = subject::heads(&kernel, args.shape.heads, args.shape.kv_heads)?;
+        let shape = Shape { n_q, n_k, heads, dim: args.shape.dim };
+        let mut data = Data::new(&args.sizes, n_q.max(n_k));
+        data.fill(&kernel.wants(shape, &subject::sizes_of(&data.sizes))?, shape, SEED);
+        Ok(Work { name, kernel, compile, shape, kv_heads, data })
+    }
+
+    /// Dense attention of the same shape.
+    fn dense(args: &BenchArgs, like: &Work, progress: &Progress) -> Outcome<Work> {
+        let options = subject::options(&crate::args::SetArgs::default(), args.target);
+        let loader = Memory::file("dense", "pattern dense = all\n");
+        let (kernel, compile) = compile(&loader, "dense", &options, &Select::named("dense"), progress)?;
+        let data = Data { q_start: Some(0), ..Data::default() };
+        Ok(Work { name: "dense".to_owned(), kernel, compile, shape: like.shape, kv_heads: like.kv_heads, data })
+    }
+
+    fn measure(&self, args: &BenchArgs, threads: &Threads, peak: f64, progress: &Progress) -> Outcome<Measured> {
+        progress.say(&format!("{}: counting", self.name));
+        let (shape, dtype) = (self.shape, args.shape.dtype.dtype());
+        let dv = args.shape.dv.unwrap_or(shape.dim);
+        let inputs = self.data.inputs();
+        let one = self.kernel.cost(shape, dv, dtype.size() as u64, &inputs)?;
+        let cost: Cost = (1..args.shape.batch).fold(one, |sum, _| sum.and(one));
+
+        progress.say(&format!("{}: making tensors", self.name));
+        let extent = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
+        let [batch, heads, kv_heads] = [args.shape.batch, shape.heads, self.kv_heads].map(extent);
+        let [n_q, n_k, dim] = [shape.n_q, shape.n_k, shape.dim].map(extent);
+        let given = Given::random(dtype, [batch, heads, n_q, dim], [batch, kv_heads, n_k, dim], extent(dv), SEED)?;
+        let mut results = Results::new(given.q.extents("q")?, extent(dv), dtype)?;
+        let mut problem = results.problem(&given, inputs)?;
+        let mut workspace = vec![0; self.kernel.workspace_bytes(n_k, dim, extent(dv), threads.count())];
+        let mut once = || -> Outcome<u64> {
+            let begin = Instant::now();
+            self.kernel.run(&mut problem, Resources { threads: Some(threads), workspace: Some(&mut workspace) })?;
+            Ok(machine::nanos(begin))
+        };
+
+        progress.say(&format!("{}: warming up", self.name));
+        let least = Duration::from_millis(u64::try_from(args.min_time).unwrap_or(0));
+        let warm = Instant::now();
+        once()?;
+        while warm.elapsed() < least / 10 {
+            once()?;
+        }
+        progress.say(&format!("{}: running", self.name));
+        let (begin, mut samples) = (Instant::now(), Vec::new());
+        while samples.len() < RUNS || (begin.elapsed() < least && samples.len() < MOST_RUNS) {
+            samples.push(once()?);
+        }
+        progress.done();
+
+        let samples = Samples::new(samples);
+        let gflops = cost.useful_flops as f64 / samples.median().max(1) as f64;
+        Ok(Measured {
+            pattern: self.name.clone(),
+            target: target(args.target, &self.kernel),
+            plan_hash: self.kernel.hash(),
+            tokens: shape.n_q,
+            keys: shape.n_k,
+            batch: args.shape.batch,
+            heads: shape.heads,
+            kv_heads: self.kv_heads,
+            head_dim: shape.dim,
+            value_dim: dv,
+            dtype: tensors::type_name(dtype),
+            threads: threads.count(),
+            entries: cost.entries,
+            useful_flops: cost.useful_flops,
+            executed_flops: cost.executed_flops,
+            useful_gflops: gflops,
+            machine_peak_gflops: peak,
+            peak_ratio: gflops / peak,
+            compile_ns: self.compile.clone(),
+            run_ns: RunTimes {
+                median: samples.median(),
+                p05: samples.at(0.05),
+                p95: samples.at(0.95),
+                samples: samples.count(),
+            },
+            peak_rss_bytes: machine::peak_rss_bytes(),
+            speedup_over_dense: None,
+        })
+    }
+}
+
+/// Name of what ran.
+fn target(asked: Target, kernel: &Kernel) -> String {
+    match (asked, kernel.isa()) {
+        (Target::Oracle, _) => "oracle".to_owned(),
+        (_, Some(isa)) => format!("cpu:{}", isa.name()),
+        (_, None) => "cpu".to_owned(),
+    }
+}
+
+/// Compiles from text again and again; the kernel is that of the last time.
+fn compile(
+    loader: &dyn Loader,
+    path: &str,
+    options: &Options,
+    select: &Select,
+    progress: &Progress,
+) -> Outcome<(Kernel, CompileTimes)> {
+    progress.say(&format!("{}: compiling", select.name));
+    let once = || -> Outcome<(Kernel, u64)> {
+        let begin = Instant::now();
+        let kernel = Compiler::new(options.clone()).compile(loader, path)?.kernel(select)?;
+        Ok((kernel, machine::nanos(begin)))
+    };
+    let (mut kernel, first) = once()?;
+    let mut samples = vec![first];
+    while samples.len() < COMPILATIONS {
+        let (again, time) = once()?;
+        samples.push(time);
+        kernel = again;
+    }
+    let samples = Samples::new(samples);
+    Ok((kernel, CompileTimes { median: samples.median(), first, samples: samples.count() }))
+}
+
+/// What a loader answers: a canonical name and bytes, or why not.
+type Loaded = Result<(String, Vec<u8>), LoadError>;
+
+/// Reads each file once, so that compile times hold no time of a disk.
+#[derive(Default)]
+struct Remembering(RefCell<HashMap<(Option<String>, String), Loaded>>);
+
+impl Loader for Remembering {
+    fn load(&self, from: Option<&str>, path: &str) -> Loaded {
+        let key = (from.map(str::to_owned), path.to_owned());
+        self.0.borrow_mut().entry(key).or_insert_with(|| Disk.load(from, path)).clone()
+    }
+}
+
+/// A progress bar on a terminal, nothing elsewhere.
+struct Progress(ProgressBar);
+
+impl Progress {
+    fn new(results: usize) -> Progress {
+        let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(results as u64), target);
+        if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}") {
+            bar.set_style(style);
+        }
+        Progress(bar)
+    }
+
+    fn say(&self, what: &str) {
+        self.0.set_message(what.to_owned());
+        self.0.tick();
+    }
+
+    fn done(&self) {
+        self.0.inc(1);
+    }
+
+    fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// For people: two lines a result.
+fn table(report: &Report) -> String {
+    let Machine { cpu, cores, isa, version, .. } = &report.machine;
+    let mut text = format!("attnc {version} on {cpu}, {cores} cores, {isa}\n");
+    for r in &report.results {
+        let kv = if r.kv_heads == r.heads { String::new() } else { format!(" on {}", r.kv_heads) };
+        let batch = if r.batch == 1 { String::new() } else { format!("batch {}, ", r.batch) };
+        let keys = if r.keys == r.tokens { String::new() } else { format!(" on {} keys", r.keys) };
+        let dim = if r.value_dim == r.head_dim { String::new() } else { format!(" and {}", r.value_dim) };
+        let speedup = r.speedup_over_dense.map_or(String::new(), |s| format!(", {s:.2} x dense"));
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "\n{} on {}, plan {}\n  shape    {batch}{} tokens{keys}, {}{kv} heads, dim {}{dim}, {}, {} threads",
+            r.pattern, r.target, r.plan_hash, r.tokens, r.heads, r.head_dim, r.dtype, r.threads
+        );
+        let _ = writeln!(
+            text,
+            "  run      {} median, {} to {} (p05 to p95 of {}){speedup}",
+            machine::time(r.run_ns.median),
+            machine::time(r.run_ns.p05),
+            machine::time(r.run_ns.p95),
+            r.run_ns.samples
+        );
+        let overhead = r.executed_flops as f64 / r.useful_flops.max(1) as f64;
+        let _ = writeln!(
+            text,
+            "  speed    {:.1} GFLOP/s useful, {:.0} % of the measured peak of {:.1}; executed {overhead:.2} x useful",
+            r.useful_gflops,
+            100.0 * r.peak_ratio,
+            r.machine_peak_gflops
+        );
+        let _ = writeln!(
+            text,
+            "  compile  {} median of {}, {} the first time",
+            machine::time(r.compile_ns.median),
+            r.compile_ns.samples,
+            machine::time(r.compile_ns.first)
+        );
+        let rss = r.peak_rss_bytes.map_or("unknown".to_owned(), |b| format!("{:.1} MiB", b as f64 / 1_048_576.0));
+        let _ = writeln!(text, "  entries  {}; peak memory {rss}", r.entries);
+    }
+    text
+}

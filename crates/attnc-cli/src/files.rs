@@ -1,0 +1,211 @@
+//! Files and standard streams: the loader of sources, and outputs that are whole or absent.
+//!
+//! One idea: what a command writes is written to a temporary name beside its place and renamed when it is
+//! complete, so that no reader ever sees half of it. A closed pipe on standard output ends a command quietly.
+//! Nothing here knows what the bytes mean.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use attnc::{LoadError, Loader, MAX_SOURCE};
+
+use crate::report::{Failure, Outcome, exit};
+
+/// Name of standard input where a file is expected.
+pub(crate) const STDIN: &str = "-";
+
+/// Loads source files from disk; `-` is standard input, which is named `stdin`.
+#[derive(Debug, Default)]
+pub(crate) struct Disk;
+
+impl Loader for Disk {
+    fn load(&self, from: Option<&str>, path: &str) -> Result<(String, Vec<u8>), LoadError> {
+        if from.is_none() && path == STDIN {
+            let mut bytes = Vec::new();
+            let mut input = io::stdin().lock().take(MAX_SOURCE + 1);
+            input.read_to_end(&mut bytes).map_err(|e| LoadError::Other(reason(&e)))?;
+            return Ok(("stdin".to_owned(), bytes));
+        }
+        let place = match from {
+            // Relative to the importing file; standard input imports from the working directory.
+            Some(from) if from != "stdin" => Path::new(from).parent().unwrap_or(Path::new("")).join(path),
+            _ => PathBuf::from(path),
+        };
+        let bytes = read_at_most(&place, MAX_SOURCE)?;
+        // A path that a person can read again, made canonical only to see that two are the same file.
+        let name = match from {
+            None => path.to_owned(),
+            Some(_) => place.to_string_lossy().into_owned(),
+        };
+        Ok((fs::canonicalize(&place).map_or(name, |p| shortest(&p)), bytes))
+    }
+}
+
+/// A canonical path, as seen from the working directory where it lies below it.
+fn shortest(path: &Path) -> String {
+    let below = std::env::current_dir().and_then(fs::canonicalize).ok();
+    let short = below.as_deref().and_then(|dir| path.strip_prefix(dir).ok()).unwrap_or(path);
+    short.to_string_lossy().into_owned()
+}
+
+/// The bytes of a regular file of at most `most` bytes; its size is looked at before it is read.
+pub(crate) fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>, LoadError> {
+    let of = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => LoadError::NotFound,
+        io::ErrorKind::IsADirectory => LoadError::Directory,
+        _ => LoadError::Other(reason(&e)),
+    };
+    let meta = fs::metadata(path).map_err(of)?;
+    if meta.is_dir() {
+        return Err(LoadError::Directory);
+    }
+    if meta.len() > most {
+        return Err(LoadError::TooLarge { bytes: meta.len() });
+    }
+    // A pipe or a file that grows has no size to trust: one byte too many is read to see that.
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
+    File::open(path).map_err(of)?.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(of)?;
+    if bytes.len() as u64 > most { Err(LoadError::TooLarge { bytes: bytes.len() as u64 }) } else { Ok(bytes) }
+}
+
+/// The system's reason, without its number.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+/// Where a command's data goes: standard output, or a file that appears when it is complete.
+pub(crate) enum Output {
+    /// Standard output.
+    Stdout(BufWriter<io::Stdout>),
+    /// A temporary file, and the name it will have.
+    File { writer: BufWriter<File>, temporary: Temporary, path: PathBuf },
+}
+
+/// A file that is removed unless it was renamed.
+pub(crate) struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Output {
+    /// Opens standard output, or a temporary file beside `path`.
+    pub(crate) fn open(path: Option<&Path>) -> Outcome<Output> {
+        let Some(path) = path.filter(|p| *p != Path::new(STDIN)) else {
+            return Ok(Output::Stdout(BufWriter::with_capacity(1 << 16, io::stdout())));
+        };
+        // The file that a link names is replaced, not the link.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        if path.is_dir() {
+            return Err(unwritable(&path, "it is a directory"));
+        }
+        let name = path.file_name().ok_or_else(|| unwritable(&path, "it names no file"))?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}.tmp", std::process::id()));
+        let temporary = path.with_file_name(hidden);
+        let file = File::create(&temporary).map_err(|e| unwritable(&path, &reason(&e)))?;
+        if let Ok(meta) = fs::metadata(&path) {
+            let _ = fs::set_permissions(&temporary, meta.permissions());
+        }
+        Ok(Output::File { writer: BufWriter::with_capacity(1 << 16, file), temporary: Temporary(temporary), path })
+    }
+
+    /// Writes what is still held back and gives a file its name.
+    pub(crate) fn finish(self) -> Outcome {
+        match self {
+            Output::Stdout(mut writer) => writer.flush().map_err(|e| write_failure(&e)),
+            Output::File { writer, temporary, path } => {
+                let end = |e: &io::Error| unwritable(&path, &reason(e));
+                let file = writer.into_inner().map_err(|e| end(e.error()))?;
+                file.sync_all().map_err(|e| end(&e))?;
+                drop(file);
+                fs::rename(&temporary.0, &path).map_err(|e| end(&e))
+            }
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Output::Stdout(writer) => writer.write(bytes),
+            Output::File { writer, .. } => writer.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Output::Stdout(writer) => writer.flush(),
+            Output::File { writer, .. } => writer.flush(),
+        }
+    }
+}
+
+/// Writes text to standard output.
+pub(crate) fn print(text: &str) -> Outcome {
+    write_all(None, text.as_bytes())
+}
+
+/// Writes bytes to standard output or a file.
+pub(crate) fn write_all(path: Option<&Path>, bytes: &[u8]) -> Outcome {
+    let mut output = Output::open(path)?;
+    output.write_all(bytes).map_err(|e| write_failure(&e))?;
+    output.finish()
+}
+
+/// What a failed write ends with: a reader that has gone is no error worth a word.
+pub(crate) fn write_failure(error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Failure::silent(0);
+    }
+    Failure::run("E0809", format!("the output cannot be written: {}", reason(error)), "check the space left on the device")
+}
+
+fn unwritable(path: &Path, why: &str) -> Failure {
+    let mut failure =
+        Failure::run("E0809", format!("`{}` cannot be written: {why}", path.display()), "name a file in a directory that exists");
+    failure.exit = exit::DIAGNOSTICS;
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("attnc-files-{}-{name}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory for the test");
+        dir
+    }
+
+    #[test]
+    fn a_file_appears_only_when_complete() {
+        let dir = scratch("whole");
+        let path = dir.join("out.txt");
+        let mut output = Output::open(Some(&path)).expect("opens");
+        output.write_all(b"half").expect("writes");
+        assert!(!path.exists());
+        drop(output);
+        assert_eq!(fs::read_dir(&dir).expect("lists").count(), 0, "nothing is left behind");
+        write_all(Some(&path), b"whole").expect("writes");
+        assert_eq!(fs::read(&path).expect("reads"), b"whole");
+        fs::remove_dir_all(dir).expect("cleans up");
+    }
+
+    #[test]
+    fn sizes_are_looked_at_first() {
+        let dir = scratch("large");
+        let path = dir.join("large");
+        let file = File::create(&path).expect("creates");
+        file.set_len(1 << 40).expect("a sparse file");
+        assert_eq!(read_at_most(&path, 100), Err(LoadError::TooLarge { bytes: 1 << 40 }));
+        assert_eq!(read_at_most(&dir, 100), Err(LoadError::Directory));
+        assert_eq!(read_at_most(&dir.join("none"), 100), Err(LoadError::NotFound));
+        fs::remove_dir_all(dir).expect("cleans up");
+    }
+}

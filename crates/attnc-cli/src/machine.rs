@@ -1,0 +1,137 @@
+//! What is measured against: this machine, its peak, and the memory of this process.
+
+use std::time::{Duration, Instant};
+
+use attnc::{Isa, Threads};
+use serde::Serialize;
+
+/// The machine of a measurement.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Machine {
+    /// Model of the CPU, as the system names it.
+    pub(crate) cpu: String,
+    /// Logical cores.
+    pub(crate) cores: usize,
+    /// Best instruction set that kernels exist for.
+    pub(crate) isa: &'static str,
+    /// Operating system and architecture.
+    pub(crate) os: String,
+    /// Version of this program.
+    pub(crate) version: &'static str,
+}
+
+impl Machine {
+    /// This machine.
+    pub(crate) fn here() -> Machine {
+        Machine {
+            cpu: cpu_model().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            cores: cores(),
+            isa: Isa::best().name(),
+            os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+}
+
+/// Logical cores that this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn cpu_model() -> Option<String> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = info.lines().find(|l| l.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// Most memory that this process has held; `None` where the system does not say.
+pub(crate) fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// Multiply-adds that these threads can do, in GFLOP/s: the best of five bursts of 100 ms of independent ones on the
+/// widest vectors of `isa`.
+pub(crate) fn peak_gflops(threads: &Threads, isa: Isa) -> f64 {
+    const BURST: Duration = Duration::from_millis(100);
+    let burst = |iterations: u64| {
+        let begin = Instant::now();
+        let flops: u64 = threads.broadcast(|| std::hint::black_box(attnc::fma_burst(isa, iterations)).0).iter().sum();
+        (flops as f64, begin.elapsed())
+    };
+    // Rounds that take about as long as a burst shall.
+    let mut iterations = 1 << 16;
+    loop {
+        let (_, time) = burst(iterations);
+        if time >= BURST / 4 {
+            iterations = (iterations as f64 * BURST.as_secs_f64() / time.as_secs_f64()).ceil() as u64;
+            break;
+        }
+        iterations *= 2;
+    }
+    (0..5).map(|_| burst(iterations)).map(|(flops, time)| flops / time.as_secs_f64() / 1e9).fold(0.0, f64::max)
+}
+
+/// Order statistics of nanoseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Samples(Vec<u64>);
+
+impl Samples {
+    /// Sorts; there is at least one.
+    pub(crate) fn new(mut samples: Vec<u64>) -> Samples {
+        samples.sort_unstable();
+        Samples(samples)
+    }
+
+    /// The sample below which a share of the others lies.
+    pub(crate) fn at(&self, share: f64) -> u64 {
+        let last = self.0.len().saturating_sub(1);
+        let place = (share * last as f64).round() as usize;
+        self.0.get(place.min(last)).copied().unwrap_or(0)
+    }
+
+    /// The middle one, or the mean of the two middle ones.
+    pub(crate) fn median(&self) -> u64 {
+        let n = self.0.len();
+        if n == 0 { 0 } else { (self.0[(n - 1) / 2] + self.0[n / 2]) / 2 }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Nanoseconds since a moment.
+pub(crate) fn nanos(begin: Instant) -> u64 {
+    u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// `1.23 ms`
+pub(crate) fn time(nanos: u64) -> String {
+    match nanos as f64 {
+        n if n < 1e3 => format!("{n:.0} ns"),
+        n if n < 1e6 => format!("{:.1} us", n / 1e3),
+        n if n < 1e9 => format!("{:.2} ms", n / 1e6),
+        n => format!("{:.2} s", n / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_statistics() {
+        let samples = Samples::new(vec![5, 1, 4, 2]);
+        assert_eq!((samples.median(), samples.at(0.05), samples.at(0.95), samples.count()), (3, 1, 5, 4));
+        assert_eq!(Samples::new(vec![7]).median(), 7);
+    }
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!((time(999), time(1_500), time(2_345_678), time(12_000_000_000)), ("999 ns".into(), "1.5 us".into(), "2.35 ms".into(), "12.00 s".into()));
+    }
+}

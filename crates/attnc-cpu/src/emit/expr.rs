@@ -1,0 +1,511 @@
+//! Scalar code of expressions.
+//!
+//! The one idea: every operation is total. Division by zero gives 0, indices are clamped to what they
+//! index, pairs outside a map are not held; so that code may be hoisted, and may run for elements that a mask
+//! will drop. For elements that count, a checked program and a checked launch keep operands in range, and the
+//! meaning is that of the pattern: integers floor, reals are f32.
+//! Nothing here knows what an expression is for.
+
+use attnc_pattern::expr::{Bin, Cmp, ExprId, Node, TensorId, Ty, Un, Var};
+use attnc_pattern::program::{DrawScope, MapKind};
+use cranelift::codegen::ir::condcodes::{FloatCC, IntCC};
+use cranelift::codegen::ir::types::{F32, I8, I64};
+use cranelift::codegen::ir::{InstBuilder, Value};
+
+use super::{Deps, Emitter, Form, constant, dep};
+use crate::layout::{Ctx, DrawRef, MapRef, OrderRef, TensorRef};
+use crate::stages::Stage;
+
+/// Bits that make a value differ between the queries of a group.
+const LANES: Deps = dep(Var::Q) | dep(Var::Score);
+
+impl Emitter<'_> {
+    /// The value of an expression in the innermost scope.
+    pub(super) fn scalar(&mut self, id: ExprId) -> Value {
+        self.value(id, Form::Scalar)
+    }
+
+    /// The value of an expression in the innermost scope, in a form.
+    ///
+    /// Nesting is followed with a stack of its own, so that deep expressions do not exhaust the thread's.
+    pub(super) fn value(&mut self, id: ExprId, form: Form) -> Value {
+        let mut pending = vec![(id, form)];
+        while let Some(&(id, form)) = pending.last() {
+            if self.is_constant(id) || self.known(id, form).is_some() {
+                pending.pop();
+                continue;
+            }
+            let before = pending.len();
+            for (operand, form) in self.needs(id, form) {
+                if !self.is_constant(operand) && self.known(operand, form).is_none() {
+                    pending.push((operand, form));
+                }
+            }
+            if pending.len() == before {
+                let scope = self.scope_of(id);
+                let value = match form {
+                    Form::Vector => self.vector_node(id, scope),
+                    _ => self.scalar_node(id, form, scope),
+                };
+                let key = (id, self.normal(id, form));
+                self.scopes[scope].memo.insert(key, value);
+                pending.pop();
+            }
+        }
+        self.operand(id, form, self.inner())
+    }
+
+    /// What has to be computed before an expression in a form.
+    fn needs(&mut self, id: ExprId, form: Form) -> Vec<(ExprId, Form)> {
+        match form {
+            Form::Vector => self.vector_needs(id),
+            form => self.program.exprs.operands(id).into_iter().map(|o| (o, form)).collect(),
+        }
+    }
+
+    pub(super) fn is_constant(&self, id: ExprId) -> bool {
+        matches!(self.program.exprs.node(id), Node::Int(_) | Node::Real(_) | Node::Bool(_))
+    }
+
+    /// Whether an expression differs between the queries of a group.
+    pub(super) fn differs(&self, id: ExprId) -> bool {
+        self.deps[id.0 as usize] & LANES != 0
+    }
+
+    /// The form under which a value is kept: one for all lanes where they agree.
+    fn normal(&self, id: ExprId, form: Form) -> Form {
+        match form {
+            Form::Lane(_) if !self.differs(id) => Form::Scalar,
+            form => form,
+        }
+    }
+
+    /// The outermost scope that knows all variables of an expression.
+    pub(super) fn scope_of(&self, id: ExprId) -> usize {
+        let deps = self.deps[id.0 as usize];
+        self.scopes.iter().rposition(|s| s.binds & deps != 0).unwrap_or(0)
+    }
+
+    fn known(&self, id: ExprId, form: Form) -> Option<Value> {
+        let key = (id, self.normal(id, form));
+        self.scopes[self.scope_of(id)].memo.get(&key).copied()
+    }
+
+    /// The value of an expression that has been computed, for an instruction of scope `scope`. Constants are
+    /// made where they are used.
+    pub(super) fn operand(&mut self, id: ExprId, form: Form, scope: usize) -> Value {
+        if let Some(value) = self.known(id, form) {
+            return value;
+        }
+        let value = match *self.program.exprs.node(id) {
+            Node::Int(v) => self.at(scope).get().iconst(I64, v),
+            Node::Real(bits) => self.at(scope).get().f32const(f64::from_bits(bits) as f32),
+            Node::Bool(v) => self.at(scope).get().iconst(I8, i64::from(v)),
+            _ => self.refuse(format!("an expression out of order, {id:?}"), I64),
+        };
+        if form == Form::Vector { self.splat(id, value, scope) } else { value }
+    }
+
+    /// The value of a variable in a form.
+    pub(super) fn variable(&mut self, var: Var, form: Form) -> Value {
+        // What is the same for all queries of a group is bound once.
+        let form = if dep(var) & LANES == 0 { Form::Scalar } else { form };
+        let bound = self.scopes.iter().rev().find_map(|s| s.values.get(&(var, form)).copied());
+        if let Some(value) = bound {
+            return value;
+        }
+        let scope = self.scopes.iter().rposition(|s| s.binds & dep(var) != 0).unwrap_or(0);
+        match self.launch_variable(var).or_else(|| self.lanes_of(var, form, scope)) {
+            Some(value) => {
+                self.scopes[scope].values.insert((var, form), value);
+                value
+            }
+            None => self.refuse(format!("variable {var:?} here"), I64),
+        }
+    }
+
+    fn launch_variable(&mut self, var: Var) -> Option<Value> {
+        let offset = match var {
+            Var::QStart => std::mem::offset_of!(Ctx, q_start),
+            Var::KStart => std::mem::offset_of!(Ctx, k_start),
+            Var::NQ => std::mem::offset_of!(Ctx, n_q),
+            Var::NK => std::mem::offset_of!(Ctx, n_k),
+            Var::Head => std::mem::offset_of!(Ctx, head),
+            Var::Heads => std::mem::offset_of!(Ctx, heads),
+            Var::Layer => std::mem::offset_of!(Ctx, layer),
+            Var::Step => std::mem::offset_of!(Ctx, step),
+            Var::Dim => std::mem::offset_of!(Ctx, dim),
+            Var::Docs => std::mem::offset_of!(Ctx, docs),
+            Var::Size(id) => {
+                self.uses.sizes.push(id.0 as usize);
+                let sizes = self.context(std::mem::offset_of!(Ctx, sizes));
+                return Some(self.part(sizes, id.0 as i32 * 8, 0));
+            }
+            _ => return None,
+        };
+        Some(self.context(offset))
+    }
+
+    /// A field of the context.
+    fn context(&mut self, offset: usize) -> Value {
+        self.part(self.ctx, 0, offset)
+    }
+
+    /// A number or address in memory that is constant throughout the call; read once.
+    fn part(&mut self, items: Value, item: i32, field: usize) -> Value {
+        let offset = item + field as i32;
+        if let Some(&value) = self.parts.get(&(items, offset)) {
+            return value;
+        }
+        let value = self.at(0).get().load(I64, constant(), items, offset);
+        self.parts.insert((items, offset), value);
+        value
+    }
+
+    fn scalar_node(&mut self, id: ExprId, form: Form, scope: usize) -> Value {
+        let node = self.program.exprs.node(id).clone();
+        let get = |e: &mut Self, o: ExprId| e.operand(o, form, scope);
+        match node {
+            Node::Int(_) | Node::Real(_) | Node::Bool(_) => self.operand(id, form, scope),
+            Node::Var(v) => self.variable(v, form),
+            Node::Un(op, a) => {
+                let real = self.program.exprs.ty(a) == Ty::Real;
+                let a = get(self, a);
+                if real { self.real_unary(op, a, scope) } else { self.int_unary(op, a, scope) }
+            }
+            Node::Bin(op @ (Bin::Div | Bin::Mod), a, b) if self.program.exprs.ty(a) == Ty::Int => {
+                let by = self.program.exprs.as_int(b);
+                let a = get(self, a);
+                match by {
+                    Some(by) if by > 0 => self.divide_by_constant(op, a, by, scope),
+                    _ => {
+                        let b = get(self, b);
+                        self.divide(op, a, b, scope)
+                    }
+                }
+            }
+            Node::Bin(op, a, b) => {
+                let real = self.program.exprs.ty(a) == Ty::Real;
+                let (a, b) = (get(self, a), get(self, b));
+                if real { self.real_binary(op, a, b, scope) } else { self.int_binary(op, a, b, scope) }
+            }
+            Node::Cmp(op, a, b) => {
+                let real = self.program.exprs.ty(a) == Ty::Real;
+                let (a, b) = (get(self, a), get(self, b));
+                let mut at = self.at(scope);
+                if real { at.get().fcmp(float_cc(op), a, b) } else { at.get().icmp(int_cc(op), a, b) }
+            }
+            Node::And(xs) | Node::Or(xs) if xs.is_empty() => self.refuse("an empty conjunction", I8),
+            Node::And(ref xs) | Node::Or(ref xs) => {
+                let all = matches!(node, Node::And(_));
+                let mut result = get(self, xs[0]);
+                for &x in &xs[1..] {
+                    let x = get(self, x);
+                    let mut at = self.at(scope);
+                    result = if all { at.get().band(result, x) } else { at.get().bor(result, x) };
+                }
+                result
+            }
+            Node::Not(a) => {
+                let a = get(self, a);
+                self.at(scope).get().bxor_imm_u(a, 1)
+            }
+            Node::Select(c, a, b) => {
+                let (c, a, b) = (get(self, c), get(self, a), get(self, b));
+                self.at(scope).get().select(c, a, b)
+            }
+            Node::Load(tensor, indices) => {
+                let indices: Vec<Value> = indices.iter().map(|&i| get(self, i)).collect();
+                self.tensor_element(tensor, &indices, scope)
+            }
+            Node::MapAt(map, row, col) => {
+                let (row, col) = (get(self, row), get(self, col));
+                self.map_at(map.0 as usize, row, col, scope)
+            }
+            Node::Drawn(draw, row, candidate) => {
+                let (row, candidate) = (get(self, row), get(self, candidate));
+                let held = self.draw(Stage::drawn, draw.0 as usize, row, candidate, scope);
+                self.at(scope).get().icmp_imm_s(IntCC::NotEqual, held, 0)
+            }
+            Node::DrawAt(draw, row, j) => {
+                let (row, j) = (get(self, row), get(self, j));
+                self.draw(Stage::draw_at, draw.0 as usize, row, j, scope)
+            }
+        }
+    }
+
+    fn int_unary(&mut self, op: Un, a: Value, scope: usize) -> Value {
+        match op {
+            Un::Neg => self.at(scope).get().ineg(a),
+            Un::Abs => self.at(scope).get().iabs(a),
+            Un::ToReal => self.at(scope).get().fcvt_from_sint(F32, a),
+            Un::Pow2 => {
+                let one = self.at(scope).get().iconst(I64, 1);
+                let power = self.at(scope).get().ishl(one, a);
+                let zero = self.at(scope).get().iconst(I64, 0);
+                let valid = self.at(scope).get().icmp_imm_u(IntCC::UnsignedLessThan, a, 62);
+                self.at(scope).get().select(valid, power, zero)
+            }
+            Un::Log2 => self.support_at(scope, "log2", &[a]),
+            Un::Isqrt => self.support_at(scope, "isqrt", &[a]),
+            Un::DocOf => {
+                let (offsets, docs) = self.documents();
+                self.support_at(scope, "partition", &[offsets, docs, a])
+            }
+            Un::DocBegin => {
+                let (offsets, docs) = self.documents();
+                self.element(offsets, a, docs, scope)
+            }
+            Un::DocEnd => {
+                let (offsets, docs) = self.documents();
+                let next = self.at(scope).get().iadd_imm_s(a, 1);
+                self.element(offsets, next, docs, scope)
+            }
+            Un::OrderIndex(order) => {
+                let order = order.0 as usize;
+                self.uses.orders.push(order);
+                let orders = self.context(std::mem::offset_of!(Ctx, orders));
+                let at = (order * size_of::<OrderRef>()) as i32;
+                let index = self.part(orders, at, std::mem::offset_of!(OrderRef, index));
+                let len = self.part(orders, at, std::mem::offset_of!(OrderRef, len));
+                let last = self.at(0).get().iadd_imm_s(len, -1);
+                let i = self.clamp(a, last, scope);
+                let offset = self.at(scope).get().ishl_imm_u(i, 2);
+                let address = self.at(scope).get().iadd(index, offset);
+                self.at(scope).get().uload32(constant(), address, 0)
+            }
+            Un::Table(table) => {
+                let table = &self.program.tables[table.0 as usize];
+                if table.is_empty() {
+                    return self.at(scope).get().iconst(I64, 0);
+                }
+                let (address, last) = (table.as_ptr().addr() as i64, table.len() as i64 - 1);
+                let address = self.at(scope).get().iconst(I64, address);
+                let last = self.at(scope).get().iconst(I64, last);
+                self.element(address, a, last, scope)
+            }
+            Un::CsrBegin(map) => {
+                let base = self.map(map.0 as usize);
+                let items = self.part(base.0, base.1, std::mem::offset_of!(MapRef, indptr));
+                let len = self.part(base.0, base.1, std::mem::offset_of!(MapRef, offsets));
+                let last = self.at(0).get().iadd_imm_s(len, -1);
+                self.element(items, a, last, scope)
+            }
+            Un::CsrIndex(map) => {
+                let base = self.map(map.0 as usize);
+                let items = self.part(base.0, base.1, std::mem::offset_of!(MapRef, indices));
+                let len = self.part(base.0, base.1, std::mem::offset_of!(MapRef, entries));
+                let last = self.at(0).get().iadd_imm_s(len, -1);
+                self.element(items, a, last, scope)
+            }
+            Un::Exp | Un::Log | Un::Sqrt | Un::Tanh => {
+                let real = self.at(scope).get().fcvt_from_sint(F32, a);
+                self.real_unary(op, real, scope)
+            }
+        }
+    }
+
+    fn real_unary(&mut self, op: Un, a: Value, scope: usize) -> Value {
+        match op {
+            Un::Neg => self.at(scope).get().fneg(a),
+            Un::Abs => self.at(scope).get().fabs(a),
+            Un::Sqrt => self.at(scope).get().sqrt(a),
+            Un::Exp => self.math(scope, "exp", a),
+            Un::Log => self.math(scope, "log", a),
+            Un::Tanh => self.math(scope, "tanh", a),
+            _ => self.refuse(format!("{op:?} of a real"), F32),
+        }
+    }
+
+    fn math(&mut self, scope: usize, name: &str, a: Value) -> Value {
+        let callee = self.callees.math[name];
+        self.call_at(scope, callee, &[a]).expect("functions of reals return a real")
+    }
+
+    fn int_binary(&mut self, op: Bin, a: Value, b: Value, scope: usize) -> Value {
+        let mut at = self.at(scope);
+        match op {
+            Bin::Add => at.get().iadd(a, b),
+            Bin::Sub => at.get().isub(a, b),
+            Bin::Mul => at.get().imul(a, b),
+            Bin::Min => at.get().smin(a, b),
+            Bin::Max => at.get().smax(a, b),
+            Bin::Div | Bin::Mod => self.divide(op, a, b, scope),
+        }
+    }
+
+    fn real_binary(&mut self, op: Bin, a: Value, b: Value, scope: usize) -> Value {
+        let mut at = self.at(scope);
+        match op {
+            Bin::Add => at.get().fadd(a, b),
+            Bin::Sub => at.get().fsub(a, b),
+            Bin::Mul => at.get().fmul(a, b),
+            Bin::Div => at.get().fdiv(a, b),
+            Bin::Min => at.get().fmin(a, b),
+            Bin::Max => at.get().fmax(a, b),
+            Bin::Mod => self.refuse("the remainder of reals", F32),
+        }
+    }
+
+    /// Floor division or modulo by a positive constant.
+    fn divide_by_constant(&mut self, op: Bin, a: Value, by: i64, scope: usize) -> Value {
+        let div = op == Bin::Div;
+        if by & (by - 1) == 0 {
+            let bits = i64::from(by.trailing_zeros());
+            let mut at = self.at(scope);
+            return if div { at.get().sshr_imm_u(a, bits) } else { at.get().band_imm_s(a, by - 1) };
+        }
+        let divisor = self.at(scope).get().iconst(I64, by);
+        let quotient = self.at(scope).get().sdiv(a, divisor);
+        let product = self.at(scope).get().imul(quotient, divisor);
+        let rest = self.at(scope).get().isub(a, product);
+        // All ones where division has rounded up.
+        let below = self.at(scope).get().sshr_imm_u(rest, 63);
+        if div {
+            return self.at(scope).get().iadd(quotient, below);
+        }
+        let fix = self.at(scope).get().band(below, divisor);
+        self.at(scope).get().iadd(rest, fix)
+    }
+
+    /// Floor division or modulo; 0 where the divisor is 0.
+    pub(super) fn divide(&mut self, op: Bin, a: Value, b: Value, scope: usize) -> Value {
+        let mut at = self.at(scope);
+        // The machine traps for divisors 0 and (with the least integer) -1.
+        let next = at.get().iadd_imm_s(b, 1);
+        let special = at.get().icmp_imm_u(IntCC::UnsignedLessThan, next, 2);
+        let one = at.get().iconst(I64, 1);
+        let safe = at.get().select(special, one, b);
+        let quotient = at.get().sdiv(a, safe);
+        let product = at.get().imul(quotient, safe);
+        let rest = at.get().isub(a, product);
+        // A remainder of the other sign than the divisor: division has rounded up.
+        let signs = at.get().bxor(rest, safe);
+        let differ = at.get().icmp_imm_s(IntCC::SignedLessThan, signs, 0);
+        let some = at.get().icmp_imm_s(IntCC::NotEqual, rest, 0);
+        let up = at.get().band(differ, some);
+        if op == Bin::Mod {
+            let fixed = at.get().iadd(rest, safe);
+            return at.get().select(up, fixed, rest);
+        }
+        let less = at.get().iadd_imm_s(quotient, -1);
+        let quotient = at.get().select(up, less, quotient);
+        // -a for divisor -1, 0 for 0.
+        let negated = at.get().ineg(a);
+        let negated = at.get().band(negated, b);
+        at.get().select(special, negated, quotient)
+    }
+
+    /// `value` within `0 ..= last`, and 0 if `last` is negative.
+    fn clamp(&mut self, value: Value, last: Value, scope: usize) -> Value {
+        let mut at = self.at(scope);
+        let below = at.get().smin(value, last);
+        let zero = at.get().iconst(I64, 0);
+        at.get().smax(below, zero)
+    }
+
+    /// Item `i`, clamped to `0 ..= last`, of an array of i64.
+    fn element(&mut self, items: Value, i: Value, last: Value, scope: usize) -> Value {
+        let i = self.clamp(i, last, scope);
+        let mut at = self.at(scope);
+        let offset = at.get().ishl_imm_u(i, 3);
+        let address = at.get().iadd(items, offset);
+        at.get().load(I64, constant(), address, 0)
+    }
+
+    /// Document offsets and the number of documents.
+    fn documents(&mut self) -> (Value, Value) {
+        self.uses.docs = true;
+        (self.context(std::mem::offset_of!(Ctx, doc_offsets)), self.variable(Var::Docs, Form::Scalar))
+    }
+
+    /// Array and offset of a map.
+    fn map(&mut self, map: usize) -> (Value, i32) {
+        self.uses.maps.push(map);
+        (self.context(std::mem::offset_of!(Ctx, maps)), (map * size_of::<MapRef>()) as i32)
+    }
+
+    fn map_at(&mut self, map: usize, row: Value, col: Value, scope: usize) -> Value {
+        let (maps, at) = self.map(map);
+        if self.program.maps[map].kind == MapKind::Csr {
+            let address = self.at(0).get().iadd_imm_s(maps, i64::from(at));
+            let held = self.call_at(scope, Stage::csr_at.entry(), &[address, row, col]);
+            let held = held.expect("the stage returns an integer");
+            return self.at(scope).get().icmp_imm_s(IntCC::NotEqual, held, 0);
+        }
+        let data = self.part(maps, at, std::mem::offset_of!(MapRef, data));
+        let rows = self.part(maps, at, std::mem::offset_of!(MapRef, rows));
+        let cols = self.part(maps, at, std::mem::offset_of!(MapRef, cols));
+        let mut at = self.at(scope);
+        let in_rows = at.get().icmp(IntCC::UnsignedLessThan, row, rows);
+        let in_cols = at.get().icmp(IntCC::UnsignedLessThan, col, cols);
+        let inside = at.get().band(in_rows, in_cols);
+        let offset = at.get().imul(row, cols);
+        let offset = at.get().iadd(offset, col);
+        let zero = at.get().iconst(I64, 0);
+        let offset = at.get().select(inside, offset, zero);
+        let address = at.get().iadd(data, offset);
+        let byte = at.get().load(I8, constant(), address, 0);
+        let set = at.get().icmp_imm_s(IntCC::NotEqual, byte, 0);
+        at.get().band(inside, set)
+    }
+
+    fn draw(&mut self, stage: Stage, draw: usize, row: Value, other: Value, scope: usize) -> Value {
+        self.uses.draws.push(draw);
+        let draws = self.context(std::mem::offset_of!(Ctx, draws));
+        let address = self.at(0).get().iadd_imm_s(draws, (draw * size_of::<DrawRef>()) as i64);
+        let row = match self.program.draws[draw].scope {
+            DrawScope::Row => row,
+            DrawScope::Head => self.at(scope).get().iconst(I64, 0),
+        };
+        self.call_at(scope, stage.entry(), &[address, row, other]).expect("the stage returns an integer")
+    }
+
+    fn tensor_element(&mut self, tensor: TensorId, indices: &[Value], scope: usize) -> Value {
+        let tensor = tensor.0 as usize;
+        if self.tensors.insert(tensor, indices.len()).is_some_and(|rank| rank != indices.len()) {
+            return self.refuse("a tensor with two numbers of indices", F32);
+        }
+        let tensors = self.context(std::mem::offset_of!(Ctx, tensors));
+        let at = (tensor * size_of::<TensorRef>()) as i32;
+        let data = self.part(tensors, at, std::mem::offset_of!(TensorRef, data));
+        let dims = self.part(tensors, at, std::mem::offset_of!(TensorRef, dims));
+        let mut address = data;
+        let mut offset = None;
+        for (axis, &index) in indices.iter().enumerate() {
+            let extent = self.part(dims, axis as i32 * 8, 0);
+            let last = self.at(0).get().iadd_imm_s(extent, -1);
+            let index = self.clamp(index, last, scope);
+            offset = Some(match offset {
+                None => index,
+                Some(outer) => {
+                    let outer = self.at(scope).get().imul(outer, extent);
+                    self.at(scope).get().iadd(outer, index)
+                }
+            });
+        }
+        if let Some(offset) = offset {
+            let bytes = self.at(scope).get().ishl_imm_u(offset, 2);
+            address = self.at(scope).get().iadd(data, bytes);
+        }
+        self.at(scope).get().load(F32, constant(), address, 0)
+    }
+}
+
+pub(super) fn int_cc(op: Cmp) -> IntCC {
+    match op {
+        Cmp::Lt => IntCC::SignedLessThan,
+        Cmp::Le => IntCC::SignedLessThanOrEqual,
+        Cmp::Eq => IntCC::Equal,
+        Cmp::Ne => IntCC::NotEqual,
+    }
+}
+
+pub(super) fn float_cc(op: Cmp) -> FloatCC {
+    match op {
+        Cmp::Lt => FloatCC::LessThan,
+        Cmp::Le => FloatCC::LessThanOrEqual,
+        Cmp::Eq => FloatCC::Equal,
+        Cmp::Ne => FloatCC::NotEqual,
+    }
+}

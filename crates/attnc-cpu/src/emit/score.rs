@@ -1,0 +1,283 @@
+//! Modifiers and biases over a tile of scores, four queries at a time.
+//!
+//! The one idea: queries lie side by side, so that an expression has a *vector* form wherever its operation
+//! has one; where it has none (division of integers, loads), each of the four is computed as a scalar and
+//! the results are put together. Integers of the vector form are 32 bits: a range analysis says which
+//! expressions fit, for positions and sizes up to [`MAX_LEN`]. What does not depend on the query or the
+//! score is computed once and spread. Nothing here knows which scores a mask will drop.
+
+use attnc_pattern::expr::{Bin, ExprId, Node, Ty, Un, Var};
+use attnc_plan::MAX_LEN;
+use cranelift::codegen::ir::types::{F32X4, I32, I32X4};
+use cranelift::codegen::ir::{ConstantData, InstBuilder, MemFlagsData, Value};
+
+use super::expr::{float_cc, int_cc};
+use super::{Emitter, Form, trusted};
+use crate::layout::Scratch;
+
+/// A tile of scores.
+pub(super) struct ScoreTile {
+    /// Position of the first query.
+    pub(super) q: Value,
+    /// Position of the first key.
+    pub(super) k: Value,
+    /// Keys.
+    pub(super) keys: Value,
+    /// Queries from one key to the next in memory.
+    pub(super) stride: i64,
+}
+
+impl Emitter<'_> {
+    /// Replaces every score by `modifier(score) + bias`.
+    pub(super) fn modify(&mut self, tile: &ScoreTile, modifier: Option<ExprId>, bias: Option<ExprId>) {
+        if modifier.is_none() && bias.is_none() {
+            return;
+        }
+        let scratch = self.scratch;
+        let scores = self.field(scratch, std::mem::offset_of!(Scratch, s), super::I64);
+        let lanes = self.field(scratch, std::mem::offset_of!(Scratch, lanes), super::I64);
+        let zero = self.int(0);
+        self.loop_for((zero, lanes), 4, &[scores], |e, group, at| {
+            let q = e.ins().get().iadd(tile.q, group);
+            e.bind(Var::Q, Form::Scalar, q);
+            let first = e.int(0);
+            e.loop_for((first, tile.keys), 1, at, |e, j, at| {
+                let k = e.ins().get().iadd(tile.k, j);
+                let score = e.ins().get().load(F32X4, trusted(), at[0], 0);
+                e.bind(Var::K, Form::Scalar, k);
+                e.bind(Var::Score, Form::Vector, score);
+                let modified = modifier.map_or(score, |m| e.value(m, Form::Vector));
+                let result = match bias {
+                    Some(bias) => {
+                        let bias = e.value(bias, Form::Vector);
+                        e.ins().get().fadd(modified, bias)
+                    }
+                    None => modified,
+                };
+                e.ins().get().store(trusted(), result, at[0], 0);
+                vec![e.ins().get().iadd_imm_s(at[0], 4 * tile.stride)]
+            });
+            vec![e.ins().get().iadd_imm_s(at[0], 16)]
+        });
+    }
+
+    /// What a vector form is made of: vectors of the operands, or its own value for each query.
+    pub(super) fn vector_needs(&mut self, id: ExprId) -> Vec<(ExprId, Form)> {
+        if !self.differs(id) {
+            vec![(id, Form::Scalar)]
+        } else if self.has_vector_form(id) {
+            self.program.exprs.operands(id).into_iter().map(|o| (o, Form::Vector)).collect()
+        } else {
+            (0..4).map(|i| (id, Form::Lane(i))).collect()
+        }
+    }
+
+    /// Whether the operation exists on vectors and its operands fit them.
+    fn has_vector_form(&mut self, id: ExprId) -> bool {
+        let exprs = &self.program.exprs;
+        let ty = exprs.ty(id);
+        let operation = match exprs.node(id) {
+            Node::Var(Var::Q | Var::Score) | Node::Cmp(..) | Node::And(_) | Node::Or(_) | Node::Not(_) => true,
+            Node::Select(..) => true,
+            Node::Un(Un::Neg | Un::Abs | Un::Sqrt | Un::ToReal, _) => true,
+            Node::Un(Un::Exp | Un::Log | Un::Tanh, _) => !self.callees.math4.is_empty(),
+            Node::Bin(Bin::Div, ..) => ty == Ty::Real,
+            Node::Bin(op, ..) => *op != Bin::Mod,
+            _ => false,
+        };
+        operation && exprs.operands(id).into_iter().all(|o| exprs.ty(o) != Ty::Int || self.range(o).is_some())
+    }
+
+    pub(super) fn vector_node(&mut self, id: ExprId, scope: usize) -> Value {
+        if !self.differs(id) {
+            let value = self.operand(id, Form::Scalar, scope);
+            return self.splat(id, value, scope);
+        }
+        if !self.has_vector_form(id) {
+            return self.collect_lanes(id, scope);
+        }
+        let ty = self.program.exprs.ty(id);
+        let node = self.program.exprs.node(id).clone();
+        let get = |e: &mut Self, o: ExprId| e.operand(o, Form::Vector, scope);
+        match node {
+            Node::Var(v) => self.variable(v, Form::Vector),
+            Node::Un(op, a) => {
+                let a = get(self, a);
+                match (op, ty) {
+                    (Un::Neg, Ty::Int) => self.at(scope).get().ineg(a),
+                    (Un::Abs, Ty::Int) => self.at(scope).get().iabs(a),
+                    (Un::ToReal, _) => self.at(scope).get().fcvt_from_sint(F32X4, a),
+                    (Un::Neg, _) => self.at(scope).get().fneg(a),
+                    (Un::Abs, _) => self.at(scope).get().fabs(a),
+                    (Un::Sqrt, _) => self.at(scope).get().sqrt(a),
+                    (Un::Exp, _) => self.math4(scope, "exp", a),
+                    (Un::Log, _) => self.math4(scope, "log", a),
+                    _ => self.math4(scope, "tanh", a),
+                }
+            }
+            Node::Bin(op, a, b) => {
+                let (a, b) = (get(self, a), get(self, b));
+                let mut at = self.at(scope);
+                match (op, ty) {
+                    (Bin::Add, Ty::Int) => at.get().iadd(a, b),
+                    (Bin::Sub, Ty::Int) => at.get().isub(a, b),
+                    (Bin::Mul, Ty::Int) => at.get().imul(a, b),
+                    (Bin::Min, Ty::Int) => at.get().smin(a, b),
+                    (Bin::Max, Ty::Int) => at.get().smax(a, b),
+                    (Bin::Add, _) => at.get().fadd(a, b),
+                    (Bin::Sub, _) => at.get().fsub(a, b),
+                    (Bin::Mul, _) => at.get().fmul(a, b),
+                    (Bin::Min, _) => at.get().fmin(a, b),
+                    (Bin::Max, _) => at.get().fmax(a, b),
+                    (Bin::Div | Bin::Mod, _) => at.get().fdiv(a, b),
+                }
+            }
+            Node::Cmp(op, a, b) => {
+                let int = self.program.exprs.ty(a) == Ty::Int;
+                let (a, b) = (get(self, a), get(self, b));
+                let mut at = self.at(scope);
+                if int { at.get().icmp(int_cc(op), a, b) } else { at.get().fcmp(float_cc(op), a, b) }
+            }
+            Node::And(ref xs) | Node::Or(ref xs) => {
+                let all = matches!(node, Node::And(_));
+                let values: Vec<Value> = xs.iter().map(|&x| get(self, x)).collect();
+                let mut at = self.at(scope);
+                let join = |a, b| if all { at.get().band(a, b) } else { at.get().bor(a, b) };
+                values.into_iter().reduce(join).unwrap_or_else(|| self.refuse("an empty conjunction", super::I64))
+            }
+            Node::Not(a) => {
+                let a = get(self, a);
+                self.at(scope).get().bnot(a)
+            }
+            Node::Select(c, a, b) => {
+                let (c, a, b) = (get(self, c), get(self, a), get(self, b));
+                let mut at = self.at(scope);
+                let mask = if ty == Ty::Real { at.get().bitcast(F32X4, MemFlagsData::new(), c) } else { c };
+                at.get().bitselect(mask, a, b)
+            }
+            _ => self.collect_lanes(id, scope),
+        }
+    }
+
+    fn math4(&mut self, scope: usize, name: &str, a: Value) -> Value {
+        let callee = self.callees.math4[name];
+        self.call_at(scope, callee, &[a]).expect("functions of reals return a real")
+    }
+
+    /// One scalar for all four queries.
+    pub(super) fn splat(&mut self, id: ExprId, value: Value, scope: usize) -> Value {
+        let value = self.narrow(id, value, scope);
+        let ty = if self.program.exprs.ty(id) == Ty::Real { F32X4 } else { I32X4 };
+        self.at(scope).get().splat(ty, value)
+    }
+
+    /// Four scalars side by side.
+    fn collect_lanes(&mut self, id: ExprId, scope: usize) -> Value {
+        let first = self.operand(id, Form::Lane(0), scope);
+        let mut vector = self.splat(id, first, scope);
+        for i in 1..4 {
+            let lane = self.operand(id, Form::Lane(i), scope);
+            let lane = self.narrow(id, lane, scope);
+            vector = self.at(scope).get().insertlane(vector, lane, i);
+        }
+        vector
+    }
+
+    /// A scalar as an element of a vector.
+    fn narrow(&mut self, id: ExprId, value: Value, scope: usize) -> Value {
+        let ty = self.program.exprs.ty(id);
+        let mut at = self.at(scope);
+        match ty {
+            Ty::Real => value,
+            Ty::Int => at.get().ireduce(I32, value),
+            Ty::Bool => {
+                let wide = at.get().uextend(I32, value);
+                at.get().ineg(wide)
+            }
+        }
+    }
+
+    /// A variable that differs between the four queries, from what is bound in scope `scope`.
+    pub(super) fn lanes_of(&mut self, var: Var, form: Form, scope: usize) -> Option<Value> {
+        let bound = |e: &Self, form| e.scopes[scope].values.get(&(var, form)).copied();
+        match (var, form) {
+            (Var::Q, Form::Lane(i)) => {
+                let first = bound(self, Form::Scalar)?;
+                Some(self.at(scope).get().iadd_imm_s(first, i64::from(i)))
+            }
+            (Var::Q, _) => {
+                let first = bound(self, Form::Scalar)?;
+                let iota: Vec<u8> = (0_i32..4).flat_map(i32::to_le_bytes).collect();
+                let iota = self.func.dfg.constants.insert(ConstantData::from(iota));
+                let mut at = self.at(scope);
+                let first = at.get().ireduce(I32, first);
+                let first = at.get().splat(I32X4, first);
+                let iota = at.get().vconst(I32X4, iota);
+                Some(at.get().iadd(first, iota))
+            }
+            (Var::Score, Form::Lane(i)) => {
+                let scores = bound(self, Form::Vector)?;
+                Some(self.at(scope).get().extractlane(scores, i))
+            }
+            _ => None,
+        }
+    }
+
+    /// Bounds of an integer if they are known to fit 32 bits.
+    fn range(&mut self, id: ExprId) -> Option<(i64, i64)> {
+        if let Some(&known) = self.ranges.get(&id) {
+            return known;
+        }
+        let exprs = &self.program.exprs;
+        for e in exprs.reachable(&[id]) {
+            if exprs.ty(e) == Ty::Int && !self.ranges.contains_key(&e) {
+                let fits = |&(lo, hi): &(i64, i64)| lo >= i64::from(i32::MIN) && hi <= i64::from(i32::MAX);
+                let range = self.range_of_node(e).filter(fits);
+                self.ranges.insert(e, range);
+            }
+        }
+        self.ranges.get(&id).copied().flatten()
+    }
+
+    /// Bounds of an integer from those of its operands, which fit 32 bits.
+    fn range_of_node(&self, id: ExprId) -> Option<(i64, i64)> {
+        let of = |e: &ExprId| self.ranges.get(e).copied().flatten();
+        let corners = |c: [i64; 4]| (c.into_iter().fold(i64::MAX, i64::min), c.into_iter().fold(i64::MIN, i64::max));
+        Some(match self.program.exprs.node(id) {
+            Node::Int(v) => (*v, *v),
+            Node::Var(Var::Q | Var::K | Var::QStart | Var::KStart | Var::NQ | Var::NK | Var::Dim | Var::Docs)
+            | Node::Var(Var::Head | Var::Heads | Var::Layer | Var::Step | Var::Size(_)) => (0, MAX_LEN),
+            Node::Un(op, a) => match op {
+                Un::Neg => of(a).map(|(lo, hi)| (-hi, -lo))?,
+                Un::Abs => of(a).map(|(lo, hi)| (0, lo.abs().max(hi.abs())))?,
+                Un::Log2 => (-1, 62),
+                Un::DocOf => (-1, MAX_LEN),
+                Un::DocBegin | Un::DocEnd | Un::OrderIndex(_) => (0, MAX_LEN),
+                Un::Table(t) => {
+                    let table = &self.program.tables[t.0 as usize];
+                    (table.iter().copied().min().unwrap_or(0), table.iter().copied().max().unwrap_or(0))
+                }
+                _ => return None,
+            },
+            Node::Bin(op, a, b) => {
+                let ((al, ah), (bl, bh)) = (of(a)?, of(b)?);
+                match op {
+                    Bin::Add => (al + bl, ah + bh),
+                    Bin::Sub => (al - bh, ah - bl),
+                    Bin::Mul => corners([al * bl, al * bh, ah * bl, ah * bh]),
+                    // A quotient by at least 1 is no further from 0.
+                    Bin::Div if bl >= 1 => (al.min(0), ah.max(0)),
+                    Bin::Mod if bl >= 1 => (0, bh - 1),
+                    Bin::Min => (al.min(bl), ah.min(bh)),
+                    Bin::Max => (al.max(bl), ah.max(bh)),
+                    Bin::Div | Bin::Mod => return None,
+                }
+            }
+            Node::Select(_, a, b) => {
+                let ((al, ah), (bl, bh)) = (of(a)?, of(b)?);
+                (al.min(bl), ah.max(bh))
+            }
+            _ => return None,
+        })
+    }
+}

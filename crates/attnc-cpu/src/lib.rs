@@ -1,0 +1,41 @@
+//! Cranelift back end: compiles a verified plan to machine code and runs it.
+//!
+//! ```text
+//! VerifiedPlan --compile--> CpuKernel      (at most a millisecond; Send + Sync)
+//! [Part { kernel, heads, envs }], Launch { q, k, v, out, lse, .. } --run--> out, lse written
+//! ```
+//!
+//! The one idea: machine code is made for what depends on the *pattern* (loops over tiles with
+//! closed-form bounds, bit rows of partial tiles, score modifiers and biases), microkernels of
+//! `attnc-kernels` do what depends on the *instruction set*, and the stages between them what depends
+//! on the *layout* of tensors. One [`CpuKernel`] therefore serves every length, batch, head count,
+//! start, stride and element type.
+//!
+//! A call of [`run`] computes all heads of a launch. Its tasks are (batch item, head, tile of
+//! queries); each writes its own rows only and nothing is merged between tasks, so the result is
+//! bitwise the same for any number of threads and any batch beside it.
+//!
+//! What a launch checks: shapes, strides against slice lengths, element alignment, that no two
+//! elements of an output share memory, lengths and run-time data of every [`attnc_pattern::env::Env`].
+//! What it does not: that sizes satisfy the pattern's `require`, and that divisors and indices that the
+//! pattern computes are in range; such a division yields 0 and such an index is clamped, so that nothing
+//! out of bounds is ever touched, whatever a masked element computes.
+//!
+//! Nothing here knows of text, names, files or other targets.
+
+mod compile;
+mod emit;
+mod layout;
+mod run;
+mod stages;
+mod target;
+mod tensor;
+#[cfg(test)]
+mod tests;
+
+pub use attnc_kernels::Isa;
+pub use attnc_kernels::abi::DType;
+pub use compile::{CompileError, CpuKernel, Options, compile};
+pub use run::{Launch, Part, RunError, run, workspace_bytes};
+pub use target::{flops_executed, flops_reset, targets};
+pub use tensor::{LayoutError, Tensor, TensorMut};

@@ -1,0 +1,583 @@
+//! Running kernels on tensors: checks of a launch, and its tasks over threads.
+//!
+//! The one idea: a task is (batch item, head, tile of queries) and owns its rows of the output, so that
+//! tasks may run in any order on any number of threads with the same result, bit for bit. Everything that
+//! compiled code trusts is checked here first. Nothing here knows of patterns or machine code.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use attnc_kernels::abi::{DType, KvView, Support};
+use attnc_pattern::env::{Env, MapData};
+use attnc_pattern::program::MapKind;
+use attnc_plan::MAX_LEN;
+
+use crate::compile::{CpuKernel, Uses};
+use crate::layout::{ALIGN, Bound, Ctx, Rows, Scratch, ScratchSize};
+use crate::tensor::{Layout, Tensor, TensorMut};
+
+/// Heads that one kernel computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The kernel.
+    pub kernel: &'a CpuKernel,
+    /// Heads of the output, each at most once in a launch.
+    pub heads: &'a [usize],
+    /// What is known for each batch item and head, `envs[batch * heads.len() + i]` for `heads[i]`. The lengths
+    /// `n_q` and `n_k` may be less than the rows of the tensors (padding); rows beyond `n_q` are written as
+    /// empty, keys beyond `n_k` are not read.
+    pub envs: &'a [Env<'a>],
+}
+
+/// Tensors of a launch and the means to run it.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// `[batch, query heads, queries, d]`
+    pub q: Tensor<'a>,
+    /// `[batch, KV heads, keys, d]`, of any element type.
+    pub k: Tensor<'a>,
+    /// `[batch, KV heads, keys, d_v]`, of any element type.
+    pub v: Tensor<'a>,
+    /// `[batch, heads, queries, d_v]`, of any element type. Heads of no part become 0.
+    pub out: TensorMut<'a>,
+    /// `[batch, heads, queries, 1]` of f32, if wanted. Heads of no part become -inf.
+    pub lse: Option<TensorMut<'a>>,
+    /// Head of `q` that each head of `out` reads.
+    pub q_heads: &'a [usize],
+    /// Head of `k` and `v` that each head of `out` reads.
+    pub kv_heads: &'a [usize],
+    /// Working memory, see [`workspace_bytes`]; with less of it fewer threads run. Its contents do not matter.
+    pub workspace: &'a mut [u8],
+    /// Threads to run on; `None` is the pool of the calling thread.
+    pub pool: Option<&'a rayon::ThreadPool>,
+}
+
+/// Why a launch was refused. Nothing has been written then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunError {
+    /// A tensor has another shape than those before it ask for.
+    Shape {
+        /// `k`, `v`, `out` or `lse`.
+        tensor: &'static str,
+        /// What was expected; `None` for extents that are free.
+        expected: [Option<usize>; 4],
+        /// What it has.
+        found: [usize; 4],
+    },
+    /// The log-sum-exp is not of f32.
+    LseType {
+        /// What it is of.
+        found: DType,
+    },
+    /// Queries or values of no elements.
+    NoDim,
+    /// A list of heads or environments has the wrong length.
+    Count {
+        /// Which.
+        list: &'static str,
+        /// What was expected.
+        expected: usize,
+        /// Its length.
+        found: usize,
+    },
+    /// A head that does not exist.
+    Head {
+        /// The list that names it.
+        list: &'static str,
+        /// The head.
+        head: usize,
+        /// How many there are.
+        heads: usize,
+    },
+    /// A head of two parts.
+    HeadTwice {
+        /// The head.
+        head: usize,
+    },
+    /// An environment that does not fit the launch or the kernel.
+    Env {
+        /// Batch item.
+        batch: usize,
+        /// Head.
+        head: usize,
+        /// What was expected and what was found, in words.
+        what: String,
+    },
+    /// Working memory for not even one thread.
+    Workspace {
+        /// Bytes for one thread.
+        needed: usize,
+        /// Bytes given.
+        found: usize,
+    },
+    /// A row attends to nothing under `empty = error`; the first such row.
+    EmptyRow {
+        /// Batch item.
+        batch: usize,
+        /// Head.
+        head: usize,
+        /// Row of queries, from 0.
+        row: usize,
+    },
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunError::Shape { tensor, expected, found } => {
+                let shown = expected.map(|n| n.map_or("_".to_owned(), |n| n.to_string())).join(", ");
+                write!(f, "`{tensor}` should have shape [{shown}], but has {found:?}")
+            }
+            RunError::LseType { found } => write!(f, "`lse` should be of f32, but is of {found:?}"),
+            RunError::NoDim => write!(f, "the dimensions of queries and of values should be at least 1"),
+            RunError::Count { list, expected, found } => {
+                write!(f, "`{list}` should have {expected} elements, but has {found}")
+            }
+            RunError::Head { list, head, heads } => {
+                write!(f, "`{list}` names head {head}, but there are {heads}")
+            }
+            RunError::HeadTwice { head } => write!(f, "head {head} is assigned twice"),
+            RunError::Env { batch, head, what } => write!(f, "batch item {batch}, head {head}: {what}"),
+            RunError::Workspace { needed, found } => {
+                write!(f, "one thread needs {needed} bytes of working memory, but there are {found}")
+            }
+            RunError::EmptyRow { batch, head, row } => {
+                write!(f, "query row {row} of batch item {batch}, head {head} attends to nothing")
+            }
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+/// Bytes of working memory with which [`run`] uses `threads` threads, for at most `keys` keys.
+#[must_use]
+pub fn workspace_bytes(parts: &[Part<'_>], keys: usize, d: usize, d_v: usize, threads: usize) -> usize {
+    let size = scratch_size(parts, keys, d, d_v).bytes();
+    size.and_then(|one| one.checked_mul(threads.max(1))?.checked_add(ALIGN)).unwrap_or(usize::MAX)
+}
+
+/// What every kernel of the launch can work in.
+fn scratch_size(parts: &[Part<'_>], keys: usize, d: usize, dv: usize) -> ScratchSize {
+    let bq = parts.iter().map(|p| p.kernel.tile_q()).max().unwrap_or(0);
+    // SAFETY: a function of one number.
+    let marks = unsafe { (Support::get().marks_bytes)(keys as i64) } as usize;
+    ScratchSize { bq, d, dv, marks }
+}
+
+/// Computes every head of a launch.
+///
+/// # Errors
+/// If anything does not fit; nothing is written then.
+pub fn run(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<(), RunError> {
+    let shape = check_shapes(launch)?;
+    let assigned = check_heads(parts, launch, &shape)?;
+    for part in parts {
+        for (batch, (i, &head)) in (0..shape.batch).flat_map(|b| part.heads.iter().enumerate().map(move |h| (b, h))) {
+            let env = &part.envs[batch * part.heads.len() + i];
+            let refuse = |what| RunError::Env { batch, head, what };
+            check_env(env, part.kernel, &shape, head).map_err(refuse)?;
+        }
+    }
+    let bounds: Vec<Vec<Bound<'_>>> = parts.iter().map(|p| p.envs.iter().map(Bound::new).collect()).collect();
+    let jobs = jobs(parts, &bounds, launch, &shape);
+
+    let size = scratch_size(parts, shape.n_k, shape.d, shape.dv);
+    let memory = Memory::of(launch.workspace, size);
+    let tasks = Tasks::new(&jobs);
+    if tasks.total > 0 && memory.slots == 0 {
+        let needed = workspace_bytes(parts, shape.n_k, shape.d, shape.dv, 1);
+        return Err(RunError::Workspace { needed, found: launch.workspace.len() });
+    }
+    find_empty_row(&jobs, &tasks, &memory, launch.pool)?;
+    clear(launch, &shape, &assigned, parts);
+    tasks.each(&memory, launch.pool, |at, tile, scratch| {
+        // SAFETY: the checks above cover everything that the kernel reads and writes; tasks own disjoint rows,
+        // and the scratch is this thread's.
+        unsafe { jobs[at].kernel.drive(&jobs[at].ctx, scratch, tile) };
+    });
+    Ok(())
+}
+
+/// Extents of a launch.
+#[derive(Clone, Copy, Debug)]
+struct Extents {
+    batch: usize,
+    heads: usize,
+    n_q: usize,
+    n_k: usize,
+    d: usize,
+    dv: usize,
+}
+
+fn check_shapes(launch: &Launch<'_>) -> Result<Extents, RunError> {
+    let [batch, _, n_q, d] = launch.q.shape();
+    let [_, kv_heads, n_k, _] = launch.k.shape();
+    let [_, _, _, dv] = launch.v.shape();
+    let [_, heads, _, _] = launch.out.shape();
+    let expect = |tensor, expected: [Option<usize>; 4], found: [usize; 4]| {
+        let fits = expected.iter().zip(found).all(|(e, f)| e.is_none_or(|e| e == f));
+        if fits { Ok(()) } else { Err(RunError::Shape { tensor, expected, found }) }
+    };
+    expect("k", [Some(batch), None, None, Some(d)], launch.k.shape())?;
+    expect("v", [Some(batch), Some(kv_heads), Some(n_k), None], launch.v.shape())?;
+    expect("out", [Some(batch), None, Some(n_q), Some(dv)], launch.out.shape())?;
+    if let Some(lse) = &launch.lse {
+        expect("lse", [Some(batch), Some(heads), Some(n_q), Some(1)], lse.shape())?;
+        if lse.dtype() != DType::F32 {
+            return Err(RunError::LseType { found: lse.dtype() });
+        }
+    }
+    if d == 0 || dv == 0 {
+        return Err(RunError::NoDim);
+    }
+    Ok(Extents { batch, heads, n_q, n_k, d, dv })
+}
+
+/// Which heads have a part.
+fn check_heads(parts: &[Part<'_>], launch: &Launch<'_>, shape: &Extents) -> Result<Vec<bool>, RunError> {
+    let maps = [("q_heads", launch.q_heads, launch.q.shape()[1]), ("kv_heads", launch.kv_heads, launch.k.shape()[1])];
+    for (list, map, heads) in maps {
+        if map.len() != shape.heads {
+            return Err(RunError::Count { list, expected: shape.heads, found: map.len() });
+        }
+        if let Some(&head) = map.iter().find(|&&h| h >= heads) {
+            return Err(RunError::Head { list, head, heads });
+        }
+    }
+    let mut assigned = vec![false; shape.heads];
+    for part in parts {
+        for &head in part.heads {
+            let slot = assigned.get_mut(head);
+            let slot = slot.ok_or(RunError::Head { list: "heads", head, heads: shape.heads })?;
+            if std::mem::replace(slot, true) {
+                return Err(RunError::HeadTwice { head });
+            }
+        }
+        // Both factors are at most the extents of an existing tensor or slice.
+        let expected = shape.batch * part.heads.len();
+        if part.envs.len() != expected {
+            return Err(RunError::Count { list: "envs", expected, found: part.envs.len() });
+        }
+    }
+    Ok(assigned)
+}
+
+/// Checks all that compiled code takes from an environment.
+fn check_env(env: &Env<'_>, kernel: &CpuKernel, shape: &Extents, head: usize) -> Result<(), String> {
+    let within = |name: &str, value: i64, most: usize| match usize::try_from(value) {
+        Ok(v) if v <= most => Ok(()),
+        _ => Err(format!("{name} is {value}, but should be from 0 to {most}")),
+    };
+    let most = MAX_LEN as usize;
+    within("n_q", env.n_q, shape.n_q.min(most))?;
+    within("n_k", env.n_k, shape.n_k.min(most))?;
+    within("the position of the first query", env.q_start, most - env.n_q as usize)?;
+    within("the position of the first key", env.k_start, most - env.n_k as usize)?;
+    for (name, value) in [("heads", env.heads), ("layer", env.layer), ("step", env.step)] {
+        within(name, value, most)?;
+    }
+    if env.head != head as i64 {
+        return Err(format!("the environment is for head {}", env.head));
+    }
+    if env.dim != shape.d as i64 {
+        return Err(format!("dim is {}, but queries have {} elements", env.dim, shape.d));
+    }
+    check_data(env, kernel)
+}
+
+/// Checks the run-time data that a kernel uses.
+fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
+    let Uses { sizes, tensors, maps, draws, orders, docs } = kernel.uses();
+    let program = &kernel.plan().program;
+    for &s in sizes {
+        let name = &program.sizes[s].name;
+        match env.sizes.get(s) {
+            Some(0..=MAX_LEN) => {}
+            Some(v) => return Err(format!("size `{name}` is {v}, but should be from 0 to {MAX_LEN}")),
+            None => return Err(format!("size `{name}` is not given")),
+        }
+    }
+    for &(t, rank) in tensors {
+        let name = &program.tensors[t].name;
+        let data = env.tensors.get(t).ok_or_else(|| format!("tensor `{name}` is not given"))?;
+        let elements = data.dims.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
+        if data.dims.len() != rank || elements != Some(data.data.len()) {
+            let (dims, found) = (&data.dims, data.data.len());
+            return Err(format!("tensor `{name}` should have {rank} extents, but has {dims:?} for {found} elements"));
+        }
+    }
+    for &m in maps {
+        let map = &program.maps[m];
+        let fits = match (env.maps.get(m), map.kind) {
+            (Some(MapData::Dense { .. }), MapKind::Bool | MapKind::Blocks(_)) => true,
+            (Some(MapData::Csr { indptr, indices }), MapKind::Csr) => {
+                indptr.len() as i64 == env.n_q + 1
+                    && indptr[0] == 0
+                    && indptr.is_sorted()
+                    && indptr.last().is_some_and(|&end| end as usize <= indices.len())
+            }
+            _ => false,
+        };
+        if !fits {
+            return Err(match map.kind {
+                MapKind::Csr => format!(
+                    "map `{}` should have {} ascending offsets from 0 to the number of its entries",
+                    map.name,
+                    env.n_q + 1
+                ),
+                _ => format!("map `{}` should be given as bytes", map.name),
+            });
+        }
+    }
+    for &d in draws {
+        let table = env.draws.get(d).ok_or("a random choice has not been made")?;
+        if table.count == 0 && !table.chosen.is_empty() {
+            return Err("a random choice has entries but no count".to_owned());
+        }
+    }
+    for &o in orders {
+        if env.orders.get(o).is_none() {
+            return Err(format!("order `{}` is not given", program.orders[o].name));
+        }
+    }
+    if *docs && (env.docs.is_empty() || !env.docs.is_sorted() || env.docs[0] != 0) {
+        return Err("document offsets should ascend from 0".to_owned());
+    }
+    Ok(())
+}
+
+/// One (batch item, head) to compute.
+struct Job<'a> {
+    kernel: &'a CpuKernel,
+    ctx: Ctx,
+    batch: usize,
+    head: usize,
+}
+
+// SAFETY: a job borrows inputs, which nobody writes, and rows of output, which tasks write apart.
+unsafe impl Sync for Job<'_> {}
+
+fn jobs<'a>(
+    parts: &'a [Part<'_>],
+    bounds: &[Vec<Bound<'_>>],
+    launch: &mut Launch<'_>,
+    shape: &Extents,
+) -> Vec<Job<'a>> {
+    let mut jobs = Vec::new();
+    for batch in 0..shape.batch {
+        for (part, bounds) in parts.iter().zip(bounds) {
+            for (i, &head) in part.heads.iter().enumerate() {
+                let at = batch * part.heads.len() + i;
+                let ctx = context(part.kernel, &part.envs[at], &bounds[at], launch, (batch, head));
+                jobs.push(Job { kernel: part.kernel, ctx, batch, head });
+            }
+        }
+    }
+    jobs
+}
+
+fn context(
+    kernel: &CpuKernel,
+    env: &Env<'_>,
+    bound: &Bound<'_>,
+    launch: &mut Launch<'_>,
+    (batch, head): (usize, usize),
+) -> Ctx {
+    let (q_head, kv_head) = (launch.q_heads[head], launch.kv_heads[head]);
+    let view = |t: &Tensor<'_>| KvView {
+        base: t.base.wrapping_offset(t.layout.head(batch, kv_head)),
+        row_stride: t.layout.strides[2] as i64,
+        col_stride: t.layout.strides[3] as i64,
+        dtype: t.layout.dtype as u32,
+        page_rows: 0,
+        table: std::ptr::null(),
+        page_stride: 0,
+        rows: std::ptr::null(),
+        dim: t.layout.shape[3] as u64,
+    };
+    fn rows<P>(base: P, layout: &Layout) -> Rows<P> {
+        let [.., row_stride, col_stride] = layout.strides.map(|s| s as i64);
+        Rows { base, dtype: layout.dtype as i64, row_stride, col_stride }
+    }
+    let (q, out) = (&launch.q, &launch.out);
+    let (lse, lse_stride) = launch.lse.as_ref().map_or((std::ptr::null_mut(), 0), |t| {
+        (t.base.wrapping_offset(t.layout.head(batch, head)).cast::<f32>(), t.layout.strides[2] as i64)
+    });
+    Ctx {
+        n_q: env.n_q,
+        n_k: env.n_k,
+        q_start: env.q_start,
+        k_start: env.k_start,
+        head: env.head,
+        heads: env.heads,
+        layer: env.layer,
+        step: env.step,
+        dim: env.dim,
+        docs: env.docs.len().saturating_sub(1) as i64,
+        doc_offsets: env.docs.as_ptr(),
+        sizes: env.sizes.as_ptr(),
+        maps: bound.maps.as_ptr(),
+        tensors: bound.tensors.as_ptr(),
+        draws: bound.draws.as_ptr(),
+        orders: bound.orders.as_ptr(),
+        table: kernel.table(),
+        q: rows(q.base.wrapping_offset(q.layout.head(batch, q_head)), &q.layout),
+        k: view(&launch.k),
+        v: view(&launch.v),
+        out: rows(out.base.wrapping_offset(out.layout.head(batch, head)), &out.layout),
+        lse,
+        lse_stride,
+    }
+}
+
+/// Working memory, cut into one scratch a thread.
+struct Memory {
+    base: *mut u8,
+    stride: usize,
+    slots: usize,
+    size: ScratchSize,
+}
+
+// SAFETY: the slots are disjoint, and each is given to one thread.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn of(workspace: &mut [u8], size: ScratchSize) -> Memory {
+        let base = workspace.as_mut_ptr();
+        let skip = base.addr().next_multiple_of(ALIGN) - base.addr();
+        let stride = size.bytes().unwrap_or(usize::MAX);
+        let slots = workspace.len().saturating_sub(skip).checked_div(stride).unwrap_or(0);
+        Memory { base: base.wrapping_add(skip), stride, slots, size }
+    }
+}
+
+/// The tasks of all jobs, numbered job by job, tile by tile.
+struct Tasks<'a> {
+    jobs: &'a [Job<'a>],
+    /// Tasks before each job.
+    before: Vec<usize>,
+    total: usize,
+}
+
+impl<'a> Tasks<'a> {
+    fn new(jobs: &'a [Job<'a>]) -> Tasks<'a> {
+        let mut total = 0;
+        let mut before = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            before.push(total);
+            total += (job.ctx.n_q as usize).div_ceil(job.kernel.tile_q());
+        }
+        Tasks { jobs, before, total }
+    }
+
+    /// Does every task once, on as many threads as there are, have memory and can be of use.
+    fn each(&self, memory: &Memory, pool: Option<&rayon::ThreadPool>, task: impl Fn(usize, i64, &mut Scratch) + Sync) {
+        let next = AtomicUsize::new(0);
+        let work = |slot: usize| {
+            let base = memory.base.wrapping_add(slot * memory.stride);
+            let mut marks_for = None;
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= self.total {
+                    return;
+                }
+                // The last tiles of a causal pattern are the longest: they come first.
+                let i = self.total - 1 - i;
+                let at = self.before.partition_point(|&b| b <= i) - 1;
+                let job = &self.jobs[at];
+                let size = ScratchSize { bq: job.kernel.tile_q(), ..memory.size };
+                let Some(mut scratch) = Scratch::cut(base, size) else { return };
+                if marks_for != Some(job.ctx.n_k) {
+                    // SAFETY: the scratch has room for the marks of `memory.size`, which covers every job's keys.
+                    unsafe { (Support::get().marks_init)(scratch.marks, job.ctx.n_k) };
+                    marks_for = Some(job.ctx.n_k);
+                }
+                task(at, (i - self.before[at]) as i64, &mut scratch);
+            }
+        };
+        let available = pool.map_or_else(rayon::current_num_threads, rayon::ThreadPool::current_num_threads);
+        let threads = available.min(memory.slots).min(self.total);
+        if threads <= 1 {
+            if self.total > 0 {
+                work(0);
+            }
+            return;
+        }
+        let all = || {
+            rayon::scope(|scope| {
+                for slot in 0..threads {
+                    let work = &work;
+                    scope.spawn(move |_| work(slot));
+                }
+            });
+        };
+        match pool {
+            Some(pool) => pool.install(all),
+            None => all(),
+        }
+    }
+}
+
+/// Looks for a row of no entries where the pattern calls that an error.
+fn find_empty_row(
+    jobs: &[Job<'_>],
+    tasks: &Tasks<'_>,
+    memory: &Memory,
+    pool: Option<&rayon::ThreadPool>,
+) -> Result<(), RunError> {
+    if !jobs.iter().any(|j| j.kernel.checks_rows()) {
+        return Ok(());
+    }
+    // Rows are numbered over all jobs, so that the least is the first whatever the threads do.
+    let mut rows = 0;
+    let before = jobs.iter().map(|j| {
+        rows += j.ctx.n_q as usize;
+        rows - j.ctx.n_q as usize
+    });
+    let before: Vec<usize> = before.collect();
+    let least = AtomicUsize::new(usize::MAX);
+    tasks.each(memory, pool, |at, tile, scratch| {
+        // SAFETY: as for `drive`; nothing but the scratch is written.
+        if let Some(row) = unsafe { jobs[at].kernel.empty_row(&jobs[at].ctx, scratch, tile) } {
+            least.fetch_min(before[at] + row, Ordering::Relaxed);
+        }
+    });
+    let least = least.into_inner();
+    if least == usize::MAX {
+        return Ok(());
+    }
+    let at = before.partition_point(|&b| b <= least) - 1;
+    Err(RunError::EmptyRow { batch: jobs[at].batch, head: jobs[at].head, row: least - before[at] })
+}
+
+/// Writes what no task writes: heads without a part, and rows of padding.
+fn clear(launch: &mut Launch<'_>, shape: &Extents, assigned: &[bool], parts: &[Part<'_>]) {
+    let mut clear = |batch: usize, head: usize, from: usize| {
+        let Layout { dtype, strides, .. } = launch.out.layout;
+        let base = launch.out.base.wrapping_offset(launch.out.layout.head(batch, head));
+        for row in from..shape.n_q {
+            let row_at = base.wrapping_offset(row as isize * strides[2]);
+            for col in 0..shape.dv {
+                let at = row_at.wrapping_offset(col as isize * strides[3]);
+                // SAFETY: an element of the output, which the launch borrows for writing; zero bits are 0 in every type.
+                unsafe { at.write_bytes(0, dtype.size()) };
+            }
+            if let Some(lse) = &mut launch.lse {
+                let at = lse.base.wrapping_offset(lse.layout.head(batch, head) + row as isize * lse.layout.strides[2]);
+                // SAFETY: an aligned element of `lse`, which the launch borrows for writing.
+                unsafe { at.cast::<f32>().write(f32::NEG_INFINITY) };
+            }
+        }
+    };
+    for batch in 0..shape.batch {
+        for head in (0..shape.heads).filter(|&h| !assigned[h]) {
+            clear(batch, head, 0);
+        }
+        for part in parts {
+            for (i, &head) in part.heads.iter().enumerate() {
+                clear(batch, head, part.envs[batch * part.heads.len() + i].n_q as usize);
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The contract between compiled drivers and microkernels: each kernel's signature, stated once.
+//!
+//! The one idea: **queries are lanes**, in panels of [`LANE_STEP`]. A score tile is `[keys][bq]`, queries
+//! contiguous; packed queries are `[panel][d][LANE_STEP]` and the accumulator `[panel][dv][LANE_STEP]`, so that a
+//! panel is a few adjacent cache lines (only kernels look inside these two). Rows of K and V are read
+//! in place, one broadcast at a time, so nothing of K or V is packed when it is f32 with unit
+//! inner stride; row maxima, sums and rescaling are vertical vector operations.
+//!
+//! Buffers that a driver owns are best aligned to cache lines; nothing but speed depends on it.
+//!
+//! The macro below gives for each function of a table its Rust type and the list of its
+//! parameters as [`Arg`]s, from which a code generator makes its own signature. [`Table`] holds the
+//! kernels on tiles, [`Support`] integer helpers, [`Math`] and `Math4` functions of reals.
+//! Nothing here knows of patterns, plans or code generators.
+
+use crate::tiles::TileMarks;
+
+/// Keys in a tile; a mask row is one `u64`.
+pub const BK: usize = 64;
+/// Most queries in a tile.
+pub const BQ_MAX: usize = 64;
+/// `bq` and `lanes` are multiples of this.
+pub const LANE_STEP: usize = 16;
+
+/// Machine type of a kernel parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arg {
+    /// A pointer.
+    Ptr,
+    /// A 64-bit integer.
+    I64,
+    /// A 32-bit real.
+    F32,
+    /// Four 32-bit reals in one register.
+    F32X4,
+}
+
+/// Element types of tensors. The numbers are part of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum DType {
+    /// IEEE single.
+    F32 = 0,
+    /// IEEE half.
+    F16 = 1,
+    /// Upper half of a single.
+    Bf16 = 2,
+}
+
+impl DType {
+    /// Bytes of an element.
+    #[must_use]
+    pub const fn size(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::F16 | DType::Bf16 => 2,
+        }
+    }
+}
+
+/// How rows of K or V are found. One (batch, KV head) at a time.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct KvView {
+    /// First element (strided) or first page (paged).
+    pub base: *const u8,
+    /// Bytes from row to row; inside a page when paged.
+    pub row_stride: i64,
+    /// Bytes from element to element of a row.
+    pub col_stride: i64,
+    /// [`DType`] as a number.
+    pub dtype: u32,
+    /// 0 = strided. Otherwise rows in a page, a power of two.
+    pub page_rows: u32,
+    /// Page numbers, one for each `page_rows` rows (paged only).
+    pub table: *const u32,
+    /// Bytes from page to page (paged only).
+    pub page_stride: i64,
+    /// Row numbers by schedule index, or null for the identity: the order of a schedule.
+    pub rows: *const u32,
+    /// Elements of a row.
+    pub dim: u64,
+}
+
+/// Signature of a function of a table: its parameters and what it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sig {
+    /// The function's name, as in the table.
+    pub name: &'static str,
+    /// Parameters in order.
+    pub args: &'static [Arg],
+    /// Machine type of the result, if there is one.
+    pub ret: Option<Arg>,
+}
+
+macro_rules! table {
+    ($(#[$table_doc:meta])* $table:ident {
+        $($(#[$doc:meta])* $name:ident : fn($($arg:ident : $ty:ty => $kind:ident),* $(,)?) $(-> $ret:ty => $ret_kind:ident)?;)*
+    }) => {
+        $(#[$table_doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $table {
+            $($(#[$doc])* pub $name: unsafe extern "C" fn($($arg: $ty),*) $(-> $ret)?,)*
+        }
+
+        impl $table {
+            /// Signature and address of every function.
+            #[must_use]
+            pub fn entries(&self) -> Vec<(Sig, *const u8)> {
+                vec![$((
+                    Sig { name: stringify!($name), args: &[$(Arg::$kind),*], ret: table!(@ret $($ret_kind)?) },
+                    self.$name as *const u8,
+                )),*]
+            }
+        }
+    };
+    (@ret) => { None };
+    (@ret $kind:ident) => { Some(Arg::$kind) };
+}
+
+table! {
+/// One implementation of every kernel. The addresses stay valid for the life of the process.
+Table {
+    /// Reads `rows` query rows (at most `bq`) of `d` elements, multiplies by `scale`, and packs them
+    /// transposed into `dst`, `d * bq` elements; lanes from `rows` on are zero. `index` gives row numbers, or is null.
+    pack_q: fn(src: *const u8 => Ptr, dtype: i64 => I64, row_stride: i64 => I64, col_stride: i64 => I64,
+               index: *const u32 => Ptr, rows: i64 => I64, bq: i64 => I64, d: i64 => I64, scale: f32 => F32,
+               dst: *mut f32 => Ptr);
+
+    /// Rows `first .. first + keys` of `view` as f32 with unit inner stride. Returns the address of the
+    /// first row and stores the distance of rows, in elements, to `*stride`. Points into the tensor where
+    /// the layout allows it, else converts or gathers into `scratch[keys][dim]`.
+    kv_tile: fn(view: *const KvView => Ptr, first: i64 => I64, keys: i64 => I64, scratch: *mut f32 => Ptr,
+                stride: *mut i64 => Ptr) -> i64 => I64;
+
+    /// `s[key][lane] = sum_d k[key][d] * q[lane][d]` for `keys` keys (at most `BK`) and `lanes` lanes.
+    /// `q` is packed for `bq` lanes, `s` is `[keys][bq]`.
+    qk: fn(q: *const f32 => Ptr, k: *const f32 => Ptr, k_stride: i64 => I64, keys: i64 => I64, d: i64 => I64,
+           lanes: i64 => I64, bq: i64 => I64, s: *mut f32 => Ptr);
+
+    /// One step of the online softmax over `s[keys][bq]`, in place: scores become exp(s - m).
+    /// `mask` is null, or one `u64` for each of `lanes` queries whose bit j says that key j takes part.
+    /// Updates the running maximum `m[bq]` and sum `l[bq]`; `alpha[bq]` gets exp(old m - new m).
+    /// Returns 0 if every alpha is exactly 1, so that rescaling can be left out.
+    /// A masked score counts as if absent, also when it is NaN; a lane whose scores are all -inf keeps m = -inf, l = 0.
+    /// Other NaN and +inf make `l` NaN; `m` is never NaN.
+    softmax: fn(s: *mut f32 => Ptr, keys: i64 => I64, lanes: i64 => I64, bq: i64 => I64, mask: *const u64 => Ptr,
+                m: *mut f32 => Ptr, l: *mut f32 => Ptr, alpha: *mut f32 => Ptr) -> i64 => I64;
+
+    /// `acc[lane][dv] = acc[lane][dv] * alpha[lane] + sum_key v[key][dv] * p[key][lane]`; without the product
+    /// if `alpha` is null. With `mask`, a masked key contributes nothing even where V is not finite.
+    pv: fn(p: *const f32 => Ptr, v: *const f32 => Ptr, v_stride: i64 => I64, keys: i64 => I64, dv: i64 => I64,
+           lanes: i64 => I64, bq: i64 => I64, mask: *const u64 => Ptr, alpha: *const f32 => Ptr, acc: *mut f32 => Ptr);
+
+    /// Adds one null slot (V = 0) of logit `bias` to lane `lane`: only `m` and `l` move, and `acc` is rescaled.
+    null_slot: fn(bias: f32 => F32, lane: i64 => I64, bq: i64 => I64, dv: i64 => I64, m: *mut f32 => Ptr,
+                  l: *mut f32 => Ptr, acc: *mut f32 => Ptr);
+
+    /// Starts a query tile: m = -inf, l = 0, acc = 0.
+    start: fn(lanes: i64 => I64, bq: i64 => I64, dv: i64 => I64, m: *mut f32 => Ptr, l: *mut f32 => Ptr, acc: *mut f32 => Ptr);
+
+    /// Writes `rows` output rows `acc / l` and, unless `lse` is null, `m + log l`. A row with l = 0 gets 0 and -inf.
+    /// `index` gives row numbers, or is null; strides are in bytes.
+    finish: fn(acc: *const f32 => Ptr, m: *const f32 => Ptr, l: *const f32 => Ptr, rows: i64 => I64, bq: i64 => I64,
+               dv: i64 => I64, dst: *mut u8 => Ptr, dtype: i64 => I64, row_stride: i64 => I64, col_stride: i64 => I64,
+               index: *const u32 => Ptr, lse: *mut f32 => Ptr, lse_stride: i64 => I64);
+}}
+
+table! {
+/// Integer helpers of compiled drivers: tile marks, bit rows and number theory. See [`crate::tiles`] for their meaning.
+Support {
+    /// Bytes of the memory of a [`TileMarks`] for `n_k` keys; at least 8-byte aligned.
+    marks_bytes: fn(n_k: i64 => I64) -> i64 => I64;
+
+    /// Makes empty marks for `n_k` keys in memory of `marks_bytes(n_k)` bytes, whatever that memory held.
+    marks_init: fn(marks: *mut TileMarks => Ptr, n_k: i64 => I64);
+
+    /// Forgets every mark; costs what was marked, not the number of tiles.
+    marks_clear: fn(marks: *mut TileMarks => Ptr);
+
+    /// Marks the tiles that keys `start .. end` touch, and among them as "must" those that lie wholly
+    /// inside `must_start .. must_end`. Ranges are clipped to `0 .. n_k`; the last tile ends at `n_k`.
+    marks_mark: fn(marks: *mut TileMarks => Ptr, start: i64 => I64, end: i64 => I64, must_start: i64 => I64,
+                   must_end: i64 => I64);
+
+    /// As `marks_mark`, for the keys `k` of the ranges with `(k - phase) mod period < width` for some phase of
+    /// `phase_lo ..= phase_hi` ("must": for every one of them). `period >= 1`.
+    marks_comb: fn(marks: *mut TileMarks => Ptr, start: i64 => I64, end: i64 => I64, must_start: i64 => I64,
+                   must_end: i64 => I64, period: i64 => I64, width: i64 => I64, phase_lo: i64 => I64,
+                   phase_hi: i64 => I64);
+
+    /// The first marked tile that is at least `from`, or -1.
+    marks_next: fn(marks: *const TileMarks => Ptr, from: i64 => I64) -> i64 => I64;
+
+    /// 1 if every key of marked tile `tile` takes part for every query, else 0.
+    marks_is_must: fn(marks: *const TileMarks => Ptr, tile: i64 => I64) -> i64 => I64;
+
+    /// Bit j of the result says `start <= k0 + j < end`, j in `0 .. 64`.
+    range_bits: fn(start: i64 => I64, end: i64 => I64, k0: i64 => I64) -> u64 => I64;
+
+    /// Bit j of the result says `(k0 + j - phase) mod period < width`, j in `0 .. 64`; `mod` floors, `period >= 1`.
+    comb_bits: fn(k0: i64 => I64, period: i64 => I64, width: i64 => I64, phase: i64 => I64) -> u64 => I64;
+
+    /// Floor of the square root; -1 for negative numbers.
+    isqrt: fn(x: i64 => I64) -> i64 => I64;
+
+    /// Floor of the binary logarithm; -1 for numbers below 1.
+    log2: fn(x: i64 => I64) -> i64 => I64;
+
+    /// The largest `i` in `0 .. n` with `offsets[i] <= pos`, or -1: the document of position `pos`.
+    /// `offsets` ascend; of equal ones (empty documents) the last counts.
+    partition: fn(offsets: *const i64 => Ptr, n: i64 => I64, pos: i64 => I64) -> i64 => I64;
+}}
+
+table! {
+/// Functions of one real for compiled score modifiers. See [`crate::math`] for accuracies.
+Math {
+    /// e to the power `x`.
+    exp: fn(x: f32 => F32) -> f32 => F32;
+    /// Natural logarithm.
+    log: fn(x: f32 => F32) -> f32 => F32;
+    /// Hyperbolic tangent.
+    tanh: fn(x: f32 => F32) -> f32 => F32;
+}}
+
+#[cfg(target_arch = "x86_64")]
+pub use four::Math4;
+
+#[cfg(target_arch = "x86_64")]
+#[allow(improper_ctypes_definitions, reason = "a vector register is a machine type of the C ABI on x86-64")]
+mod four {
+    use super::{Arg, Sig};
+    use core::arch::x86_64::__m128;
+
+    table! {
+    /// The functions of [`Math`](super::Math) on four reals at once; lane by lane the same results.
+    Math4 {
+        /// e to the power `x`.
+        exp: fn(x: __m128 => F32X4) -> __m128 => F32X4;
+        /// Natural logarithm.
+        log: fn(x: __m128 => F32X4) -> __m128 => F32X4;
+        /// Hyperbolic tangent.
+        tanh: fn(x: __m128 => F32X4) -> __m128 => F32X4;
+    }}
+}

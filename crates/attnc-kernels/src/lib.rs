@@ -1,0 +1,24 @@
+//! Attention microkernels for CPUs, chosen by detection.
+//!
+//! The one idea: everything that depends on the instruction set and nothing else. A compiled driver
+//! decides which tiles to visit; the functions here do whole tiles. [`abi`] is the contract, [`scalar`]
+//! the truth, `avx2` the fast version, [`isa`] the choice between them. Nothing here knows of patterns,
+//! plans, threads or code generators.
+//!
+//! The functions of the tables are `unsafe`: they trust sizes and addresses, which a verified plan
+//! and a checked launch guarantee. [`merge()`], [`peak`] and [`count`] are safe.
+
+pub mod abi;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+pub mod count;
+pub mod isa;
+pub mod math;
+pub mod merge;
+pub mod peak;
+pub mod scalar;
+mod tensor;
+pub mod tiles;
+
+pub use isa::{Avx2, Isa};
+pub use merge::{MergeError, merge};

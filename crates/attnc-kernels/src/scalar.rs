@@ -1,0 +1,309 @@
+//! Every kernel as plainly as it can be said: the truth that faster versions are tested against, and what
+//! CPUs without a version of their own run.
+//!
+//! The one idea: no cleverness. Sums run over keys or dims in order, a tile's sum is formed on its own and then
+//! added to the running one, which keeps the error of long sequences that of the tiles' count. Nothing here
+//! names an instruction.
+//!
+//! The contract of each function is in [`crate::abi::Table`].
+
+use crate::abi::{BQ_MAX, DType, KvView, LANE_STEP, Table};
+use crate::count;
+use crate::tensor::{indexed, packed};
+
+/// The table of these kernels.
+pub(crate) const TABLE: Table = Table { pack_q, kv_tile, qk, softmax, pv, null_slot, start, finish };
+
+/// See [`Table::pack_q`].
+///
+/// # Safety
+/// `src` holds the rows, `index` is null or holds `rows` numbers, `dst` has `d * bq` elements.
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub unsafe extern "C" fn pack_q(
+    src: *const u8,
+    dtype: i64,
+    row_stride: i64,
+    col_stride: i64,
+    index: *const u32,
+    rows: i64,
+    bq: i64,
+    d: i64,
+    scale: f32,
+    dst: *mut f32,
+) {
+    let dtype = DType::of_code(dtype);
+    let (rows, bq, d) = (rows as usize, bq as usize, d as usize);
+    // SAFETY: `dst` has `d * bq` elements.
+    let dst = unsafe { core::slice::from_raw_parts_mut(dst, d * bq) };
+    dst.fill(0.0);
+    for lane in 0..rows {
+        // SAFETY: the caller gives `rows` row numbers, and rows of `d` elements with these strides.
+        unsafe {
+            let row = src.offset(indexed(index, lane) * row_stride as isize);
+            for i in 0..d {
+                dst[packed(lane, i, d)] = dtype.load(row.offset(i as isize * col_stride as isize)) * scale;
+            }
+        }
+    }
+}
+
+/// See [`Table::kv_tile`].
+///
+/// # Safety
+/// `view` describes a tensor that holds the rows, `scratch` has `keys * dim` elements, `stride` is writable.
+pub unsafe extern "C" fn kv_tile(
+    view: *const KvView,
+    first: i64,
+    keys: i64,
+    scratch: *mut f32,
+    stride: *mut i64,
+) -> i64 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let view = &*view;
+        let (first, keys, dim) = (first as usize, keys as usize, view.dim as usize);
+        if let Some((at, step)) = view.in_place(first, keys) {
+            *stride = step;
+            return at as i64;
+        }
+        let dtype = DType::of_code(i64::from(view.dtype));
+        for key in 0..keys {
+            let row = view.row(first + key);
+            for i in 0..dim {
+                *scratch.add(key * dim + i) = dtype.load(row.offset(i as isize * view.col_stride as isize));
+            }
+        }
+        *stride = dim as i64;
+        scratch as i64
+    }
+}
+
+/// See [`Table::qk`].
+///
+/// # Safety
+/// `q` has `d * bq` elements, `k` `keys` rows of `d`, `s` `keys * bq`; `lanes <= bq`, a multiple of [`LANE_STEP`].
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub unsafe extern "C" fn qk(
+    q: *const f32,
+    k: *const f32,
+    k_stride: i64,
+    keys: i64,
+    d: i64,
+    lanes: i64,
+    bq: i64,
+    s: *mut f32,
+) {
+    count::add(keys, d, lanes);
+    let (d, bq) = (d as usize, bq as usize);
+    for key in 0..keys as usize {
+        for panel in (0..lanes as usize).step_by(LANE_STEP) {
+            let mut sum = [0.0f32; LANE_STEP];
+            // SAFETY: key, lane and element are within the sizes that the caller promised.
+            unsafe {
+                let row = k.offset(key as isize * k_stride as isize);
+                for i in 0..d {
+                    let q = &*q.add(packed(panel, i, d)).cast::<[f32; LANE_STEP]>();
+                    let k = *row.add(i);
+                    for (sum, q) in sum.iter_mut().zip(q) {
+                        *sum += k * q;
+                    }
+                }
+                *s.add(key * bq + panel).cast::<[f32; LANE_STEP]>() = sum;
+            }
+        }
+    }
+}
+
+/// See [`Table::softmax`].
+///
+/// # Safety
+/// `s` has `keys * bq` elements, `mask` is null or has `lanes`, `m`, `l`, `alpha` have `bq`; `keys <= 64`.
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub unsafe extern "C" fn softmax(
+    s: *mut f32,
+    keys: i64,
+    lanes: i64,
+    bq: i64,
+    mask: *const u64,
+    m: *mut f32,
+    l: *mut f32,
+    alpha: *mut f32,
+) -> i64 {
+    let (keys, bq) = (keys as usize, bq as usize);
+    let mut rescale = 0;
+    for lane in 0..lanes as usize {
+        // SAFETY: key and lane are within the sizes that the caller promised.
+        unsafe {
+            let bits = if mask.is_null() { u64::MAX } else { *mask.add(lane) };
+            let at = |key: usize| s.add(key * bq + lane);
+            let old = *m.add(lane);
+            let mut new = old;
+            for key in 0..keys {
+                if bits >> key & 1 == 0 {
+                    *at(key) = f32::NEG_INFINITY;
+                }
+                // A NaN is never the maximum: it reaches the row through its exponential.
+                if *at(key) > new {
+                    new = *at(key);
+                }
+            }
+            // While all scores are -inf any finite number serves: exp(-inf - 0) = 0, and not NaN.
+            let origin = if new == f32::NEG_INFINITY { 0.0 } else { new };
+            let mut sum = 0.0;
+            for key in 0..keys {
+                let p = (*at(key) - origin).exp();
+                *at(key) = p;
+                sum += p;
+            }
+            let factor = if old == new { 1.0 } else { (old - new).exp() };
+            if factor != 1.0 {
+                rescale = 1;
+            }
+            *m.add(lane) = new;
+            *l.add(lane) = *l.add(lane) * factor + sum;
+            *alpha.add(lane) = factor;
+        }
+    }
+    rescale
+}
+
+/// See [`Table::pv`].
+///
+/// # Safety
+/// `p` has `keys * bq` elements, `v` `keys` rows of `dv`, `acc` `dv * bq`; `mask` is null or has `lanes`
+/// elements, `alpha` is null or has `bq`; `lanes <= bq <= BQ_MAX`, `keys <= 64`.
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub unsafe extern "C" fn pv(
+    p: *const f32,
+    v: *const f32,
+    v_stride: i64,
+    keys: i64,
+    dv: i64,
+    lanes: i64,
+    bq: i64,
+    mask: *const u64,
+    alpha: *const f32,
+    acc: *mut f32,
+) {
+    count::add(keys, dv, lanes);
+    let (lanes, bq, dv) = (lanes as usize, bq as usize, dv as usize);
+    for i in 0..dv {
+        let mut sum = [0.0f32; BQ_MAX];
+        // SAFETY: key, lane and element are within the sizes that the caller promised.
+        unsafe {
+            for key in 0..keys as usize {
+                let v = *v.offset(key as isize * v_stride as isize + i as isize);
+                for (lane, sum) in sum[..lanes].iter_mut().enumerate() {
+                    if mask.is_null() || *mask.add(lane) >> key & 1 == 1 {
+                        *sum += v * *p.add(key * bq + lane);
+                    }
+                }
+            }
+            for (lane, sum) in sum[..lanes].iter().enumerate() {
+                let acc = acc.add(packed(lane, i, dv));
+                *acc = if alpha.is_null() { *acc } else { *acc * *alpha.add(lane) } + sum;
+            }
+        }
+    }
+}
+
+/// See [`Table::null_slot`].
+///
+/// # Safety
+/// `lane < bq`; `m` and `l` have `bq` elements, `acc` `dv * bq`.
+pub unsafe extern "C" fn null_slot(bias: f32, lane: i64, _bq: i64, dv: i64, m: *mut f32, l: *mut f32, acc: *mut f32) {
+    if bias == f32::NEG_INFINITY {
+        return;
+    }
+    let (lane, dv) = (lane as usize, dv as usize);
+    // SAFETY: lane and element are within the sizes that the caller promised.
+    unsafe {
+        let old = *m.add(lane);
+        let new = if bias > old { bias } else { old };
+        // A NaN bias leaves the maximum alone and makes the sum NaN.
+        let origin = if new == f32::NEG_INFINITY { 0.0 } else { new };
+        let alpha = if old == new { 1.0 } else { (old - new).exp() };
+        *m.add(lane) = new;
+        *l.add(lane) = *l.add(lane) * alpha + (bias - origin).exp();
+        if alpha != 1.0 {
+            for i in 0..dv {
+                *acc.add(packed(lane, i, dv)) *= alpha;
+            }
+        }
+    }
+}
+
+/// See [`Table::start`].
+///
+/// # Safety
+/// `lanes <= bq`; `m` and `l` have `bq` elements, `acc` `dv * bq`.
+pub unsafe extern "C" fn start(lanes: i64, _bq: i64, dv: i64, m: *mut f32, l: *mut f32, acc: *mut f32) {
+    let (lanes, dv) = (lanes as usize, dv as usize);
+    // SAFETY: every range is within the sizes that the caller promised.
+    unsafe {
+        core::slice::from_raw_parts_mut(m, lanes).fill(f32::NEG_INFINITY);
+        core::slice::from_raw_parts_mut(l, lanes).fill(0.0);
+        core::slice::from_raw_parts_mut(acc, dv * lanes).fill(0.0);
+    }
+}
+
+/// See [`Table::finish`].
+///
+/// # Safety
+/// `acc` has `dv * bq` elements, `m` and `l` `bq`; `index` is null or has `rows` numbers; `dst` and, unless null,
+/// `lse` can be written at the rows that they name; `rows <= bq`.
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub unsafe extern "C" fn finish(
+    acc: *const f32,
+    m: *const f32,
+    l: *const f32,
+    rows: i64,
+    _bq: i64,
+    dv: i64,
+    dst: *mut u8,
+    dtype: i64,
+    row_stride: i64,
+    col_stride: i64,
+    index: *const u32,
+    lse: *mut f32,
+    lse_stride: i64,
+) {
+    let (dtype, dv) = (DType::of_code(dtype), dv as usize);
+    // SAFETY: lane, element and row are within the sizes that the caller promised.
+    unsafe {
+        for lane in 0..rows as usize {
+            let sum = *l.add(lane);
+            let row = dst.offset(indexed(index, lane) * row_stride as isize);
+            for i in 0..dv {
+                let o = if sum == 0.0 { 0.0 } else { *acc.add(packed(lane, i, dv)) / sum };
+                dtype.store(row.offset(i as isize * col_stride as isize), o);
+            }
+        }
+        finish_lse(m, l, rows, index, lse, lse_stride);
+    }
+}
+
+/// Writes `m + log l` of `rows` lanes, -inf where `l` is 0; nothing if `lse` is null.
+///
+/// # Safety
+/// As for [`finish`].
+pub(crate) unsafe fn finish_lse(
+    m: *const f32,
+    l: *const f32,
+    rows: i64,
+    index: *const u32,
+    lse: *mut f32,
+    lse_stride: i64,
+) {
+    if lse.is_null() {
+        return;
+    }
+    for lane in 0..rows as usize {
+        // SAFETY: lane and row are within the sizes that the caller promised.
+        unsafe {
+            let sum = *l.add(lane);
+            let value = if sum == 0.0 { f32::NEG_INFINITY } else { *m.add(lane) + sum.ln() };
+            lse.byte_offset(indexed(index, lane) * lse_stride as isize).write_unaligned(value);
+        }
+    }
+}

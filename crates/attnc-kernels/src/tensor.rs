@@ -1,0 +1,113 @@
+//! Elements and rows of tensors in memory, as every kernel sees them.
+//!
+//! The one idea: an address computed here is the only way from a view to bytes, so that strides, pages,
+//! row lists and element types are understood once. Nothing here knows of tiles' contents.
+
+use half::{bf16, f16};
+
+use crate::abi::{DType, KvView, LANE_STEP};
+
+impl DType {
+    /// The type with number `code`.
+    ///
+    /// # Panics
+    /// If there is none, which breaks the contract.
+    pub(crate) fn of_code(code: i64) -> DType {
+        match code {
+            0 => DType::F32,
+            1 => DType::F16,
+            2 => DType::Bf16,
+            _ => panic!("no element type has the number {code}"),
+        }
+    }
+
+    /// Reads the element at `at`.
+    ///
+    /// # Safety
+    /// `at` points to an element of this type; any alignment.
+    #[inline(always)]
+    pub(crate) unsafe fn load(self, at: *const u8) -> f32 {
+        // SAFETY: the caller gives the address of an element of this size.
+        unsafe {
+            match self {
+                DType::F32 => at.cast::<f32>().read_unaligned(),
+                DType::F16 => f16::from_bits(at.cast::<u16>().read_unaligned()).to_f32(),
+                DType::Bf16 => bf16::from_bits(at.cast::<u16>().read_unaligned()).to_f32(),
+            }
+        }
+    }
+
+    /// Writes `x`, rounded to nearest even, at `at`.
+    ///
+    /// # Safety
+    /// `at` may be written as an element of this type; any alignment.
+    #[inline(always)]
+    pub(crate) unsafe fn store(self, at: *mut u8, x: f32) {
+        // SAFETY: the caller gives the address of an element of this size.
+        unsafe {
+            match self {
+                DType::F32 => at.cast::<f32>().write_unaligned(x),
+                DType::F16 => at.cast::<u16>().write_unaligned(f16::from_f32(x).to_bits()),
+                DType::Bf16 => at.cast::<u16>().write_unaligned(bf16::from_f32(x).to_bits()),
+            }
+        }
+    }
+}
+
+impl KvView {
+    /// Address of row `index` of the schedule.
+    ///
+    /// # Safety
+    /// `index` is within `rows`, and the row it names within the tensor.
+    #[inline]
+    pub(crate) unsafe fn row(&self, index: usize) -> *const u8 {
+        // SAFETY: the caller keeps `index` within the list, and the row's page within the table.
+        let row = if self.rows.is_null() { index } else { unsafe { *self.rows.add(index) as usize } };
+        if self.page_rows == 0 {
+            return self.base.wrapping_offset(row as isize * self.row_stride as isize);
+        }
+        let page_rows = self.page_rows as usize;
+        // SAFETY: as above; `page_rows` is a power of two.
+        let page = unsafe { *self.table.add(row >> page_rows.trailing_zeros()) };
+        self.base
+            .wrapping_offset(page as isize * self.page_stride as isize)
+            .wrapping_offset((row & (page_rows - 1)) as isize * self.row_stride as isize)
+    }
+
+    /// The rows `first .. first + keys` where they lie, as the first row's address and the distance of rows in
+    /// elements, if they are aligned f32 with unit inner stride and equally spaced.
+    ///
+    /// # Safety
+    /// As for [`Self::row`], for each of the rows.
+    #[inline]
+    pub(crate) unsafe fn in_place(&self, first: usize, keys: usize) -> Option<(*const f32, i64)> {
+        let elements = DType::F32.size();
+        if self.dtype != DType::F32 as u32 || (self.col_stride != elements as i64 && self.dim > 1) {
+            return None;
+        }
+        // SAFETY: the caller keeps the rows within the tensor.
+        let row = |i: usize| unsafe { self.row(first + i) };
+        let start = row(0);
+        let step = if keys > 1 { row(1).addr().wrapping_sub(start.addr()) as isize } else { 0 };
+        let regular = (self.page_rows == 0 && self.rows.is_null())
+            || (2..keys).all(|i| row(i) == start.wrapping_offset(step * i as isize));
+        let aligned = start.addr().is_multiple_of(elements) && step % elements as isize == 0;
+        (regular && aligned).then(|| (start.cast(), step as i64 / elements as i64))
+    }
+}
+
+/// Row number `i`, looked up in `index` unless that is null.
+///
+/// # Safety
+/// `index` is null or holds more than `i` numbers.
+#[inline]
+pub(crate) unsafe fn indexed(index: *const u32, i: usize) -> isize {
+    // SAFETY: promised by the caller.
+    if index.is_null() { i as isize } else { unsafe { *index.add(i) as isize } }
+}
+
+/// Place of element `i` of lane `lane` in packed queries or an accumulator of `dim` elements a lane.
+#[inline]
+pub(crate) fn packed(lane: usize, i: usize, dim: usize) -> usize {
+    (lane / LANE_STEP * dim + i) * LANE_STEP + lane % LANE_STEP
+}

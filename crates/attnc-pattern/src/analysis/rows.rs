@@ -1,0 +1,462 @@
+//! The keys of one query, from a row set.
+//!
+//! A [`Row`] is a set of ranges and combs that are pairwise disjoint, so that counting, membership and tiles
+//! need no key-by-key work; a comb is spelt out only where it crosses another comb or a filter.
+//! [`RowWalker`] reuses its buffers from row to row. Nothing here knows of tile sizes or targets.
+
+use super::tape::{Builder, Code, Machine, Slot, Tape};
+use crate::env::Env;
+use crate::expr::ExprId;
+use crate::program::Program;
+use crate::rowset::RowSet;
+
+pub use super::tape::EvalError;
+
+/// Combs of up to this many teeth are written as ranges.
+const FEW_TEETH: i64 = 4;
+
+/// Keys `start <= k < end` with `(k - phase) mod period < width`, `0 < width < period`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CombRun {
+    /// First key position of the run: in a tooth or not.
+    pub start: i64,
+    /// One past the last.
+    pub end: i64,
+    /// Distance of teeth.
+    pub period: i64,
+    /// Length of a tooth.
+    pub width: i64,
+    /// Where a tooth begins, in `0 .. period`.
+    pub phase: i64,
+}
+
+impl CombRun {
+    /// Keys before `k`, counted from a tooth at or before any key of interest.
+    fn before(&self, k: i64) -> i128 {
+        let offset = i128::from(k) - i128::from(self.phase);
+        let (period, width) = (i128::from(self.period), i128::from(self.width));
+        offset.div_euclid(period) * width + offset.rem_euclid(period).min(width)
+    }
+
+    fn count(&self) -> u64 {
+        if self.start >= self.end { 0 } else { (self.before(self.end) - self.before(self.start)) as u64 }
+    }
+
+    fn contains(&self, k: i64) -> bool {
+        self.start <= k && k < self.end && (k - self.phase).rem_euclid(self.period) < self.width
+    }
+
+    /// The first tooth that ends after `k`, clipped to the run and to `k ..`.
+    fn tooth_from(&self, k: i64) -> Option<(i64, i64)> {
+        let k = k.max(self.start);
+        let mut begin = k - (k - self.phase).rem_euclid(self.period);
+        if begin + self.width <= k {
+            begin = begin.checked_add(self.period)?;
+        }
+        let (from, to) = (begin.max(k), begin.saturating_add(self.width).min(self.end));
+        (from < to).then_some((from, to))
+    }
+
+    fn teeth(&self) -> i64 {
+        if self.start >= self.end { 0 } else { (self.end - self.start) / self.period + 2 }
+    }
+}
+
+/// The keys of one query.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// Half-open ranges, ascending, disjoint and not adjacent.
+    spans: Vec<(i64, i64)>,
+    /// Ascending; from `start` to `end` none meets another run or a span.
+    runs: Vec<CombRun>,
+}
+
+impl Row {
+    /// Whether a key position belongs to the row.
+    #[must_use]
+    pub fn contains(&self, k: i64) -> bool {
+        let at = self.spans.partition_point(|s| s.1 <= k);
+        self.spans.get(at).is_some_and(|s| s.0 <= k) || self.runs.iter().any(|r| r.contains(k))
+    }
+
+    /// Number of keys.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        let spans: u64 = self.spans.iter().map(|s| s.1.abs_diff(s.0)).sum();
+        spans + self.runs.iter().map(CombRun::count).sum::<u64>()
+    }
+
+    /// No key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty() && self.runs.iter().all(|r| r.count() == 0)
+    }
+
+    /// Maximal closed ranges `first ..= last`, ascending; combs are spelt out as the iterator moves.
+    #[must_use]
+    pub fn ranges(&self) -> Ranges<'_> {
+        Ranges { row: self, at: i64::MIN }
+    }
+
+    /// The first maximal range that ends at or after `k`, clipped to `k ..`; half-open.
+    #[must_use]
+    pub fn next_from(&self, k: i64) -> Option<(i64, i64)> {
+        let mut found = self.piece_from(k)?;
+        while let Some(next) = self.piece_from(found.1)
+            && next.0 == found.1
+        {
+            found.1 = next.1;
+        }
+        Some(found)
+    }
+
+    fn piece_from(&self, k: i64) -> Option<(i64, i64)> {
+        let at = self.spans.partition_point(|s| s.1 <= k);
+        let span = self.spans.get(at).map(|s| (s.0.max(k), s.1));
+        let mut best = span;
+        let first = self.runs.partition_point(|r| r.end <= k);
+        for run in &self.runs[first..] {
+            if best.is_some_and(|b| b.0 <= run.start.max(k)) {
+                break;
+            }
+            if let Some(tooth) = run.tooth_from(k)
+                && best.is_none_or(|b| tooth.0 < b.0)
+            {
+                best = Some(tooth);
+                break;
+            }
+        }
+        best
+    }
+
+    /// Whether every key of `from .. to` belongs to the row.
+    #[must_use]
+    pub fn covers(&self, from: i64, to: i64) -> bool {
+        from >= to || self.next_from(from).is_some_and(|r| r.0 == from && r.1 >= to)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.spans.clear();
+        self.runs.clear();
+    }
+
+    pub(super) fn push(&mut self, start: i64, end: i64) {
+        if start < end {
+            self.spans.push((start, end));
+        }
+    }
+
+    /// Adds a comb; one without gaps is a range, one of few teeth several.
+    pub(super) fn push_comb(&mut self, start: i64, end: i64, period: i64, width: i64, phase: i64) {
+        if start >= end || period <= 0 || width <= 0 {
+            return;
+        }
+        if width >= period {
+            return self.push(start, end);
+        }
+        let run = CombRun { start, end, period, width, phase: phase.rem_euclid(period) };
+        if run.teeth() <= FEW_TEETH {
+            self.spell(&run);
+        } else {
+            self.runs.push(run);
+        }
+    }
+
+    fn spell(&mut self, run: &CombRun) {
+        let mut at = run.start;
+        while let Some((from, to)) = run.tooth_from(at) {
+            self.spans.push((from, to));
+            at = to;
+        }
+    }
+
+    /// Makes everything disjoint and sorted.
+    pub(super) fn normalise(&mut self) {
+        if !self.runs.is_empty() {
+            self.separate_runs();
+        }
+        self.join_spans();
+        if !self.runs.is_empty() {
+            self.cut_runs();
+        }
+    }
+
+    fn join_spans(&mut self) {
+        let spans = &mut self.spans;
+        if spans.len() < 2 {
+            return;
+        }
+        if spans.len() == 2 {
+            if spans[0] > spans[1] {
+                spans.swap(0, 1);
+            }
+        } else if !spans.is_sorted() {
+            spans.sort_unstable();
+        }
+        let mut last = 0;
+        for i in 1..spans.len() {
+            if spans[i].0 <= spans[last].1 {
+                spans[last].1 = spans[last].1.max(spans[i].1);
+            } else {
+                last += 1;
+                spans[last] = spans[i];
+            }
+        }
+        spans.truncate(last + 1);
+    }
+
+    /// Equal combs are joined; different ones that meet are spelt out.
+    fn separate_runs(&mut self) {
+        let runs = &mut self.runs;
+        runs.sort_unstable_by_key(|r| (r.period, r.width, r.phase, r.start));
+        let mut last = 0;
+        for i in 1..runs.len() {
+            let (a, b) = (runs[last], runs[i]);
+            if (a.period, a.width, a.phase) == (b.period, b.width, b.phase) && b.start <= a.end {
+                runs[last].end = a.end.max(b.end);
+            } else {
+                last += 1;
+                runs[last] = b;
+            }
+        }
+        runs.truncate(last + 1);
+        runs.sort_unstable();
+        let mut reach = i64::MIN;
+        let meet = runs.iter().any(|r| {
+            let met = r.start < reach;
+            reach = reach.max(r.end);
+            met
+        });
+        if meet {
+            for run in std::mem::take(&mut self.runs) {
+                self.spell(&run);
+            }
+        }
+    }
+
+    /// Takes the spans out of the runs.
+    fn cut_runs(&mut self) {
+        let meets = |run: &CombRun, spans: &[(i64, i64)]| {
+            let at = spans.partition_point(|s| s.1 <= run.start);
+            spans.get(at).is_some_and(|s| s.0 < run.end)
+        };
+        if !self.runs.iter().any(|r| meets(r, &self.spans)) {
+            return;
+        }
+        let mut cut = Vec::with_capacity(self.runs.len() + 1);
+        for run in &self.runs {
+            let mut start = run.start;
+            let first = self.spans.partition_point(|s| s.1 <= run.start);
+            for &(from, to) in self.spans[first..].iter().take_while(|s| s.0 < run.end) {
+                if start < from {
+                    cut.push(CombRun { start, end: from, ..*run });
+                }
+                start = to;
+            }
+            if start < run.end {
+                cut.push(CombRun { start, ..*run });
+            }
+        }
+        self.runs = cut;
+    }
+}
+
+/// Iterator over the maximal ranges of a row.
+#[derive(Clone, Debug)]
+pub struct Ranges<'a> {
+    row: &'a Row,
+    at: i64,
+}
+
+impl Iterator for Ranges<'_> {
+    type Item = std::ops::RangeInclusive<i64>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (from, to) = self.row.next_from(self.at)?;
+        self.at = to;
+        Some(from..=to - 1)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct PieceCode {
+    loops: Vec<LoopCode>,
+    guard: Option<Slot>,
+    start: Slot,
+    end: Slot,
+    /// Period, width, phase.
+    combs: Vec<(Slot, Slot, Slot)>,
+    filter: Option<(Slot, Code)>,
+}
+
+#[derive(Clone, Debug)]
+struct LoopCode {
+    lo: Slot,
+    hi: Slot,
+    step: i64,
+    phase: Slot,
+    /// What depends on the variable.
+    body: Code,
+}
+
+/// A compiled row set.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    tape: Tape,
+    pieces: Vec<PieceCode>,
+}
+
+impl Rows {
+    /// Compiles a row set of a program.
+    #[must_use]
+    pub fn new(program: &Program, rows: &RowSet) -> Self {
+        let mut roots: Vec<ExprId> = vec![];
+        let of_piece: Vec<Vec<ExprId>> = rows
+            .pieces
+            .iter()
+            .map(|p| {
+                let loops = p.loops.iter().flat_map(|l| [l.lo, l.hi, l.phase]);
+                let combs = p.combs.iter().flat_map(|c| [c.period, c.width, c.phase]);
+                let all: Vec<ExprId> = loops.chain(combs).chain([p.start, p.end]).chain(p.guard).chain(p.filter).collect();
+                roots.extend(&all);
+                all
+            })
+            .collect();
+        let mut b = Builder::new(program, &roots);
+        let pieces = rows.pieces.iter().zip(&of_piece).map(|(p, roots)| PieceCode {
+            loops: p
+                .loops
+                .iter()
+                .enumerate()
+                .map(|(depth, l)| LoopCode {
+                    lo: b.slot(l.lo),
+                    hi: b.slot(l.hi),
+                    step: l.step,
+                    phase: b.slot(l.phase),
+                    body: b.loop_code(depth, roots),
+                })
+                .collect(),
+            guard: p.guard.map(|g| b.slot(g)),
+            start: b.slot(p.start),
+            end: b.slot(p.end),
+            combs: p.combs.iter().map(|c| (b.slot(c.period), b.slot(c.width), b.slot(c.phase))).collect(),
+            filter: p.filter.map(|f| (b.slot(f), b.key_code(&[f]))),
+        });
+        let pieces = pieces.collect();
+        Rows { tape: b.finish(), pieces }
+    }
+
+    /// Rows in one environment.
+    pub fn walker<'a>(&'a self, env: &'a Env<'a>) -> Result<RowWalker<'a>, EvalError> {
+        Ok(RowWalker { rows: self, machine: Machine::new(&self.tape, env)?, row: Row::default() })
+    }
+
+    /// The row of one query at position `q`.
+    pub fn row(&self, env: &Env<'_>, q: i64) -> Result<Row, EvalError> {
+        let mut walker = self.walker(env)?;
+        walker.row(q)?;
+        Ok(walker.row)
+    }
+}
+
+/// Computes rows one after the other.
+#[derive(Clone, Debug)]
+pub struct RowWalker<'a> {
+    rows: &'a Rows,
+    machine: Machine<'a>,
+    row: Row,
+}
+
+impl RowWalker<'_> {
+    /// The row of the query at position `q`, clipped to the keys of the environment.
+    pub fn row(&mut self, q: i64) -> Result<&Row, EvalError> {
+        self.row.clear();
+        self.machine.set_row(q);
+        for piece in &self.rows.pieces {
+            emit(&mut self.machine, piece, 0, &mut self.row);
+        }
+        if self.machine.overflowed() {
+            return Err(EvalError::Overflow { q });
+        }
+        self.row.normalise();
+        Ok(&self.row)
+    }
+}
+
+fn emit(m: &mut Machine<'_>, piece: &PieceCode, depth: usize, row: &mut Row) {
+    if let Some(l) = piece.loops.get(depth) {
+        let (lo, hi) = (m.get(l.lo), m.get(l.hi));
+        let phase = m.get(l.phase);
+        let mut v = first_in_class(lo, l.step, phase);
+        while v < hi && !m.overflowed() {
+            m.set_loop(depth, v, &l.body);
+            emit(m, piece, depth + 1, row);
+            match v.checked_add(l.step) {
+                Some(next) => v = next,
+                None => return m.fail(),
+            }
+        }
+        return;
+    }
+    if piece.guard.is_some_and(|g| !m.holds(g)) {
+        return;
+    }
+    let env = m.env();
+    let start = m.get(piece.start).max(env.k_start);
+    let end = m.get(piece.end).min(env.k_start.saturating_add(env.n_k));
+    if start >= end {
+        return;
+    }
+    match (&*piece.combs, &piece.filter) {
+        ([], None) => row.push(start, end),
+        (&[(period, width, phase)], None) => row.push_comb(start, end, m.get(period), m.get(width), m.get(phase)),
+        (combs, filter) => {
+            let mut teeth = Row::default();
+            crossed(m, combs, start, end, &mut teeth);
+            let Some((slot, code)) = filter else {
+                row.spans.append(&mut teeth.spans);
+                return;
+            };
+            for &(from, to) in &teeth.spans {
+                for k in from..to {
+                    m.set_key(k, code);
+                    if m.holds(*slot) {
+                        match row.spans.last_mut() {
+                            Some(last) if last.1 == k => last.1 = k + 1,
+                            _ => row.push(k, k + 1),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The least value of at least `lo` that is `phase` modulo `step`.
+pub(super) fn first_in_class(lo: i64, step: i64, phase: i64) -> i64 {
+    if step <= 1 { lo } else { lo.saturating_add((i128::from(phase) - i128::from(lo)).rem_euclid(step.into()) as i64) }
+}
+
+/// The keys of `start .. end` that several combs hold, tooth by tooth.
+fn crossed(m: &Machine<'_>, combs: &[(Slot, Slot, Slot)], start: i64, end: i64, out: &mut Row) {
+    let Some((&(period, width, phase), rest)) = combs.split_first() else { return out.push(start, end) };
+    let mut teeth = Row::default();
+    teeth.push_comb(start, end, m.get(period), m.get(width), m.get(phase));
+    for run in std::mem::take(&mut teeth.runs) {
+        teeth.spell(&run);
+    }
+    for (from, to) in teeth.spans {
+        crossed(m, rest, from, to, out);
+    }
+}
+
+/// Number of pairs over all queries of an environment. Exact; needs memory for one row.
+pub fn count(program: &Program, rows: &RowSet, env: &Env<'_>) -> Result<u128, EvalError> {
+    let rows = Rows::new(program, rows);
+    let mut walker = rows.walker(env)?;
+    let mut total = 0;
+    for q in env.q_start..env.q_start.saturating_add(env.n_q) {
+        total += u128::from(walker.row(q)?.count());
+    }
+    Ok(total)
+}

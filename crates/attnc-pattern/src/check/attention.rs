@@ -1,0 +1,284 @@
+//! Attentions: entries and statements as written, and patterns that run with the defaults.
+
+use attnc_syntax::ast::{self, Expr, ItemKind, Name, Stmt};
+use attnc_syntax::diag::{Diagnostic, Span};
+
+use super::Checker;
+use super::facts::Reads;
+use super::names::ItemRef;
+use super::scope::{self, BIAS, MODIFIER, NULL_BIAS, REQUIRE, SCALE, SET};
+use crate::expr::{ExprId, Un, Var};
+use crate::program::{Align, Attention, Empty, Entry, Source};
+
+/// What the statements of an attention say.
+#[derive(Default)]
+struct Draft {
+    scale: Option<ExprId>,
+    score: Option<ExprId>,
+    align: Option<Align>,
+    empty: Option<Empty>,
+    require: Vec<ExprId>,
+    require_written: bool,
+    entries: Vec<Entry>,
+}
+
+/// A statement that an attention has at most once.
+struct Once {
+    word: &'static str,
+    seen: Option<Span>,
+}
+
+impl<'a> Checker<'a> {
+    /// Every attention and every pattern without arguments of the compiled file.
+    pub(super) fn attentions(&mut self) {
+        for (item, node) in self.items() {
+            match &node.kind {
+                ItemKind::Attention { .. } => {
+                    self.attention(item);
+                }
+                ItemKind::Pattern { args, .. } if args.is_empty() => {
+                    self.attention(item);
+                }
+                ItemKind::Require(e) => {
+                    let cx = self.top(item.module, REQUIRE);
+                    self.set(&cx, e);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The attention of an item: an `attention`, or a pattern without arguments with the defaults.
+    pub(super) fn attention(&mut self, item: ItemRef) -> Option<usize> {
+        if let Some(&known) = self.by_item.get(&item) {
+            return known;
+        }
+        let node = self.item(item);
+        self.launch.clear();
+        let (name, draft) = match &node.kind {
+            ItemKind::Attention { name, stmts } => (name, self.statements(item.module, name, stmts)),
+            ItemKind::Pattern { name, body, .. } => (name, self.bare(item, body, name.span)),
+            _ => return None,
+        };
+        let index =
+            draft.map(|draft| self.finish_attention(item.module, name.text.clone(), &node.docs, draft, node.span));
+        let index = index.flatten();
+        self.by_item.insert(item, index);
+        index
+    }
+
+    /// A pattern that runs as it is.
+    fn bare(&mut self, item: ItemRef, body: &'a Expr, span: Span) -> Option<Draft> {
+        let cx = self.top(item.module, SET);
+        let set = self.expand(&cx, item, &[], body.span)?.id;
+        let entry = Entry { source: Source::Tokens(set), bias: None, span: body.span };
+        self.mark(&cx, set, span);
+        Some(Draft { entries: vec![entry], ..Draft::default() })
+    }
+
+    /// The attention of a set that has no name: an arm of a model.
+    pub(super) fn unnamed(&mut self, module: usize, set: &'a Expr, name: String) -> Option<usize> {
+        self.launch.clear();
+        let cx = self.top(module, SET);
+        let id = self.set(&cx, set)?;
+        let same = |a: &Attention| {
+            a.name == name && matches!(a.entries[..], [Entry { source: Source::Tokens(s), bias: None, .. }] if s == id)
+        };
+        if let Some(index) = self.program.attentions.iter().position(same) {
+            return Some(index);
+        }
+        let entry = Entry { source: Source::Tokens(id), bias: None, span: set.span };
+        let draft = Draft { entries: vec![entry], ..Draft::default() };
+        self.finish_attention(module, name, &[], draft, set.span)
+    }
+
+    fn finish_attention(
+        &mut self,
+        module: usize,
+        name: String,
+        docs: &[String],
+        mut draft: Draft,
+        span: Span,
+    ) -> Option<usize> {
+        for item in &self.modules[module].ast.items {
+            if let ItemKind::Require(e) = &item.kind {
+                let cx = self.top(module, REQUIRE);
+                draft.require.push(self.set(&cx, e)?);
+                draft.require_written = true;
+            }
+        }
+        if !draft.require_written {
+            let one = self.exprs.int(1);
+            let (n_q, n_k) = (self.tokens.n_q, self.tokens.n_k);
+            draft.require.push(self.exprs.le(one, n_q));
+            draft.require.push(self.exprs.le(n_q, n_k));
+        }
+        draft.require.append(&mut self.launch);
+        let require = self.exprs.and(draft.require);
+        let scale = match draft.scale {
+            Some(scale) => scale,
+            None => {
+                let d = self.exprs.var(Var::Dim);
+                let d = self.exprs.to_real(d);
+                let (one, root) = (self.exprs.real(1.0), self.exprs.un(Un::Sqrt, d));
+                self.exprs.div(one, root)
+            }
+        };
+        let sets = draft.entries.iter().filter_map(|e| match e.source {
+            Source::Tokens(set) => Some(set),
+            Source::Null(_) => None,
+        });
+        let relation =
+            sets.collect::<Vec<_>>().into_iter().any(|set| self.facts.reads(&self.exprs, set).has(Reads::RELATION));
+        let reals: Vec<ExprId> = draft.score.into_iter().chain(draft.entries.iter().filter_map(|e| e.bias)).collect();
+        let modified = reals.into_iter().any(|e| self.facts.reads(&self.exprs, e).has(Reads::Q | Reads::K));
+        self.program.attentions.push(Attention {
+            name,
+            docs: docs.to_vec(),
+            scale,
+            score: draft.score,
+            align: draft.align,
+            empty: draft.empty,
+            require,
+            require_written: draft.require_written,
+            depends_on_alignment: relation || modified,
+            entries: draft.entries,
+            span,
+        });
+        Some(self.program.attentions.len() - 1)
+    }
+
+    fn statements(&mut self, module: usize, name: &Name, stmts: &'a [Stmt]) -> Option<Draft> {
+        let mut draft = Draft::default();
+        let mut fine = true;
+        let mut once = ["scale", "score", "align", "empty", "attend"].map(|word| Once { word, seen: None });
+        for stmt in stmts {
+            let (word, span) = match stmt {
+                Stmt::Scale(e) => ("scale", e.span),
+                Stmt::Score(e) => ("score", e.span),
+                Stmt::Align(name) => ("align", name.span),
+                Stmt::Empty(name) => ("empty", name.span),
+                Stmt::Require(e) => ("require", e.span),
+                Stmt::Attend(_, span) => ("attend", *span),
+            };
+            if let Some(once) = once.iter_mut().find(|o| o.word == word)
+                && let Some(first) = once.seen.replace(span)
+            {
+                let help = if word == "attend" { "join entries with `++`" } else { "keep one of them" };
+                self.report(
+                    Diagnostic::error("E0403", span, format!("`{word}` is given twice"), "given again here")
+                        .label(first, "first given here")
+                        .help(help),
+                );
+                fine = false;
+            }
+            fine &= self.statement(module, stmt, &mut draft).is_some();
+        }
+        if !stmts.iter().any(|s| matches!(s, Stmt::Attend(..))) {
+            self.report(
+                Diagnostic::error("E0402", name.span, format!("`{}` attends to nothing", name.text), "has no `attend`")
+                    .help("add `attend causal @ tokens`"),
+            );
+            fine = false;
+        }
+        fine.then_some(draft)
+    }
+
+    fn statement(&mut self, module: usize, stmt: &'a Stmt, draft: &mut Draft) -> Option<()> {
+        match stmt {
+            Stmt::Scale(e) => {
+                let cx = self.top(module, SCALE);
+                draft.scale = Some(self.real(&cx, e)?);
+            }
+            Stmt::Score(e) => {
+                let cx = self.top(module, MODIFIER);
+                draft.score = Some(self.real(&cx, e)?);
+            }
+            Stmt::Align(word) => {
+                let cx = self.top(module, SET);
+                draft.align = match word.text.as_str() {
+                    "start" => Some(Align::Start),
+                    "end" => Some(Align::End),
+                    _ => return self.unknown_word(&cx, word, "alignment", &["start", "end"]),
+                };
+            }
+            Stmt::Empty(word) => {
+                let cx = self.top(module, SET);
+                draft.empty = match word.text.as_str() {
+                    "zero" => Some(Empty::Zero),
+                    "error" => Some(Empty::Error),
+                    _ => return self.unknown_word(&cx, word, "policy for empty rows", &["zero", "error"]),
+                };
+            }
+            Stmt::Require(e) => {
+                draft.require_written = true;
+                let cx = self.top(module, REQUIRE);
+                let id = self.set(&cx, e)?;
+                draft.require.push(id);
+            }
+            Stmt::Attend(entries, _) => {
+                let entries: Vec<Option<Entry>> = entries.iter().map(|e| self.entry(module, e)).collect();
+                draft.entries.extend(entries.into_iter().collect::<Option<Vec<Entry>>>()?);
+            }
+        }
+        Some(())
+    }
+
+    fn entry(&mut self, module: usize, entry: &'a ast::Entry) -> Option<Entry> {
+        let cx = self.top(module, SET);
+        let source = match (&entry.set, &entry.null) {
+            (Some(set), _) => self.set(&cx, set).map(Source::Tokens),
+            (None, Some(slots)) => self.positive(&cx, slots, "a number of null slots").map(Source::Null),
+            (None, None) => None,
+        };
+        let level = match &entry.level {
+            Some(level) if level.text != "tokens" => self.fail(
+                &cx,
+                Diagnostic::error("E0401", level.span, format!("there is no level `{}`", level.text), "unknown level")
+                    .help("the level of raw keys and values is `tokens`"),
+            ),
+            _ => Some(()),
+        };
+        let place = if entry.null.is_some() { NULL_BIAS } else { BIAS };
+        let bias = entry.bias.as_ref().map(|e| self.real(&cx.at(place), e));
+        let (source, ()) = (source?, level?);
+        let bias = match bias {
+            Some(bias) => Some(bias?),
+            None => None,
+        };
+        Some(Entry { source, bias, span: entry.span })
+    }
+
+    /// Patterns with arguments that nothing expands are checked as far as arguments do not matter: on a copy,
+    /// of which only the errors are kept.
+    pub(super) fn patterns_with_arguments(&mut self) {
+        let generic: Vec<_> = self
+            .items()
+            .filter_map(|(item, node)| match &node.kind {
+                ItemKind::Pattern { args, body, .. } if !args.is_empty() => Some((item, args, body)),
+                _ => None,
+            })
+            .collect();
+        if generic.is_empty() {
+            return;
+        }
+        let mut copy = self.clone();
+        for (item, args, body) in generic {
+            let mut names = super::names::Names::default();
+            for arg in args {
+                if let Err(error) = names.add(arg, super::names::Named::Broken) {
+                    copy.report(error);
+                }
+            }
+            let frame = scope::Frame {
+                item: Some(item),
+                args: args.iter().map(|arg| (arg.text.as_str(), scope::Arg::Broken)).collect(),
+                ..scope::Frame::new(item.module)
+            };
+            let cx = copy.top(item.module, SET).of(std::rc::Rc::new(frame));
+            copy.set(&cx, body);
+        }
+        self.diagnostics = copy.diagnostics;
+        self.said = copy.said;
+    }
+}

@@ -1,0 +1,445 @@
+//! Forms of sets that are more than algebra: scopes, equal places, neighbourhoods, random and given sets.
+//!
+//! Each is lowered to comparisons of positions and coordinates, so that the analysis needs to know nothing
+//! of the words. What compares coordinates or documents speaks of tokens and is refused inside `block`.
+
+use attnc_syntax::ast::{Expr, ExprKind, ItemKind, Name, NearAxis};
+use attnc_syntax::diag::{Diagnostic, Span};
+
+use super::facts::Reads;
+use super::names::{self, Named};
+use super::scope::{self, Cx, Scope, Val};
+use super::space::AxisRef;
+use super::{Checker, MAX_LENGTH};
+use crate::expr::{DrawId, ExprId, Node, OrderId, Un, Var};
+use crate::program::{Draw, DrawScope, MapKind};
+
+/// An axis of `near` with its constants.
+struct Near {
+    axis: AxisRef,
+    window: i64,
+    stride: i64,
+    dilation: i64,
+    causal: bool,
+    span: Span,
+}
+
+impl<'a> Checker<'a> {
+    /// A form that is always a set.
+    pub(super) fn form(&mut self, cx: &Cx<'a>, e: &'a Expr) -> Option<Val> {
+        if cx.place.may & (scope::QUERY | scope::KEY) != scope::QUERY | scope::KEY {
+            let message = format!("a set cannot be written in {}", cx.place.name);
+            return self.no_meaning(cx, e.span, message, "use numbers, sizes and params");
+        }
+        let id = match &e.kind {
+            ExprKind::SameBlock(size) => self.same_block(cx, size),
+            ExprKind::SameDoc => self.same_doc(cx, e.span),
+            ExprKind::SameAxes(axes) => self.same_places(cx, axes),
+            ExprKind::Block(size, body) => self.block(cx, size, body, e.span),
+            ExprKind::Along(order, body) => self.along(cx, order, body, e.span),
+            ExprKind::EachDoc(body) => self.each_doc(cx, body, e.span),
+            ExprKind::Near(axes) => self.near(cx, axes),
+            ExprKind::Disc(axes, radius) => self.disc(cx, axes, radius),
+            ExprKind::Pow2 => Some(self.pow2(cx)),
+            ExprKind::Random { count, of, per, seed } => self.random(cx, count, of, per, seed, e.span),
+            ExprKind::Map(name) => self.given(cx, name, e.span),
+            _ => None,
+        }?;
+        self.mark(cx, id, e.span);
+        Some(Val::plain(id))
+    }
+
+    /// Reports that blocks have no such property.
+    pub(super) fn tokens_only<T>(&mut self, cx: &Cx<'a>, span: Span, why: &str) -> Option<T> {
+        let message = format!("{why}, and inside `block` there are only blocks");
+        self.no_meaning(cx, span, message, "join it from outside: `block 64 { .. } & ..`")
+    }
+
+    fn same_block(&mut self, cx: &Cx<'a>, size: &'a Expr) -> Option<ExprId> {
+        let size = self.positive(cx, size, "a block")?;
+        let size = self.exprs.int(size);
+        let (q, k) = (self.exprs.div(cx.scope.q, size), self.exprs.div(cx.scope.k, size));
+        Some(self.exprs.eq(q, k))
+    }
+
+    fn same_doc(&mut self, cx: &Cx<'a>, span: Span) -> Option<ExprId> {
+        if cx.scope.block.is_some() {
+            return self.tokens_only(cx, span, "documents are made of tokens");
+        }
+        self.program.uses_docs = true;
+        let q = self.exprs.un(Un::DocOf, self.tokens.q);
+        let k = self.exprs.un(Un::DocOf, self.tokens.k);
+        Some(self.exprs.eq(q, k))
+    }
+
+    fn same_places(&mut self, cx: &Cx<'a>, names: &'a [Name]) -> Option<ExprId> {
+        let (axes, segment) = self.axes_of_one_segment(cx, names.iter())?;
+        let mut all = vec![self.both_in(segment)];
+        for axis in axes {
+            all.push(self.exprs.eq(axis.q, axis.k));
+        }
+        Some(self.exprs.and(all))
+    }
+
+    /// Axes by name, each once and all of one segment.
+    fn axes_of_one_segment(
+        &mut self,
+        cx: &Cx<'a>,
+        names: impl Iterator<Item = &'a Name>,
+    ) -> Option<(Vec<AxisRef>, Option<usize>)> {
+        let names: Vec<&Name> = names.collect();
+        let axes: Vec<Option<AxisRef>> = names.iter().map(|name| self.axis(cx, name)).collect();
+        let axes = axes.into_iter().collect::<Option<Vec<AxisRef>>>()?;
+        for (i, name) in names.iter().enumerate() {
+            if let Some(first) = names[..i].iter().find(|n| n.text == name.text) {
+                return self.fail(
+                    cx,
+                    Diagnostic::error(
+                        "E0202",
+                        name.span,
+                        format!("the axis `{}` is named twice", name.text),
+                        "again here",
+                    )
+                    .label(first.span, "first here")
+                    .help("name each axis once"),
+                );
+            }
+        }
+        let sides =
+            axes.iter().zip(&names).map(|(axis, name)| Val { id: axis.q, axes: axis.segment.map(|s| (s, name.span)) });
+        let segment = self.same_axes(cx, sides.collect::<Vec<_>>())?.map(|(segment, _)| segment);
+        Some((axes, segment))
+    }
+
+    // ---- scopes ----
+
+    fn block(&mut self, cx: &Cx<'a>, size: &'a Expr, body: &'a Expr, span: Span) -> Option<ExprId> {
+        let size = self.positive(cx, size, "a block")?;
+        // Both are lengths.
+        let unit = cx.scope.block.unwrap_or(1) * size;
+        if unit > MAX_LENGTH {
+            return self.fail(
+                cx,
+                Diagnostic::error(
+                    "E0301",
+                    span,
+                    "a block of blocks is longer than any sequence",
+                    format!("holds {unit}"),
+                )
+                .help("use smaller blocks"),
+            );
+        }
+        let scope = cx.scope.blocks(&mut self.exprs, size, unit);
+        self.set(&cx.within(scope), body)
+    }
+
+    /// Whether a scope that renames tokens may open here.
+    fn outermost(&mut self, cx: &Cx<'a>, span: Span, what: &str) -> Option<()> {
+        let around = match cx.scope {
+            Scope { block: Some(_), .. } => "block",
+            Scope { order: Some(_), .. } => "along",
+            Scope { local: true, .. } => "each doc",
+            _ => return Some(()),
+        };
+        let message = format!("`{what}` renames tokens, and `{around}` around it has renamed them already");
+        let help = format!("write `{what}` outermost: `{what} {{ block 64 {{ .. }} }}`");
+        self.no_meaning(cx, span, message, &help)
+    }
+
+    fn along(&mut self, cx: &Cx<'a>, name: &'a Name, body: &'a Expr, span: Span) -> Option<ExprId> {
+        self.outermost(cx, span, &format!("along {}", name.text))?;
+        let item = match self.names[cx.frame.module].get(&name.text) {
+            Some((Named::Item(item), _)) => item,
+            Some((Named::Broken, _)) => return None,
+            _ => return self.unknown_order(cx, name, "unknown order"),
+        };
+        if !matches!(self.item(item).kind, ItemKind::Order { .. }) {
+            let label = names::noun(&self.item(item).kind);
+            return self.unknown_order(cx, name, &format!("this is {label}"));
+        }
+        let order = self.order(item)?;
+        let segment = self.program.order(order).segment;
+        self.need_extents(Some(segment));
+        let q = self.exprs.un(Un::OrderIndex(order), cx.scope.q);
+        let k = self.exprs.un(Un::OrderIndex(order), cx.scope.k);
+        let scope = Scope { q, k, order: Some(order), ..cx.scope };
+        self.set(&cx.within(scope), body)
+    }
+
+    fn unknown_order<T>(&mut self, cx: &Cx<'a>, name: &Name, label: &str) -> Option<T> {
+        let error = Diagnostic::error("E0201", name.span, format!("there is no order `{}`", name.text), label);
+        let table = &self.names[cx.frame.module];
+        let is_order = |name: &&str| match table.get(name) {
+            Some((Named::Item(item), _)) => matches!(self.item(item).kind, ItemKind::Order { .. }),
+            _ => false,
+        };
+        let error = match names::nearest(&name.text, table.all().into_iter().filter(is_order)) {
+            Some(near) => error.help(format!("did you mean `{near}`?")),
+            None => error.help(format!("declare it: `order {} = morton(h, w)`", name.text)),
+        };
+        self.fail(cx, error)
+    }
+
+    /// Positions and lengths of the query's document; keys of others are left out by `same doc`.
+    fn each_doc(&mut self, cx: &Cx<'a>, body: &'a Expr, span: Span) -> Option<ExprId> {
+        self.outermost(cx, span, "each doc")?;
+        let same = self.same_doc(cx, span)?;
+        self.mark(cx, same, span);
+        let doc = self.exprs.un(Un::DocOf, self.tokens.q);
+        let (begin, end) = (self.exprs.un(Un::DocBegin, doc), self.exprs.un(Un::DocEnd, doc));
+        let n = self.exprs.sub(end, begin);
+        let (q, k) = (self.exprs.sub(cx.scope.q, begin), self.exprs.sub(cx.scope.k, begin));
+        let scope =
+            Scope { q, k, original_q: q, original_k: k, n_q: n, n_k: n, end_q: n, end_k: n, local: true, ..cx.scope };
+        let body = self.set(&cx.within(scope), body)?;
+        Some(self.exprs.and([same, body]))
+    }
+
+    // ---- neighbourhoods ----
+
+    /// NATTEN's neighbourhood on each axis: clamped at the edges, never truncated.
+    fn near(&mut self, cx: &Cx<'a>, axes: &'a [NearAxis]) -> Option<ExprId> {
+        let (refs, segment) = self.axes_of_one_segment(cx, axes.iter().map(|a| &a.axis))?;
+        let constants: Vec<Option<Near>> = axes.iter().zip(refs).map(|(a, axis)| self.near_axis(cx, a, axis)).collect();
+        let mut all = vec![self.both_in(segment)];
+        for near in constants {
+            let near = near?;
+            let span = near.span;
+            let allowed = self.near_on(&near);
+            self.mark(cx, allowed, span);
+            all.push(allowed);
+        }
+        Some(self.exprs.and(all))
+    }
+
+    fn near_axis(&mut self, cx: &Cx<'a>, written: &'a NearAxis, axis: AxisRef) -> Option<Near> {
+        let window = self.positive(cx, &written.window, "a window");
+        let stride = written.stride.as_ref().map_or(Some(1), |e| self.positive(cx, e, "a stride"));
+        let dilation = written.dilate.as_ref().map_or(Some(1), |e| self.positive(cx, e, "a dilation"));
+        let (window, stride, dilation) = (window?, stride?, dilation?);
+        let name = &written.axis.text;
+        let span = written.axis.span.to(written.window.span);
+        if stride > window {
+            let place = written.stride.as_ref().map_or(span, |e| e.span);
+            return self.fail(
+                cx,
+                Diagnostic::error("E0312", place, "a stride is longer than its window", format!("this is {stride}"))
+                    .label(written.window.span, format!("the window is {window}"))
+                    .help(format!("write `{name} = {window} by {window}` or less")),
+            );
+        }
+        // Both are lengths, so that their product is far from the end of 64 bits.
+        let reach = window * dilation;
+        match self.exprs.as_int(axis.extent) {
+            Some(extent) if reach > extent => {
+                let most = extent / dilation;
+                let help = if most > 0 {
+                    format!("at most `{name} = {most}`; a whole axis is written by leaving it out")
+                } else {
+                    "use a smaller dilation".to_owned()
+                };
+                return self.fail(
+                    cx,
+                    Diagnostic::error(
+                        "E0312",
+                        written.window.span,
+                        format!("a window is longer than the axis `{name}`"),
+                        format!("reaches over {reach} of {extent}"),
+                    )
+                    .help(help),
+                );
+            }
+            Some(_) => {}
+            None => {
+                let reach = self.exprs.int(reach);
+                let fits = self.exprs.le(reach, axis.extent);
+                self.launch.push(fits);
+            }
+        }
+        Some(Near { axis, window, stride, dilation, causal: written.causal, span })
+    }
+
+    /// One axis of a neighbourhood: with `i` and `j` the places of query and key in their residue class of
+    /// `n` places, the first key is `clamp(lead - w / 2, 0, n - w)`, where `lead` is the middle (the last,
+    /// if causal) of the query's stride group, and `w` keys follow (those up to `i`, if causal).
+    fn near_on(&mut self, near: &Near) -> ExprId {
+        let e = &mut self.exprs;
+        let &Near { axis, window, stride, dilation, causal, .. } = near;
+        if e.as_int(axis.extent) == Some(window) && !causal {
+            return e.bool(true);
+        }
+        let (w, s, one, zero) = (e.int(window), e.int(stride), e.int(1), e.int(0));
+        let dil = e.int(dilation);
+        let (group, other) = (e.modulo(axis.q, dil), e.modulo(axis.k, dil));
+        let (i, j) = (e.div(axis.q, dil), e.div(axis.k, dil));
+        // Places in the residue class: ceil((extent - group) / dilation).
+        let rest = e.sub(axis.extent, group);
+        let up = e.int(dilation - 1);
+        let rest = e.add(rest, up);
+        let n = e.div(rest, dil);
+        let first = e.div(i, s);
+        let first = e.mul(first, s);
+        let (start, last) = if causal {
+            let behind = e.int(stride - 1);
+            let lead = e.add(first, behind);
+            let most = e.sub(n, one);
+            let lead = e.min(lead, most);
+            let behind = e.int(window - 1);
+            let start = e.sub(lead, behind);
+            (e.max(start, zero), i)
+        } else {
+            let shift = e.int(stride / 2 - window / 2);
+            let start = e.add(first, shift);
+            let start = e.max(start, zero);
+            let most = e.sub(n, w);
+            let start = e.min(start, most);
+            let ahead = e.int(window - 1);
+            (start, e.add(start, ahead))
+        };
+        let (from, to, class) = (e.le(start, j), e.le(j, last), e.eq(group, other));
+        e.and([from, to, class])
+    }
+
+    fn disc(&mut self, cx: &Cx<'a>, names: &'a [Name], radius: &'a Expr) -> Option<ExprId> {
+        let places = self.axes_of_one_segment(cx, names.iter());
+        let r = self.positive(cx, radius, "a radius")?;
+        let (axes, segment) = places?;
+        let mut distance = self.exprs.int(0);
+        for axis in axes {
+            let d = self.exprs.sub(axis.q, axis.k);
+            let d = self.exprs.mul(d, d);
+            distance = self.exprs.add(distance, d);
+        }
+        let square = self.exprs.int(r * r);
+        let near = self.exprs.lt(distance, square);
+        let inside = self.both_in(segment);
+        Some(self.exprs.and([inside, near]))
+    }
+
+    /// The distance is 0 or a power of two.
+    fn pow2(&mut self, cx: &Cx<'a>) -> ExprId {
+        let e = &mut self.exprs;
+        let d = e.sub(cx.scope.q, cx.scope.k);
+        let zero = e.int(0);
+        let exponent = e.un(Un::Log2, d);
+        let power = e.un(Un::Pow2, exponent);
+        let (after, same, is_power) = (e.le(zero, d), e.eq(d, zero), e.eq(power, d));
+        let either = e.or([same, is_power]);
+        e.and([after, either])
+    }
+
+    // ---- random and given sets ----
+
+    fn random(
+        &mut self,
+        cx: &Cx<'a>,
+        count: &'a Expr,
+        of: &'a Expr,
+        per: &'a Name,
+        seed: &'a Expr,
+        span: Span,
+    ) -> Option<ExprId> {
+        if cx.scope.order.is_some() || cx.scope.local {
+            let around = if cx.scope.local { "each doc" } else { "along" };
+            let message = format!("`random` chooses by position, and `{around}` around it has renamed them");
+            return self.no_meaning(cx, span, message, "join it from outside: `.. | random 3 of causal per q seed 7`");
+        }
+        let count = self.positive(cx, count, "a count");
+        let seed = self.constant_int(cx, seed);
+        let from = self.set(cx, of);
+        let scope = match per.text.as_str() {
+            "q" => DrawScope::Row,
+            "head" => DrawScope::Head,
+            _ => return self.unknown_word(cx, per, "scope of a choice", &["q", "head"]),
+        };
+        let (count, seed, from) = (count?, seed?, from?);
+        if scope == DrawScope::Head && self.facts.reads(&self.exprs, from).has(Reads::Q) {
+            let message = "one choice for a head cannot depend on `q`".to_owned();
+            return self.no_meaning(
+                cx,
+                of.span,
+                message,
+                "choose out of keys: `random 3 of k in 0 .. 64 per head seed 7`",
+            );
+        }
+        if self.exprs.reachable(&[from]).iter().any(|&id| matches!(self.exprs.node(id), Node::Drawn(..))) {
+            let message = "a random set cannot be drawn from a random set".to_owned();
+            return self.no_meaning(cx, of.span, message, "draw from a set of positions");
+        }
+        let draw = Draw { count, seed, of: from, unit: cx.scope.block.unwrap_or(1), scope, span };
+        // The same words say the same choice, wherever they are expanded.
+        let known = self.program.draws.iter().position(|d| {
+            (d.count, d.seed, d.of, d.unit, d.scope) == (draw.count, draw.seed, draw.of, draw.unit, draw.scope)
+        });
+        let index = known.unwrap_or_else(|| {
+            self.program.draws.push(draw);
+            self.program.draws.len() - 1
+        });
+        let row = if scope == DrawScope::Head { self.exprs.int(0) } else { cx.scope.q };
+        Some(self.exprs.intern(Node::Drawn(DrawId(index as u32), row, cx.scope.k)))
+    }
+
+    /// `map NAME`: rows and columns of the launch; inside `along`, places in the order.
+    fn given(&mut self, cx: &Cx<'a>, name: &'a Name, span: Span) -> Option<ExprId> {
+        let item = match self.names[cx.frame.module].get(&name.text) {
+            Some((Named::Item(item), _)) if matches!(self.item(item).kind, ItemKind::Map { .. }) => item,
+            Some((Named::Broken, _)) => return None,
+            _ => return self.unknown_map(cx, name),
+        };
+        let around = match cx.scope {
+            Scope { block: Some(_), .. } => Some("block"),
+            Scope { local: true, .. } => Some("each doc"),
+            _ => None,
+        };
+        if let Some(around) = around {
+            let message = format!("a map speaks of tokens of a launch, and `{around}` around it has renamed them");
+            let help = format!("join it from outside: `map {} & {around} ..`", name.text);
+            return self.no_meaning(cx, span, message, &help);
+        }
+        let map = self.map(item)?;
+        let (q_start, k_start) = (self.exprs.var(Var::QStart), self.exprs.var(Var::KStart));
+        let (mut row, mut column) = match cx.scope.order {
+            None => (self.exprs.sub(self.tokens.q, q_start), self.exprs.sub(self.tokens.k, k_start)),
+            Some(order) => {
+                self.whole_sequence(order);
+                (cx.scope.q, cx.scope.k)
+            }
+        };
+        if let MapKind::Blocks(size) = self.program.map(map).kind {
+            let size = self.exprs.int(size);
+            row = self.exprs.div(row, size);
+            column = self.exprs.div(column, size);
+        }
+        Some(self.exprs.intern(Node::MapAt(map, row, column)))
+    }
+
+    /// Places of an order are rows and columns of a launch only if it has the whole sequence.
+    fn whole_sequence(&mut self, order: OrderId) {
+        let segment = &self.program.space.segments[self.program.order(order).segment];
+        let (begin, len) = (segment.begin, segment.len);
+        let (n_q, n_k) = (self.tokens.n_q, self.tokens.n_k);
+        let zero = self.exprs.int(0);
+        let end = self.exprs.add(begin, len);
+        for start in [Var::QStart, Var::KStart] {
+            let start = self.exprs.var(start);
+            let first = self.exprs.eq(start, zero);
+            self.launch.push(first);
+        }
+        let conditions = [self.exprs.eq(n_q, n_k), self.exprs.le(end, n_k)];
+        self.launch.extend(conditions);
+    }
+
+    fn unknown_map<T>(&mut self, cx: &Cx<'a>, name: &Name) -> Option<T> {
+        let error = Diagnostic::error("E0201", name.span, format!("there is no map `{}`", name.text), "unknown map");
+        let table = &self.names[cx.frame.module];
+        let is_map = |name: &&str| match table.get(name) {
+            Some((Named::Item(item), _)) => matches!(self.item(item).kind, ItemKind::Map { .. }),
+            _ => false,
+        };
+        let error = match names::nearest(&name.text, table.all().into_iter().filter(is_map)) {
+            Some(near) => error.help(format!("did you mean `{near}`?")),
+            None => error.help(format!("declare it: `map {} : blocks 64[heads]`", name.text)),
+        };
+        self.fail(cx, error)
+    }
+}

@@ -1,0 +1,351 @@
+//! The closed expression IR: integers, reals and truth values over queries, keys, sizes and run-time data.
+//!
+//! One arena holds everything a pattern computes: the membership predicate of a set is a `Bool`
+//! expression over [`Var::Q`] and [`Var::K`], a score modifier a `Real` one over [`Var::Score`].
+//! Nodes are interned, so that equal expressions are one id and common parts are computed once;
+//! constructors fold constants and put sums in one order, which makes affine forms easy to see.
+//! Nothing here knows of tiles, targets or text.
+
+use std::collections::HashMap;
+
+use attnc_syntax::diag::Span;
+
+/// An expression of one [`Exprs`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExprId(pub u32);
+
+/// The kind of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ty {
+    /// A mathematical integer (compiled to 64 bits where that is proved to suffice).
+    Int,
+    /// A real: f64 in the oracle, f32 on targets.
+    Real,
+    /// A truth value.
+    Bool,
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident),*) => {
+        $($(#[$doc])* #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)] pub struct $name(pub u32);)*
+    };
+}
+ids! {
+    /// A run-time size of a program.
+    SizeId,
+    /// A run-time tensor of reals.
+    TensorId,
+    /// A run-time map.
+    MapId,
+    /// A random choice.
+    DrawId,
+    /// A constant table of integers.
+    TableId,
+    /// An axis of a space, numbered over all segments.
+    AxisId,
+    /// A declared order.
+    OrderId
+}
+
+/// What an expression may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Var {
+    /// Position of the query in the sequence: `QStart <= Q < QStart + NQ`.
+    Q,
+    /// Position of the key in the sequence: `KStart <= K < KStart + NK`.
+    K,
+    /// Position of the first query.
+    QStart,
+    /// Position of the first key.
+    KStart,
+    /// Number of queries.
+    NQ,
+    /// Number of keys.
+    NK,
+    /// Query head, from 0.
+    Head,
+    /// Number of query heads.
+    Heads,
+    /// Layer, from 0.
+    Layer,
+    /// Step, from 0.
+    Step,
+    /// Dimension of queries and keys, `d`.
+    Dim,
+    /// Number of documents.
+    Docs,
+    /// A declared run-time size.
+    Size(SizeId),
+    /// The score being modified: `scale * <q, k>`.
+    Score,
+    /// Number of a null slot within its entry.
+    Slot,
+    /// A variable bound by a loop of a row-set piece.
+    Loop(u32),
+    /// First query position of a tile of queries (only in widened row sets).
+    QLo,
+    /// Last query position of a tile of queries, inclusive (only in widened row sets).
+    QHi,
+}
+
+/// Operations with two operands. On integers `Div` and `Mod` floor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bin {
+    /// a + b
+    Add,
+    /// a - b
+    Sub,
+    /// a * b
+    Mul,
+    /// a / b; floors on integers.
+    Div,
+    /// a - floor(a / b) * b; integers only.
+    Mod,
+    /// The smaller.
+    Min,
+    /// The larger.
+    Max,
+}
+
+/// Operations with one operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Un {
+    /// -a
+    Neg,
+    /// |a|
+    Abs,
+    /// 2 to the power of an integer `0 <= a < 62`; 0 for negative a.
+    Pow2,
+    /// floor(log2(a)) of an integer; -1 for a <= 0.
+    Log2,
+    /// floor(sqrt(a)) of an integer; -1 for a < 0.
+    Isqrt,
+    /// An integer as a real.
+    ToReal,
+    /// e^a
+    Exp,
+    /// Natural logarithm.
+    Log,
+    /// Square root.
+    Sqrt,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// Document of a position (documents are contiguous): monotone.
+    DocOf,
+    /// First position of a document: monotone.
+    DocBegin,
+    /// One past the last position of a document: monotone.
+    DocEnd,
+    /// Index of a position in a declared order.
+    OrderIndex(OrderId),
+    /// Entry of a constant table; the index is within the table.
+    Table(TableId),
+    /// First entry of a row of a CSR map: `indptr[a]`, a = query row from 0; monotone.
+    CsrBegin(MapId),
+    /// Key column of entry a of a CSR map (from 0).
+    CsrIndex(MapId),
+}
+
+/// Comparisons. `>`, `>=` are written with operands exchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cmp {
+    /// a < b
+    Lt,
+    /// a <= b
+    Le,
+    /// a == b
+    Eq,
+    /// a != b
+    Ne,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Node {
+    /// An integer constant.
+    Int(i64),
+    /// A real constant, by its bits so that nodes can be hashed.
+    Real(u64),
+    /// A truth constant.
+    Bool(bool),
+    /// A variable.
+    Var(Var),
+    /// One operand.
+    Un(Un, ExprId),
+    /// Two operands of one kind.
+    Bin(Bin, ExprId, ExprId),
+    /// Two integers or two reals compared.
+    Cmp(Cmp, ExprId, ExprId),
+    /// All hold. At least two operands, sorted, none a constant or an `And`.
+    And(Vec<ExprId>),
+    /// One holds. At least two operands, in the order written, none a constant or an `Or`.
+    Or(Vec<ExprId>),
+    /// Does not hold.
+    Not(ExprId),
+    /// Condition, value if it holds, value if not.
+    Select(ExprId, ExprId, ExprId),
+    /// Element of a run-time tensor; indices from 0.
+    Load(TensorId, Vec<ExprId>),
+    /// Whether a run-time map holds (query row, key row), both from 0 within the launch, in blocks for a block map.
+    MapAt(MapId, ExprId, ExprId),
+    /// Whether candidate `b` is among those drawn for row `a` (both in units of the draw, from position 0).
+    Drawn(DrawId, ExprId, ExprId),
+    /// The j-th (`b`) candidate drawn for row `a`, ascending in j; -1 where fewer were drawn.
+    DrawAt(DrawId, ExprId, ExprId),
+}
+
+/// The arena.
+#[derive(Clone, Debug, Default)]
+pub struct Exprs {
+    nodes: Vec<Node>,
+    ids: HashMap<Node, ExprId>,
+    spans: HashMap<ExprId, Span>,
+}
+
+impl Exprs {
+    /// An empty arena.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The node of an expression.
+    #[must_use]
+    pub fn node(&self, id: ExprId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+
+    /// Number of nodes; ids are `0 .. len`, and operands have smaller ids than their users.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// No node yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Remembers where an expression was written; the first place stays.
+    pub fn set_span(&mut self, id: ExprId, span: Span) {
+        self.spans.entry(id).or_insert(span);
+    }
+
+    /// Where an expression was first written, if it was.
+    #[must_use]
+    pub fn span(&self, id: ExprId) -> Option<Span> {
+        self.spans.get(&id).copied()
+    }
+
+    /// Interns a node as it is. The named constructors below simplify first: prefer them.
+    pub fn intern(&mut self, node: Node) -> ExprId {
+        if let Some(&id) = self.ids.get(&node) {
+            return id;
+        }
+        let id = ExprId(u32::try_from(self.nodes.len()).expect("fewer than 2^32 nodes"));
+        self.nodes.push(node.clone());
+        self.ids.insert(node, id);
+        id
+    }
+
+    /// An integer constant.
+    pub fn int(&mut self, value: i64) -> ExprId {
+        self.intern(Node::Int(value))
+    }
+
+    /// A real constant.
+    pub fn real(&mut self, value: f64) -> ExprId {
+        self.intern(Node::Real(value.to_bits()))
+    }
+
+    /// A truth constant.
+    pub fn bool(&mut self, value: bool) -> ExprId {
+        self.intern(Node::Bool(value))
+    }
+
+    /// A variable.
+    pub fn var(&mut self, var: Var) -> ExprId {
+        self.intern(Node::Var(var))
+    }
+
+    /// The value of an integer constant.
+    #[must_use]
+    pub fn as_int(&self, id: ExprId) -> Option<i64> {
+        match *self.node(id) {
+            Node::Int(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The value of a real constant.
+    #[must_use]
+    pub fn as_real(&self, id: ExprId) -> Option<f64> {
+        match *self.node(id) {
+            Node::Real(v) => Some(f64::from_bits(v)),
+            _ => None,
+        }
+    }
+
+    /// The value of a truth constant.
+    #[must_use]
+    pub fn as_bool(&self, id: ExprId) -> Option<bool> {
+        match *self.node(id) {
+            Node::Bool(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The kind of an expression.
+    #[must_use]
+    pub fn ty(&self, id: ExprId) -> Ty {
+        match self.node(id) {
+            Node::Int(_) | Node::DrawAt(..) => Ty::Int,
+            Node::Real(_) | Node::Var(Var::Score) | Node::Load(..) => Ty::Real,
+            Node::Var(_) => Ty::Int,
+            Node::Bool(_) | Node::Cmp(..) | Node::And(_) | Node::Or(_) | Node::Not(_) | Node::MapAt(..) | Node::Drawn(..) => {
+                Ty::Bool
+            }
+            Node::Un(op, a) => match op {
+                Un::Neg | Un::Abs => self.ty(*a),
+                Un::ToReal | Un::Exp | Un::Log | Un::Sqrt | Un::Tanh => Ty::Real,
+                _ => Ty::Int,
+            },
+            Node::Bin(_, a, _) => self.ty(*a),
+            Node::Select(_, a, _) => self.ty(*a),
+        }
+    }
+
+    /// Operands of a node, in order.
+    #[must_use]
+    pub fn operands(&self, id: ExprId) -> Vec<ExprId> {
+        match self.node(id) {
+            Node::Int(_) | Node::Real(_) | Node::Bool(_) | Node::Var(_) => vec![],
+            Node::Un(_, a) | Node::Not(a) => vec![*a],
+            Node::Bin(_, a, b) | Node::Cmp(_, a, b) | Node::MapAt(_, a, b) | Node::Drawn(_, a, b) | Node::DrawAt(_, a, b) => {
+                vec![*a, *b]
+            }
+            Node::And(xs) | Node::Or(xs) | Node::Load(_, xs) => xs.clone(),
+            Node::Select(c, a, b) => vec![*c, *a, *b],
+        }
+    }
+
+    /// Every expression reachable from `roots`, operands before users, each once.
+    #[must_use]
+    pub fn reachable(&self, roots: &[ExprId]) -> Vec<ExprId> {
+        let mut seen = vec![false; self.nodes.len()];
+        let mut stack: Vec<ExprId> = roots.to_vec();
+        while let Some(id) = stack.pop() {
+            if !std::mem::replace(&mut seen[id.0 as usize], true) {
+                stack.extend(self.operands(id));
+            }
+        }
+        (0..self.nodes.len()).filter(|&i| seen[i]).map(|i| ExprId(i as u32)).collect()
+    }
+
+    /// Whether an expression reads a variable for which `pred` holds.
+    #[must_use]
+    pub fn reads(&self, id: ExprId, pred: impl Fn(Var) -> bool) -> bool {
+        self.reachable(&[id]).iter().any(|&e| matches!(*self.node(e), Node::Var(v) if pred(v)))
+    }
+}

@@ -1,0 +1,293 @@
+//! Declared orders as permutations: the index of every position of the sequence.
+//!
+//! One idea serves all curves: each cell of the segment's grid has a key (coordinates in another nesting,
+//! a tile and a place in it, interleaved bits, a place on a curve), and its index is the rank of its key.
+//! Cells outside the grid are thus left out by themselves, and short tiles at the edge need no care.
+//! Axes that an order leaves out are outermost, in the order of the space. Positions of other segments
+//! keep their places. Nothing here knows of expressions beyond the sizes it reads.
+
+use std::sync::Arc;
+
+use crate::env::Env;
+use crate::expr::{AxisId, ExprId, OrderId};
+use crate::oracle::{Evaluator, Point};
+use crate::prepare::EnvError;
+use crate::program::{OrderKind, Program};
+
+/// The longest sequence that may have an order. With it, every key below fits in 64 bits: it is less than
+/// the square of the number of cells.
+pub const MAX_POSITIONS: i64 = 1 << 28;
+
+/// The index in `order` of each position, from 0 to the last that a query, a key or a segment has.
+///
+/// # Errors
+/// Sizes that are missing, negative or too large, or an order over axes that do not form its segment.
+pub fn index(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Arc<[u32]>, EnvError> {
+    let declared = program.order(order);
+    let fail = |reason: String| EnvError::Order { name: declared.name.clone(), reason };
+    let segment = &program.space.segments[declared.segment];
+    let begin = size(program, env, segment.begin)?;
+    let mut axes = Vec::new();
+    let mut cells = 1_i64;
+    for &axis in &segment.axes {
+        let extent = size(program, env, program.axis(axis).extent)?;
+        cells = cells.checked_mul(extent).ok_or_else(|| fail("has more cells than can be counted".into()))?;
+        axes.push(Axis { id: axis, extent });
+    }
+    if segment.axes.is_empty() {
+        cells = size(program, env, segment.len)?;
+    }
+    let ends = [begin.saturating_add(cells), env.q_start.saturating_add(env.n_q), env.k_start.saturating_add(env.n_k)];
+    let mut total = ends.into_iter().max().unwrap_or(0);
+    if let Some(fixed) = program.space.total {
+        total = total.max(size(program, env, fixed)?);
+    }
+    if total > MAX_POSITIONS {
+        return Err(fail(format!("is one of {total} positions, and {MAX_POSITIONS} are possible")));
+    }
+    let mut index: Vec<u32> = (0..total as u32).collect();
+    let key = key_of(&declared.kind, &axes).map_err(fail)?;
+    let mut coords = vec![0; axes.len()];
+    let mut ranked: Vec<(u64, u32)> = Vec::with_capacity(cells as usize);
+    for cell in 0..cells {
+        let mut rest = cell;
+        for (c, axis) in coords.iter_mut().zip(&axes).rev() {
+            *c = rest % axis.extent;
+            rest /= axis.extent;
+        }
+        ranked.push((key(&coords), cell as u32));
+    }
+    ranked.sort_unstable();
+    for (rank, (_, cell)) in ranked.into_iter().enumerate() {
+        index[begin as usize + cell as usize] = begin as u32 + rank as u32;
+    }
+    Ok(index.into())
+}
+
+/// A size of the space that cannot be negative.
+pub(crate) fn size(program: &Program, env: &Env<'_>, expr: ExprId) -> Result<i64, EnvError> {
+    let value = Evaluator::new(program, env, &[expr]).int(expr, Point::default())?;
+    match i64::try_from(value) {
+        Ok(v) if v >= 0 => Ok(v),
+        _ => Err(EnvError::Space { value }),
+    }
+}
+
+struct Axis {
+    id: AxisId,
+    extent: i64,
+}
+
+/// What cells are sorted by: a key from coordinates, one for each axis of the segment.
+type Key = Box<dyn Fn(&[i64]) -> u64>;
+
+fn key_of(kind: &OrderKind, axes: &[Axis]) -> Result<Key, String> {
+    let listed: Vec<AxisId> = match kind {
+        OrderKind::Raster(ids) | OrderKind::Morton(ids) | OrderKind::Hilbert(ids) => ids.clone(),
+        OrderKind::Tile(tiles) => tiles.iter().map(|&(id, _)| id).collect(),
+    };
+    let mut places = Vec::new();
+    for id in &listed {
+        let place = axes.iter().position(|a| a.id == *id).ok_or("names an axis of another segment")?;
+        if places.contains(&place) {
+            return Err("names an axis twice".into());
+        }
+        places.push(place);
+    }
+    let extent = |place: usize| axes[place].extent.max(1);
+    let mut nest: Vec<_> = (0..axes.len()).filter(|p| !places.contains(p)).map(|p| (p, extent(p))).collect();
+    let left_out = nest.clone();
+    let outer = move |coords: &[i64]| nested(left_out.iter().map(|&(p, extent)| (coords[p], extent)));
+    match kind {
+        OrderKind::Raster(_) => {
+            nest.extend(places.into_iter().map(|p| (p, extent(p))));
+            Ok(Box::new(move |c| nested(nest.iter().map(|&(p, extent)| (c[p], extent)))))
+        }
+        OrderKind::Tile(tiles) => {
+            if tiles.iter().any(|&(_, tile)| tile < 1) {
+                return Err("has a tile smaller than 1".into());
+            }
+            let tiles: Vec<_> =
+                places.iter().zip(tiles).map(|(&p, &(_, t))| (p, extent(p), t.min(extent(p)))).collect();
+            Ok(Box::new(move |c| {
+                let outer = nest.iter().map(|&(p, extent)| (c[p], extent));
+                let tile = tiles.iter().map(|&(p, extent, tile)| (c[p] / tile, (extent - 1) / tile + 1));
+                let inside = tiles.iter().map(|&(p, _, tile)| (c[p] % tile, tile));
+                nested(outer.chain(tile).chain(inside))
+            }))
+        }
+        OrderKind::Morton(_) => {
+            let places: Vec<_> = places.into_iter().map(|p| (p, bits(extent(p)))).collect();
+            let width: u32 = places.iter().map(|&(_, bits)| bits).sum();
+            Ok(Box::new(move |c| outer(c) << width | morton(&places, c)))
+        }
+        OrderKind::Hilbert(_) => {
+            let [y, x] = places[..] else { return Err("is a Hilbert curve of other than two axes".into()) };
+            let bits = bits(extent(y).max(extent(x)));
+            Ok(Box::new(move |c| outer(c) << (2 * bits) | hilbert(bits, c[x] as u64, c[y] as u64)))
+        }
+    }
+}
+
+/// Row-major index of (coordinate, extent) pairs, outermost first.
+fn nested(coords: impl Iterator<Item = (i64, i64)>) -> u64 {
+    coords.fold(0, |index, (c, extent)| index * extent as u64 + c as u64)
+}
+
+/// Bits that the coordinates below `extent` need.
+fn bits(extent: i64) -> u32 {
+    i64::BITS - (extent - 1).leading_zeros()
+}
+
+/// Bits of the coordinates at `places` (with the bits each has) interleaved, the last axis lowest. A bit
+/// that is 0 for every cell is left out: it orders nothing, and the rest fits in 64 bits.
+fn morton(places: &[(usize, u32)], coords: &[i64]) -> u64 {
+    let (mut code, mut at) = (0, 0);
+    for bit in 0..places.iter().map(|&(_, bits)| bits).max().unwrap_or(0) {
+        for &(place, _) in places.iter().rev().filter(|&&(_, bits)| bit < bits) {
+            code |= (coords[place] as u64 >> bit & 1) << at;
+            at += 1;
+        }
+    }
+    code
+}
+
+/// Place of (x, y) on Hilbert's curve in a square of side `2^bits`, from (0, 0) to (2^bits - 1, 0).
+fn hilbert(bits: u32, mut x: u64, mut y: u64) -> u64 {
+    let mut place = 0;
+    for bit in (0..bits).rev() {
+        let (right, up) = (x >> bit & 1, y >> bit & 1);
+        place = place << 2 | ((3 * right) ^ up);
+        // Each quadrant holds the curve of the whole: mirrored at a diagonal in the lower two.
+        let mask = (1 << bit) - 1;
+        (x, y) = (x & mask, y & mask);
+        if up == 0 {
+            if right == 1 {
+                (x, y) = (mask - x, mask - y);
+            }
+            (x, y) = (y, x);
+        }
+    }
+    place
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::{self, Order, Program, Segment, Space};
+    use proptest::prelude::*;
+
+    /// `head[3] ++ grid(extents)`, with one order.
+    fn grid(extents: &[i64], kind: OrderKind) -> Program {
+        let mut p = Program::default();
+        let (zero, three) = (p.exprs.int(0), p.exprs.int(3));
+        let cells = p.exprs.int(extents.iter().product());
+        let total = p.exprs.int(3 + extents.iter().product::<i64>());
+        let mut stride = 1;
+        let mut axes = Vec::new();
+        for (i, &extent) in extents.iter().enumerate().rev() {
+            let (e, s) = (p.exprs.int(extent), p.exprs.int(stride));
+            axes.insert(0, program::Axis { name: format!("a{i}"), segment: 1, extent: e, stride: s });
+            stride *= extent;
+        }
+        let line = Segment { name: "head".into(), begin: zero, len: three, axes: vec![], open: false };
+        let ids = (0..extents.len() as u32).map(AxisId).collect();
+        let video = Segment { name: "grid".into(), begin: three, len: cells, axes: ids, open: false };
+        p.space = Space { segments: vec![line, video], axes, total: Some(total) };
+        p.orders.push(Order { name: "z".into(), segment: 1, kind, span: Default::default() });
+        p
+    }
+
+    /// Cells of the grid in the order, by their row-major number.
+    fn walk(extents: &[i64], kind: OrderKind) -> Vec<usize> {
+        let index = index(&grid(extents, kind), OrderId(0), &Env::default()).unwrap();
+        let mut walk = vec![usize::MAX; index.len()];
+        index.iter().enumerate().for_each(|(position, &i)| walk[i as usize] = position);
+        assert_eq!(walk[..3], [0, 1, 2]);
+        walk[3..].iter().map(|p| p - 3).collect()
+    }
+
+    fn ids(axes: &[u32]) -> Vec<AxisId> {
+        axes.iter().map(|&a| AxisId(a)).collect()
+    }
+
+    #[test]
+    fn raster_is_the_closed_form() {
+        let walked = walk(&[2, 3, 4], OrderKind::Raster(ids(&[1, 2, 0])));
+        let mut expected = Vec::new();
+        for b in 0..3 {
+            for c in 0..4 {
+                for a in 0..2 {
+                    expected.push(a * 12 + b * 4 + c);
+                }
+            }
+        }
+        assert_eq!(walked, expected);
+    }
+
+    #[test]
+    fn short_tiles_stand_at_the_edge() {
+        let walked = walk(&[3, 5], OrderKind::Tile(vec![(AxisId(0), 2), (AxisId(1), 2)]));
+        assert_eq!(walked, [0, 1, 5, 6, 2, 3, 7, 8, 4, 9, 10, 11, 12, 13, 14]);
+        let one = walk(&[2, 4], OrderKind::Tile(vec![(AxisId(1), 3)]));
+        assert_eq!(one, [0, 1, 2, 3, 4, 5, 6, 7]);
+        let inner = walk(&[2, 4], OrderKind::Tile(vec![(AxisId(1), 2), (AxisId(0), 2)]));
+        assert_eq!(inner, [0, 4, 1, 5, 2, 6, 3, 7]);
+    }
+
+    #[test]
+    fn morton_of_a_square_and_of_an_odd_grid() {
+        let walked = walk(&[4, 4], OrderKind::Morton(ids(&[0, 1])));
+        assert_eq!(walked, [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]);
+        assert_eq!(walk(&[3, 3], OrderKind::Morton(ids(&[0, 1]))), [0, 1, 3, 4, 2, 5, 6, 7, 8]);
+        // The axis left out is outermost.
+        assert_eq!(walk(&[2, 2, 2], OrderKind::Morton(ids(&[2, 0]))), [0, 4, 1, 5, 2, 6, 3, 7]);
+    }
+
+    #[test]
+    fn hilbert_of_small_squares() {
+        assert_eq!(walk(&[2, 2], OrderKind::Hilbert(ids(&[0, 1]))), [0, 2, 3, 1]);
+        let walked = walk(&[4, 4], OrderKind::Hilbert(ids(&[0, 1])));
+        assert_eq!(walked, [0, 1, 5, 4, 8, 12, 13, 9, 10, 14, 15, 11, 7, 6, 2, 3]);
+        assert_eq!(walk(&[3, 3], OrderKind::Hilbert(ids(&[0, 1]))), [0, 1, 4, 3, 6, 7, 8, 5, 2]);
+    }
+
+    #[test]
+    fn hilbert_steps_to_a_neighbour() {
+        let side = 32;
+        let walked = walk(&[side, side], OrderKind::Hilbert(ids(&[0, 1])));
+        let cell = |i: usize| (walked[i] as i64 / side, walked[i] as i64 % side);
+        for i in 1..walked.len() {
+            let ((y, x), (v, u)) = (cell(i - 1), cell(i));
+            assert_eq!((y - v).abs() + (x - u).abs(), 1, "at {i}");
+        }
+    }
+
+    #[test]
+    fn bad_orders_are_errors() {
+        for kind in [OrderKind::Hilbert(ids(&[0])), OrderKind::Morton(ids(&[0, 0])), OrderKind::Raster(ids(&[7]))] {
+            assert!(matches!(index(&grid(&[2, 2], kind), OrderId(0), &Env::default()), Err(EnvError::Order { .. })));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_order_is_a_permutation(
+            extents in proptest::array::uniform3(0_i64..7),
+            tiles in proptest::array::uniform3(1_i64..5),
+            which in 0..4,
+            turn in 0_u32..3,
+        ) {
+            let axes: Vec<u32> = (0..3).map(|i| (i + turn) % 3).collect();
+            let kind = match which {
+                0 => OrderKind::Raster(ids(&axes)),
+                1 => OrderKind::Tile(ids(&axes).into_iter().zip(tiles).collect()),
+                2 => OrderKind::Morton(ids(&axes)),
+                _ => OrderKind::Hilbert(ids(&axes[..2])),
+            };
+            let mut walked = walk(&extents, kind);
+            walked.sort_unstable();
+            prop_assert!(walked.into_iter().eq(0..extents.iter().product::<i64>() as usize));
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! A checked program: what each name of a `.attn` file means, with nothing left to look up.
+//!
+//! A set is a `Bool` expression over `Q` and `K` ([`crate::expr`]). Sizes and run-time data are named
+//! here and given by a [`crate::env::Env`] when something is computed. Nothing here knows of tiles or targets.
+
+use attnc_syntax::diag::Span;
+
+use crate::expr::{AxisId, DrawId, ExprId, Exprs, MapId, OrderId, SizeId, TensorId};
+
+/// A checked program. Read-only for everyone after the checker.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    /// All expressions of the program.
+    pub exprs: Exprs,
+    /// Run-time sizes, by [`SizeId`].
+    pub sizes: Vec<Size>,
+    /// Run-time tensors, by [`TensorId`].
+    pub tensors: Vec<Tensor>,
+    /// Run-time maps, by [`MapId`].
+    pub maps: Vec<Map>,
+    /// Random choices, by [`DrawId`].
+    pub draws: Vec<Draw>,
+    /// Constant tables, by `TableId`.
+    pub tables: Vec<Vec<i64>>,
+    /// The token space.
+    pub space: Space,
+    /// Declared orders, by [`OrderId`].
+    pub orders: Vec<Order>,
+    /// Attentions, bare patterns without arguments among them, in the order written (imports are not listed).
+    pub attentions: Vec<Attention>,
+    /// Models.
+    pub models: Vec<Model>,
+    /// Whether the program reads document offsets.
+    pub uses_docs: bool,
+}
+
+/// A run-time size, given by name (`--size NAME=V`).
+#[derive(Clone, Debug)]
+pub struct Size {
+    /// `prefix`, `video.h`, `n_text`.
+    pub name: String,
+    /// Where it was declared.
+    pub span: Span,
+}
+
+/// A run-time tensor of reals.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Its name, also in tensors files.
+    pub name: String,
+    /// Extents over sizes, `Heads`, `NQ`, `NK`, `Dim`.
+    pub dims: Vec<ExprId>,
+    /// Where it was declared.
+    pub span: Span,
+}
+
+/// How a run-time map is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MapKind {
+    /// One byte a pair: `[n_q, n_k]`.
+    Bool,
+    /// One byte a pair of blocks: `[ceil(n_q / B), ceil(n_k / B)]`.
+    Blocks(i64),
+    /// `indptr[n_q + 1]` and `indices[nnz]`, columns ascending in each row.
+    Csr,
+}
+
+/// A set given when run.
+#[derive(Clone, Debug)]
+pub struct Map {
+    /// Its name, also in tensors files.
+    pub name: String,
+    /// How it is stored.
+    pub kind: MapKind,
+    /// A leading axis of query heads.
+    pub per_head: bool,
+    /// Where it was declared.
+    pub span: Span,
+}
+
+/// Whom a draw is shared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DrawScope {
+    /// Each row (of `unit` positions) has its own.
+    Row,
+    /// One for a head.
+    Head,
+}
+
+/// `random COUNT of SET per SCOPE seed SEED`: `count` candidates without replacement, by Philox4x32-10
+/// (`attnc_pattern::random` documents the generator).
+#[derive(Clone, Debug)]
+pub struct Draw {
+    /// How many, at most.
+    pub count: i64,
+    /// The seed.
+    pub seed: i64,
+    /// The candidates: a predicate over `Q` and `K`, read at the first position of each unit.
+    pub of: ExprId,
+    /// Positions in one unit of rows and of candidates: 1, or B inside `block B`.
+    pub unit: i64,
+    /// Rows or heads.
+    pub scope: DrawScope,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// Named segments over the token axis, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Space {
+    /// The segments; empty means one open axis of tokens.
+    pub segments: Vec<Segment>,
+    /// All axes, by [`AxisId`].
+    pub axes: Vec<Axis>,
+    /// Number of positions of all segments; `None` where the last segment (or the whole axis) is open.
+    /// Neither `KStart + NK` nor `QStart + NQ` may exceed it at launch.
+    pub total: Option<ExprId>,
+}
+
+/// A segment: positions `begin .. begin + len`.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Its name.
+    pub name: String,
+    /// First position.
+    pub begin: ExprId,
+    /// Number of positions; for an open segment `KStart + NK - begin`, not less than 0.
+    pub len: ExprId,
+    /// Its axes, outermost first; empty for a line.
+    pub axes: Vec<AxisId>,
+    /// Takes what is left of the sequence.
+    pub open: bool,
+}
+
+/// An axis: coordinate = `(position - begin) / stride % extent`.
+#[derive(Clone, Debug)]
+pub struct Axis {
+    /// Its name.
+    pub name: String,
+    /// Index of its segment.
+    pub segment: usize,
+    /// Number of coordinates.
+    pub extent: ExprId,
+    /// Positions from one coordinate to the next: the product of the extents inside it.
+    pub stride: ExprId,
+}
+
+/// A declared order of one segment; other positions keep their places.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Its name.
+    pub name: String,
+    /// Index of its segment.
+    pub segment: usize,
+    /// Which curve.
+    pub kind: OrderKind,
+    /// Where it was declared.
+    pub span: Span,
+}
+
+/// Curves over the axes of a segment.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OrderKind {
+    /// Row-major in another nesting of the axes, outermost first; every axis once.
+    Raster(Vec<AxisId>),
+    /// Tiles of the given sizes in row-major order, row-major inside; axes left out are outermost and untiled.
+    Tile(Vec<(AxisId, i64)>),
+    /// Bits interleaved, the last axis lowest; cells outside the grid are left out. Axes left out are outermost.
+    Morton(Vec<AxisId>),
+    /// Hilbert curve of two axes; cells outside the grid are left out. Axes left out are outermost.
+    Hilbert(Vec<AxisId>),
+}
+
+/// Where queries stand against keys when `n_q != n_k` and no starts are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Align {
+    /// `q_start = 0`
+    Start,
+    /// `q_start = n_k - n_q`
+    End,
+}
+
+/// What an empty row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Empty {
+    /// o = 0, lse = -inf.
+    Zero,
+    /// An error at launch, before anything is written.
+    Error,
+}
+
+/// One attention.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// Name of the attention or of the bare pattern.
+    pub name: String,
+    /// Its `///` lines.
+    pub docs: Vec<String>,
+    /// The scale: a real over `Dim`, sizes and counts.
+    pub scale: ExprId,
+    /// The modifier: a real over `Score`, positions, head, tensors; absent = identity.
+    pub score: Option<ExprId>,
+    /// Declared alignment.
+    pub align: Option<Align>,
+    /// Declared policy.
+    pub empty: Option<Empty>,
+    /// Sizes it is for: a truth value over sizes and counts. Default `1 <= NQ <= NK`.
+    pub require: ExprId,
+    /// `require` was written, not defaulted.
+    pub require_written: bool,
+    /// A row set depends on where queries stand against keys.
+    pub depends_on_alignment: bool,
+    /// Its entries.
+    pub entries: Vec<Entry>,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// One entry.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What it attends to.
+    pub source: Source,
+    /// Added to the modified score; for null slots it is the whole logit.
+    pub bias: Option<ExprId>,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// What an entry attends to.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Tokens of a set: a `Bool` expression over `Q` and `K`.
+    Tokens(ExprId),
+    /// `n` null slots (V = 0); the logit of slot `Slot` is the entry's bias, 0 without one.
+    Null(i64),
+}
+
+/// A model: which attention each (step, layer, head) has.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// Number of layers.
+    pub layers: i64,
+    /// Number of steps; 1 if it has none.
+    pub steps: i64,
+    /// Query heads.
+    pub heads: i64,
+    /// KV heads.
+    pub kv_heads: i64,
+    /// KV head of each query head, where it is not `head * kv_heads / heads`; by query head.
+    pub head_map: Option<Vec<i64>>,
+    /// First match wins; the checker has shown that exactly one written arm or the rest matches.
+    pub arms: Vec<ModelArm>,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// One flattened arm.
+#[derive(Clone, Debug)]
+pub struct ModelArm {
+    /// A truth value over `Step`, `Layer`, `Head`.
+    pub when: ExprId,
+    /// Index into [`Program::attentions`], or `None` for `skip`.
+    pub attention: Option<usize>,
+    /// Where it was written.
+    pub span: Span,
+}
+
+impl Program {
+    /// The size with this name.
+    #[must_use]
+    pub fn size(&self, name: &str) -> Option<SizeId> {
+        self.sizes.iter().position(|s| s.name == name).map(|i| SizeId(i as u32))
+    }
+
+    /// A tensor.
+    #[must_use]
+    pub fn tensor(&self, id: TensorId) -> &Tensor {
+        &self.tensors[id.0 as usize]
+    }
+
+    /// A map.
+    #[must_use]
+    pub fn map(&self, id: MapId) -> &Map {
+        &self.maps[id.0 as usize]
+    }
+
+    /// A draw.
+    #[must_use]
+    pub fn draw(&self, id: DrawId) -> &Draw {
+        &self.draws[id.0 as usize]
+    }
+
+    /// An order.
+    #[must_use]
+    pub fn order(&self, id: OrderId) -> &Order {
+        &self.orders[id.0 as usize]
+    }
+
+    /// An axis.
+    #[must_use]
+    pub fn axis(&self, id: AxisId) -> &Axis {
+        &self.space.axes[id.0 as usize]
+    }
+}

@@ -1,0 +1,27 @@
+//! Plans: *how* a pattern is computed. Stages, tiles, row sets, exact cost, verifier, passes.
+//!
+//! The pipeline on one screen:
+//!
+//! ```text
+//! Program, attention -> Plan::new -> PASSES (each followed by the verifier) -> VerifiedPlan -> a back end
+//! ```
+//!
+//! A plan never changes a result beyond rounding. Nothing here knows of machine code, shaders or files.
+
+#![forbid(unsafe_code)]
+
+pub mod codes;
+pub mod cost;
+pub mod passes;
+pub mod plan;
+pub mod print;
+pub mod range;
+pub mod verify;
+
+pub use cost::{Cost, cost};
+pub use passes::{Built, Options, PASSES, Pass, PlanError, build};
+pub use plan::{Attend, Entry, Plan, Role, Tile};
+pub use verify::{Refusal, VerifiedPlan};
+
+/// Most positions of a sequence: 2^30. Integer ranges are proved for lengths up to it.
+pub const MAX_LEN: i64 = 1 << 30;

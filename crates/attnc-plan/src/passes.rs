@@ -1,0 +1,172 @@
+//! Passes as data, run in order, the verifier after each.
+//!
+//! The first two make the closed forms that every back end needs; the others may be switched off.
+//! A pass changes the schedule, never the meaning. Nothing here knows of targets.
+
+use std::sync::Arc;
+
+use attnc_pattern::analysis::{self, Note};
+use attnc_pattern::expr::ExprId;
+use attnc_pattern::program::Program;
+
+use crate::plan::{Entry, Plan, Role, Tile};
+use crate::range;
+use crate::verify::{Refusal, Stage, VerifiedPlan, check, seal};
+
+/// One pass.
+#[derive(Clone, Copy)]
+pub struct Pass {
+    /// Its name, for `--passes` and `--no-pass`.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    /// Back ends cannot do without it.
+    pub required: bool,
+    /// What the verifier may expect after it.
+    after: Stage,
+    run: fn(&mut Plan, &Options, &mut Vec<Note>),
+}
+
+/// All passes, in order.
+pub const PASSES: &[Pass] = &[
+    Pass {
+        name: "rows",
+        about: "row sets of every entry by symbolic analysis",
+        required: true,
+        after: Stage::Rows,
+        run: rows,
+    },
+    Pass {
+        name: "prune",
+        about: "entries that are empty for every query are left out",
+        required: false,
+        after: Stage::Rows,
+        run: prune,
+    },
+    Pass { name: "tile", about: "tile sizes", required: true, after: Stage::Rows, run: tile },
+    Pass {
+        name: "widen",
+        about: "what a tile of queries may and must attend to",
+        required: true,
+        after: Stage::Tiles,
+        run: widen,
+    },
+];
+
+/// What a caller may decide.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Names of passes to leave out; required ones stay.
+    pub without: Vec<String>,
+    /// Queries in a tile: 16, 32, 48 or 64. `None` lets the `tile` pass choose.
+    pub tile_q: Option<usize>,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug)]
+pub enum PlanError {
+    /// A pass broke a rule: a mistake of this compiler. The dump is the plan's text after the pass.
+    Pass {
+        /// The pass.
+        pass: &'static str,
+        /// The rule.
+        refusal: Refusal,
+        /// Text form of the plan.
+        dump: String,
+    },
+    /// An integer of the pattern may not fit 64 bits for sequences of up to [`crate::MAX_LEN`] positions.
+    Range {
+        /// The expression.
+        expr: ExprId,
+    },
+    /// The set has more pieces than a kernel may hold.
+    TooLarge {
+        /// Pieces found.
+        pieces: usize,
+    },
+}
+
+/// Most pieces in all entries of a plan.
+pub const MAX_PIECES: usize = 512;
+
+/// A plan with what the analysis had to say about it.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The plan.
+    pub plan: VerifiedPlan,
+    /// Forms that fell out of the exact analysis.
+    pub notes: Vec<Note>,
+}
+
+/// Makes the plan of one attention: all passes, the verifier after each.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn build(program: &Arc<Program>, attention: usize, options: &Options) -> Result<Built, PlanError> {
+    let mut plan = Plan::new(program.clone(), attention);
+    let mut notes = Vec::new();
+    for pass in PASSES {
+        if !pass.required && options.without.iter().any(|n| n == pass.name) {
+            continue;
+        }
+        (pass.run)(&mut plan, options, &mut notes);
+        if let Err(refusal) = check(&plan, pass.after) {
+            return Err(PlanError::Pass { pass: pass.name, refusal, dump: plan.text() });
+        }
+        let pieces = pieces(&plan);
+        if pieces > MAX_PIECES {
+            return Err(PlanError::TooLarge { pieces });
+        }
+    }
+    range::fits(&plan).map_err(|expr| PlanError::Range { expr })?;
+    let plan = seal(plan).map_err(|(plan, refusal)| PlanError::Pass { pass: "seal", refusal, dump: plan.text() })?;
+    Ok(Built { plan, notes })
+}
+
+fn pieces(plan: &Plan) -> usize {
+    let of = |e: &Entry| match e {
+        Entry::Tokens { rows, .. } => rows.pieces.len(),
+        Entry::Null { .. } => 0,
+    };
+    plan.stages.iter().flat_map(|s| &s.entries).map(of).sum()
+}
+
+fn rows(plan: &mut Plan, _: &Options, notes: &mut Vec<Note>) {
+    let program = Arc::make_mut(&mut plan.program);
+    for stage in &mut plan.stages {
+        let role = match stage.role {
+            Role::RowWalk => analysis::Role::Row,
+            Role::ColumnWalk => analysis::Role::Column,
+        };
+        for entry in &mut stage.entries {
+            if let Entry::Tokens { set, rows, .. } = entry {
+                let found = analysis::row_set(program, *set, role);
+                *rows = found.rows;
+                notes.extend(found.notes);
+            }
+        }
+    }
+}
+
+fn prune(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
+    for stage in &mut plan.stages {
+        stage.entries.retain(|e| !matches!(e, Entry::Tokens { rows, .. } if rows.pieces.is_empty()));
+    }
+}
+
+fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
+    for stage in &mut plan.stages {
+        stage.tile = Tile { q: options.tile_q.unwrap_or(64), k: 64 };
+    }
+}
+
+fn widen(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
+    let program = Arc::make_mut(&mut plan.program);
+    for stage in &mut plan.stages {
+        for entry in &mut stage.entries {
+            if let Entry::Tokens { rows, tiles, .. } = entry {
+                *tiles = analysis::tile_set(&mut program.exprs, rows);
+            }
+        }
+    }
+}

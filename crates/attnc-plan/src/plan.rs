@@ -1,0 +1,128 @@
+//! The plan IR: stages over tiles, each with what it walks and the closed forms it walks by.
+//!
+//! A plan of a static attention has one [`Attend`] stage. Its `role` says which side a task owns:
+//! a row walk owns a tile of queries and visits keys (forward, and dQ); a column walk owns a tile of
+//! keys and visits queries (dK, dV). Nothing here knows of kernels, instruction sets or threads.
+
+use std::sync::Arc;
+
+use attnc_pattern::expr::{ExprId, OrderId};
+use attnc_pattern::program::{Align, Empty, Program, Source};
+use attnc_pattern::rowset::{RowSet, TileSet};
+
+/// Which side a task owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A task owns queries and visits keys.
+    RowWalk,
+    /// A task owns keys and visits queries.
+    ColumnWalk,
+}
+
+/// Sizes of a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Queries: a multiple of 16, at most 64.
+    pub q: usize,
+    /// Keys: 64.
+    pub k: usize,
+}
+
+/// How one attention is computed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The program, whose arena holds every expression of the plan.
+    pub program: Arc<Program>,
+    /// Name of the attention.
+    pub name: String,
+    /// Index into [`Program::attentions`].
+    pub attention: usize,
+    /// The stages, in order.
+    pub stages: Vec<Attend>,
+    /// Alignment of queries against keys when no starts are given.
+    pub align: Option<Align>,
+    /// Policy for empty rows.
+    pub empty: Option<Empty>,
+    /// Sizes the plan is for.
+    pub require: ExprId,
+}
+
+/// Visit entries tile by tile with an online softmax.
+#[derive(Clone, Debug)]
+pub struct Attend {
+    /// Which side a task owns.
+    pub role: Role,
+    /// Tile sizes.
+    pub tile: Tile,
+    /// Order of tokens in tiles; `None` is the given order.
+    pub order: Option<OrderId>,
+    /// Multiplies every dot product: a real over sizes, counts, `Dim`, coordinates.
+    pub scale: ExprId,
+    /// Modifier over `Score`, `Q`, `K` and run-time data.
+    pub score: Option<ExprId>,
+    /// The entries; they add up.
+    pub entries: Vec<Entry>,
+}
+
+/// One entry of an [`Attend`].
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// Keys of a set.
+    Tokens {
+        /// The set, as checked.
+        set: ExprId,
+        /// For one query.
+        rows: RowSet,
+        /// For a tile of queries.
+        tiles: TileSet,
+        /// Added to the modified score.
+        bias: Option<ExprId>,
+    },
+    /// Null slots: V = 0, logit = bias.
+    Null {
+        /// How many.
+        slots: i64,
+        /// The logit of slot `Slot`; 0 without one.
+        bias: Option<ExprId>,
+    },
+}
+
+impl Plan {
+    /// The plan before any pass: one stage that owns queries, entries as written, row sets not yet known.
+    #[must_use]
+    pub fn new(program: Arc<Program>, attention: usize) -> Plan {
+        let a = &program.attentions[attention];
+        let entries = a
+            .entries
+            .iter()
+            .map(|e| match e.source {
+                Source::Tokens(set) => {
+                    Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias: e.bias }
+                }
+                Source::Null(slots) => Entry::Null { slots, bias: e.bias },
+            })
+            .collect();
+        Plan {
+            name: a.name.clone(),
+            attention,
+            stages: vec![Attend {
+                role: Role::RowWalk,
+                tile: Tile { q: 64, k: 64 },
+                order: None,
+                scale: a.scale,
+                score: a.score,
+                entries,
+            }],
+            align: a.align,
+            empty: a.empty,
+            require: a.require,
+            program,
+        }
+    }
+
+    /// A hash of all that decides a result's rounding: 16 hexadecimal digits of the text form's BLAKE3.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        blake3::hash(self.text().as_bytes()).to_hex()[..16].to_string()
+    }
+}

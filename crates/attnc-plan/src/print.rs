@@ -1,0 +1,62 @@
+//! The text form of a plan: what `--emit plan` prints, tests pin and the plan hash covers.
+
+use std::fmt::Write as _;
+
+use attnc_pattern::analysis::print::{expr_text, rows_text, tiles_text};
+
+use crate::plan::{Entry, Plan, Role};
+
+impl Plan {
+    /// The plan as text, stable for equal plans.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let expr = |id| expr_text(&self.program, id);
+        let _ = writeln!(out, "plan {}", self.name);
+        let _ = writeln!(out, "  require {}", expr(self.require));
+        if let Some(align) = self.align {
+            let _ = writeln!(out, "  align {align:?}");
+        }
+        if let Some(empty) = self.empty {
+            let _ = writeln!(out, "  empty {empty:?}");
+        }
+        for s in &self.stages {
+            let role = match s.role {
+                Role::RowWalk => "row walk",
+                Role::ColumnWalk => "column walk",
+            };
+            let order = s.order.map_or("given".to_string(), |o| self.program.order(o).name.clone());
+            let _ = writeln!(out, "  attend {role}, tile {} x {}, order {order}", s.tile.q, s.tile.k);
+            let _ = writeln!(out, "    scale {}", expr(s.scale));
+            if let Some(score) = s.score {
+                let _ = writeln!(out, "    score {}", expr(score));
+            }
+            for entry in &s.entries {
+                match entry {
+                    Entry::Null { slots, bias } => {
+                        let _ = writeln!(out, "    null {slots}");
+                        if let Some(b) = bias {
+                            let _ = writeln!(out, "      bias {}", expr(*b));
+                        }
+                    }
+                    Entry::Tokens { rows, tiles, bias, .. } => {
+                        let _ = writeln!(out, "    tokens");
+                        if let Some(b) = bias {
+                            let _ = writeln!(out, "      bias {}", expr(*b));
+                        }
+                        indented(&mut out, "rows", &rows_text(&self.program, rows));
+                        indented(&mut out, "tiles", &tiles_text(&self.program, tiles));
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+fn indented(out: &mut String, title: &str, text: &str) {
+    let _ = writeln!(out, "      {title}");
+    for line in text.lines() {
+        let _ = writeln!(out, "        {line}");
+    }
+}

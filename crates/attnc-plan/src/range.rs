@@ -1,0 +1,132 @@
+//! Proof that 64-bit integers suffice: interval arithmetic over every expression of a plan.
+//!
+//! Positions and sizes are at most [`MAX_LEN`]; launches beyond it are refused. An expression that may
+//! leave the range -2^62 .. 2^62 for such sizes is refused here, so that compiled code may wrap freely.
+
+use std::collections::HashMap;
+
+use attnc_pattern::expr::{Bin, ExprId, Exprs, Node, Ty, Un, Var};
+
+use crate::MAX_LEN;
+use crate::plan::{Entry, Plan};
+
+const LIMIT: i128 = 1 << 62;
+
+/// Checks every integer of the plan.
+///
+/// # Errors
+/// The first expression that may not fit.
+pub fn fits(plan: &Plan) -> Result<(), ExprId> {
+    let mut roots = vec![plan.require];
+    for s in &plan.stages {
+        roots.push(s.scale);
+        roots.extend(s.score);
+        for entry in &s.entries {
+            match entry {
+                Entry::Null { bias, .. } => roots.extend(*bias),
+                Entry::Tokens { set, rows, tiles, bias } => {
+                    roots.push(*set);
+                    roots.extend(*bias);
+                    for p in &rows.pieces {
+                        for l in &p.loops {
+                            roots.extend([l.lo, l.hi, l.phase]);
+                        }
+                        roots.extend([p.start, p.end]);
+                        roots.extend(p.guard.iter().chain(&p.filter));
+                        roots.extend(p.combs.iter().flat_map(|c| [c.period, c.width, c.phase]));
+                    }
+                    for p in &tiles.pieces {
+                        for l in &p.loops {
+                            roots.extend([l.lo, l.hi, l.must_lo, l.must_hi, l.phase]);
+                        }
+                        roots.extend([p.start, p.end]);
+                        roots.extend(p.guard);
+                        roots.extend(p.must.iter().flat_map(|m| [m.start, m.end].into_iter().chain(m.guard)));
+                        roots.extend(p.combs.iter().flat_map(|c| [c.period, c.width, c.phase_lo, c.phase_hi]));
+                    }
+                }
+            }
+        }
+    }
+    let exprs = &plan.program.exprs;
+    let mut known: HashMap<ExprId, (i128, i128)> = HashMap::new();
+    for id in exprs.reachable(&roots) {
+        if exprs.ty(id) != Ty::Int {
+            continue;
+        }
+        let (lo, hi) = interval(plan, exprs, id, &known);
+        if lo < -LIMIT || hi > LIMIT {
+            return Err(id);
+        }
+        known.insert(id, (lo, hi));
+    }
+    Ok(())
+}
+
+/// Bounds of one integer, operands being known.
+fn interval(plan: &Plan, exprs: &Exprs, id: ExprId, known: &HashMap<ExprId, (i128, i128)>) -> (i128, i128) {
+    let len = i128::from(MAX_LEN);
+    let of = |e: &ExprId| known[e];
+    match exprs.node(id) {
+        Node::Int(v) => (i128::from(*v), i128::from(*v)),
+        Node::Var(v) => match v {
+            // A loop runs over coordinates, rows, stored entries or exponents; entries of a CSR map may be many.
+            Var::Loop(_) => (-len, len * 1024),
+            _ => (0, len),
+        },
+        Node::Bin(op, a, b) => {
+            let ((al, ah), (bl, bh)) = (of(a), of(b));
+            match op {
+                Bin::Add => (al + bl, ah + bh),
+                Bin::Sub => (al - bh, ah - bl),
+                Bin::Mul => {
+                    let c = [al.saturating_mul(bl), al.saturating_mul(bh), ah.saturating_mul(bl), ah.saturating_mul(bh)];
+                    // A square is not negative.
+                    let least = if a == b { 0 } else { c.into_iter().min().unwrap_or(0) };
+                    (least, c.into_iter().max().unwrap_or(0))
+                }
+                Bin::Div if bl >= 1 => {
+                    let c = [al.div_euclid(bl), al.div_euclid(bh), ah.div_euclid(bl), ah.div_euclid(bh)];
+                    (c.into_iter().min().unwrap_or(0), c.into_iter().max().unwrap_or(0))
+                }
+                Bin::Div => {
+                    let m = al.abs().max(ah.abs());
+                    (-m, m)
+                }
+                Bin::Mod if bl >= 0 => (0, bh.max(1) - 1),
+                Bin::Mod => (bl.min(0), bh.max(0)),
+                Bin::Min => (al.min(bl), ah.min(bh)),
+                Bin::Max => (al.max(bl), ah.max(bh)),
+            }
+        }
+        Node::Select(_, a, b) => {
+            let ((al, ah), (bl, bh)) = (of(a), of(b));
+            (al.min(bl), ah.max(bh))
+        }
+        Node::Un(op, a) => match op {
+            Un::Neg => {
+                let (l, h) = of(a);
+                (-h, -l)
+            }
+            Un::Abs => {
+                let (l, h) = of(a);
+                (0, l.abs().max(h.abs()))
+            }
+            // Exponents come from Log2 of a distance; a loop variable as exponent is bounded by it.
+            Un::Pow2 => match *exprs.node(*a) {
+                Node::Var(Var::Loop(_)) => (0, len),
+                _ => (0, 1i128 << of(a).1.clamp(0, 62)),
+            },
+            Un::Log2 => (-1, 62),
+            Un::Isqrt => (-1, of(a).1.max(0).isqrt()),
+            Un::Table(t) => {
+                let t = &plan.program.tables[t.0 as usize];
+                (i128::from(t.iter().copied().min().unwrap_or(0)), i128::from(t.iter().copied().max().unwrap_or(0)))
+            }
+            Un::CsrBegin(_) => (0, len * 1024),
+            _ => (-1, len),
+        },
+        Node::DrawAt(..) => (-1, len),
+        _ => (0, 0),
+    }
+}

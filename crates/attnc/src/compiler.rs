@@ -1,0 +1,390 @@
+//! From files to a module: what a `.attn` file declares, checked, and the plans and kernels made from it on demand.
+//!
+//! ```text
+//! text --load, parse--> units --check--> Program --lint--> Module --plan, compile--> Kernel
+//! ```
+//!
+//! One idea: an attention is compiled once for a module, whoever asks and for however many heads and layers.
+//! Nothing here knows of tensors.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use attnc_cpu::{CompileError, CpuKernel, Isa};
+use attnc_pattern::check::{self, Settings};
+use attnc_pattern::program::Program;
+use attnc_plan::Built;
+use attnc_syntax::ast::{File, ItemKind};
+use attnc_syntax::diag::{CodeInfo, Diagnostic, Severity};
+
+use crate::kernel::{Kernel, Select};
+use crate::loader::{self, Loader, Memory, Sources, any_error};
+use crate::problem;
+
+/// Code of a target that this machine lacks.
+pub const NO_TARGET: &str = "E0610";
+/// Code of a setting of a param that the file does not declare.
+pub const UNKNOWN_PARAM: &str = "E0308";
+/// Code of a name that the file does not declare.
+pub const UNKNOWN_NAME: &str = "E0612";
+
+/// What was said about a compilation, with the texts that it points into.
+#[derive(Clone, Debug, Default)]
+pub struct Diagnostics {
+    /// In the order in which they were found.
+    pub list: Vec<Diagnostic>,
+    /// The files that labels name.
+    pub sources: Sources,
+}
+
+impl Diagnostics {
+    /// Whether one of them is an error.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        any_error(&self.list)
+    }
+}
+
+impl From<Diagnostic> for Diagnostics {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Diagnostics { list: vec![diagnostic], sources: Sources::default() }
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    /// One line for each: `error[E0203]: message`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, d) in self.list.iter().enumerate() {
+            let kind = if d.severity == Severity::Error { "error" } else { "warning" };
+            let end = if i == 0 { "" } else { "\n" };
+            write!(f, "{end}{kind}[{}]: {}", d.code, d.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+/// What runs a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Machine code for this CPU, calling kernels of an instruction set; `None` is the best it has.
+    Cpu(Option<Isa>),
+    /// The definition in f64, pair by pair: slow, and right. Nothing is compiled.
+    Oracle,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Target::Cpu(None)
+    }
+}
+
+/// What a host may decide.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Values of params by name, as they would stand in the file.
+    pub set: Vec<(String, String)>,
+    /// What runs the kernels.
+    pub target: Target,
+    /// Passes and tile sizes.
+    pub plan: attnc_plan::Options,
+    /// Keep the text of Cranelift's IR.
+    pub clif: bool,
+    /// Keep the text of the machine code.
+    pub asm: bool,
+}
+
+/// Compiles files.
+#[derive(Clone, Debug, Default)]
+pub struct Compiler {
+    options: Options,
+}
+
+impl Compiler {
+    /// A compiler with these options.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Compiler { options }
+    }
+
+    /// Loads, parses and checks the file that `path` names and all that it imports. Nothing is planned yet.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the files.
+    pub fn compile(&self, loader: &dyn Loader, path: &str) -> Result<Module, Diagnostics> {
+        let loaded = loader::load(loader, path);
+        let (sources, mut list) = (loaded.sources, loaded.diagnostics);
+        // A file that did not parse lacks names: what the checker would say of them is noise.
+        if any_error(&list) {
+            return Err(Diagnostics { list, sources });
+        }
+        let settings = Settings { set: self.options.set.clone() };
+        let (program, said) = check::check(&loaded.units, &settings);
+        list.extend(said);
+        let Some(program) = program.filter(|_| !any_error(&list)) else {
+            return Err(Diagnostics { list, sources });
+        };
+        let ast = loaded.units.into_iter().next_back().map(|unit| unit.ast).unwrap_or_default();
+        let slots = || (0..program.attentions.len()).map(|_| OnceLock::new()).collect();
+        Ok(Module(Arc::new(Shared {
+            plans: slots(),
+            kernels: (0..program.attentions.len()).map(|_| OnceLock::new()).collect(),
+            program: Arc::new(program),
+            ast,
+            options: self.options.clone(),
+            warnings: list,
+            sources,
+        })))
+    }
+
+    /// Compiles a text that stands in no file.
+    ///
+    /// # Errors
+    /// As for [`Compiler::compile`].
+    pub fn source(&self, text: &str) -> Result<Module, Diagnostics> {
+        self.compile(&Memory::file("source", text), "source")
+    }
+}
+
+/// A checked file.
+#[derive(Clone, Debug)]
+pub struct Module(Arc<Shared>);
+
+type Planned = OnceLock<Result<Arc<Built>, Vec<Diagnostic>>>;
+type Compiled = OnceLock<Result<Option<Arc<CpuKernel>>, Vec<Diagnostic>>>;
+
+/// What a module and its kernels hold together.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) program: Arc<Program>,
+    ast: File,
+    options: Options,
+    warnings: Vec<Diagnostic>,
+    sources: Sources,
+    /// By attention.
+    plans: Vec<Planned>,
+    /// By attention.
+    kernels: Vec<Compiled>,
+}
+
+/// What can be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A pattern without arguments.
+    Pattern,
+    /// An attention.
+    Attention,
+    /// A model.
+    Model,
+}
+
+impl Module {
+    /// What can be run, in the order written.
+    #[must_use]
+    pub fn uses(&self) -> Vec<(&str, Kind)> {
+        let program = &self.0.program;
+        let known = |name: &str| program.attentions.iter().any(|a| a.name == name);
+        self.0
+            .ast
+            .items
+            .iter()
+            .filter_map(|item| match &item.kind {
+                ItemKind::Pattern { name, args, .. } if args.is_empty() && known(&name.text) => {
+                    Some((name.text.as_str(), Kind::Pattern))
+                }
+                ItemKind::Attention { name, .. } => Some((name.text.as_str(), Kind::Attention)),
+                ItemKind::Model(model) => Some((model.name.text.as_str(), Kind::Model)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// What is meant if no name is given: the use named like the file (`stem`), else the only model, else the only
+    /// attention, else the only pattern.
+    ///
+    /// # Errors
+    /// If several could be meant, or none.
+    pub fn default_use(&self, stem: &str) -> Result<String, Diagnostics> {
+        let uses = self.uses();
+        let stem = stem.replace('-', "_");
+        if let Some((name, _)) = uses.iter().find(|(name, _)| *name == stem) {
+            return Ok((*name).to_owned());
+        }
+        for kind in [Kind::Model, Kind::Attention, Kind::Pattern] {
+            let mut of_kind = uses.iter().filter(|(_, k)| *k == kind);
+            match (of_kind.next(), of_kind.next()) {
+                (Some((name, _)), None) => return Ok((*name).to_owned()),
+                (Some(_), Some(_)) => break,
+                _ => {}
+            }
+        }
+        let (message, help) = if uses.is_empty() {
+            ("the file declares nothing that can be run".to_owned(), "add a pattern without arguments".to_owned())
+        } else {
+            let names: Vec<&str> = uses.iter().map(|(name, _)| *name).collect();
+            ("the file declares several patterns".to_owned(), format!("name one as FILE:NAME: {}", names.join(", ")))
+        };
+        Err(self.0.said(vec![Diagnostic::global(UNKNOWN_NAME, message).help(help)]))
+    }
+
+    /// The checked program.
+    #[must_use]
+    pub fn program(&self) -> &Program {
+        &self.0.program
+    }
+
+    /// The syntax tree of the file itself.
+    #[must_use]
+    pub fn ast(&self) -> &File {
+        &self.0.ast
+    }
+
+    /// The syntax tree as text.
+    #[must_use]
+    pub fn ast_text(&self) -> String {
+        attnc_syntax::dump(&self.0.ast)
+    }
+
+    /// The checked program as text: every attention with its sets and expressions.
+    #[must_use]
+    pub fn program_text(&self) -> String {
+        crate::text::program(&self.0.program)
+    }
+
+    /// The files it was made from; the first is the one that was named.
+    #[must_use]
+    pub fn sources(&self) -> &Sources {
+        &self.0.sources
+    }
+
+    /// Warnings of the checker.
+    #[must_use]
+    pub fn warnings(&self) -> Diagnostics {
+        self.0.said(self.0.warnings.clone())
+    }
+
+    /// Plans every attention and looks for empty rows, dead parts and forms without closed ends: everything that can be
+    /// said of the file before it is run.
+    #[must_use]
+    pub fn check(&self) -> Diagnostics {
+        let mut list = self.0.warnings.clone();
+        for attention in 0..self.0.program.attentions.len() {
+            match self.0.plan(attention) {
+                Ok(built) => list.extend(self.0.lint(attention, &built)),
+                Err(errors) => list.extend(errors),
+            }
+        }
+        self.0.said(list)
+    }
+
+    /// Number of tokens that the sizes of the space give; `None` if the space is open.
+    ///
+    /// # Errors
+    /// Sizes that are unknown, missing, or give no length.
+    pub fn tokens(&self, sizes: &[(&str, i64)]) -> Result<Option<i64>, Diagnostics> {
+        problem::tokens(&self.0.program, sizes).map_err(|list| self.0.said(list))
+    }
+
+    /// The attention of each head of a model's layer, as an index into [`Program::attentions`], `None` for `skip`;
+    /// of anything else the one attention that every head has.
+    ///
+    /// # Errors
+    /// A name, layer or step that does not exist.
+    pub fn assignment(&self, select: &Select) -> Result<Vec<Option<usize>>, Diagnostics> {
+        crate::kernel::assignment(&self.0.program, select).map_err(|list| self.0.said(list))
+    }
+
+    /// Plans and compiles what the selection names. What is compiled already is used again.
+    ///
+    /// # Errors
+    /// A name, layer or step that does not exist; sets without a plan; a target that this machine lacks.
+    pub fn kernel(&self, select: &Select) -> Result<Kernel, Diagnostics> {
+        Kernel::new(&self.0, select)
+    }
+}
+
+impl Shared {
+    /// Diagnostics of this module.
+    pub(crate) fn said(&self, list: Vec<Diagnostic>) -> Diagnostics {
+        Diagnostics { list, sources: self.sources.clone() }
+    }
+
+    /// What runs the kernels.
+    pub(crate) fn target(&self) -> Target {
+        self.options.target
+    }
+
+    /// The plan of an attention.
+    pub(crate) fn plan(&self, attention: usize) -> Result<Arc<Built>, Vec<Diagnostic>> {
+        let make = || match attnc_plan::build(&self.program, attention, &self.options.plan) {
+            Ok(built) => Ok(Arc::new(built)),
+            Err(error) => Err(vec![attnc_plan::codes::diagnostic(&self.program, attention, &error)]),
+        };
+        self.plans[attention].get_or_init(make).clone()
+    }
+
+    /// The machine code of an attention; `None` where nothing is compiled.
+    pub(crate) fn compiled(&self, attention: usize) -> Result<Option<Arc<CpuKernel>>, Vec<Diagnostic>> {
+        let make = || {
+            let built = self.plan(attention)?;
+            let mut errors = self.lint(attention, &built);
+            errors.retain(|d| d.severity == Severity::Error);
+            if !errors.is_empty() {
+                return Err(errors);
+            }
+            let Target::Cpu(isa) = self.options.target else { return Ok(None) };
+            let options = attnc_cpu::Options {
+                isa,
+                clif: self.options.clif,
+                asm: self.options.asm,
+                ..attnc_cpu::Options::default()
+            };
+            let kernel = attnc_cpu::compile(&built.plan, &options);
+            kernel.map(|k| Some(Arc::new(k))).map_err(|error| vec![self.refused(attention, &error)])
+        };
+        self.kernels[attention].get_or_init(make).clone()
+    }
+
+    /// What the analysis has to say of an attention.
+    fn lint(&self, attention: usize, built: &Built) -> Vec<Diagnostic> {
+        { let _ = (attention, built); Vec::new() }
+    }
+
+    fn refused(&self, attention: usize, error: &CompileError) -> Diagnostic {
+        let span = self.program.attentions[attention].span;
+        match error {
+            CompileError::Isa(isa) => {
+                Diagnostic::global(NO_TARGET, format!("this machine does not run `cpu:{}`", isa.name()))
+                    .help("`attnc targets` lists what it runs; `cpu:scalar` runs everywhere")
+            }
+            CompileError::Unsupported(_) => Diagnostic::error("E0611", span, error.to_string(), "asked for here"),
+            CompileError::Backend(_) => Diagnostic::global(NO_TARGET, error.to_string())
+                .help("the oracle runs everywhere: `--target oracle`"),
+        }
+    }
+}
+
+/// Diagnostics of targets and names.
+pub(crate) const CODES: &[CodeInfo] = &[
+    CodeInfo {
+        code: NO_TARGET,
+        title: "this machine lacks the target",
+        explain: "Compiled kernels need an instruction set that the CPU does not have, or code generation for this kind of CPU. \
+                  `attnc targets` lists what runs here and why the rest does not.",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0611",
+        title: "the target does not support a construct",
+        explain: "The pattern is valid, and the oracle runs it, but this target cannot.",
+        example: "",
+    },
+    CodeInfo {
+        code: UNKNOWN_NAME,
+        title: "no pattern, attention or model is meant",
+        explain: "Without a name, FILE means the use named like the file, else its only model, else its only attention, else \
+                  its only pattern. FILE:NAME names another. Patterns with arguments cannot be run by themselves.",
+        example: "",
+    },
+];

@@ -1,0 +1,585 @@
+//! A kernel: one attention, or one layer of a model, ready to run at any length.
+//!
+//! One idea: heads are data. A kernel knows for each query head which attention it has and which KV head it
+//! reads; heads that share an attention share its machine code and run in one launch, and heads that skip cost
+//! nothing. What a launch is given is checked here, against the program, before anything is written.
+
+use std::fmt;
+use std::sync::Arc;
+
+use attnc_cpu::{CpuKernel, Isa, Launch, Part, RunError};
+use attnc_pattern::env::Env;
+use attnc_pattern::oracle::{self, Evaluator, OracleError, Output, Point};
+use attnc_pattern::prepare::EnvError;
+use attnc_pattern::program::{Model, Program};
+use attnc_pattern::tolerance::{self, Dtype, Report, Rounding};
+use attnc_plan::{Built, Cost};
+use attnc_syntax::diag::Diagnostic;
+
+use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
+use crate::problem::{self, At, Candidates, Envs, Inputs, Problem, Shape, Wants, one};
+use crate::tensor::Tensor;
+use crate::view::View;
+
+/// What of a module to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Select {
+    /// A pattern, attention or model.
+    pub name: String,
+    /// The layer; what an attention reads as `layer`, and which one of a model.
+    pub layer: i64,
+    /// The step.
+    pub step: i64,
+}
+
+impl Select {
+    /// Layer 0 and step 0 of what has this name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Select { name: name.into(), layer: 0, step: 0 }
+    }
+
+    /// Another layer.
+    #[must_use]
+    pub fn layer(mut self, layer: i64) -> Self {
+        self.layer = layer;
+        self
+    }
+
+    /// Another step.
+    #[must_use]
+    pub fn step(mut self, step: i64) -> Self {
+        self.step = step;
+        self
+    }
+}
+
+/// Threads for launches.
+#[derive(Debug)]
+pub struct Threads(rayon::ThreadPool);
+
+impl Threads {
+    /// A pool of this many threads, at least one.
+    ///
+    /// # Errors
+    /// If the system refuses to start them; the sentence says why.
+    pub fn new(threads: usize) -> Result<Self, String> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
+        pool.map(Threads).map_err(|e| format!("{threads} threads cannot be started: {e}"))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.current_num_threads()
+    }
+
+    /// Runs `work` on every thread at once and returns the results.
+    pub fn broadcast<T: Send>(&self, work: impl Fn() -> T + Sync) -> Vec<T> {
+        self.0.broadcast(|_| work())
+    }
+}
+
+/// Memory and threads of a launch; the default allocates what it needs and runs on all cores.
+#[derive(Debug, Default)]
+pub struct Resources<'a> {
+    /// Threads to run on; `None` is the host program's pool of rayon.
+    pub threads: Option<&'a Threads>,
+    /// Working memory, see [`Kernel::workspace_bytes`]; `None` allocates it for this launch.
+    pub workspace: Option<&'a mut [u8]>,
+}
+
+/// One attention, or one layer of a model, compiled. Shared freely between threads.
+#[derive(Clone)]
+pub struct Kernel {
+    shared: Arc<Shared>,
+    select: Select,
+    who: Who,
+    /// Attentions in use, each with its plan and code, in the order of the program.
+    parts: Vec<Piece>,
+}
+
+/// An attention in use.
+#[derive(Clone)]
+struct Piece {
+    attention: usize,
+    built: Arc<Built>,
+    /// Absent where the oracle runs.
+    code: Option<Arc<CpuKernel>>,
+}
+
+/// Which attention a head has.
+#[derive(Clone, Debug)]
+enum Who {
+    /// Any number of heads, all with this one.
+    Every(usize),
+    /// As a model says.
+    Model { name: usize, attentions: Vec<Option<usize>>, kv_heads: Vec<usize> },
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("select", &self.select).field("hash", &self.hash()).finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    pub(crate) fn new(shared: &Arc<Shared>, select: &Select) -> Result<Kernel, Diagnostics> {
+        let who = who(&shared.program, select).map_err(|list| shared.said(list))?;
+        let mut used: Vec<usize> = match &who {
+            Who::Every(attention) => vec![*attention],
+            Who::Model { attentions, .. } => attentions.iter().flatten().copied().collect(),
+        };
+        used.sort_unstable();
+        used.dedup();
+        let mut parts = Vec::with_capacity(used.len());
+        for attention in used {
+            let piece = || {
+                let code = shared.compiled(attention)?;
+                Ok(Piece { attention, built: shared.plan(attention)?, code })
+            };
+            parts.push(piece().map_err(|list| shared.said(list))?);
+        }
+        Ok(Kernel { shared: shared.clone(), select: select.clone(), who, parts })
+    }
+
+    /// What it is: name, layer and step.
+    #[must_use]
+    pub fn select(&self) -> &Select {
+        &self.select
+    }
+
+    /// The checked program.
+    #[must_use]
+    pub fn program(&self) -> &Program {
+        &self.shared.program
+    }
+
+    /// Query heads and KV heads, if a model fixes them.
+    #[must_use]
+    pub fn heads(&self) -> Option<(i64, i64)> {
+        match &self.who {
+            Who::Every(_) => None,
+            Who::Model { name, .. } => {
+                let model = &self.shared.program.models[*name];
+                Some((model.heads, model.kv_heads))
+            }
+        }
+    }
+
+    /// Attention of a head, as an index into [`Program::attentions`]; `None` for `skip`.
+    #[must_use]
+    pub fn attention(&self, head: usize) -> Option<usize> {
+        match &self.who {
+            Who::Every(attention) => Some(*attention),
+            Who::Model { attentions, .. } => attentions.get(head).copied().flatten(),
+        }
+    }
+
+    /// The attentions in use, as indices into [`Program::attentions`].
+    #[must_use]
+    pub fn attentions(&self) -> Vec<usize> {
+        self.parts.iter().map(|p| p.attention).collect()
+    }
+
+    /// Texts of the plans.
+    #[must_use]
+    pub fn plan_text(&self) -> String {
+        self.parts.iter().map(|p| p.built.plan.text()).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Hash of the plans: of the only one, or of all, joined by `+`. Equal hashes round alike.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        self.parts.iter().map(|p| p.built.plan.hash()).collect::<Vec<_>>().join("+")
+    }
+
+    /// Instruction set of the kernels; `None` if nothing is compiled.
+    #[must_use]
+    pub fn isa(&self) -> Option<Isa> {
+        self.parts.iter().find_map(|p| p.code.as_ref()).map(|code| code.isa())
+    }
+
+    /// Text of Cranelift's IR by name of attention, if the compiler was asked to keep it.
+    #[must_use]
+    pub fn clif(&self) -> Vec<(&str, &str)> {
+        self.parts.iter().filter_map(|p| Some((self.name_of(p.attention), p.code.as_ref()?.clif()?))).collect()
+    }
+
+    /// Text of the machine code by name of attention, if the compiler was asked to keep it.
+    #[must_use]
+    pub fn asm(&self) -> Vec<(&str, &str)> {
+        self.parts.iter().filter_map(|p| Some((self.name_of(p.attention), p.code.as_ref()?.asm()?))).collect()
+    }
+
+    fn name_of(&self, attention: usize) -> &str {
+        &self.shared.program.attentions[attention].name
+    }
+
+    /// Bytes of working memory with which a launch on tensors of this many keys uses `threads` threads.
+    #[must_use]
+    pub fn workspace_bytes(&self, keys: usize, dim: usize, dim_v: usize, threads: usize) -> usize {
+        let codes = self.parts.iter().filter_map(|p| p.code.as_deref());
+        let parts: Vec<Part<'_>> = codes.map(|kernel| Part { kernel, heads: &[], envs: &[] }).collect();
+        attnc_cpu::workspace_bytes(&parts, keys, dim, dim_v, threads)
+    }
+
+    /// Runs on the target that it was compiled for. Heads that skip become 0, with a log-sum-exp of -inf.
+    ///
+    /// # Errors
+    /// Whatever does not fit, and rows without entries under `empty = error`; nothing is written then.
+    pub fn run(&self, problem: &mut Problem<'_>, resources: Resources<'_>) -> Result<(), Diagnostics> {
+        if self.shared.target() == Target::Oracle {
+            return self.run_oracle(problem);
+        }
+        let shape = self.shape_of(&problem.q, &problem.k, &problem.inputs)?;
+        let heads = problem.q.shape()[1];
+        let kv_of = self.kv_heads_of(heads, problem.k.shape()[1])?;
+        let groups = self.groups(heads);
+        let mut envs = self.envs(&problem.inputs, shape, Candidates::Analysed)?;
+        let batch = problem.q.shape()[0];
+        let mut made = Vec::with_capacity(groups.len());
+        for (piece, heads) in &groups {
+            let mut of_part = Vec::with_capacity(batch * heads.len());
+            for item in 0..batch {
+                for &head in heads {
+                    of_part.push(envs.env(self.at(piece.attention, item, head)).map_err(|l| self.shared.said(l))?);
+                }
+            }
+            made.push(of_part);
+        }
+        let parts: Vec<Part<'_>> = groups
+            .iter()
+            .zip(&made)
+            .filter_map(|((piece, heads), envs)| Some(Part { kernel: piece.code.as_deref()?, heads, envs }))
+            .collect();
+        let layout = |e: attnc_cpu::LayoutError| self.refuse("E0721", e.to_string());
+        let (q, k, v) = (problem.q, problem.k, problem.v);
+        let keys = k.shape()[2];
+        let mut own;
+        let workspace = match resources.workspace {
+            Some(given) => given,
+            None => {
+                let threads = resources.threads.map_or_else(rayon::current_num_threads, Threads::count);
+                own = vec![0; attnc_cpu::workspace_bytes(&parts, keys, q.shape()[3], v.shape()[3], threads)];
+                &mut own[..]
+            }
+        };
+        let q_heads: Vec<usize> = (0..heads).collect();
+        let mut launch = Launch {
+            q: q.of_cpu().map_err(layout)?,
+            k: k.of_cpu().map_err(layout)?,
+            v: v.of_cpu().map_err(layout)?,
+            out: problem.out.of_cpu().map_err(layout)?,
+            lse: problem.lse.as_mut().map(|lse| lse.of_cpu()).transpose().map_err(layout)?,
+            q_heads: &q_heads,
+            kv_heads: &kv_of,
+            workspace,
+            pool: resources.threads.map(|t| &t.0),
+        };
+        attnc_cpu::run(&parts, &mut launch).map_err(|error| self.failed(&error))
+    }
+
+    /// Output and log-sum-exp from the definition, in f64: one for each batch item.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`].
+    pub fn oracle(&self, problem: &Problem<'_>) -> Result<Vec<Output>, Diagnostics> {
+        let shape = self.shape_of(&problem.q, &problem.k, &problem.inputs)?;
+        let heads = problem.q.shape()[1];
+        let kv_of = self.kv_heads_of(heads, problem.k.shape()[1])?;
+        let said = |list| self.shared.said(list);
+        let mut envs = self.envs(&problem.inputs, shape, Candidates::Plain)?;
+        let mut outputs = Vec::new();
+        for item in 0..problem.q.shape()[0] {
+            let mut of_heads = Vec::with_capacity(heads);
+            for head in 0..heads {
+                of_heads.push(match self.attention(head) {
+                    Some(attention) => envs.env(self.at(attention, item, head)).map_err(said)?,
+                    None => self.skipped(shape, head),
+                });
+            }
+            let list: Vec<oracle::Head<'_>> = of_heads
+                .iter()
+                .enumerate()
+                .map(|(head, env)| oracle::Head { attention: self.attention(head), env, kv_head: kv_of[head] })
+                .collect();
+            let (q, k, v) = (problem.q.item(item), problem.k.item(item), problem.v.item(item));
+            let view = |data, tensor: &Tensor<'_>| {
+                let [_, heads, rows, dim] = tensor.shape();
+                oracle::View::dense(data, [heads, rows, dim])
+                    .ok_or_else(|| self.refuse("E0721", "a tensor is too large to be read".to_owned()))
+            };
+            let output = oracle::attend(
+                &self.shared.program,
+                &list,
+                view(&q, &problem.q)?,
+                view(&k, &problem.k)?,
+                view(&v, &problem.v)?,
+            );
+            outputs.push(output.map_err(|e: OracleError| said(vec![e.diagnostic()]))?);
+        }
+        Ok(outputs)
+    }
+
+    /// Runs the oracle and writes what it yields, rounded to the types of the outputs.
+    fn run_oracle(&self, problem: &mut Problem<'_>) -> Result<(), Diagnostics> {
+        let [batch, heads, rows, _] = problem.q.shape();
+        let expected = [batch, heads, rows, problem.v.shape()[3]];
+        if problem.out.shape() != expected {
+            return Err(self.refuse("E0721", format!("`out` should have shape {expected:?}, but has {:?}", problem.out.shape())));
+        }
+        if let Some(lse) = problem.lse.as_ref().filter(|l| l.shape() != [batch, heads, rows, 1]) {
+            let found = lse.shape();
+            return Err(self.refuse("E0721", format!("`lse` should have shape [{batch}, {heads}, {rows}, 1], but has {found:?}")));
+        }
+        for (item, output) in self.oracle(problem)?.iter().enumerate() {
+            let [heads, rows, dim] = output.shape;
+            for at in 0..heads * rows {
+                let (head, row) = (at / rows, at % rows);
+                for col in 0..dim {
+                    problem.out.set([item, head, row, col], output.out[at * dim + col]);
+                }
+                if let Some(lse) = &mut problem.lse {
+                    lse.set([item, head, row, 0], output.lse[at]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Exact cost of all heads of one batch item, before running. `dim_v` is the dimension of values and `element` the
+    /// bytes of an element.
+    ///
+    /// # Errors
+    /// Sizes and data that do not fit.
+    pub fn cost(&self, shape: Shape, dim_v: i64, element: u64, inputs: &Inputs<'_>) -> Result<Cost, Diagnostics> {
+        let of_plan = attnc_plan::cost::Shape { d_k: shape.dim.unsigned_abs(), d_v: dim_v.unsigned_abs(), element };
+        let mut envs = self.envs(inputs, shape, Candidates::Analysed)?;
+        let mut total = Cost::default();
+        for (piece, heads) in self.groups(usize::try_from(shape.heads).unwrap_or(0)) {
+            let alike = !self.reads_head(piece.attention);
+            for (i, &head) in heads.iter().enumerate() {
+                if alike && i > 0 {
+                    break;
+                }
+                let env = envs.env(self.at(piece.attention, 0, head)).map_err(|l| self.shared.said(l))?;
+                let cost = attnc_plan::cost(&piece.built.plan, &env, of_plan)
+                    .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
+                // Heads whose sets do not depend on the head cost the same.
+                for _ in 0..if alike { heads.len() } else { 1 } {
+                    total = total.and(cost);
+                }
+            }
+        }
+        Ok(total)
+    }
+
+    /// Run-time data that a launch must be given, with extents under these lengths.
+    ///
+    /// # Errors
+    /// Sizes that are unknown or missing.
+    pub fn wants(&self, shape: Shape, sizes: &[(&str, i64)]) -> Result<Wants, Diagnostics> {
+        problem::wants(&self.shared.program, &self.attentions(), sizes, shape).map_err(|l| self.shared.said(l))
+    }
+
+    /// What one head attends to, for whoever walks its rows or tiles.
+    ///
+    /// # Errors
+    /// Sizes and data that do not fit; a head that skips attends to nothing and has no view.
+    pub fn view<'a>(&'a self, head: i64, shape: Shape, inputs: &'a Inputs<'a>) -> Result<View<'a>, Diagnostics> {
+        let attention = usize::try_from(head).ok().and_then(|h| self.attention(h));
+        let Some(piece) = self.parts.iter().find(|p| Some(p.attention) == attention) else {
+            let sentence = match self.heads() {
+                Some((heads, _)) if head >= heads => format!("there is no head {head}; the model has {heads}"),
+                _ => format!("head {head} of layer {} skips: it attends to nothing", self.select.layer),
+            };
+            return Err(self.refuse("E0723", sentence));
+        };
+        let at = self.at(piece.attention, 0, usize::try_from(head).unwrap_or(0));
+        let env = self.envs(inputs, shape, Candidates::Analysed)?.env(at).map_err(|l| self.shared.said(l))?;
+        Ok(View::new(&piece.built.plan, env))
+    }
+
+    fn at(&self, attention: usize, batch: usize, head: usize) -> At {
+        At { attention, batch, head: head as i64, layer: self.select.layer, step: self.select.step }
+    }
+
+    fn envs<'a>(
+        &'a self,
+        inputs: &'a Inputs<'a>,
+        shape: Shape,
+        candidates: Candidates,
+    ) -> Result<Envs<'a>, Diagnostics> {
+        Envs::new(&self.shared.program, inputs, shape, candidates).map_err(|list| self.shared.said(list))
+    }
+
+    /// Heads of each attention in use.
+    fn groups(&self, heads: usize) -> Vec<(&Piece, Vec<usize>)> {
+        let of = |p: &Piece| (0..heads).filter(|&h| self.attention(h) == Some(p.attention)).collect();
+        self.parts.iter().map(|p| (p, of(p))).collect()
+    }
+
+    /// Whether the sets of an attention differ between heads.
+    fn reads_head(&self, attention: usize) -> bool {
+        use attnc_pattern::expr::{Node, Var};
+        let program = &self.shared.program;
+        let needs = attnc_pattern::prepare::needs(program, &[attention]);
+        if !needs.draws.is_empty() || needs.maps.iter().any(|&m| program.map(m).per_head) {
+            return true;
+        }
+        let sets = program.attentions[attention].entries.iter().filter_map(|e| match e.source {
+            attnc_pattern::program::Source::Tokens(set) => Some(set),
+            attnc_pattern::program::Source::Null(_) => None,
+        });
+        let sets: Vec<_> = sets.collect();
+        let reachable = program.exprs.reachable(&sets);
+        reachable.iter().any(|&e| matches!(program.exprs.node(e), Node::Var(Var::Head) | Node::Load(..)))
+    }
+
+    /// Lengths and counts of a launch, checked against a model and a fixed space.
+    fn shape_of(&self, q: &Tensor<'_>, k: &Tensor<'_>, inputs: &Inputs<'_>) -> Result<Shape, Diagnostics> {
+        let [_, heads, n_q, dim] = q.shape().map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        let n_k = i64::try_from(k.shape()[2]).unwrap_or(i64::MAX);
+        if q.shape()[0] != k.shape()[0] || q.shape()[3] != k.shape()[3] {
+            return Err(self.refuse("E0721", format!("`q` is {:?} and `k` {:?}", q.shape(), k.shape())));
+        }
+        let total = problem::tokens(&self.shared.program, &inputs.sizes).map_err(|l| self.shared.said(l))?;
+        if let Some(total) = total
+            && inputs.k_start.is_none()
+            && inputs.lengths.is_empty()
+            && n_k != total
+        {
+            let sentence = format!("the space has {total} tokens, and there are {n_k} keys");
+            return Err(self.shared.said(one(EnvError::Lengths(sentence))));
+        }
+        Ok(Shape { n_q, n_k, heads, dim })
+    }
+
+    /// KV head of each query head.
+    fn kv_heads_of(&self, heads: usize, kv: usize) -> Result<Vec<usize>, Diagnostics> {
+        match &self.who {
+            Who::Model { name, kv_heads, .. } => {
+                let model = &self.shared.program.models[*name];
+                if (heads as i64, kv as i64) == (model.heads, model.kv_heads) {
+                    return Ok(kv_heads.clone());
+                }
+                let sentence = format!(
+                    "the tensors have {heads} query heads and {kv} KV heads; model `{}` has {} on {}",
+                    model.name, model.heads, model.kv_heads
+                );
+                Err(self.refuse("E0722", sentence))
+            }
+            Who::Every(_) if heads == 0 => Ok(Vec::new()),
+            Who::Every(_) if kv > 0 && heads.is_multiple_of(kv) => Ok((0..heads).map(|h| h * kv / heads).collect()),
+            Who::Every(_) => {
+                let sentence = format!("{heads} query heads do not map to {kv} KV heads");
+                Err(self.refuse("E0722", sentence))
+            }
+        }
+    }
+
+    /// The environment of a head that does nothing.
+    fn skipped(&self, shape: Shape, head: usize) -> Env<'static> {
+        Env { n_q: shape.n_q, n_k: shape.n_k, head: head as i64, heads: shape.heads, dim: shape.dim, ..Env::default() }
+    }
+
+    fn refuse(&self, code: &'static str, sentence: String) -> Diagnostics {
+        let help = match code {
+            "E0721" => "`q` is [batch, heads, queries, d], `k` and `v` are [batch, KV heads, keys, d or d_v]",
+            "E0722" => "use as many KV heads as divide the query heads, or a model that writes the map",
+            _ => "layers, steps and heads are counted from 0",
+        };
+        self.shared.said(vec![Diagnostic::global(code, sentence).help(help)])
+    }
+
+    fn failed(&self, error: &RunError) -> Diagnostics {
+        if let RunError::EmptyRow { batch, head, row } = *error
+            && let Some(attention) = self.attention(head)
+        {
+            let attention = &self.shared.program.attentions[attention];
+            let message = format!("query row {row} of head {head}, batch item {batch}, attends to nothing");
+            let label = format!("`{}` has `empty = error`", attention.name);
+            let diagnostic = Diagnostic::error("E0709", attention.span, message, label)
+                .help("write `empty = zero` if such rows shall be 0, or widen the set");
+            return self.shared.said(vec![diagnostic]);
+        }
+        self.refuse("E0721", error.to_string())
+    }
+}
+
+/// Compares what a target computed with the oracle's outputs, one for each batch item.
+#[must_use]
+pub fn compare(oracle: &[Output], out: &Tensor<'_>, lse: Option<&Tensor<'_>>) -> Report {
+    let rounding = Rounding {
+        out: match out.dtype() {
+            attnc_cpu::DType::F32 => Dtype::F32,
+            attnc_cpu::DType::F16 => Dtype::F16,
+            attnc_cpu::DType::Bf16 => Dtype::Bf16,
+        },
+        weights: Dtype::F32,
+    };
+    let mut report = Report::default();
+    for (batch, output) in oracle.iter().enumerate() {
+        let of_out = |head, row, col| f64::from(out.get([batch, head, row, col]));
+        let of_lse = |head, row| lse.map_or(f64::NAN, |lse| f64::from(lse.get([batch, head, row, 0])));
+        let target = tolerance::Target { out: &of_out, lse: lse.map(|_| &of_lse as &dyn Fn(usize, usize) -> f64) };
+        report.merge(&tolerance::compare(output, target, rounding, batch));
+    }
+    report
+}
+
+/// The attention of each head.
+pub(crate) fn assignment(program: &Program, select: &Select) -> Result<Vec<Option<usize>>, Vec<Diagnostic>> {
+    Ok(match who(program, select)? {
+        Who::Every(attention) => vec![Some(attention)],
+        Who::Model { attentions, .. } => attentions,
+    })
+}
+
+/// Resolves a selection.
+fn who(program: &Program, select: &Select) -> Result<Who, Vec<Diagnostic>> {
+    if let Some(attention) = program.attentions.iter().position(|a| a.name == select.name) {
+        return Ok(Who::Every(attention));
+    }
+    let Some(name) = program.models.iter().position(|m| m.name == select.name) else {
+        let known: Vec<&str> = (program.models.iter().map(|m| m.name.as_str()))
+            .chain(program.attentions.iter().map(|a| a.name.as_str()))
+            .collect();
+        let message = format!("nothing that can be run is named `{}`", select.name);
+        return Err(vec![Diagnostic::global(UNKNOWN_NAME, message).help(format!("there are: {}", known.join(", ")))]);
+    };
+    let model = &program.models[name];
+    for (what, value, count) in [("layer", select.layer, model.layers), ("step", select.step, model.steps)] {
+        if !(0..count).contains(&value) {
+            let message = format!("model `{}` has no {what} {value}", model.name);
+            return Err(vec![Diagnostic::global("E0723", message).help(format!("it has {count}, counted from 0"))]);
+        }
+    }
+    let mut attentions = Vec::new();
+    for head in 0..model.heads {
+        attentions.push(arm(program, model, select, head)?);
+    }
+    let kv_heads = (0..model.heads).map(|h| kv_head(model, h)).collect();
+    Ok(Who::Model { name, attentions, kv_heads })
+}
+
+/// The attention of a head: the first arm that holds.
+fn arm(program: &Program, model: &Model, select: &Select, head: i64) -> Result<Option<usize>, Vec<Diagnostic>> {
+    let env = Env { head, heads: model.heads, layer: select.layer, step: select.step, ..Env::default() };
+    for arm in &model.arms {
+        let holds = Evaluator::new(program, &env, &[arm.when]).truth(arm.when, Point::default());
+        if holds.map_err(|e| one(EnvError::from(e)))? {
+            return Ok(arm.attention);
+        }
+    }
+    Ok(None)
+}
+
+/// The KV head of a query head.
+fn kv_head(model: &Model, head: i64) -> usize {
+    let kv = match &model.head_map {
+        Some(map) => map.get(head as usize).copied().unwrap_or(0),
+        None => head * model.kv_heads / model.heads,
+    };
+    usize::try_from(kv).unwrap_or(0)
+}

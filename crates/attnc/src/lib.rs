@@ -1,0 +1,57 @@
+//! A compiler for sparse attention patterns, as a library.
+//!
+//! A `.attn` file says which keys each query attends to. This crate checks it, plans it, compiles it to machine
+//! code for this CPU and runs it on borrowed tensors:
+//!
+//! ```
+//! use attnc::{Compiler, Inputs, Problem, Resources, Select, Tensor, TensorMut};
+//!
+//! let module = Compiler::default().source("pattern local = q - k in 0 .. 128\n")?;
+//! let kernel = module.kernel(&Select::named("local"))?;
+//! for n in [100, 1000] {
+//!     let (x, shape) = (vec![0.5; 4 * n * 64], [1, 4, n, 64]); // batch, heads, tokens, dim
+//!     let (mut out, mut lse) = (vec![0.0; x.len()], vec![0.0; 4 * n]);
+//!     let t = Tensor::of_f32(&x, shape)?;
+//!     let (out_t, lse_t) = (TensorMut::of_f32(&mut out, shape)?, TensorMut::of_f32(&mut lse, [1, 4, n, 1])?);
+//!     let mut problem = Problem { q: t, k: t, v: t, out: out_t, lse: Some(lse_t), inputs: Inputs::default() };
+//!     kernel.run(&mut problem, Resources::default())?;
+//!     assert!(out.iter().all(|o| (o - 0.5).abs() < 1e-6));
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`Compiler`] turns files, which come through a [`Loader`], into a [`Module`]; a [`Kernel`] is one attention of it,
+//! or one layer of a model, compiled once for every length, batch, number of heads, stride and element type, and
+//! shared freely between threads. Errors are [`Diagnostics`]: plain data with a stable code, places and a help.
+//!
+//! Nothing here opens a file, reads the environment or prints.
+
+#![forbid(unsafe_code)]
+
+mod codes;
+mod compiler;
+mod kernel;
+mod loader;
+mod problem;
+mod tensor;
+mod text;
+mod view;
+
+pub use attnc_cpu::{DType, Isa, LayoutError, flops_executed, flops_reset, targets};
+pub use attnc_kernels::peak::fma_burst;
+pub use attnc_kernels::{MergeError, merge};
+pub use attnc_pattern::analysis::EvalError;
+pub use attnc_pattern::env::TensorData;
+pub use attnc_pattern::oracle::Output;
+pub use attnc_pattern::program::{MapKind, Program};
+pub use attnc_pattern::random;
+pub use attnc_pattern::tolerance::{Report, Worst};
+pub use attnc_plan::{Cost, MAX_LEN, Options as PlanOptions, PASSES};
+pub use attnc_syntax::diag::{CodeInfo, Diagnostic, FileId, Label, Severity, Span};
+pub use codes::codes;
+pub use compiler::{Compiler, Diagnostics, Kind, Module, NO_TARGET, Options, Target, UNKNOWN_NAME, UNKNOWN_PARAM};
+pub use kernel::{Kernel, Resources, Select, Threads, compare};
+pub use loader::{Formatted, LoadError, Loader, MAX_FILES, MAX_SOURCE, Memory, STD, Source, Sources, format};
+pub use problem::{Inputs, MapInput, Problem, Shape, UNKNOWN_SIZE, WantedMap, WantedTensor, Wants};
+pub use tensor::{Tensor, TensorMut};
+pub use view::{Run, RowWalk, TileRun, TileWalk, View};

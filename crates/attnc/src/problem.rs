@@ -1,0 +1,444 @@
+//! What a launch is given: tensors, lengths, and the program's run-time data by name.
+//!
+//! One idea: names meet numbers here and nowhere else. A host speaks of sizes, maps and tensors by the names
+//! that the file declares; everything below takes an [`Env`] for each (batch item, head). What does not fit is
+//! refused with a sentence before anything runs. Nothing here knows of tiles or machine code.
+
+use std::sync::Arc;
+
+use attnc_pattern::env::{DrawTable, Env, MapData, TensorData};
+use attnc_pattern::oracle::{Evaluator, Point};
+use attnc_pattern::prepare::{self, EnvError};
+use attnc_pattern::program::{MapKind, Program};
+use attnc_pattern::{order, random};
+use attnc_syntax::diag::{CodeInfo, Diagnostic};
+
+use crate::tensor::{Tensor, TensorMut};
+
+/// Code of a size given under a name that no size has.
+pub const UNKNOWN_SIZE: &str = "E0720";
+
+/// A run-time map as it is given.
+#[derive(Clone, Copy, Debug)]
+pub enum MapInput<'a> {
+    /// Bytes, 0 = not in the set: `[n_q, n_k]` or blocks of them, with a leading `[heads]` if so declared.
+    Dense {
+        /// Row-major.
+        data: &'a [u8],
+        /// Extents.
+        shape: &'a [usize],
+    },
+    /// Compressed rows: `indptr` `[n_q + 1]`, or `[heads, n_q + 1]`, each row of it from 0; the `indices` of the heads
+    /// follow each other.
+    Csr {
+        /// Offsets.
+        indptr: &'a [i64],
+        /// Key columns from 0, ascending in a row.
+        indices: &'a [i64],
+    },
+}
+
+/// Run-time data of a launch beside Q, K and V.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs<'a> {
+    /// Sizes by name.
+    pub sizes: Vec<(&'a str, i64)>,
+    /// Document offsets: the first position of each, then the end of the last.
+    pub docs: &'a [i64],
+    /// Maps by name.
+    pub maps: Vec<(&'a str, MapInput<'a>)>,
+    /// Tensors of reals by name.
+    pub tensors: Vec<(&'a str, TensorData<'a>)>,
+    /// Position of the first query; `None` leaves it to the attention's alignment.
+    pub q_start: Option<i64>,
+    /// Position of the first key; `None` is 0.
+    pub k_start: Option<i64>,
+    /// Queries and keys of each batch item where they are fewer than the tensors' rows; empty if none is padded.
+    pub lengths: Vec<(i64, i64)>,
+}
+
+/// Tensors and data of one launch.
+#[derive(Debug)]
+pub struct Problem<'a> {
+    /// `[batch, heads, queries, d]`
+    pub q: Tensor<'a>,
+    /// `[batch, KV heads, keys, d]`
+    pub k: Tensor<'a>,
+    /// `[batch, KV heads, keys, d_v]`
+    pub v: Tensor<'a>,
+    /// `[batch, heads, queries, d_v]`, of any element type.
+    pub out: TensorMut<'a>,
+    /// `[batch, heads, queries, 1]` of f32, if wanted.
+    pub lse: Option<TensorMut<'a>>,
+    /// Everything else.
+    pub inputs: Inputs<'a>,
+}
+
+/// Lengths and counts, where there are no tensors to take them from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Queries.
+    pub n_q: i64,
+    /// Keys.
+    pub n_k: i64,
+    /// Query heads.
+    pub heads: i64,
+    /// Dimension of queries and keys.
+    pub dim: i64,
+}
+
+/// Run-time data that a kernel reads beside sizes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// Tensors of reals.
+    pub tensors: Vec<WantedTensor>,
+    /// Maps.
+    pub maps: Vec<WantedMap>,
+    /// Document offsets.
+    pub docs: bool,
+}
+
+/// A tensor that a kernel reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedTensor {
+    /// Its name.
+    pub name: String,
+    /// Its extents under the lengths asked about.
+    pub dims: Vec<usize>,
+}
+
+/// A map that a kernel reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedMap {
+    /// Its name.
+    pub name: String,
+    /// How it is stored.
+    pub kind: MapKind,
+    /// One for each query head.
+    pub per_head: bool,
+}
+
+/// What some attentions read, with extents under the given lengths.
+pub(crate) fn wants(
+    program: &Program,
+    attentions: &[usize],
+    given: &[(&str, i64)],
+    shape: Shape,
+) -> Result<Wants, Vec<Diagnostic>> {
+    let Shape { n_q, n_k, heads, dim } = shape;
+    let env = Env { sizes: sizes(program, given)?, n_q, n_k, heads, dim, ..Env::default() };
+    let needs = prepare::needs(program, attentions);
+    let mut wants = Wants { docs: needs.docs, ..Wants::default() };
+    for id in needs.tensors {
+        let tensor = program.tensor(id);
+        let mut evaluator = Evaluator::new(program, &env, &tensor.dims);
+        let mut dims = Vec::new();
+        for &dim in &tensor.dims {
+            let extent = evaluator.int(dim, Point::default()).map_err(|e| one(EnvError::from(e)))?;
+            let wrong = || {
+                let reason = format!("has an extent of {extent}");
+                one(EnvError::Tensor { name: tensor.name.clone(), reason, span: tensor.span })
+            };
+            dims.push(usize::try_from(extent).map_err(|_| wrong())?);
+        }
+        wants.tensors.push(WantedTensor { name: tensor.name.clone(), dims });
+    }
+    for id in needs.maps {
+        let map = program.map(id);
+        wants.maps.push(WantedMap { name: map.name.clone(), kind: map.kind, per_head: map.per_head });
+    }
+    Ok(wants)
+}
+
+/// One (batch item, head) to prepare an [`Env`] for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    pub(crate) attention: usize,
+    pub(crate) batch: usize,
+    pub(crate) head: i64,
+    pub(crate) layer: i64,
+    pub(crate) step: i64,
+}
+
+/// Who finds the candidates of random choices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Candidates {
+    /// The row-set analysis.
+    Analysed,
+    /// The oracle, pair by pair.
+    Plain,
+}
+
+/// Makes environments of one launch: values by id, and what heads share, found once.
+pub(crate) struct Envs<'a> {
+    program: &'a Program,
+    inputs: &'a Inputs<'a>,
+    shape: Shape,
+    sizes: Vec<i64>,
+    tensors: Vec<TensorData<'a>>,
+    candidates: Candidates,
+    /// Orders by the lengths they were made for.
+    orders: Vec<((i64, i64, i64, i64), Vec<Arc<[u32]>>)>,
+}
+
+impl<'a> Envs<'a> {
+    /// Resolves names. `reads` are the attentions that will be asked for.
+    pub(crate) fn new(
+        program: &'a Program,
+        inputs: &'a Inputs<'a>,
+        shape: Shape,
+        candidates: Candidates,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let sizes = sizes(program, &inputs.sizes)?;
+        let mut tensors = vec![TensorData::default(); program.tensors.len()];
+        for (name, data) in &inputs.tensors {
+            if let Some(i) = program.tensors.iter().position(|t| t.name == *name) {
+                tensors[i] = data.clone();
+            }
+        }
+        Ok(Envs { program, inputs, shape, sizes, tensors, candidates, orders: Vec::new() })
+    }
+
+    /// The environment of one (batch item, head), checked and complete.
+    pub(crate) fn env(&mut self, at: At) -> Result<Env<'a>, Vec<Diagnostic>> {
+        let program = self.program;
+        let (n_q, n_k) = self.lengths(at.batch)?;
+        let attention = &program.attentions[at.attention];
+        let given = (self.inputs.q_start, self.inputs.k_start);
+        let (q_start, k_start) = prepare::starts(attention, (n_q, n_k), given).map_err(one)?;
+        let mut env = Env {
+            n_q,
+            n_k,
+            q_start,
+            k_start,
+            head: at.head,
+            heads: self.shape.heads,
+            layer: at.layer,
+            step: at.step,
+            dim: self.shape.dim,
+            sizes: self.sizes.clone(),
+            docs: self.inputs.docs,
+            maps: self.maps(at.head, n_q)?,
+            tensors: self.tensors.clone(),
+            draws: Vec::new(),
+            orders: Vec::new(),
+        };
+        let used = [at.attention];
+        prepare::check_env(program, &used, &env).map_err(all)?;
+        prepare::admit(program, at.attention, &env).map_err(one)?;
+        let needs = prepare::needs(program, &used);
+        env.orders = self.orders_of(&env, &needs).map_err(one)?;
+        env.draws = vec![DrawTable::default(); program.draws.len()];
+        for &id in &needs.draws {
+            let draw = program.draw(id);
+            let rows = random::draw_rows(draw, &env);
+            let table = random::draw_table(draw, &env, rows, |row, found| match self.candidates {
+                Candidates::Analysed => attnc_pattern::oracle::candidates(program, id, &env, row, found),
+                Candidates::Plain => attnc_pattern::oracle::candidates(program, id, &env, row, found),
+            });
+            env.draws[id.0 as usize] = table.map_err(|e| one(EnvError::from(e)))?;
+        }
+        Ok(env)
+    }
+
+    /// Orders that are needed, made once for all heads with the same lengths.
+    fn orders_of(&mut self, env: &Env<'_>, needs: &prepare::Needs) -> Result<Vec<Arc<[u32]>>, EnvError> {
+        let program = self.program;
+        if needs.orders.is_empty() {
+            return Ok(vec![Arc::from([]); program.orders.len()]);
+        }
+        let key = (env.n_q, env.n_k, env.q_start, env.k_start);
+        let place = match self.orders.iter().position(|(k, _)| *k == key) {
+            Some(place) => place,
+            None => {
+                self.orders.push((key, vec![Arc::from([]); program.orders.len()]));
+                self.orders.len() - 1
+            }
+        };
+        let made = &mut self.orders[place].1;
+        for &id in &needs.orders {
+            let slot = &mut made[id.0 as usize];
+            if slot.is_empty() {
+                *slot = order::index(program, id, env)?;
+            }
+        }
+        Ok(made.clone())
+    }
+
+    /// Queries and keys of a batch item.
+    fn lengths(&self, batch: usize) -> Result<(i64, i64), Vec<Diagnostic>> {
+        let Some(&(n_q, n_k)) = self.inputs.lengths.get(batch) else {
+            return Ok((self.shape.n_q, self.shape.n_k));
+        };
+        if n_q > self.shape.n_q || n_k > self.shape.n_k {
+            let sentence = format!(
+                "batch item {batch} has {n_q} queries and {n_k} keys; the tensors have {} and {}",
+                self.shape.n_q, self.shape.n_k
+            );
+            return Err(one(EnvError::Lengths(sentence)));
+        }
+        Ok((n_q, n_k))
+    }
+
+    /// Maps of one head.
+    fn maps(&self, head: i64, n_q: i64) -> Result<Vec<MapData<'a>>, Vec<Diagnostic>> {
+        let mut maps = vec![MapData::Absent; self.program.maps.len()];
+        for (name, input) in &self.inputs.maps {
+            let Some(i) = self.program.maps.iter().position(|m| m.name == *name) else { continue };
+            let map = &self.program.maps[i];
+            let fail = |reason: String| {
+                one(EnvError::Map { name: map.name.clone(), reason, span: map.span })
+            };
+            let head = if map.per_head { usize::try_from(head).unwrap_or(usize::MAX) } else { 0 };
+            maps[i] = match (*input, map.kind) {
+                (MapInput::Dense { data, shape }, _) => dense(data, shape, map.per_head, head).map_err(fail)?,
+                (MapInput::Csr { indptr, indices }, MapKind::Csr) if map.per_head => {
+                    csr_of_head(indptr, indices, n_q, head).map_err(fail)?
+                }
+                (MapInput::Csr { indptr, indices }, _) => MapData::Csr { indptr, indices },
+            };
+        }
+        Ok(maps)
+    }
+}
+
+/// One head of a dense map.
+fn dense<'a>(data: &'a [u8], shape: &[usize], per_head: bool, head: usize) -> Result<MapData<'a>, String> {
+    let elements = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
+    if elements != Some(data.len()) {
+        return Err(format!("is {shape:?} and has {} elements", data.len()));
+    }
+    match (per_head, shape) {
+        (false, &[_, cols]) => Ok(MapData::Dense { data, cols }),
+        (true, &[heads, rows, cols]) => {
+            let size = rows * cols;
+            let data = data.get(head.saturating_mul(size)..head.saturating_add(1).saturating_mul(size));
+            let data = data.ok_or_else(|| format!("has {heads} heads, and head {head} is asked for"))?;
+            Ok(MapData::Dense { data, cols })
+        }
+        (false, _) => Err(format!("is {shape:?}, and [rows, columns] is wanted")),
+        (true, _) => Err(format!("is {shape:?}, and [heads, rows, columns] is wanted")),
+    }
+}
+
+/// One head of compressed rows: offsets of each head begin with 0.
+fn csr_of_head<'a>(indptr: &'a [i64], indices: &'a [i64], n_q: i64, head: usize) -> Result<MapData<'a>, String> {
+    let width = usize::try_from(n_q).unwrap_or(usize::MAX).saturating_add(1);
+    let rows = |h: usize| indptr.get(h.saturating_mul(width)..h.saturating_add(1).saturating_mul(width));
+    let few = || format!("has an `indptr` of {} elements; {width} for each head are wanted", indptr.len());
+    let mut begin = 0_usize;
+    for h in 0..head {
+        let last = rows(h).and_then(<[i64]>::last).ok_or_else(few)?;
+        begin = begin.saturating_add(usize::try_from(*last).unwrap_or(usize::MAX));
+    }
+    let own = rows(head).ok_or_else(few)?;
+    let count = own.last().and_then(|&n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    let indices = indices
+        .get(begin..begin.saturating_add(count))
+        .ok_or_else(|| format!("has {} indices, and the offsets ask for more", indices.len()))?;
+    Ok(MapData::Csr { indptr: own, indices })
+}
+
+/// Sizes by id.
+fn sizes(program: &Program, given: &[(&str, i64)]) -> Result<Vec<i64>, Vec<Diagnostic>> {
+    let mut errors: Vec<Diagnostic> = Vec::new();
+    for (name, _) in given {
+        if program.size(name).is_none() {
+            let known: Vec<&str> = program.sizes.iter().map(|s| s.name.as_str()).collect();
+            let help = match known.as_slice() {
+                [] => "the file declares no sizes".to_owned(),
+                known => format!("its sizes are: {}", known.join(", ")),
+            };
+            errors.push(Diagnostic::global(UNKNOWN_SIZE, format!("there is no size named `{name}`")).help(help));
+        }
+    }
+    let mut values = Vec::with_capacity(program.sizes.len());
+    for size in &program.sizes {
+        match given.iter().rev().find(|(name, _)| *name == size.name) {
+            Some(&(_, value)) => values.push(value),
+            None => errors.extend(one(EnvError::Size { name: size.name.clone(), value: None, span: size.span })),
+        }
+    }
+    if errors.is_empty() { Ok(values) } else { Err(errors) }
+}
+
+/// Number of tokens that the sizes of the space give; `None` if it is open.
+pub(crate) fn tokens(program: &Program, given: &[(&str, i64)]) -> Result<Option<i64>, Vec<Diagnostic>> {
+    let sizes = sizes(program, given)?;
+    let Some(total) = program.space.total else { return Ok(None) };
+    let env = Env { sizes, ..Env::default() };
+    let value = Evaluator::new(program, &env, &[total]).int(total, Point::default());
+    let value = value.map_err(|e| one(EnvError::from(e)))?;
+    match i64::try_from(value) {
+        Ok(n) if (0..=attnc_plan::MAX_LEN).contains(&n) => Ok(Some(n)),
+        _ => Err(one(EnvError::Space { value })),
+    }
+}
+
+pub(crate) fn one(error: EnvError) -> Vec<Diagnostic> {
+    vec![error.diagnostic()]
+}
+
+fn all(errors: Vec<EnvError>) -> Vec<Diagnostic> {
+    errors.iter().map(EnvError::diagnostic).collect()
+}
+
+/// Diagnostics of launches that this crate makes.
+pub(crate) const CODES: &[CodeInfo] = &[
+    CodeInfo {
+        code: UNKNOWN_SIZE,
+        title: "a size was given under an unknown name",
+        explain: "`--size NAME=V` gives sizes that the file declares: `size NAME`, an extent `text[NAME]`, or an axis without \
+                  extent, which is named by segment and axis as in `video.h`.",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0721",
+        title: "the tensors of a launch do not fit together",
+        explain: "`q` is [batch, heads, queries, d], `k` [batch, KV heads, keys, d], `v` [batch, KV heads, keys, d_v] and `out` \
+                  [batch, heads, queries, d_v].",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0722",
+        title: "the numbers of heads do not fit",
+        explain: "Query heads map to KV heads by groups of the same size, `head * kv_heads / heads`; other ratios need a model \
+                  that writes the map. A model fixes both numbers.",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0723",
+        title: "a layer, step or head lies outside the model",
+        explain: "Layers, steps and heads are counted from 0.",
+        example: "",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_of_a_dense_map_are_cut() {
+        let data = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
+        let Ok(MapData::Dense { data: own, cols }) = dense(&data, &[2, 2, 3], true, 1) else { panic!("fits") };
+        assert_eq!((own, cols), (&data[6..], 3));
+        assert!(dense(&data, &[2, 2, 3], true, 2).is_err());
+        assert!(dense(&data, &[2, 2, 3], false, 0).is_err());
+        assert!(dense(&data, &[2, usize::MAX, 3], true, 0).is_err());
+        assert!(dense(&data, &[3, 3], false, 0).is_err());
+    }
+
+    #[test]
+    fn heads_of_compressed_rows_follow_each_other() {
+        let indptr = [0, 1, 3, 0, 0, 2];
+        let indices = [5, 1, 2, 0, 4];
+        let Ok(MapData::Csr { indptr: own, indices: columns }) = csr_of_head(&indptr, &indices, 2, 1) else {
+            panic!("fits")
+        };
+        assert_eq!((own, columns), (&[0, 0, 2][..], &[0, 4][..]));
+        assert!(csr_of_head(&indptr, &indices, 2, 2).is_err());
+        assert!(csr_of_head(&indptr, &indices[..4], 2, 1).is_err());
+        assert!(csr_of_head(&[0, -5, i64::MAX, 0, 0, 1], &indices, 2, 1).is_err());
+    }
+}

@@ -1,0 +1,213 @@
+//! Every target of this machine against the oracle, on random inputs of given lengths.
+//!
+//! The one idea: a case is plain data, and what it finds wrong is a sentence that says how to see it again.
+
+use attnc::{
+    Compiler, DType, Inputs, Isa, MapInput, MapKind, Options, Problem, Resources, Select, Shape, Target, Tensor, TensorData,
+    TensorMut, Threads, compare, random,
+};
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Case<'a> {
+    /// Name of a pattern, attention or model; empty means the only one.
+    pub name: &'a str,
+    /// Layer.
+    pub layer: i64,
+    /// Queries and keys.
+    pub lengths: (usize, usize),
+    /// Query heads and KV heads; a model's own win.
+    pub heads: (usize, usize),
+    /// Dimensions of keys and values.
+    pub dims: (usize, usize),
+    /// Batch items.
+    pub batch: usize,
+    /// Element type of inputs and output.
+    pub dtype: DType,
+    /// Seed of every random input.
+    pub seed: u64,
+    /// Document offsets; where they are wanted and none are given, random ones.
+    pub docs: Vec<i64>,
+    /// Sizes by name.
+    pub sizes: Vec<(String, i64)>,
+    /// Values of params.
+    pub set: Vec<(String, String)>,
+    /// Positions of the first query and key.
+    pub starts: (Option<i64>, Option<i64>),
+}
+
+impl Default for Case<'_> {
+    fn default() -> Self {
+        Case {
+            name: "",
+            layer: 0,
+            lengths: (1, 1),
+            heads: (2, 1),
+            dims: (17, 9),
+            batch: 1,
+            dtype: DType::F32,
+            seed: 1,
+            docs: vec![],
+            sizes: vec![],
+            set: vec![],
+            starts: (None, None),
+        }
+    }
+}
+
+/// Elements of a type as bytes, and what they are after rounding.
+fn encode(data: &[f32], dtype: DType) -> Vec<u8> {
+    match dtype {
+        DType::F32 => data.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+        DType::F16 => data.iter().flat_map(|x| half::f16::from_f32(*x).to_ne_bytes()).collect(),
+        DType::Bf16 => data.iter().flat_map(|x| half::bf16::from_f32(*x).to_ne_bytes()).collect(),
+    }
+}
+
+fn normal(seed: u64, n: usize) -> Vec<f32> {
+    let mut data = vec![0.0; n];
+    random::fill_normal(seed, &mut data);
+    data
+}
+
+/// Uniform integers of `0 .. bound`.
+fn uniform(seed: u64, n: usize, bound: usize) -> Vec<usize> {
+    let mut data = vec![0.0; n];
+    random::fill_uniform(seed, &mut data);
+    data.iter().map(|x| ((x * bound as f32) as usize).min(bound.saturating_sub(1))).collect()
+}
+
+/// Compares every target with the oracle.
+///
+/// # Errors
+/// What does not compile, does not run, or differs by more than its bound.
+pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
+    let mut bits: Option<Vec<u8>> = None;
+    for (target, threads) in [(Isa::Scalar, 1), (Isa::Avx2, 1), (Isa::Avx2, 3)] {
+        let options = Options { set: case.set.clone(), target: Target::Cpu(Some(target)), ..Options::default() };
+        let module = Compiler::new(options).source(source).map_err(|e| e.to_string())?;
+        let name = if case.name.is_empty() {
+            module.default_use("").map_err(|e| e.to_string())?
+        } else {
+            case.name.to_string()
+        };
+        let kernel = match module.kernel(&Select::named(name).layer(case.layer)) {
+            Ok(kernel) => kernel,
+            // The scalar table is there on every machine; a vector one is skipped where the CPU lacks it.
+            Err(e) if target != Isa::Scalar && e.list.iter().any(|d| d.code == attnc::NO_TARGET) => continue,
+            Err(e) => return Err(e.to_string()),
+        };
+        let (heads, kv_heads) = kernel.heads().map_or(case.heads, |(h, g)| (h as usize, g as usize));
+        let (n_q, n_k) = case.lengths;
+        let (d, dv) = case.dims;
+        let (q_shape, k_shape) = ([case.batch, heads.min(usize::MAX), n_q, d], [case.batch, kv_heads, n_k, d]);
+        let (v_shape, o_shape) = ([case.batch, kv_heads, n_k, dv], [case.batch, heads.max(kv_heads), n_q, dv]);
+        let of = |shape: [usize; 4], seed: u64| encode(&normal(seed, shape.iter().product()), case.dtype);
+        let (q, k, v) = (of(q_shape, case.seed * 3), of(k_shape, case.seed * 3 + 1), of(v_shape, case.seed * 3 + 2));
+        let mut out = vec![0x55; o_shape.iter().product::<usize>() * case.dtype.size()];
+        let mut lse = vec![f32::NAN; o_shape[..3].iter().product()];
+
+        let shape = Shape { n_q: n_q as i64, n_k: n_k as i64, heads: heads as i64, dim: d as i64 };
+        let sizes: Vec<(&str, i64)> = case.sizes.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+        let wants = kernel.wants(shape, &sizes).map_err(|e| e.to_string())?;
+        let mut docs = case.docs.clone();
+        if wants.docs && docs.is_empty() {
+            let end = n_q.max(n_k) + case.starts.0.unwrap_or(0).max(case.starts.1.unwrap_or(0)) as usize;
+            docs = uniform(case.seed, 4, end + 1).iter().map(|x| *x as i64).collect();
+            docs.extend([0, end as i64]);
+            docs.sort_unstable();
+            docs.dedup();
+        }
+        let tensors: Vec<Vec<f32>> = (wants.tensors.iter().enumerate())
+            .map(|(i, t)| normal(case.seed + 100 + i as u64, t.dims.iter().product()))
+            .collect();
+        let maps: Vec<MapBytes> =
+            wants.maps.iter().enumerate().map(|(i, m)| MapBytes::random(m.kind, m.per_head, heads, case, i as u64)).collect();
+        let inputs = Inputs {
+            sizes,
+            docs: &docs,
+            maps: wants.maps.iter().zip(&maps).map(|(m, data)| (m.name.as_str(), data.input())).collect(),
+            tensors: (wants.tensors.iter().zip(&tensors))
+                .map(|(t, data)| (t.name.as_str(), TensorData { data, dims: t.dims.clone() }))
+                .collect(),
+            q_start: case.starts.0,
+            k_start: case.starts.1,
+            lengths: vec![],
+        };
+        let view = |bytes, shape| Tensor::contiguous(bytes, case.dtype, shape).map_err(|e| e.to_string());
+        let mut problem = Problem {
+            q: view(&q, q_shape)?,
+            k: view(&k, k_shape)?,
+            v: view(&v, v_shape)?,
+            out: TensorMut::contiguous(&mut out, case.dtype, o_shape).map_err(|e| e.to_string())?,
+            lse: Some(TensorMut::of_f32(&mut lse, [o_shape[0], o_shape[1], o_shape[2], 1]).map_err(|e| e.to_string())?),
+            inputs,
+        };
+        let oracle = kernel.oracle(&problem).map_err(|e| e.to_string())?;
+        let pool = Threads::new(threads)?;
+        kernel.run(&mut problem, Resources { threads: Some(&pool), workspace: None }).map_err(|e| e.to_string())?;
+        drop(problem);
+        let out_view = Tensor::contiguous(&out, case.dtype, o_shape).map_err(|e| e.to_string())?;
+        let lse_view = Tensor::of_f32(&lse, [o_shape[0], o_shape[1], o_shape[2], 1]).map_err(|e| e.to_string())?;
+        let report = compare(&oracle, &out_view, Some(&lse_view));
+        if !report.passed() {
+            return Err(format!("{target:?}, {threads} threads: {report:?}\n{case:?}\n{source}"));
+        }
+        if target == Isa::Avx2 {
+            let all: Vec<u8> = out.iter().copied().chain(lse.iter().flat_map(|x| x.to_ne_bytes())).collect();
+            match &bits {
+                Some(first) if *first != all => return Err(format!("{threads} threads give other bits\n{case:?}\n{source}")),
+                Some(_) => {}
+                None => bits = Some(all),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A random map that owns its data.
+enum MapBytes {
+    Dense(Vec<u8>, Vec<usize>),
+    Csr(Vec<i64>, Vec<i64>),
+}
+
+impl MapBytes {
+    fn random(kind: MapKind, per_head: bool, heads: usize, case: &Case<'_>, nth: u64) -> MapBytes {
+        let (n_q, n_k) = case.lengths;
+        let copies = if per_head { heads } else { 1 };
+        let seed = case.seed + 1000 + nth;
+        let dense = |rows: usize, cols: usize| {
+            let mut shape = vec![rows, cols];
+            if per_head {
+                shape.insert(0, heads);
+            }
+            MapBytes::Dense(uniform(seed, copies * rows * cols, 2).iter().map(|b| *b as u8).collect(), shape)
+        };
+        match kind {
+            MapKind::Bool => dense(n_q, n_k),
+            MapKind::Blocks(b) => dense(n_q.div_ceil(b as usize), n_k.div_ceil(b as usize)),
+            MapKind::Csr => {
+                let (mut indptr, mut indices) = (vec![], vec![]);
+                for head in 0..copies {
+                    indptr.push(0);
+                    let before = indices.len();
+                    for row in 0..n_q {
+                        let mut columns = uniform(seed * 77 + (head * n_q + row) as u64, 3, n_k);
+                        columns.sort_unstable();
+                        columns.dedup();
+                        indices.extend(columns.iter().filter(|_| n_k > 0).map(|c| *c as i64));
+                        indptr.push((indices.len() - before) as i64);
+                    }
+                }
+                MapBytes::Csr(indptr, indices)
+            }
+        }
+    }
+
+    fn input(&self) -> MapInput<'_> {
+        match self {
+            MapBytes::Dense(data, shape) => MapInput::Dense { data, shape },
+            MapBytes::Csr(indptr, indices) => MapInput::Csr { indptr, indices },
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What the tests of the whole project share: random patterns, and targets held against the oracle.
+
+#![forbid(unsafe_code)]
+
+pub mod compare;
+pub mod generate;

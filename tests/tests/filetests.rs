@@ -1,0 +1,276 @@
+//! Files that are tests: `tests/filetests/**/*.attn`, see `docs/testing.md` for their form.
+//!
+//! `ATTNC_BLESS=1` rewrites the exact text of stages whose text is not a statement about meaning.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use attnc::{Compiler, DType, Inputs, Loader, Memory, Module, Options, Select, Shape};
+use attnc_tests::compare::{Case, against_oracle};
+
+/// Stages whose expected text a machine may write.
+const BLESSED: &[&str] = &["ast", "pattern", "tiles", "plan", "clif", "fmt"];
+
+fn files(dir: &Path, out: &mut Vec<PathBuf>) {
+    let mut entries: Vec<_> = std::fs::read_dir(dir).expect("folder of filetests").map(|e| e.expect("entry").path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            files(&path, out);
+        } else if path.extension().is_some_and(|e| e == "attn") {
+            out.push(path);
+        }
+    }
+}
+
+/// One `//! stage option=value ..` line.
+struct Command<'a> {
+    stage: &'a str,
+    options: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Command<'a> {
+    fn parse(line: &'a str) -> Command<'a> {
+        let mut words = line.split_whitespace();
+        let stage = words.next().unwrap_or("");
+        let options = words.map(|w| w.split_once('=').unwrap_or((w, ""))).collect();
+        Command { stage, options }
+    }
+
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.options.iter().find(|o| o.0 == name).map(|o| o.1)
+    }
+
+    fn int(&self, name: &str, default: i64) -> Result<i64, String> {
+        self.get(name).map_or(Ok(default), |v| v.parse().map_err(|_| format!("{name}={v} is not an integer")))
+    }
+
+    fn ints(&self, name: &str) -> Result<Option<Vec<i64>>, String> {
+        let parse = |v: &str| v.parse().map_err(|_| format!("{name}={v} is not an integer"));
+        self.get(name).map(|v| v.split(',').map(parse).collect()).transpose()
+    }
+
+    /// `set.NAME=V` or `size.NAME=V`.
+    fn prefixed(&self, prefix: &str) -> Vec<(String, String)> {
+        let strip = |(n, v): &(&str, &str)| Some((n.strip_prefix(prefix)?.to_string(), (*v).to_string()));
+        self.options.iter().filter_map(strip).collect()
+    }
+
+    fn sizes(&self) -> Result<Vec<(String, i64)>, String> {
+        let parse = |(n, v): (String, String)| Ok((n, v.parse().map_err(|_| format!("size {v} is not an integer"))?));
+        self.prefixed("size.").into_iter().map(parse).collect()
+    }
+}
+
+/// A file and what it can import: nothing but the standard library.
+fn module(source: &str, options: Options) -> Result<Module, String> {
+    let loader: &dyn Loader = &Memory::file("test.attn", source);
+    Compiler::new(options).compile(loader, "test.attn").map_err(|e| e.to_string())
+}
+
+fn name_in(module: &Module, command: &Command<'_>) -> Result<String, String> {
+    match command.get("name") {
+        Some(name) => Ok(name.to_string()),
+        None => module.default_use("test").map_err(|e| e.to_string()),
+    }
+}
+
+/// The exact text of a stage.
+fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
+    let options = Options { set: command.prefixed("set."), clif: command.stage == "clif", ..Options::default() };
+    if command.stage == "fmt" {
+        let loader: &dyn Loader = &Memory::file("test.attn", source);
+        return attnc::format(loader, "test.attn").map(|f| f.after).map_err(|e| e.to_string());
+    }
+    let module = module(source, options)?;
+    if command.stage == "ast" {
+        return Ok(module.ast_text());
+    }
+    let name = name_in(&module, command)?;
+    let select = Select::named(name).layer(command.int("layer", 0)?).step(command.int("step", 0)?);
+    let kernel = module.kernel(&select).map_err(|e| e.to_string())?;
+    match command.stage {
+        "plan" => return Ok(kernel.plan_text()),
+        "clif" => return Ok(kernel.clif().iter().map(|(_, text)| *text).collect()),
+        "structure" => {
+            let plan = kernel.plan_text();
+            let count = |what: &str| plan.lines().filter(|l| l.contains(what)).count();
+            let rows = plan.lines().filter(|l| l.contains(" .. ") && !l.contains("may ")).count();
+            return Ok(format!("pieces {rows}\nloops {}\ncombs {}\nfilters {}\n", count("for i") / 2, count("comb(") / 2, count("filter")));
+        }
+        _ => {}
+    }
+    let sizes = command.sizes()?;
+    let sizes: Vec<(&str, i64)> = sizes.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+    let total = module.tokens(&sizes).map_err(|e| e.to_string())?;
+    let n_q = command.int("tokens", total.unwrap_or(0))?;
+    let n_k = command.int("keys", total.filter(|_| command.get("tokens").is_none()).unwrap_or(n_q))?;
+    let docs = command.ints("docs")?.unwrap_or_default();
+    let start = |name| command.get(name).map(|v: &str| v.parse::<i64>().map_err(|e| e.to_string())).transpose();
+    let inputs = Inputs { sizes, docs: &docs, q_start: start("q_start")?, k_start: start("k_start")?, ..Inputs::default() };
+    let shape = Shape { n_q, n_k, heads: kernel.heads().map_or(command.int("heads", 8)?, |h| h.0), dim: 64 };
+    let head = command.int("head", 0)?;
+    let view = kernel.view(head, shape, &inputs).map_err(|e| e.to_string())?;
+    let mut out = String::new();
+    match command.stage {
+        "rows" => {
+            let mut rows = view.rows().map_err(|e| format!("{e:?}"))?;
+            for row in 0..n_q {
+                let _ = write!(out, "{row}:");
+                for run in rows.row(row).map_err(|e| format!("{e:?}"))? {
+                    let _ = if run.first == run.last { write!(out, " {}", run.first) } else { write!(out, " {}-{}", run.first, run.last) };
+                    if run.times > 1 {
+                        let _ = write!(out, "*{}", run.times);
+                    }
+                }
+                for slots in view.nulls() {
+                    let _ = if *slots == 1 { write!(out, " null[0]") } else { write!(out, " null[0-{}]", slots - 1) };
+                }
+                out.push('\n');
+            }
+        }
+        "tiles" => {
+            let mut tiles = view.tiles().map_err(|e| format!("{e:?}"))?;
+            for row in 0..(n_q + view.tile().0 - 1) / view.tile().0 {
+                let _ = write!(out, "{row}:");
+                for run in tiles.row(row).map_err(|e| format!("{e:?}"))? {
+                    let kind = if run.full { "full" } else { "partial" };
+                    let _ = if run.first == run.last {
+                        write!(out, " {kind} {}", run.first)
+                    } else {
+                        write!(out, " {kind} {}-{}", run.first, run.last)
+                    };
+                }
+                out.push('\n');
+            }
+        }
+        other => return Err(format!("there is no stage `{other}`")),
+    }
+    Ok(out)
+}
+
+/// Errors of a file, each with the line and the columns it points at, against the marks in the file.
+fn check(source: &str) -> Result<(), String> {
+    let loader: &dyn Loader = &Memory::file("test.attn", source);
+    let found = match Compiler::default().compile(loader, "test.attn") {
+        Ok(module) => {
+            let mut list = module.check().list;
+            list.extend(module.warnings().list);
+            list
+        }
+        Err(e) => e.list,
+    };
+    let line_of = |at: usize| source[..at].matches('\n').count();
+    let mut got: Vec<(usize, String)> = vec![];
+    for d in found {
+        match d.labels.first() {
+            Some(l) => {
+                let start = l.span.start as usize;
+                let column = start - source[..start].rfind('\n').map_or(0, |n| n + 1);
+                got.push((line_of(start), format!("column {column} {}", d.code)));
+            }
+            None => got.push((usize::MAX, d.code.to_string())),
+        }
+    }
+    let mut want: Vec<(usize, String)> = vec![];
+    let mut code_line = 0;
+    for (number, line) in source.lines().enumerate() {
+        let Some(mark) = line.strip_prefix("//").map(str::trim_start).filter(|m| m.starts_with('^')) else {
+            code_line = number;
+            continue;
+        };
+        let column = line.find('^').unwrap_or(0);
+        for code in mark.trim_start_matches('^').split_whitespace() {
+            want.push((code_line, format!("column {column} {code}")));
+        }
+    }
+    got.sort();
+    got.dedup();
+    want.sort();
+    if got == want { Ok(()) } else { Err(format!("expected errors (line, place) {want:?}\nfound {got:?}")) }
+}
+
+fn run(command: &Command<'_>, source: &str) -> Result<(), String> {
+    let sizes = command.sizes()?;
+    let of: Vec<(&str, i64)> = sizes.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+    let checked = module(source, Options { set: command.prefixed("set."), ..Options::default() })?;
+    let total = checked.tokens(&of).map_err(|e| e.to_string())?;
+    let tokens = command.ints("tokens")?.unwrap_or_else(|| total.into_iter().collect());
+    let name = name_in(&checked, command)?;
+    for n_q in tokens {
+        for n_k in command.ints("keys")?.unwrap_or_else(|| vec![n_q]) {
+            for seed in 1..=command.int("seeds", 1)? {
+                let dtype = [DType::F32, DType::F16, DType::Bf16][(seed as usize - 1) % 3];
+                let start = |name| command.get(name).map(|v: &str| v.parse::<i64>().map_err(|e| e.to_string())).transpose();
+                let case = Case {
+                    name: &name,
+                    layer: command.int("layer", 0)?,
+                    lengths: (n_q as usize, n_k as usize),
+                    dtype,
+                    seed: seed as u64,
+                    docs: command.ints("docs")?.unwrap_or_default(),
+                    sizes: sizes.clone(),
+                    set: command.prefixed("set."),
+                    starts: (start("q_start")?, start("k_start")?),
+                    ..Case::default()
+                };
+                against_oracle(source, &case)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs one file; blesses it if asked to.
+fn file(path: &Path) -> Result<(), String> {
+    let whole = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
+    let lines: Vec<&str> = whole.lines().collect();
+    let head = lines.iter().take_while(|l| l.starts_with("//!")).count();
+    let tail = lines.iter().rev().take_while(|l| l.starts_with("//>")).count();
+    let (commands, rest) = lines.split_at(head);
+    let (body, expected) = rest.split_at(rest.len() - tail);
+    let mut source = body.join("\n");
+    source.push('\n');
+    let expected: String = expected.iter().map(|l| format!("{}\n", l[3..].strip_prefix(' ').unwrap_or(&l[3..]))).collect();
+    let mut exact = None;
+    for line in commands {
+        let command = Command::parse(&line[3..]);
+        match command.stage {
+            "check" => check(&source)?,
+            "run" => run(&command, &source)?,
+            _ if exact.is_some() => return Err("one stage of exact text in a file".into()),
+            _ => {
+                let text = text(&command, &source)?;
+                if text.lines().map(str::trim_end).ne(expected.lines().map(str::trim_end)) {
+                    if std::env::var_os("ATTNC_BLESS").is_some() && BLESSED.contains(&command.stage) {
+                        let mut new: String = lines[..lines.len() - tail].iter().map(|l| format!("{l}\n")).collect();
+                        for l in text.lines() {
+                            new.push_str(format!("//> {l}").trim_end());
+                            new.push('\n');
+                        }
+                        std::fs::write(path, new).map_err(|e| e.to_string())?;
+                    } else {
+                        return Err(format!("expected\n{expected}found\n{text}"));
+                    }
+                }
+                exact = Some(());
+            }
+        }
+    }
+    if head == 0 { Err("no `//!` command".into()) } else { Ok(()) }
+}
+
+#[test]
+fn filetests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("filetests");
+    let mut paths = vec![];
+    files(&root, &mut paths);
+    assert!(paths.len() > 100, "filetests are found");
+    let mut failures = String::new();
+    for path in &paths {
+        if let Err(e) = file(path) {
+            let _ = writeln!(failures, "--- {}\n{e}", path.strip_prefix(&root).unwrap_or(path).display());
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+}
