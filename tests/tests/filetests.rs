@@ -133,13 +133,13 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
             let mut tiles = view.tiles().map_err(|e| format!("{e:?}"))?;
             for row in 0..(n_q + view.tile().0 - 1) / view.tile().0 {
                 let _ = write!(out, "{row}:");
+                let mut last = None;
                 for run in tiles.row(row).map_err(|e| format!("{e:?}"))? {
-                    let kind = if run.full { "full" } else { "partial" };
-                    let _ = if run.first == run.last {
-                        write!(out, " {kind} {}", run.first)
-                    } else {
-                        write!(out, " {kind} {}-{}", run.first, run.last)
-                    };
+                    if last != Some(run.full) {
+                        out.push_str(if run.full { " full" } else { " partial" });
+                        last = Some(run.full);
+                    }
+                    let _ = if run.first == run.last { write!(out, " {}", run.first) } else { write!(out, " {}-{}", run.first, run.last) };
                 }
                 out.push('\n');
             }

@@ -61,13 +61,14 @@ impl Failure {
     }
 }
 
-/// The exit code follows from the first error: `E06` targets that are missing aside, `E07` is a run refused.
+/// The exit code follows from the first error.
 impl From<Diagnostics> for Failure {
     fn from(diagnostics: Diagnostics) -> Self {
         let first = diagnostics.list.iter().find(|d| d.severity == Severity::Error);
         let exit = match first.map_or("", |d| d.code) {
             attnc::NO_TARGET => exit::TARGET,
             attnc::UNKNOWN_PARAM | attnc::UNKNOWN_SIZE | attnc::UNKNOWN_NAME => exit::USAGE,
+            attnc::BROKEN_PLAN => exit::INTERNAL,
             code if code.starts_with("E07") => exit::RUN,
             _ => exit::DIAGNOSTICS,
         };

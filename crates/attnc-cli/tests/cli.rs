@@ -20,8 +20,6 @@
 //!
 //! A command without `!` lines writes nothing to standard error. No command may panic.
 
-#![expect(missing_docs, reason = "a test")]
-
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

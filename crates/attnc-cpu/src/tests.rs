@@ -67,7 +67,11 @@ impl Pen {
     }
 
     /// One piece without loops, as a row set and as a tile set. `lo` and `hi` give the range from `Q`.
-    fn range(&mut self, start: impl Fn(&mut Pen, Var) -> ExprId, end: impl Fn(&mut Pen, Var) -> ExprId) -> (Piece, TilePiece) {
+    fn range(
+        &mut self,
+        start: impl Fn(&mut Pen, Var) -> ExprId,
+        end: impl Fn(&mut Pen, Var) -> ExprId,
+    ) -> (Piece, TilePiece) {
         let piece = Piece {
             loops: vec![],
             guard: None,
@@ -273,11 +277,8 @@ fn run_dense(
 /// Compares within (16 + 4 sqrt D) u (1 + max |s|), both instruction sets, one and two threads.
 #[track_caller]
 fn agrees<'a>(plan: &Plan, s: &Shape, meaning: &Meaning<'_>, env: impl Fn(usize) -> Env<'a>) {
-    let (q, k, v) = (
-        noise(1, s.heads * s.n_q * s.d),
-        noise(2, s.heads * s.n_k * s.d),
-        noise(3, s.heads * s.n_k * s.dv),
-    );
+    let (q, k, v) =
+        (noise(1, s.heads * s.n_q * s.d), noise(2, s.heads * s.n_k * s.d), noise(3, s.heads * s.n_k * s.dv));
     let (out, lse, most) = naive(meaning, s, &q, &k, &v);
     let bound = (16.0 + 4.0 * (s.d.max(s.dv) as f64).sqrt()) * 2f64.powi(-24) * (1.0 + most);
     let envs: Vec<Env<'a>> = (0..s.heads).map(env).collect();
@@ -365,8 +366,7 @@ fn two_combs_hold_together() {
         tile.combs.push(TileComb { period, width, phase_lo: phase, phase_hi: phase });
     }
     let plan = one(&mut pen, vec![(piece, tile)], None);
-    let member =
-        |_: i64, _: i64, k: i64| usize::from((k - 2).rem_euclid(96) < 40 && (k - 2).rem_euclid(5) < 3);
+    let member = |_: i64, _: i64, k: i64| usize::from((k - 2).rem_euclid(96) < 40 && (k - 2).rem_euclid(5) < 3);
     let s = Shape { d: 16, dv: 16, ..Shape::square(300) };
     agrees(&plan, &s, &plain(&member), |h| s.env(h));
 }
@@ -563,12 +563,7 @@ fn entries_add_up_and_null_slots_count() {
     let sink = e.intern(Node::Load(TensorId(0), vec![head]));
     let sum = e.add(x, y);
     let logit = e.add(sum, sink);
-    let plan = pen.plan(vec![
-        Entry::Null { slots: 1, bias: None },
-        a,
-        b,
-        Entry::Null { slots: 2, bias: Some(logit) },
-    ]);
+    let plan = pen.plan(vec![Entry::Null { slots: 1, bias: None }, a, b, Entry::Null { slots: 2, bias: Some(logit) }]);
     let sinks = [0.25_f32, -1.5];
     let nulls = |h: i64, q: i64| {
         let of = |s: f64| 0.5 * s + 0.01 * q as f64 + f64::from(sinks[h as usize]);
@@ -616,12 +611,7 @@ fn alibi_in_vector_form() {
     let slope = e.un(Un::Exp, slope);
     let fall = e.mul(slope, distance);
     let logit = e.add(score, fall);
-    modified(
-        &mut pen,
-        logit,
-        &|h, q, k, s| s + (-0.125 * h as f64).exp() * (k - q) as f64,
-        &Env::default(),
-    );
+    modified(&mut pen, logit, &|h, q, k, s| s + (-0.125 * h as f64).exp() * (k - q) as f64, &Env::default());
 }
 
 #[test]
@@ -723,10 +713,8 @@ fn tensors_tables_and_documents_in_modifiers() {
         let full = f64::from(full[((h * 130 + q) * 130 + k) as usize]);
         s + full + f64::from(relative[bucket.max(0) as usize]) + 0.1 * f64::from(1 << power)
     };
-    let tensors = vec![
-        TensorData { data: &full, dims: vec![2, 130, 130] },
-        TensorData { data: &relative, dims: vec![32] },
-    ];
+    let tensors =
+        vec![TensorData { data: &full, dims: vec![2, 130, 130] }, TensorData { data: &relative, dims: vec![32] }];
     modified(&mut pen, sum, &meaning, &Env { tensors, docs: &docs, ..Env::default() });
 }
 
@@ -792,7 +780,16 @@ fn maps_of_every_kind() {
         filter: None,
     };
     let (_, mut tile) = pen.everything();
-    tile.loops.push(TileLoop { var: 0, lo: zero, hi: one_, must_lo: zero, must_hi: zero, step: 1, phase: zero, span: None });
+    tile.loops.push(TileLoop {
+        var: 0,
+        lo: zero,
+        hi: one_,
+        must_lo: zero,
+        must_hi: zero,
+        step: 1,
+        phase: zero,
+        span: None,
+    });
     tile.must = None;
     let plan = one(&mut pen, vec![(piece, tile)], None);
     let member = |_: i64, q: i64, k: i64| usize::from(held(q - 40, k - 20));
@@ -926,7 +923,9 @@ fn loaded(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     match dtype {
         DType::F32 => bytes.chunks(4).map(|b| f32::from_ne_bytes(b.try_into().expect("four"))).collect(),
         DType::F16 => bytes.chunks(2).map(|b| half::f16::from_ne_bytes(b.try_into().expect("two")).to_f32()).collect(),
-        DType::Bf16 => bytes.chunks(2).map(|b| half::bf16::from_ne_bytes(b.try_into().expect("two")).to_f32()).collect(),
+        DType::Bf16 => {
+            bytes.chunks(2).map(|b| half::bf16::from_ne_bytes(b.try_into().expect("two")).to_f32()).collect()
+        }
     }
 }
 
@@ -954,12 +953,9 @@ fn batches_groups_types_strides_and_padding() {
     // Head 2 has no part; batch item 1 is shorter. Q is [batch, rows, heads, dim], K broadcast over the batch.
     let (computed, kv_of) = ([0, 1, 3], [0, 0, 1, 1]);
     let lengths = [70_usize, 33];
-    for (dtype, out_type) in [
-        (DType::F32, DType::F32),
-        (DType::F16, DType::F16),
-        (DType::Bf16, DType::Bf16),
-        (DType::F16, DType::F32),
-    ] {
+    for (dtype, out_type) in
+        [(DType::F32, DType::F32), (DType::F16, DType::F16), (DType::Bf16, DType::Bf16), (DType::F16, DType::F32)]
+    {
         let size = dtype.size() as isize;
         let (q_bytes, q) = stored(dtype, &noise(1, batch * n * heads * d));
         let (k_bytes, k) = stored(dtype, &noise(2, kv_heads * n * d));
@@ -1096,7 +1092,9 @@ fn launches_that_do_not_fit_are_refused() {
         let mut t = fine();
         t.shapes[at] = bad;
         let refused = attempt(t);
-        assert!(matches!(&refused, Err(RunError::Shape { tensor: name, found, .. }) if *name == tensor && *found == bad));
+        assert!(
+            matches!(&refused, Err(RunError::Shape { tensor: name, found, .. }) if *name == tensor && *found == bad)
+        );
     }
     let refused = attempt(Tried { q_heads: &[0, 2], ..fine() });
     assert_eq!(refused, Err(RunError::Head { list: "q_heads", head: 2, heads: 2 }));

@@ -383,6 +383,10 @@ pub fn check_env(program: &Program, attentions: &[usize], env: &Env<'_>) -> Resu
 fn check_space(program: &Program, env: &Env<'_>, q_end: i64, k_end: i64) -> Result<(), EnvError> {
     let Some(total) = program.space.total else { return Ok(()) };
     let total = order::size(program, env, total)?;
+    // Integer ranges of compiled code are proved for spaces up to this length.
+    if total > crate::check::MAX_LENGTH {
+        return Err(EnvError::Lengths(format!("the space has {total} positions, and at most 2^29 are possible")));
+    }
     for (what, start, end) in [("queries", env.q_start, q_end), ("keys", env.k_start, k_end)] {
         if end > total {
             let sentence = format!("{what} stand at positions {start} .. {end}, and the space has {total}");

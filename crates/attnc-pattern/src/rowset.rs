@@ -64,7 +64,7 @@ pub struct Loop {
 pub struct Comb {
     /// At least 1; a constant or a run-time size (an integer expression without `Q` and `K`).
     pub period: ExprId,
-    /// At least 1 and at most `period`.
+    /// At least 1 and at most `period` where the guard holds; without `Q` and `K`, as the period.
     pub width: ExprId,
     /// Reads `Q` in general.
     pub phase: ExprId,

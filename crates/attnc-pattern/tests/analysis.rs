@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
-use attnc_pattern::analysis::{Analysis, Class, Role, Rows, Tiles, count, row_set, tile_set, transpose};
+use attnc_pattern::analysis::{
+    Analysis, Class, Emptiness, EvalError, Role, Rows, Tiles, check_empty, count, dead_arms, row_set, tile_set, transpose,
+};
 use attnc_pattern::analysis::print::{rows_text, tiles_text};
 use attnc_pattern::env::{DrawTable, Env, MapData};
 use attnc_pattern::expr::{AxisId, Cmp, DrawId, ExprId, Exprs, MapId, Node, OrderId, SizeId, Un, Var};
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::program::{
-    Axis, Draw, DrawScope, Map, MapKind, Order, OrderKind, Program, Segment, Size, Space,
+    Attention, Axis, Draw, DrawScope, Entry, Map, MapKind, Order, OrderKind, Program, Segment, Size, Source, Space,
 };
 use attnc_syntax::diag::Span;
 use proptest::prelude::*;
@@ -59,6 +61,8 @@ enum Set {
     Grid,
     /// A window of the index in the order.
     Along { c: i64, w: i64 },
+    /// A block map over the index in the order.
+    MapAlong,
     Not(Box<Set>),
     All(Vec<Set>),
     Any(Vec<Set>),
@@ -138,7 +142,7 @@ impl<'w> Builder<'w> {
             kind: OrderKind::Raster(raster),
             span: Span::default(),
         });
-        for (i, kind) in [MapKind::Bool, MapKind::Blocks(3), MapKind::Csr].into_iter().enumerate() {
+        for (i, kind) in [MapKind::Bool, MapKind::Blocks(3), MapKind::Csr, MapKind::Blocks(3)].into_iter().enumerate() {
             program.maps.push(Map { name: format!("m{i}"), kind, per_head: false, span: Span::default() });
         }
         let all = program.exprs.bool(true);
@@ -387,6 +391,14 @@ impl<'w> Builder<'w> {
                 let (from, to) = (e.le(c, d), e.lt(d, w));
                 e.and([from, to])
             }
+            Set::MapAlong => {
+                let e = &mut self.program.exprs;
+                let order = Un::OrderIndex(OrderId(0));
+                let (x, y) = (e.un(order, q), e.un(order, k));
+                let b = e.int(3);
+                let (x, y) = (e.div(x, b), e.div(y, b));
+                e.intern(Node::MapAt(MapId(3), x, y))
+            }
             Set::Not(x) => {
                 let x = self.build(x);
                 self.program.exprs.not(x)
@@ -408,6 +420,9 @@ struct Data {
     dense: Vec<u8>,
     blocks: Vec<u8>,
     block_cols: usize,
+    /// Blocks over all positions.
+    whole: Vec<u8>,
+    whole_cols: usize,
     indptr: Vec<i64>,
     indices: Vec<i64>,
     draws: Vec<DrawTable>,
@@ -423,15 +438,17 @@ impl Data {
     fn new(w: &World) -> Self {
         let mut s = w.bits;
         let (n_q, n_k) = (w.n_q as usize, w.n_k as usize);
-        let dense = (0..n_q * n_k).map(|_| u8::from(noise(&mut s) % 3 == 0)).collect();
+        let dense = (0..n_q * n_k).map(|_| u8::from(noise(&mut s).is_multiple_of(3))).collect();
         let (rows, block_cols) = (n_q.div_ceil(3), n_k.div_ceil(3));
-        let blocks = (0..rows * block_cols).map(|_| u8::from(noise(&mut s) % 3 == 0)).collect();
+        let blocks = (0..rows * block_cols).map(|_| u8::from(noise(&mut s).is_multiple_of(3))).collect();
         let (mut indptr, mut indices) = (vec![0], vec![]);
         for _ in 0..n_q {
-            indices.extend((0..w.n_k).filter(|_| noise(&mut s) % 4 == 0));
+            indices.extend((0..w.n_k).filter(|_| noise(&mut s).is_multiple_of(4)));
             indptr.push(indices.len() as i64);
         }
         let total = w.text + w.extents.iter().product::<i64>();
+        let whole_cols = (total as usize).div_ceil(3);
+        let whole = (0..whole_cols * whole_cols).map(|_| u8::from(noise(&mut s).is_multiple_of(3))).collect();
         let draws = [(1, false), (4, false), (4, true)].map(|(unit, head)| {
             let (first, last) = (w.q_start / unit, (w.q_start + w.n_q) / unit);
             let rows = if head { 1 } else { last - first + 1 };
@@ -461,7 +478,7 @@ impl Data {
             }
             order[(begin + cell) as usize] = (begin + index) as u32;
         }
-        Data { dense, blocks, block_cols, indptr, indices, draws: draws.to_vec(), order: order.into() }
+        Data { dense, blocks, block_cols, whole, whole_cols, indptr, indices, draws: draws.to_vec(), order: order.into() }
     }
 
     fn env<'a>(&'a self, w: &'a World) -> Env<'a> {
@@ -479,6 +496,7 @@ impl Data {
                 MapData::Dense { data: &self.dense, cols: w.n_k as usize },
                 MapData::Dense { data: &self.blocks, cols: self.block_cols },
                 MapData::Csr { indptr: &self.indptr, indices: &self.indices },
+                MapData::Dense { data: &self.whole, cols: self.whole_cols },
             ],
             draws: self.draws.clone(),
             orders: vec![self.order.clone()],
@@ -568,6 +586,14 @@ fn check(set: &Set, world: &World, size: (i64, i64)) -> Result<(), TestCaseError
     let expected = truth(&program, &env, id);
     let holds = |q: i64, k: i64| expected[(q - env.q_start) as usize][(k - env.k_start) as usize];
     let rows = row_set(&mut program, id, Role::Row);
+    for piece in &rows.rows.pieces {
+        for comb in &piece.combs {
+            for e in [comb.period, comb.width] {
+                let varies = program.exprs.reads(e, |v| matches!(v, Var::Q | Var::K | Var::Loop(_)));
+                prop_assert!(!varies, "a comb that varies in\n{}", rows_text(&program, &rows.rows));
+            }
+        }
+    }
     check_rows(&program, &rows, &env, holds)?;
     check_tiles(&mut program, &rows, &env, size, &expected)?;
     let columns = row_set(&mut program, id, Role::Column);
@@ -637,6 +663,7 @@ fn arb_grid() -> impl Strategy<Value = Set> {
             .prop_map(|(axes, r, inside)| Set::Disc { axes, r, inside }),
         1 => Just(Set::Grid),
         1 => (-5..5_i64, 1..9_i64).prop_map(|(c, w)| Set::Along { c, w }),
+        1 => Just(Set::MapAlong),
     ]
 }
 
@@ -655,7 +682,7 @@ fn arb_size() -> impl Strategy<Value = (i64, i64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn sets_of_positions(set in arb_set(arb_flat()), world in arb_world(), size in arb_size()) {
@@ -684,6 +711,235 @@ proptest! {
         let sets: Vec<_> = ids.into_iter().map(|id| row_set(&mut program, id, Role::Row).rows).collect();
         for set in &sets {
             prop_assert_eq!(set, &sets[0]);
+        }
+    }
+}
+
+/// An open axis with `n` queries and keys.
+fn line(n: i64) -> World {
+    World {
+        n_q: n, n_k: n, q_start: 0, k_start: 0, text: 0, extents: vec![1, 1], sizes: false, text_last: false,
+        docs: vec![], bits: 0,
+    }
+}
+
+/// The program of one set over an open axis.
+fn open_program(world: &World, set: &Set) -> (Program, ExprId) {
+    let mut builder = Builder::new(world);
+    let id = builder.build(set);
+    let mut program = builder.program;
+    program.space = Space::default();
+    program.orders.clear();
+    (program, id)
+}
+
+fn attend(program: &mut Program, set: ExprId) {
+    let e = &mut program.exprs;
+    let (one, n_q, n_k) = (e.int(1), e.var(Var::NQ), e.var(Var::NK));
+    let (some, fits) = (e.le(one, n_q), e.le(n_q, n_k));
+    let require = e.and([some, fits]);
+    let scale = e.real(1.0);
+    program.attentions.push(Attention {
+        name: "a".into(),
+        docs: vec![],
+        scale,
+        score: None,
+        align: None,
+        empty: None,
+        require,
+        require_written: false,
+        depends_on_alignment: true,
+        entries: vec![Entry { source: Source::Tokens(set), bias: None, span: Span::default() }],
+        span: Span::default(),
+    });
+}
+
+/// The first query without a key among all launches of up to `most` tokens: tokens, query.
+fn first_empty(program: &Program, set: ExprId, most: i64) -> Option<(i64, i64)> {
+    (1..=most).find_map(|n| {
+        let world = line(n);
+        let data = Data::new(&world);
+        let env = data.env(&world);
+        let rows = truth(program, &env, set);
+        rows.iter().position(|row| !row.contains(&true)).map(|q| (n, q as i64))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn emptiness_is_never_wrong(set in arb_set(arb_flat())) {
+        let (mut program, id) = open_program(&line(1), &set);
+        attend(&mut program, id);
+        let found = first_empty(&program, id, 30);
+        match check_empty(&mut program, 0) {
+            Emptiness::Never => prop_assert_eq!(found, None, "claimed to have no empty row"),
+            Emptiness::Counterexample(c) => {
+                if c.n_k <= 30 {
+                    prop_assert_eq!(found, Some((c.n_k, c.query)), "not the smallest");
+                }
+                let world = line(c.n_k);
+                let data = Data::new(&world);
+                let rows = truth(&program, &data.env(&world), id);
+                prop_assert!(!rows[c.query as usize].contains(&true), "the row is not empty: {c:?}");
+            }
+            Emptiness::Unknown { .. } => {}
+        }
+    }
+
+    #[test]
+    fn dead_arms_are_dead(arms in prop::collection::vec(arb_flat(), 2..4), around in arb_flat()) {
+        let set = Set::All(vec![around.clone(), Set::Any(arms.clone())]);
+        let (mut program, _) = open_program(&line(1), &set);
+        let mut builder = Builder { world: &line(1), q: program.exprs.var(Var::Q), k: program.exprs.var(Var::K), program };
+        let around = builder.build(&around);
+        let ids: Vec<ExprId> = arms.iter().map(|a| builder.build(a)).collect();
+        program = builder.program;
+        for (i, &id) in ids.iter().enumerate() {
+            program.exprs.set_span(id, Span { start: i as u32 + 1, ..Span::default() });
+        }
+        let union = program.exprs.or(ids.iter().copied());
+        let id = program.exprs.and([around, union]);
+        attend(&mut program, id);
+        let dead = dead_arms(&mut program, 0);
+        // All dead arms at once: the set is the same without them.
+        let kept: Vec<ExprId> = ids
+            .iter()
+            .copied()
+            .filter(|&x| !dead.iter().any(|d| Some(d.span) == program.exprs.span(x)))
+            .collect();
+        let union = program.exprs.or(kept);
+        let without = program.exprs.and([around, union]);
+        for n in 1..20 {
+            let world = line(n);
+            let data = Data::new(&world);
+            let env = data.env(&world);
+            prop_assert_eq!(truth(&program, &env, id), truth(&program, &env, without), "with {} tokens: {:?}", n, &dead);
+        }
+    }
+}
+
+/// The row set of a set over an open axis, as text.
+fn shown(set: &Set) -> String {
+    let (mut program, id) = open_program(&line(1), set);
+    let found = row_set(&mut program, id, Role::Row);
+    assert!(found.exact, "{:?}", found.notes);
+    rows_text(&program, &found.rows)
+}
+
+/// `q - k < w` and `k <= q`.
+fn window(w: i64) -> Set {
+    Set::All(vec![
+        Set::Affine { a: -1, b: 1, c: -w, op: 0, left: 0 },
+        Set::Affine { a: 1, b: -1, c: 0, op: 1, left: 0 },
+    ])
+}
+
+#[test]
+fn common_sets_have_the_form_one_would_write() {
+    assert_eq!(shown(&window(8)), "k in q - 7 .. q + 1\n");
+    let below = |c: i64| Set::Affine { a: 1, b: 0, c: -c, op: 0, left: 0 };
+    let sinks = Set::Any(vec![window(8), Set::All(vec![window(1 << 20), below(4)])]);
+    assert!(shown(&sinks).starts_with("k in q - 7 .. q + 1\n"), "{}", shown(&sinks));
+    assert_eq!(shown(&Set::Blocks { block: 64, lo: -1, len: 2 }), "k in q / 64 * 64 - 64 .. q / 64 * 64 + 128\n");
+    let comb = |relative, block, period| Set::Comb { relative, flip: false, block, c: 0, period, width: 1 };
+    assert_eq!(shown(&comb(true, 1, 16)), "k in k_start .. k_start + n_k & (k - q) % 16 < 1\n");
+    assert_eq!(shown(&comb(false, 64, 16)), "k in k_start .. k_start + n_k & k % 1024 < 64\n");
+    assert_eq!(
+        shown(&Set::Not(Box::new(comb(false, 1, 16)))),
+        "k in k_start .. k_start + n_k & (k - 1) % 16 < 15\n"
+    );
+    assert_eq!(shown(&Set::SameClass { period: 7, op: 4 }), "k in k_start .. k_start + n_k & (k - q) % 7 < 1\n");
+    assert_eq!(shown(&Set::SameDoc), "k in doc_begin(doc(q)) .. doc_end(doc(q))\n");
+    let pow2 = shown(&Set::Pow2 { block: 1 });
+    assert_eq!(pow2, "k in q .. q + 1\nfor i0 in 0 .. log2(q - k_start) + 1\n  k in q - pow2(i0) .. q - pow2(i0) + 1\n");
+}
+
+#[test]
+fn unions_join_where_they_provably_touch() {
+    assert_eq!(shown(&Set::Any(vec![window(4), window(8)])), "k in q - 7 .. q + 1\n");
+    let key = |k: i64| Set::Affine { a: 1, b: 0, c: -k, op: 4, left: 0 };
+    assert_eq!(shown(&Set::Any(vec![key(3), key(5), key(4)])), "k in 3 .. 6\n");
+    let early = Set::Affine { a: 1, b: 0, c: -3, op: 0, left: 0 };
+    let late = Set::Affine { a: 1, b: 0, c: -3, op: 2, left: 0 };
+    assert_eq!(shown(&Set::All(vec![early, late])), "none\n");
+}
+
+#[test]
+fn grids_become_loops_over_outer_axes() {
+    let world = World { text: 3, extents: vec![8, 9], sizes: true, ..line(75) };
+    let mut builder = Builder::new(&world);
+    let near = |axis| Set::Near { axis, lo: -1, len: 3, clamp: false };
+    let id = builder.build(&Set::All(vec![near(0), near(1)]));
+    let mut program = builder.program;
+    let found = row_set(&mut program, id, Role::Row);
+    assert_eq!(
+        rows_text(&program, &found.rows),
+        "for i0 in max(0, (q - s0) / s2 - 1) .. min(s1, (q - s0) / s2 + 2) at s0 by s2\n  \
+           if s0 <= q\n    \
+             k in s0 + max(0, (q - s0) % s2 - 1) + s2 * i0 .. s0 + min(s2, (q - s0) % s2 + 2) + s2 * i0\n"
+    );
+}
+
+#[test]
+fn a_set_of_too_many_pieces_stays_exact() {
+    let odd = |i: i64| Set::Affine { a: 1, b: 0, c: -2 * i, op: 4, left: 0 };
+    let set = Set::Any((0..200).map(odd).collect());
+    let (mut program, id) = open_program(&line(1), &set);
+    let found = row_set(&mut program, id, Role::Row);
+    assert!(!found.exact && found.rows.pieces.len() == 1 && found.notes.len() == 1, "{:?}", found.notes);
+    let world = line(50);
+    let data = Data::new(&world);
+    let row = Rows::new(&program, &found.rows).row(&data.env(&world), 7).unwrap();
+    assert!(row.ranges().map(|r| *r.start()).eq((0..25).map(|i| 2 * i)));
+}
+
+#[test]
+fn an_overflow_is_an_error() {
+    let (mut program, id) = open_program(&line(1), &Set::Affine { a: 1, b: -(1 << 62), c: 0, op: 0, left: 0 });
+    let found = row_set(&mut program, id, Role::Row);
+    let world = line(9);
+    let data = Data::new(&world);
+    let rows = Rows::new(&program, &found.rows);
+    assert!(rows.row(&data.env(&world), 1).is_ok());
+    assert_eq!(rows.row(&data.env(&world), 8), Err(EvalError::Overflow { q: 8 }));
+}
+
+#[test]
+fn data_that_is_missing_is_an_error() {
+    let (mut program, id) = open_program(&line(1), &Set::SameDoc);
+    let found = row_set(&mut program, id, Role::Row);
+    let env = Env { n_q: 4, n_k: 4, ..Env::default() };
+    let missing = Rows::new(&program, &found.rows).row(&env, 0);
+    assert_eq!(missing, Err(EvalError::Missing { what: "document offsets".into() }));
+}
+
+#[test]
+fn tiles_of_bands_and_blocks_are_exact() {
+    let near = Set::Near { axis: 0, lo: -3, len: 7, clamp: true };
+    for set in [window(5), Set::Blocks { block: 4, lo: -1, len: 2 }, Set::Abs { c: 1, w: 6, op: 0 }, near] {
+        let mut world = line(40);
+        world.extents = vec![40, 1];
+        let mut builder = Builder::new(&world);
+        let id = builder.build(&set);
+        let mut program = builder.program;
+        let data = Data::new(&world);
+        let env = data.env(&world);
+        let expected = truth(&program, &env, id);
+        let rows = row_set(&mut program, id, Role::Row).rows;
+        let set_of_tiles = tile_set(&mut program.exprs, &rows);
+        let tiles = Tiles::new(&program, &set_of_tiles);
+        for size in [1, 3, 8] {
+            for first in (0..40).step_by(size as usize) {
+                let last = (first + size - 1).min(39);
+                let row = tiles.row(&env, first, last).unwrap();
+                for k in 0..40_i64 {
+                    let of = |q: i64| expected[q as usize][k as usize];
+                    assert_eq!(row.may.contains(k), (first..=last).any(of), "may: key {k}, queries {first}..={last}: {set:?}");
+                    assert_eq!(row.must.contains(k), (first..=last).all(of), "must: key {k}, queries {first}..={last}: {set:?}");
+                }
+            }
         }
     }
 }

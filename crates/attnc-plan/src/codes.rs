@@ -11,7 +11,7 @@ pub const CODES: &[CodeInfo] = &[
     CodeInfo {
         code: "E0601",
         title: "an integer of the pattern may not fit 64 bits",
-        explain: "Compiled code computes with 64-bit integers. For sequences of up to 2^30 positions every integer of a \
+        explain: "Compiled code computes with 64-bit integers. For sequences of up to 2^29 positions every integer of a \
                   pattern must be proved to fit. This one may not: a product of several positions, or a very large constant.",
         example: "pattern far = q * k * q * k < 5\n",
     },
@@ -35,13 +35,14 @@ pub const CODES: &[CodeInfo] = &[
 #[must_use]
 pub fn diagnostic(program: &Program, attention: usize, error: &PlanError) -> Diagnostic {
     let span = program.attentions[attention].span;
-    let at = |e: ExprId| if (e.0 as usize) < program.exprs.len() { program.exprs.span(e).unwrap_or(span) } else { span };
+    let at =
+        |e: ExprId| if (e.0 as usize) < program.exprs.len() { program.exprs.span(e).unwrap_or(span) } else { span };
     match error {
         PlanError::Range { expr } => Diagnostic::error(
             "E0601",
             at(*expr),
             "an integer of this pattern may not fit 64 bits",
-            "may leave -2^62 .. 2^62 for sequences of up to 2^30 positions",
+            "may leave -2^62 .. 2^62 for sequences of up to 2^29 positions",
         )
         .help("use fewer products of positions, or smaller constants"),
         PlanError::TooLarge { pieces } => Diagnostic::error(

@@ -81,7 +81,9 @@ pub fn cost(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Result<Cost, Ev
         let sets: Vec<Rows> = stage
             .entries
             .iter()
-            .filter_map(|e| if let Entry::Tokens { rows, .. } = e { Some(Rows::new(&plan.program, rows)) } else { None })
+            .filter_map(
+                |e| if let Entry::Tokens { rows, .. } = e { Some(Rows::new(&plan.program, rows)) } else { None },
+            )
             .collect();
         let mut walkers = sets.iter().map(|s| s.walker(env)).collect::<Result<Vec<RowWalker<'_>>, _>>()?;
         let (bq, bk) = (stage.tile.q as i64, stage.tile.k as i64);

@@ -23,5 +23,5 @@ pub use passes::{Built, Options, PASSES, Pass, PlanError, build};
 pub use plan::{Attend, Entry, Plan, Role, Tile};
 pub use verify::{Refusal, VerifiedPlan};
 
-/// Most positions of a sequence: 2^30. Integer ranges are proved for lengths up to it.
-pub const MAX_LEN: i64 = 1 << 30;
+/// Most positions of a sequence: 2^29. Integer ranges are proved for lengths up to it.
+pub const MAX_LEN: i64 = 1 << 29;

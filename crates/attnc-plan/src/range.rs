@@ -48,13 +48,15 @@ pub fn fits(plan: &Plan) -> Result<(), ExprId> {
             }
         }
     }
+    let loops = loop_bounds(plan);
     let exprs = &plan.program.exprs;
+    let bounds = Bounds { plan, exprs, loops: &loops };
     let mut known: HashMap<ExprId, (i128, i128)> = HashMap::new();
     for id in exprs.reachable(&roots) {
         if exprs.ty(id) != Ty::Int {
             continue;
         }
-        let (lo, hi) = interval(plan, exprs, id, &known);
+        let (lo, hi) = bounds.interval(id, &known);
         if lo < -LIMIT || hi > LIMIT {
             return Err(id);
         }
@@ -63,70 +65,141 @@ pub fn fits(plan: &Plan) -> Result<(), ExprId> {
     Ok(())
 }
 
-/// Bounds of one integer, operands being known.
-fn interval(plan: &Plan, exprs: &Exprs, id: ExprId, known: &HashMap<ExprId, (i128, i128)>) -> (i128, i128) {
-    let len = i128::from(MAX_LEN);
-    let of = |e: &ExprId| known[e];
-    match exprs.node(id) {
-        Node::Int(v) => (i128::from(*v), i128::from(*v)),
-        Node::Var(v) => match v {
-            // A loop runs over coordinates, rows, stored entries or exponents; entries of a CSR map may be many.
-            Var::Loop(_) => (-len, len * 1024),
-            _ => (0, len),
-        },
-        Node::Bin(op, a, b) => {
-            let ((al, ah), (bl, bh)) = (of(a), of(b));
-            match op {
-                Bin::Add => (al + bl, ah + bh),
-                Bin::Sub => (al - bh, ah - bl),
-                Bin::Mul => {
-                    let c = [al.saturating_mul(bl), al.saturating_mul(bh), ah.saturating_mul(bl), ah.saturating_mul(bh)];
-                    // A square is not negative.
-                    let least = if a == b { 0 } else { c.into_iter().min().unwrap_or(0) };
-                    (least, c.into_iter().max().unwrap_or(0))
+/// Bounds of loop variables by number, over all loops that bind one: a loop runs over what lies between its bounds.
+fn loop_bounds(plan: &Plan) -> HashMap<u32, (i128, i128)> {
+    let exprs = &plan.program.exprs;
+    let mut found: HashMap<u32, (i128, i128)> = HashMap::new();
+    // Inner bounds read outer variables, and pieces share numbers: repeat until nothing grows. Numbers of loops
+    // are few, and each round can only be caused by a deeper loop.
+    for _ in 0..8 {
+        let before = found.clone();
+        let mut visit = |var: u32, lo: ExprId, hi: ExprId| {
+            let bounds = Bounds { plan, exprs, loops: &before };
+            let mut known = HashMap::new();
+            for id in exprs.reachable(&[lo, hi]) {
+                if exprs.ty(id) == Ty::Int {
+                    let range = bounds.interval(id, &known);
+                    known.insert(id, range);
                 }
-                Bin::Div if bl >= 1 => {
-                    let c = [al.div_euclid(bl), al.div_euclid(bh), ah.div_euclid(bl), ah.div_euclid(bh)];
-                    (c.into_iter().min().unwrap_or(0), c.into_iter().max().unwrap_or(0))
+            }
+            let range = (known[&lo].0, known[&hi].1);
+            let all = found.entry(var).or_insert(range);
+            *all = (all.0.min(range.0), all.1.max(range.1));
+        };
+        for stage in &plan.stages {
+            for entry in &stage.entries {
+                if let Entry::Tokens { rows, tiles, .. } = entry {
+                    rows.pieces.iter().flat_map(|p| &p.loops).for_each(|l| visit(l.var, l.lo, l.hi));
+                    tiles.pieces.iter().flat_map(|p| &p.loops).for_each(|l| visit(l.var, l.lo, l.hi));
                 }
-                Bin::Div => {
-                    let m = al.abs().max(ah.abs());
-                    (-m, m)
-                }
-                Bin::Mod if bl >= 0 => (0, bh.max(1) - 1),
-                Bin::Mod => (bl.min(0), bh.max(0)),
-                Bin::Min => (al.min(bl), ah.min(bh)),
-                Bin::Max => (al.max(bl), ah.max(bh)),
             }
         }
-        Node::Select(_, a, b) => {
-            let ((al, ah), (bl, bh)) = (of(a), of(b));
-            (al.min(bl), ah.max(bh))
+        if found == before {
+            return found;
         }
-        Node::Un(op, a) => match op {
-            Un::Neg => {
-                let (l, h) = of(a);
-                (-h, -l)
+    }
+    // What still grows is not bounded.
+    found.values_mut().for_each(|v| *v = (-LIMIT, LIMIT));
+    found
+}
+
+struct Bounds<'a> {
+    plan: &'a Plan,
+    exprs: &'a Exprs,
+    loops: &'a HashMap<u32, (i128, i128)>,
+}
+
+impl Bounds<'_> {
+    /// Whether an expression is a length of the space or a product of different extents of one segment: launches
+    /// refuse spaces beyond [`MAX_LEN`], and every axis that is used has at least one coordinate.
+    fn is_extent(&self, id: ExprId) -> bool {
+        let space = &self.plan.program.space;
+        if space.total == Some(id) || space.segments.iter().any(|s| s.begin == id || s.len == id) {
+            return true;
+        }
+        let mut factors = vec![id];
+        let mut extents: Vec<ExprId> = vec![];
+        while let Some(factor) = factors.pop() {
+            match self.exprs.node(factor) {
+                Node::Bin(Bin::Mul, a, b) => factors.extend([*a, *b]),
+                _ => extents.push(factor),
             }
-            Un::Abs => {
-                let (l, h) = of(a);
-                (0, l.abs().max(h.abs()))
-            }
-            // Exponents come from Log2 of a distance; a loop variable as exponent is bounded by it.
-            Un::Pow2 => match *exprs.node(*a) {
-                Node::Var(Var::Loop(_)) => (0, len),
-                _ => (0, 1i128 << of(a).1.clamp(0, 62)),
+        }
+        space.segments.iter().any(|segment| {
+            let mut axes: Vec<ExprId> = segment.axes.iter().map(|a| self.plan.program.axis(*a).extent).collect();
+            extents.iter().all(|e| axes.iter().position(|a| a == e).map(|at| axes.swap_remove(at)).is_some())
+        })
+    }
+
+    /// Bounds of one integer, operands being known.
+    fn interval(&self, id: ExprId, known: &HashMap<ExprId, (i128, i128)>) -> (i128, i128) {
+        let Bounds { plan, exprs, loops } = self;
+        let len = i128::from(MAX_LEN);
+        if exprs.as_int(id).is_none() && self.is_extent(id) {
+            return (0, len);
+        }
+        let of = |e: &ExprId| known[e];
+        match exprs.node(id) {
+            Node::Int(v) => (i128::from(*v), i128::from(*v)),
+            Node::Var(v) => match v {
+                Var::Loop(n) => loops.get(n).copied().unwrap_or((0, 0)),
+                _ => (0, len),
             },
-            Un::Log2 => (-1, 62),
-            Un::Isqrt => (-1, of(a).1.max(0).isqrt()),
-            Un::Table(t) => {
-                let t = &plan.program.tables[t.0 as usize];
-                (i128::from(t.iter().copied().min().unwrap_or(0)), i128::from(t.iter().copied().max().unwrap_or(0)))
+            Node::Bin(op, a, b) => {
+                let ((al, ah), (bl, bh)) = (of(a), of(b));
+                match op {
+                    Bin::Add => (al + bl, ah + bh),
+                    Bin::Sub => (al - bh, ah - bl),
+                    Bin::Mul => {
+                        let c = [
+                            al.saturating_mul(bl),
+                            al.saturating_mul(bh),
+                            ah.saturating_mul(bl),
+                            ah.saturating_mul(bh),
+                        ];
+                        // A square is not negative.
+                        let least = if a == b { 0 } else { c.into_iter().min().unwrap_or(0) };
+                        (least, c.into_iter().max().unwrap_or(0))
+                    }
+                    Bin::Div if bl >= 1 => {
+                        let c = [al.div_euclid(bl), al.div_euclid(bh), ah.div_euclid(bl), ah.div_euclid(bh)];
+                        (c.into_iter().min().unwrap_or(0), c.into_iter().max().unwrap_or(0))
+                    }
+                    Bin::Div => {
+                        let m = al.abs().max(ah.abs());
+                        (-m, m)
+                    }
+                    Bin::Mod if bl >= 0 => (0, bh.max(1) - 1),
+                    Bin::Mod => (bl.min(0), bh.max(0)),
+                    Bin::Min => (al.min(bl), ah.min(bh)),
+                    Bin::Max => (al.max(bl), ah.max(bh)),
+                }
             }
-            Un::CsrBegin(_) => (0, len * 1024),
-            _ => (-1, len),
-        },
-        Node::DrawAt(..) => (-1, len),
-        _ => (0, 0),
+            Node::Select(_, a, b) => {
+                let ((al, ah), (bl, bh)) = (of(a), of(b));
+                (al.min(bl), ah.max(bh))
+            }
+            Node::Un(op, a) => match op {
+                Un::Neg => {
+                    let (l, h) = of(a);
+                    (-h, -l)
+                }
+                Un::Abs => {
+                    let (l, h) = of(a);
+                    (0, l.abs().max(h.abs()))
+                }
+                Un::Pow2 => (0, 1i128 << of(a).1.clamp(0, 62)),
+                Un::Log2 => (-1, i128::from(of(a).1.max(1).ilog2())),
+                Un::Isqrt => (-1, of(a).1.max(0).isqrt()),
+                Un::Table(t) => {
+                    let t = &plan.program.tables[t.0 as usize];
+                    (i128::from(t.iter().copied().min().unwrap_or(0)), i128::from(t.iter().copied().max().unwrap_or(0)))
+                }
+                Un::CsrBegin(_) => (0, len * 1024),
+                _ => (-1, len),
+            },
+            Node::DrawAt(..) => (-1, len),
+            _ => (0, 0),
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! `QHi`, both the loops around them, only filters `K`, only modifiers `Score`, only null biases `Slot`;
 //! (4) loop variables are bound once and before use, steps are at least 1; (5) combs have
 //! `1 <= width <= period` and neither reads a query; (6) a tile set has one piece for each of its row set,
-//! with as many loops and combs, and claims nothing for certain where there is a filter.
+//! with its loops or none and at most its combs, and claims nothing for certain where there is a filter.
 //! A broken rule is a mistake of a pass, never of a user.
 
 use attnc_pattern::expr::{ExprId, Ty, Var};
@@ -147,8 +147,8 @@ impl Checker<'_> {
                 self.expr("loop bound", e, Ty::Int, known)?;
             }
             if let Some((base, stride)) = l.span {
-                self.expr("loop span", base, Ty::Int, launch)?;
-                self.expr("loop span", stride, Ty::Int, launch)?;
+                self.expr("loop span", base, Ty::Int, known)?;
+                self.expr("loop span", stride, Ty::Int, known)?;
             }
             if l.step < 1 {
                 return refuse("a loop steps by at least 1");
@@ -187,8 +187,9 @@ impl Checker<'_> {
     }
 
     fn tile_piece(&self, r: &Piece, t: &TilePiece) -> Result<(), Refusal> {
-        if t.loops.len() != r.loops.len() || t.combs.len() != r.combs.len() {
-            return refuse("a tile piece has the loops and combs of its row piece");
+        // Without loops it says that any key may be meant.
+        if !(t.loops.is_empty() || t.loops.len() == r.loops.len()) || t.combs.len() > r.combs.len() {
+            return refuse("a tile piece has the loops of its row piece, or none, and no comb more");
         }
         if r.filter.is_some() && t.must.is_some() {
             return refuse("a filtered piece claims nothing for certain");

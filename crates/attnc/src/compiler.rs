@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use attnc_cpu::{CompileError, CpuKernel, Isa};
+use attnc_pattern::analysis::{self, Candidates};
 use attnc_pattern::check::{self, Settings};
 use attnc_pattern::program::Program;
 use attnc_plan::Built;
@@ -25,6 +26,8 @@ use crate::problem;
 pub const NO_TARGET: &str = "E0610";
 /// Code of a setting of a param that the file does not declare.
 pub const UNKNOWN_PARAM: &str = "E0308";
+/// Code of a plan that broke a rule: a mistake of the compiler.
+pub const BROKEN_PLAN: &str = "E0699";
 /// Code of a name that the file does not declare.
 pub const UNKNOWN_NAME: &str = "E0612";
 
@@ -126,10 +129,13 @@ impl Compiler {
             return Err(Diagnostics { list, sources });
         };
         let ast = loaded.units.into_iter().next_back().map(|unit| unit.ast).unwrap_or_default();
-        let slots = || (0..program.attentions.len()).map(|_| OnceLock::new()).collect();
+        fn slots<T>(n: usize) -> Vec<OnceLock<T>> {
+            (0..n).map(|_| OnceLock::new()).collect()
+        }
         Ok(Module(Arc::new(Shared {
-            plans: slots(),
-            kernels: (0..program.attentions.len()).map(|_| OnceLock::new()).collect(),
+            plans: slots(program.attentions.len()),
+            kernels: slots(program.attentions.len()),
+            candidates: slots(program.draws.len()),
             program: Arc::new(program),
             ast,
             options: self.options.clone(),
@@ -166,6 +172,8 @@ pub(crate) struct Shared {
     plans: Vec<Planned>,
     /// By attention.
     kernels: Vec<Compiled>,
+    /// Candidate sets by draw.
+    pub(crate) candidates: Vec<OnceLock<Candidates>>,
 }
 
 /// What can be run.
@@ -269,11 +277,9 @@ impl Module {
     #[must_use]
     pub fn check(&self) -> Diagnostics {
         let mut list = self.0.warnings.clone();
+        list.extend(analysis::lint(&mut Program::clone(&self.0.program)));
         for attention in 0..self.0.program.attentions.len() {
-            match self.0.plan(attention) {
-                Ok(built) => list.extend(self.0.lint(attention, &built)),
-                Err(errors) => list.extend(errors),
-            }
+            list.extend(self.0.plan(attention).err().into_iter().flatten());
         }
         self.0.said(list)
     }
@@ -328,8 +334,7 @@ impl Shared {
     pub(crate) fn compiled(&self, attention: usize) -> Result<Option<Arc<CpuKernel>>, Vec<Diagnostic>> {
         let make = || {
             let built = self.plan(attention)?;
-            let mut errors = self.lint(attention, &built);
-            errors.retain(|d| d.severity == Severity::Error);
+            let errors = self.empty_rows(attention);
             if !errors.is_empty() {
                 return Err(errors);
             }
@@ -346,9 +351,11 @@ impl Shared {
         self.kernels[attention].get_or_init(make).clone()
     }
 
-    /// What the analysis has to say of an attention.
-    fn lint(&self, attention: usize, built: &Built) -> Vec<Diagnostic> {
-        { let _ = (attention, built); Vec::new() }
+    /// Why rows of an attention may be empty without a policy.
+    fn empty_rows(&self, attention: usize) -> Vec<Diagnostic> {
+        let mut said = analysis::lint_attention(&mut Program::clone(&self.program), attention);
+        said.retain(|d| d.severity == Severity::Error);
+        said
     }
 
     fn refused(&self, attention: usize, error: &CompileError) -> Diagnostic {

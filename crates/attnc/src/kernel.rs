@@ -17,7 +17,7 @@ use attnc_plan::{Built, Cost};
 use attnc_syntax::diag::Diagnostic;
 
 use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
-use crate::problem::{self, At, Candidates, Envs, Inputs, Problem, Shape, Wants, one};
+use crate::problem::{self, At, Envs, Inputs, Problem, Shape, Wants, one};
 use crate::tensor::Tensor;
 use crate::view::View;
 
@@ -105,6 +105,15 @@ struct Piece {
     built: Arc<Built>,
     /// Absent where the oracle runs.
     code: Option<Arc<CpuKernel>>,
+}
+
+/// Who finds the candidates of random choices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Find {
+    /// The row-set analysis.
+    Analysed,
+    /// The oracle, pair by pair.
+    Plain,
 }
 
 /// Which attention a head has.
@@ -235,7 +244,7 @@ impl Kernel {
         let heads = problem.q.shape()[1];
         let kv_of = self.kv_heads_of(heads, problem.k.shape()[1])?;
         let groups = self.groups(heads);
-        let mut envs = self.envs(&problem.inputs, shape, Candidates::Analysed)?;
+        let mut envs = self.envs(&problem.inputs, shape, Find::Analysed)?;
         let batch = problem.q.shape()[0];
         let mut made = Vec::with_capacity(groups.len());
         for (piece, heads) in &groups {
@@ -288,7 +297,7 @@ impl Kernel {
         let heads = problem.q.shape()[1];
         let kv_of = self.kv_heads_of(heads, problem.k.shape()[1])?;
         let said = |list| self.shared.said(list);
-        let mut envs = self.envs(&problem.inputs, shape, Candidates::Plain)?;
+        let mut envs = self.envs(&problem.inputs, shape, Find::Plain)?;
         let mut outputs = Vec::new();
         for item in 0..problem.q.shape()[0] {
             let mut of_heads = Vec::with_capacity(heads);
@@ -354,7 +363,7 @@ impl Kernel {
     /// Sizes and data that do not fit.
     pub fn cost(&self, shape: Shape, dim_v: i64, element: u64, inputs: &Inputs<'_>) -> Result<Cost, Diagnostics> {
         let of_plan = attnc_plan::cost::Shape { d_k: shape.dim.unsigned_abs(), d_v: dim_v.unsigned_abs(), element };
-        let mut envs = self.envs(inputs, shape, Candidates::Analysed)?;
+        let mut envs = self.envs(inputs, shape, Find::Analysed)?;
         let mut total = Cost::default();
         for (piece, heads) in self.groups(usize::try_from(shape.heads).unwrap_or(0)) {
             let alike = !self.reads_head(piece.attention);
@@ -396,7 +405,7 @@ impl Kernel {
             return Err(self.refuse("E0723", sentence));
         };
         let at = self.at(piece.attention, 0, usize::try_from(head).unwrap_or(0));
-        let env = self.envs(inputs, shape, Candidates::Analysed)?.env(at).map_err(|l| self.shared.said(l))?;
+        let env = self.envs(inputs, shape, Find::Analysed)?.env(at).map_err(|l| self.shared.said(l))?;
         Ok(View::new(&piece.built.plan, env))
     }
 
@@ -408,8 +417,12 @@ impl Kernel {
         &'a self,
         inputs: &'a Inputs<'a>,
         shape: Shape,
-        candidates: Candidates,
+        find: Find,
     ) -> Result<Envs<'a>, Diagnostics> {
+        let candidates = match find {
+            Find::Analysed => Some(self.shared.candidates.as_slice()),
+            Find::Plain => None,
+        };
         Envs::new(&self.shared.program, inputs, shape, candidates).map_err(|list| self.shared.said(list))
     }
 

@@ -4,10 +4,11 @@
 //! that the file declares; everything below takes an [`Env`] for each (batch item, head). What does not fit is
 //! refused with a sentence before anything runs. Nothing here knows of tiles or machine code.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use attnc_pattern::analysis::{Candidates, EvalError};
 use attnc_pattern::env::{DrawTable, Env, MapData, TensorData};
-use attnc_pattern::oracle::{Evaluator, Point};
+use attnc_pattern::oracle::{self, Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError};
 use attnc_pattern::program::{MapKind, Program};
 use attnc_pattern::{order, random};
@@ -160,15 +161,6 @@ pub(crate) struct At {
     pub(crate) step: i64,
 }
 
-/// Who finds the candidates of random choices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Candidates {
-    /// The row-set analysis.
-    Analysed,
-    /// The oracle, pair by pair.
-    Plain,
-}
-
 /// Makes environments of one launch: values by id, and what heads share, found once.
 pub(crate) struct Envs<'a> {
     program: &'a Program,
@@ -176,18 +168,19 @@ pub(crate) struct Envs<'a> {
     shape: Shape,
     sizes: Vec<i64>,
     tensors: Vec<TensorData<'a>>,
-    candidates: Candidates,
+    /// Candidate sets by draw, analysed when first needed; `None` finds them pair by pair, as the oracle does.
+    candidates: Option<&'a [OnceLock<Candidates>]>,
     /// Orders by the lengths they were made for.
     orders: Vec<((i64, i64, i64, i64), Vec<Arc<[u32]>>)>,
 }
 
 impl<'a> Envs<'a> {
-    /// Resolves names. `reads` are the attentions that will be asked for.
+    /// Resolves names.
     pub(crate) fn new(
         program: &'a Program,
         inputs: &'a Inputs<'a>,
         shape: Shape,
-        candidates: Candidates,
+        candidates: Option<&'a [OnceLock<Candidates>]>,
     ) -> Result<Self, Vec<Diagnostic>> {
         let sizes = sizes(program, &inputs.sizes)?;
         let mut tensors = vec![TensorData::default(); program.tensors.len()];
@@ -232,11 +225,18 @@ impl<'a> Envs<'a> {
         for &id in &needs.draws {
             let draw = program.draw(id);
             let rows = random::draw_rows(draw, &env);
-            let table = random::draw_table(draw, &env, rows, |row, found| match self.candidates {
-                Candidates::Analysed => attnc_pattern::oracle::candidates(program, id, &env, row, found),
-                Candidates::Plain => attnc_pattern::oracle::candidates(program, id, &env, row, found),
-            });
-            env.draws[id.0 as usize] = table.map_err(|e| one(EnvError::from(e)))?;
+            let table = match self.candidates {
+                None => random::draw_table(draw, &env, rows, |row, found| {
+                    oracle::candidates(program, id, &env, row, found).map_err(|e| one(EnvError::from(e)))
+                }),
+                Some(analysed) => {
+                    let set = analysed[id.0 as usize].get_or_init(|| Candidates::new(program, id));
+                    let no_value = |e: EvalError| vec![Diagnostic::global("E0708", e.to_string())];
+                    let mut walker = set.walker(&env).map_err(no_value)?;
+                    random::draw_table(draw, &env, rows, |row, found| walker.row(row, found).map_err(no_value))
+                }
+            };
+            env.draws[id.0 as usize] = table?;
         }
         Ok(env)
     }

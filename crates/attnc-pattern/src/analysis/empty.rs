@@ -98,52 +98,63 @@ fn launched(program: &mut Program, attention: &Attention, e: ExprId) -> ExprId {
 
 fn proved(program: &mut Program, attention: &Attention, set: ExprId) -> bool {
     let set = launched(program, attention, set);
-    let require = launched(program, attention, attention.require);
-    let pieces = row_set(program, set, Role::Row).rows.pieces;
-    let lengths = [Var::QStart, Var::NQ, Var::NK].map(|v| {
+    let [q, n_k] = [Var::Q, Var::NK].map(|v| {
         let e = program.exprs.var(v);
         launched(program, attention, e)
     });
-    let [q_start, n_q, n_k] = lengths;
-    let Program { exprs, space, .. } = program;
-    let q = exprs.var(Var::Q);
+    let exprs = &mut program.exprs;
     let (zero, one) = (exprs.int(0), exprs.int(1));
-    let q_end = exprs.add(q_start, n_q);
-    // Keys that a row is likely to have.
-    let mut keys = vec![q, zero, exprs.sub(n_k, one)];
+    let likely = [q, zero, exprs.sub(n_k, one)].map(|key| claim(exprs, set, key, n_k));
+    let known = facts(program, attention);
+    if proves(program, &known, &likely, 0) || proves(program, &known, &likely[..1], CASES) {
+        return true;
+    }
+    // The ends of pieces are keys, too.
+    let pieces = row_set(program, set, Role::Row).rows.pieces;
+    let exprs = &mut program.exprs;
+    let mut keys = vec![];
     for p in pieces.iter().filter(|p| p.loops.is_empty() && p.filter.is_none()).take(8) {
-        let last = exprs.sub(p.end, one);
-        keys.extend([p.start, last]);
+        keys.extend([p.start, exprs.sub(p.end, one)]);
         keys.extend(p.combs.iter().map(|c| c.phase));
     }
-    keys.dedup();
-    let mut known = vec![require, exprs.le(q_start, q), exprs.lt(q, q_end), exprs.le(one, n_q)];
-    let (head, heads) = (exprs.var(Var::Head), exprs.var(Var::Heads));
-    known.push(exprs.lt(head, heads));
-    let claims: Vec<ExprId> = keys
-        .into_iter()
-        .map(|key| {
-            let holds = exprs.substitute(set, |_, v| match v {
-                Var::K => Some(key),
-                Var::KStart => Some(zero),
-                Var::NK => Some(n_k),
-                _ => None,
-            });
-            let key = exprs.substitute(key, |_, v| match v {
-                Var::KStart => Some(zero),
-                Var::NK => Some(n_k),
-                _ => None,
-            });
-            let (from, to) = (exprs.le(zero, key), exprs.lt(key, n_k));
-            exprs.and([from, to, holds])
-        })
-        .collect();
-    let every = exprs.or(claims.clone());
+    let mut claims = likely.to_vec();
+    for key in keys {
+        let key = launched(program, attention, key);
+        claims.push(claim(&mut program.exprs, set, key, n_k));
+    }
+    let any = program.exprs.or(claims.iter().copied());
+    proves(program, &known, &claims[likely.len()..], 0) || proves(program, &known, &[any], CASES)
+}
+
+/// That a position is a key and that the set holds it.
+fn claim(exprs: &mut Exprs, set: ExprId, key: ExprId, n_k: ExprId) -> ExprId {
+    let zero = exprs.int(0);
+    let holds = exprs.substitute(set, |_, v| (v == Var::K).then_some(key));
+    let (from, to) = (exprs.le(zero, key), exprs.lt(key, n_k));
+    exprs.and([from, to, holds])
+}
+
+/// What is known of a query of a launch that `require` admits.
+fn facts(program: &mut Program, attention: &Attention) -> Vec<ExprId> {
+    let [q_start, n_q] = [Var::QStart, Var::NQ].map(|v| {
+        let e = program.exprs.var(v);
+        launched(program, attention, e)
+    });
+    let require = launched(program, attention, attention.require);
+    let exprs = &mut program.exprs;
+    let [q, head, heads] = [Var::Q, Var::Head, Var::Heads].map(|v| exprs.var(v));
+    let q_end = exprs.add(q_start, n_q);
+    vec![require, exprs.le(q_start, q), exprs.lt(q, q_end), exprs.lt(head, heads)]
+}
+
+/// Whether one of the claims follows from what is known.
+fn proves(program: &mut Program, known: &[ExprId], claims: &[ExprId], cases: u32) -> bool {
+    let Program { exprs, space, .. } = program;
     let mut algebra = Algebra::new(exprs);
     let mut prover = Prover::new(&mut algebra, space);
-    known.into_iter().for_each(|k| prover.assume(k));
+    known.iter().for_each(|&k| prover.assume(k));
     prover.place_query();
-    claims.into_iter().any(|c| prover.proves(c, 0)) || prover.proves(every, CASES)
+    claims.iter().any(|&c| prover.proves(c, cases))
 }
 
 /// What a set reads that is given when run, and whether the search can make it up.
@@ -413,7 +424,6 @@ fn dead_in(program: &mut Program, attention: &Attention, context: &[ExprId], arm
         .iter()
         .map(|&arm| {
             let set = program.exprs.and(context.iter().copied().chain([arm]));
-            let set = launched(program, attention, set);
             let rows = row_set(program, set, Role::Row).rows;
             let misses = rows.pieces.iter().all(|p| misses_keys(program, attention, p));
             (rows, misses)

@@ -5,9 +5,7 @@
 //! (sums are taken in normal form, so that `q - 2 * q` counts as one part). A truth value becomes two:
 //! what holds for every value and what holds for some. Nothing here knows of tiles or pieces.
 
-use std::collections::HashMap;
-
-use super::linear::{Algebra, Linear};
+use super::linear::{Algebra, Linear, Memo};
 use crate::expr::{Bin, Cmp, ExprId, Node, Ty, Un, Var};
 
 /// Inclusive bounds of an integer; `None` where nothing is known.
@@ -17,19 +15,27 @@ pub(crate) type Bounds = Option<(ExprId, ExprId)>;
 pub(crate) struct Intervals<'a, 'e> {
     pub(crate) algebra: &'a mut Algebra<'e>,
     vars: Vec<(Var, ExprId, ExprId)>,
-    reads: HashMap<ExprId, bool>,
-    ints: HashMap<ExprId, Bounds>,
-    truths: HashMap<ExprId, (ExprId, ExprId)>,
+    /// First and last position that each order moves, by number; empty if not known.
+    moved: Vec<(ExprId, ExprId)>,
+    reads: Memo<bool>,
+    ints: Memo<Bounds>,
+    truths: Memo<(ExprId, ExprId)>,
 }
 
 impl<'a, 'e> Intervals<'a, 'e> {
     pub(crate) fn new(algebra: &'a mut Algebra<'e>, vars: Vec<(Var, ExprId, ExprId)>) -> Self {
-        Intervals { algebra, vars, reads: HashMap::new(), ints: HashMap::new(), truths: HashMap::new() }
+        Intervals { algebra, vars, moved: vec![], reads: Memo::new(), ints: Memo::new(), truths: Memo::new() }
+    }
+
+    /// With the first and last position that each order moves.
+    pub(crate) fn with_orders(mut self, moved: Vec<(ExprId, ExprId)>) -> Self {
+        self.moved = moved;
+        self
     }
 
     /// Whether an expression reads a variable that runs.
     pub(crate) fn reads(&mut self, id: ExprId) -> bool {
-        if let Some(&r) = self.reads.get(&id) {
+        if let Some(&r) = self.reads.get(id) {
             return r;
         }
         let reads = match *self.algebra.exprs.node(id) {
@@ -45,7 +51,7 @@ impl<'a, 'e> Intervals<'a, 'e> {
         if !self.reads(id) {
             return Some((id, id));
         }
-        if let Some(&b) = self.ints.get(&id) {
+        if let Some(&b) = self.ints.get(id) {
             return b;
         }
         let linear = self.algebra.linear(id);
@@ -114,6 +120,12 @@ impl<'a, 'e> Intervals<'a, 'e> {
                     let e = &mut *self.algebra.exprs;
                     Some((e.un(op, lo), e.un(op, hi)))
                 }
+                // Inside a segment an order gives any of its positions, outside the position itself.
+                Un::OrderIndex(o) => {
+                    let &(first, last) = self.moved.get(o.0 as usize)?;
+                    let (lo, hi) = self.int(a)?;
+                    Some((self.algebra.min(lo, first), self.algebra.max(hi, last)))
+                }
                 Un::Abs => {
                     let (lo, hi) = self.int(a)?;
                     let zero = self.algebra.int(0);
@@ -167,7 +179,7 @@ impl<'a, 'e> Intervals<'a, 'e> {
         if !self.reads(id) {
             return (id, id);
         }
-        if let Some(&t) = self.truths.get(&id) {
+        if let Some(&t) = self.truths.get(id) {
             return t;
         }
         let unknown = (self.algebra.exprs.bool(false), self.algebra.exprs.bool(true));

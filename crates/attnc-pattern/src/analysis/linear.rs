@@ -5,7 +5,7 @@
 //! Floors and remainders give up what divides evenly: `(64 * x + y) / 64 = x + y / 64`.
 //! Rules about a run-time divisor hold where it is not zero. Nothing here knows of queries or rows.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
 
 use crate::build::{floor_div, floor_mod};
 use crate::expr::{Bin, Cmp, ExprId, Exprs, Node, Ty, Un, Var};
@@ -72,11 +72,36 @@ impl Linear {
     }
 }
 
+/// What is remembered of expressions: a table by id, which are small and dense.
+pub(super) struct Memo<T>(Vec<Option<T>>);
+
+impl<T> Memo<T> {
+    pub(super) fn new() -> Self {
+        Memo(vec![])
+    }
+
+    pub(super) fn get(&self, id: ExprId) -> Option<&T> {
+        self.0.get(id.0 as usize)?.as_ref()
+    }
+
+    pub(super) fn insert(&mut self, id: ExprId, value: T) {
+        let at = id.0 as usize;
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1 + at / 2, || None);
+        }
+        self.0[at] = Some(value);
+    }
+}
+
+/// Least and greatest value, where known.
+type Span = (Option<i128>, Option<i128>);
+
 /// Expressions together with the normal forms found so far.
 pub(crate) struct Algebra<'a> {
     pub(crate) exprs: &'a mut Exprs,
-    normal: HashMap<ExprId, Linear>,
-    canonical: HashMap<ExprId, ExprId>,
+    normal: Memo<Linear>,
+    canonical: Memo<ExprId>,
+    spans: RefCell<Memo<Span>>,
 }
 
 /// Greatest common divisor, not negative.
@@ -90,12 +115,12 @@ pub(super) fn gcd(a: i64, b: i64) -> i64 {
 
 impl<'a> Algebra<'a> {
     pub(crate) fn new(exprs: &'a mut Exprs) -> Self {
-        Algebra { exprs, normal: HashMap::new(), canonical: HashMap::new() }
+        Algebra { exprs, normal: Memo::new(), canonical: Memo::new(), spans: RefCell::new(Memo::new()) }
     }
 
     /// The one spelling of an expression's normal form.
     pub(crate) fn canon(&mut self, id: ExprId) -> ExprId {
-        if let Some(&c) = self.canonical.get(&id) {
+        if let Some(&c) = self.canonical.get(id) {
             return c;
         }
         let canonical = match self.exprs.ty(id) {
@@ -210,7 +235,7 @@ impl<'a> Algebra<'a> {
 
     /// The normal form of an integer expression.
     pub(crate) fn linear(&mut self, id: ExprId) -> Linear {
-        if let Some(l) = self.normal.get(&id) {
+        if let Some(l) = self.normal.get(id) {
             return l.clone();
         }
         let linear = self.normalise(id).unwrap_or_else(|| Linear::atom(id));
@@ -517,33 +542,34 @@ impl<'a> Algebra<'a> {
     }
 
     /// Least and greatest value over all inputs, where known.
-    pub(crate) fn bounds(&self, id: ExprId) -> (Option<i128>, Option<i128>) {
-        self.bounds_to(id, 24)
+    pub(crate) fn bounds(&self, id: ExprId) -> Span {
+        if let Some(&known) = self.spans.borrow().get(id) {
+            return known;
+        }
+        let bounds = self.find_bounds(id);
+        self.spans.borrow_mut().insert(id, bounds);
+        bounds
     }
 
     /// As [`Algebra::bounds`], of a normal form.
-    pub(crate) fn bounds_of(&self, linear: &Linear) -> (Option<i128>, Option<i128>) {
-        self.linear_bounds(linear, 24)
-    }
-
-    fn linear_bounds(&self, linear: &Linear, depth: u32) -> (Option<i128>, Option<i128>) {
+    pub(crate) fn bounds_of(&self, linear: &Linear) -> Span {
         let (mut lo, mut hi) = (Some(i128::from(linear.constant)), Some(i128::from(linear.constant)));
         for &(id, c) in &linear.terms {
-            let (a, b) = self.bounds_to(id, depth);
+            let (a, b) = self.bounds(id);
             let c = i128::from(c);
             let scaled = |x: Option<i128>| x.and_then(|x| x.checked_mul(c));
             let (a, b) = if c >= 0 { (scaled(a), scaled(b)) } else { (scaled(b), scaled(a)) };
             let plus = |x: Option<i128>, y: Option<i128>| x.zip(y).and_then(|(x, y)| x.checked_add(y));
             (lo, hi) = (plus(lo, a), plus(hi, b));
+            if lo.is_none() && hi.is_none() {
+                break;
+            }
         }
         (lo, hi)
     }
 
-    fn bounds_to(&self, id: ExprId, depth: u32) -> (Option<i128>, Option<i128>) {
-        if depth == 0 {
-            return (None, None);
-        }
-        let of = |x: ExprId| self.bounds_to(x, depth - 1);
+    fn find_bounds(&self, id: ExprId) -> Span {
+        let of = |x: ExprId| self.bounds(x);
         match *self.exprs.node(id) {
             Node::Int(v) => (Some(v.into()), Some(v.into())),
             // A launch with a negative position, length or size is refused; loops and scores may be anything.
@@ -560,10 +586,10 @@ impl<'a> Algebra<'a> {
             },
             Node::Bin(op, a, b) => {
                 let ((al, ah), (bl, bh)) = (of(a), of(b));
-                let both = |x: Option<i128>, y: Option<i128>, f: fn(i128, i128) -> i128| x.zip(y).map(|(x, y)| f(x, y));
+                let both = |x: Option<i128>, y: Option<i128>, f: fn(i128, i128) -> Option<i128>| x.zip(y).and_then(|(x, y)| f(x, y));
                 match op {
-                    Bin::Add => (both(al, bl, |x, y| x + y), both(ah, bh, |x, y| x + y)),
-                    Bin::Sub => (both(al, bh, |x, y| x - y), both(ah, bl, |x, y| x - y)),
+                    Bin::Add => (both(al, bl, i128::checked_add), both(ah, bh, i128::checked_add)),
+                    Bin::Sub => (both(al, bh, i128::checked_sub), both(ah, bl, i128::checked_sub)),
                     Bin::Mul if a == b => (Some(0), None),
                     Bin::Mul => match (al, bl) {
                         (Some(x), Some(y)) if x >= 0 && y >= 0 => {
@@ -584,8 +610,8 @@ impl<'a> Algebra<'a> {
                         }
                         _ => (None, None),
                     },
-                    Bin::Min => (both(al, bl, i128::min), ah.into_iter().chain(bh).min()),
-                    Bin::Max => (al.into_iter().chain(bl).max(), both(ah, bh, i128::max)),
+                    Bin::Min => (both(al, bl, |x, y| Some(x.min(y))), ah.into_iter().chain(bh).min()),
+                    Bin::Max => (al.into_iter().chain(bl).max(), both(ah, bh, |x, y| Some(x.max(y)))),
                 }
             }
             Node::Select(_, a, b) => {

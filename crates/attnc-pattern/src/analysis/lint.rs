@@ -107,7 +107,7 @@ pub const CODES: &[CodeInfo] = &[
         title: "a part of a set that hits nothing",
         explain: "No launch has a key in this part: it lies before the first key, after the last one of a closed space, or \
                   contradicts what it is intersected with.",
-        example: "space text[100]\npattern p = causal | k in 200 .. 204\n",
+        example: "pattern p = causal & (q - k in 0 .. 8 | q < k)\n",
     },
     CodeInfo {
         code: "W0505",

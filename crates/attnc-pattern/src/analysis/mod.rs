@@ -82,6 +82,7 @@ pub fn row_set(program: &mut Program, set: ExprId, role: Role) -> Analysis {
     let Program { exprs, space, orders, maps, draws, .. } = program;
     let context = solve::Context { space, orders, maps, draws };
     let mut solver = solve::Solver::new(linear::Algebra::new(exprs), context);
+    let set = solver.without_idle_orders(set);
     let form = solver.form(set, true);
     let rows = solver.row_set(&form);
     let exact = rows.pieces.iter().all(|p| p.filter.is_none());

@@ -217,7 +217,11 @@ impl Solver<'_, '_> {
         };
         c.filters.sort();
         let filter = self.algebra.exprs.and(c.filters.iter().copied());
-        let filter = self.algebra.exprs.as_bool(filter).is_none().then_some(filter);
+        let filter = match self.algebra.exprs.as_bool(filter) {
+            Some(true) => None,
+            Some(false) => return None,
+            None => Some(filter),
+        };
         let mut piece = Piece { loops, guard, start, end, combs: c.combs, filter };
         self.find_spans(&mut piece);
         piece.combs.sort_by_key(|c| (c.period, c.width, c.phase));
@@ -423,13 +427,19 @@ impl Solver<'_, '_> {
             let highs = known.below.into_iter().chain([extent]).collect();
             let lo = self.tightest(lows, true).unwrap_or(zero);
             let hi = self.tightest(highs, false).unwrap_or(extent);
-            if some && !(lo == zero && hi == extent) {
+            let length = self.algebra.sub(hi, lo);
+            if some && !self.is_of_launch(length) {
+                let x = self.coordinate(begin, stride, extent);
+                let (from, to) = (self.algebra.exprs.le(lo, x), self.algebra.exprs.lt(x, hi));
+                c.add(Leaf::Filter(from));
+                c.add(Leaf::Filter(to));
+                self.note_outside();
+            } else if some && !(lo == zero && hi == extent) {
                 let nonempty = self.algebra.exprs.lt(lo, hi);
                 let nonempty = self.algebra.canon(nonempty);
                 if self.algebra.exprs.as_bool(nonempty) != Some(true) {
                     c.add(Leaf::Guard(nonempty));
                 }
-                let length = self.algebra.sub(hi, lo);
                 let width = self.algebra.mul(length, stride);
                 let period = self.algebra.mul(extent, stride);
                 let phase = at(self, lo);
@@ -450,17 +460,26 @@ impl Solver<'_, '_> {
                 let phase = at(self, comb.phase);
                 c.add(Leaf::Comb(Comb { period, width, phase }));
             } else {
-                let k = self.algebra.exprs.var(Var::K);
-                let e = &mut *self.algebra.exprs;
-                let x = e.sub(k, begin);
-                let x = e.div(x, stride);
-                let x = e.modulo(x, extent);
+                let x = self.coordinate(begin, stride, extent);
                 let p = self.in_comb(x, &comb);
                 c.add(Leaf::Filter(p));
-                let why = "takes the remainder of a coordinate outside of its segment".to_owned();
-                insert(&mut self.notes, Note { span: None, why, reason: Reason::Form });
+                self.note_outside();
             }
         }
+    }
+
+    /// An inner coordinate of the key.
+    fn coordinate(&mut self, begin: ExprId, stride: ExprId, extent: ExprId) -> ExprId {
+        let e = &mut *self.algebra.exprs;
+        let k = e.var(Var::K);
+        let x = e.sub(k, begin);
+        let x = e.div(x, stride);
+        e.modulo(x, extent)
+    }
+
+    fn note_outside(&mut self) {
+        let why = "compares a coordinate outside of its segment".to_owned();
+        insert(&mut self.notes, Note { span: None, why, reason: Reason::Form });
     }
 
     /// Loops in an order in which each reads only those before it; spans that would read further in are dropped.

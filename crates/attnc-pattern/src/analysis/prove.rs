@@ -164,7 +164,7 @@ if direct || cases == 0 {
                 let x = this.algebra.linear(x);
                 without.plus(&x, c).is_some_and(|d| this.nonnegative(&d, steps - 1))
             };
-            match *self.algebra.exprs.node(id) {
+            match self.algebra.exprs.node(id).clone() {
                 // A minimum is one of its operands, and at most each of them.
                 Node::Bin(op @ (Bin::Min | Bin::Max), a, b) => {
                     return if (op == Bin::Min) == (c > 0) {

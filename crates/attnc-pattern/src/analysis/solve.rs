@@ -6,16 +6,21 @@
 //! document, a square. What has no solution here stays a predicate, with a note.
 //! Nothing here knows how constraints are joined into pieces.
 
+mod loops;
+mod modular;
+
 use std::collections::HashMap;
 
 use attnc_syntax::diag::Span;
 
-use super::interval::Intervals;
-use super::linear::{Algebra, Linear, gcd};
+use super::linear::{Algebra, Linear, Memo, gcd};
 use super::{Note, Reason};
-use crate::expr::{AxisId, Bin, Cmp, DrawId, ExprId, MapId, Node, OrderId, Ty, Un, Var};
-use crate::program::{Draw, DrawScope, Map, MapKind, Order, OrderKind, Space};
+use crate::expr::{AxisId, Bin, Cmp, ExprId, Node, Ty, Un, Var};
+use crate::program::{Draw, Map, Order, Space};
 use crate::rowset::Comb;
+
+/// Terms solved for one set; what is left after that many is tested key by key.
+const MOST_STEPS: u32 = 1 << 12;
 
 /// Loops get numbers from here while a set is analysed; pieces number theirs from 0.
 const FIRST_LOOP: u32 = 1 << 16;
@@ -83,8 +88,9 @@ pub(super) struct Solver<'a, 'e> {
     pub(super) notes: Vec<Note>,
     /// What `coordinate - offset` looks like for each axis, and the offset.
     coordinates: HashMap<ExprId, (AxisId, i64)>,
-    reads_key: HashMap<ExprId, bool>,
+    reads_key: Memo<bool>,
     next_loop: u32,
+    steps: u32,
     place: Option<Span>,
 }
 
@@ -114,14 +120,15 @@ impl<'a, 'e> Solver<'a, 'e> {
             context,
             notes: vec![],
             coordinates,
-            reads_key: HashMap::new(),
+            reads_key: Memo::new(),
             next_loop: FIRST_LOOP,
+            steps: 0,
             place: None,
         }
     }
 
     pub(super) fn reads_key(&mut self, id: ExprId) -> bool {
-        if let Some(&r) = self.reads_key.get(&id) {
+        if let Some(&r) = self.reads_key.get(id) {
             return r;
         }
         let reads = match *self.algebra.exprs.node(id) {
@@ -130,6 +137,11 @@ impl<'a, 'e> Solver<'a, 'e> {
         };
         self.reads_key.insert(id, reads);
         reads
+    }
+
+    /// Whether an expression is the same for every query, key and iteration.
+    pub(super) fn is_of_launch(&self, e: ExprId) -> bool {
+        !self.algebra.exprs.reads(e, |v| matches!(v, Var::Q | Var::K | Var::Loop(_)))
     }
 
     pub(super) fn fresh_loop(&mut self) -> (u32, ExprId) {
@@ -483,6 +495,11 @@ impl<'a, 'e> Solver<'a, 'e> {
             let hi = range.hi.map(|hi| Leaf::AxisBelow(axis, self.algebra.offset(hi, offset + 1)));
             return Form::And(lo.into_iter().chain(hi).map(Form::Leaf).collect());
         }
+        // Each absolute value or choice may double what is inside it.
+        self.steps += 1;
+        if self.steps > MOST_STEPS {
+            return self.atom_filter(atom, range, "is nested too deeply");
+        }
         let zero = self.algebra.int(0);
         match self.algebra.exprs.node(atom).clone() {
             Node::Var(Var::K) => {
@@ -499,22 +516,8 @@ impl<'a, 'e> Solver<'a, 'e> {
                 });
                 self.int_in(g, Range { lo, hi })
             }
-            Node::Bin(Bin::Mod, g, m) if !self.reads_key(m) && self.algebra.nonnegative(m) => {
-                let last = self.algebra.offset(m, -1);
-                let lo = range.lo.map_or(zero, |lo| self.algebra.max(lo, zero));
-                let hi = range.hi.map_or(last, |hi| self.algebra.min(hi, last));
-                if lo == zero && hi == last {
-                    return Form::And(vec![]);
-                }
-                let some = self.algebra.exprs.le(lo, hi);
-                let end = self.algebra.offset(hi, 1);
-                let width = self.algebra.sub(end, lo);
-                let g = self.algebra.linear(g);
-                let comb = self.modular(&g, m, lo, width);
-                if self.algebra.proves_le(lo, hi) {
-                    return comb;
-                }
-                Form::And(vec![self.guard(some), comb])
+            Node::Bin(Bin::Mod, g, m) if self.is_of_launch(m) && self.algebra.nonnegative(m) => {
+                self.remainder_in(g, m, range)
             }
             Node::Bin(op @ (Bin::Min | Bin::Max), a, b) => {
                 // A minimum is at most x if one operand is, at least x if both are.
@@ -716,365 +719,5 @@ impl<'a, 'e> Solver<'a, 'e> {
         let lo = lo.filter(|&v| v != i64::MIN).map(|v| self.algebra.int(v));
         let hi = hi.map(|v| self.algebra.int(v - 1));
         Some(Range { lo, hi })
-    }
-
-    /// `Pow2(Log2 d) == d`: d is 0 or a power of two, one value for each exponent.
-    fn power_of_two(&mut self, sum: &Linear) -> Option<Form> {
-        let distance = sum.terms.iter().find_map(|&(id, c)| {
-            let Node::Un(Un::Pow2, l) = *self.algebra.exprs.node(id) else { return None };
-            let Node::Un(Un::Log2, d) = *self.algebra.exprs.node(l) else { return None };
-            let term = Linear { terms: vec![(id, 1)], constant: 0 };
-            let d = self.algebra.linear(d);
-            let rest = sum.plus(&term, -c)?;
-            (c.abs() == 1 && rest == d.times(-c)?).then_some(d)
-        })?;
-        let d = self.algebra.expr(&distance);
-        let (_, most) = self.over_keys(d)?;
-        let (var, j) = self.fresh_loop();
-        let e = &mut *self.algebra.exprs;
-        let last = e.un(Un::Log2, most);
-        let power = e.un(Un::Pow2, j);
-        let (lo, hi) = (self.algebra.int(0), self.algebra.offset(last, 1));
-        let zero = self.algebra.int(0);
-        let same = self.sum_in(&distance, Range::only(zero));
-        let apart = self.sum_in(&distance, Range::only(power));
-        let source = self.algebra.compared(Cmp::Eq, sum);
-        Some(Form::Or(vec![same, Form::And(vec![Form::Leaf(Leaf::Loop { var, lo, hi }), apart])], source))
-    }
-
-    /// Bounds of an expression over all keys.
-    fn over_keys(&mut self, e: ExprId) -> Option<(ExprId, ExprId)> {
-        let start = self.algebra.exprs.var(Var::KStart);
-        let count = self.algebra.exprs.var(Var::NK);
-        let end = self.algebra.add(start, count);
-        let last = self.algebra.offset(end, -1);
-        Intervals::new(&mut self.algebra, vec![(Var::K, start, last)]).int(e)
-    }
-
-    /// A sum of squares of coordinates: a disc, a ball, or what is outside of one.
-    fn squares(&mut self, key: &Linear, range: Range) -> Option<Form> {
-        let sign = key.terms[0].1;
-        if sign.abs() != 1 || key.terms.iter().any(|t| t.1 != sign) {
-            return None;
-        }
-        let range = if sign < 0 { self.divided(range, -1) } else { range };
-        let mut roots = vec![];
-        for &(id, _) in &key.terms {
-            let Node::Bin(Bin::Mul, a, b) = *self.algebra.exprs.node(id) else { return None };
-            let root = self.algebra.linear(a);
-            let (inner, _) = self.split(&root);
-            let [(atom, 1 | -1)] = *inner.terms else { return None };
-            if a != b {
-                return None;
-            }
-            roots.push((self.coordinates.get(&atom).map_or(u32::MAX, |a| a.0.0), atom, root));
-        }
-        roots.sort_by_key(|r| (r.0, r.1));
-        let roots: Vec<_> = roots.into_iter().map(|(_, atom, root)| (atom, root)).collect();
-        // Outside of a ball every value of the outer coordinates counts: they must have an end.
-        if range.hi.is_none() && roots[..roots.len() - 1].iter().any(|r| !self.coordinates.contains_key(&r.0)) {
-            return None;
-        }
-        self.ball(&roots, range)
-    }
-
-    /// `lo <= sum of root^2 <= hi`: the first root runs, the others solve what is left.
-    fn ball(&mut self, roots: &[(ExprId, Linear)], range: Range) -> Option<Form> {
-        let ((atom, root), inner) = roots.split_first()?;
-        if inner.is_empty() {
-            let root = self.algebra.expr(root);
-            let square = self.algebra.exprs.intern(Node::Bin(Bin::Mul, root, root));
-            return Some(self.square_in(square, root, range));
-        }
-        let (var, v) = self.fresh_loop();
-        let axis = self.coordinates.get(atom).copied();
-        let value = self.algebra.offset(v, -axis.map_or(0, |a| a.1));
-        let (key, rest) = self.split(root);
-        let sign = key.terms[0].1;
-        // root = sign * atom + rest is 0 at the centre.
-        let centre = rest.times(-sign)?;
-        let centre = self.algebra.expr(&centre);
-        let centre = self.algebra.offset(centre, axis.map_or(0, |a| a.1));
-        let zero = self.algebra.int(0);
-        let extent = axis.map(|(axis, _)| self.context.space.axes[axis.0 as usize].extent);
-        let (mut lo, mut hi) = (zero, extent.unwrap_or(zero));
-        if let Some(most) = range.hi {
-            let reach = self.algebra.exprs.un(Un::Isqrt, most);
-            lo = self.algebra.sub(centre, reach);
-            hi = self.algebra.add(centre, reach);
-            hi = self.algebra.offset(hi, 1);
-            if let Some(extent) = extent {
-                lo = self.algebra.max(lo, zero);
-                hi = self.algebra.min(hi, extent);
-            }
-        }
-        let away = self.algebra.sub(v, centre);
-        let used = self.algebra.exprs.mul(away, away);
-        let left = |this: &mut Self, e: Option<ExprId>| e.map(|e| this.algebra.sub(e, used));
-        let range = Range { lo: left(self, range.lo), hi: left(self, range.hi) };
-        let here = self.atom_in(*atom, Range::only(value));
-        let others = self.ball(inner, range)?;
-        Some(Form::And(vec![Form::Leaf(Leaf::Loop { var, lo, hi }), here, others]))
-    }
-
-    /// `(x - phase) % m < width`
-    fn modular(&mut self, x: &Linear, m: ExprId, phase: ExprId, width: ExprId) -> Form {
-        let (key, rest) = self.split(x);
-        let rest = self.algebra.expr(&rest);
-        let phase = self.algebra.sub(phase, rest);
-        let fall_back = |this: &mut Self, why: &str| {
-            let x = this.algebra.expr(&key);
-            let e = &mut *this.algebra.exprs;
-            let from = e.sub(x, phase);
-            let remainder = e.modulo(from, m);
-            let p = e.lt(remainder, width);
-            if this.reads_key(p) { this.filter(p, Reason::Form, why) } else { this.guard(p) }
-        };
-        match *key.terms {
-            [(atom, 1)] => self.atom_modular(atom, m, phase, width),
-            [(atom, -1)] => {
-                // -a in phase .. phase + width is a in -(phase + width) + 1 ..= -phase.
-                let end = self.algebra.add(phase, width);
-                let one = self.algebra.int(1);
-                let phase = self.algebra.sub(one, end);
-                self.atom_modular(atom, m, phase, width)
-            }
-            [(atom, c)] => match (self.algebra.exprs.as_int(m), self.algebra.exprs.as_int(width)) {
-                (Some(period), Some(w @ 1..=16)) => self.congruent(atom, c, period, phase, w),
-                _ => fall_back(self, "takes the remainder of a multiple of the key"),
-            },
-            _ => fall_back(self, "takes the remainder of several terms that depend on the key"),
-        }
-    }
-
-    /// `c * a = phase + i (mod period)` for some `0 <= i < width`.
-    fn congruent(&mut self, atom: ExprId, c: i64, period: i64, phase: ExprId, width: i64) -> Form {
-        let c = c.rem_euclid(period);
-        let common = gcd(c, period);
-        let (reduced, unit) = (period / common, c / common);
-        let inverse = (0..reduced).find(|&u| (i128::from(u) * i128::from(unit)).rem_euclid(reduced.into()) == i128::from(1 % reduced));
-        let divisor = self.algebra.int(common);
-        let modulus = self.algebra.int(reduced);
-        let one = self.algebra.int(1);
-        let zero = self.algebra.int(0);
-        let inverse = self.algebra.int(inverse.unwrap_or(0));
-        let mut cases = vec![];
-        for i in 0..width {
-            let target = self.algebra.offset(phase, i);
-            let left = self.algebra.exprs.modulo(target, divisor);
-            let fits = self.algebra.exprs.eq(left, zero);
-            let fits = self.guard(fits);
-            let quotient = self.algebra.div(target, divisor);
-            let residue = self.algebra.mul(quotient, inverse);
-            let comb = if reduced == 1 { Form::And(vec![]) } else { self.atom_modular(atom, modulus, residue, one) };
-            cases.push(Form::And(vec![fits, comb]));
-        }
-        let e = &mut *self.algebra.exprs;
-        let (factor, m, w) = (e.int(c), e.int(period), e.int(width));
-        let scaled = e.mul(atom, factor);
-        let from = e.sub(scaled, phase);
-        let remainder = e.modulo(from, m);
-        let source = e.lt(remainder, w);
-        Form::Or(cases, source)
-    }
-
-    fn atom_modular(&mut self, atom: ExprId, m: ExprId, phase: ExprId, width: ExprId) -> Form {
-        if let Some(&(axis, offset)) = self.coordinates.get(&atom) {
-            let phase = self.algebra.offset(phase, offset);
-            let phase = self.phase(phase, m);
-            return Form::Leaf(Leaf::AxisComb(axis, Comb { period: m, width, phase }));
-        }
-        match self.algebra.exprs.node(atom).clone() {
-            Node::Var(Var::K) => {
-                let phase = self.phase(phase, m);
-                Form::Leaf(Leaf::Comb(Comb { period: m, width, phase }))
-            }
-            Node::Bin(Bin::Div, g, b) if !self.reads_key(b) && self.algebra.nonnegative(b) => {
-                let m = self.algebra.mul(m, b);
-                let phase = self.algebra.mul(phase, b);
-                let width = self.algebra.mul(width, b);
-                let g = self.algebra.linear(g);
-                self.modular(&g, m, phase, width)
-            }
-            Node::Bin(Bin::Mod, g, inner)
-                if self
-                    .algebra
-                    .exprs
-                    .as_int(inner)
-                    .zip(self.algebra.exprs.as_int(m))
-                    .is_some_and(|(inner, m)| inner > 0 && m > 0 && inner % m == 0) =>
-            {
-                let g = self.algebra.linear(g);
-                self.modular(&g, m, phase, width)
-            }
-            _ => {
-                let e = &mut *self.algebra.exprs;
-                let from = e.sub(atom, phase);
-                let remainder = e.modulo(from, m);
-                let p = e.lt(remainder, width);
-                self.filter(p, Reason::Form, "takes a remainder of a term without a closed-form solution for the key")
-            }
-        }
-    }
-
-    /// One spelling for equal phases.
-    fn phase(&mut self, phase: ExprId, m: ExprId) -> ExprId {
-        let reduced = self.algebra.exprs.modulo(phase, m);
-        let reduced = self.algebra.canon(reduced);
-        match *self.algebra.exprs.node(reduced) {
-            Node::Bin(Bin::Mod, x, n) if n == m => x,
-            _ => reduced,
-        }
-    }
-
-    fn negated_if(&mut self, e: ExprId, holds: bool) -> ExprId {
-        if holds { e } else { self.algebra.exprs.not(e) }
-    }
-
-    /// A loop over the one value of an expression without the key: inside it the value is exact
-    /// for a whole tile of queries, too.
-    fn pinned(&mut self, e: ExprId, loops: &mut Vec<Form>) -> ExprId {
-        let e = self.algebra.canon(e);
-        if self.algebra.exprs.as_int(e).is_some() {
-            return e;
-        }
-        let (var, v) = self.fresh_loop();
-        let hi = self.algebra.offset(e, 1);
-        loops.push(Form::Leaf(Leaf::Loop { var, lo: e, hi }));
-        v
-    }
-
-    /// A loop over all values of an expression of the key, and the keys of one value.
-    fn spread(&mut self, e: ExprId, loops: &mut Vec<Form>) -> Option<ExprId> {
-        let (lo, hi) = self.over_keys(e)?;
-        let (var, v) = self.fresh_loop();
-        let hi = self.algebra.offset(hi, 1);
-        loops.push(Form::Leaf(Leaf::Loop { var, lo, hi }));
-        let keys = self.int_in(e, Range::only(v));
-        loops.push(keys);
-        Some(v)
-    }
-
-    fn map(&mut self, m: MapId, row: ExprId, col: ExprId, e: ExprId, holds: bool) -> Form {
-        let kind = self.context.maps[m.0 as usize].kind;
-        let (row_key, col_key) = (self.reads_key(row), self.reads_key(col));
-        let mut parts = vec![];
-        match kind {
-            MapKind::Blocks(_) if row_key != col_key => {
-                let (fixed, running) = if col_key { (row, col) } else { (col, row) };
-                let fixed = self.pinned(fixed, &mut parts);
-                if let Some(running) = self.spread(running, &mut parts) {
-                    let (r, c) = if col_key { (fixed, running) } else { (running, fixed) };
-                    let at = self.algebra.exprs.intern(Node::MapAt(m, r, c));
-                    let at = self.negated_if(at, holds);
-                    parts.push(Form::Leaf(Leaf::Guard(at)));
-                    return Form::And(parts);
-                }
-            }
-            MapKind::Csr if holds && col_key && !row_key => {
-                let r = self.pinned(row, &mut parts);
-                let next = self.algebra.offset(r, 1);
-                let e = &mut *self.algebra.exprs;
-                let (lo, hi) = (e.un(Un::CsrBegin(m), r), e.un(Un::CsrBegin(m), next));
-                let (var, j) = self.fresh_loop();
-                parts.push(Form::Leaf(Leaf::Loop { var, lo, hi }));
-                let column = self.algebra.exprs.un(Un::CsrIndex(m), j);
-                parts.push(self.int_in(col, Range::only(column)));
-                return Form::And(parts);
-            }
-            _ => {}
-        }
-        let e = self.negated_if(e, holds);
-        self.filter(e, Reason::Data, "reads a map pair by pair")
-    }
-
-    fn drawn(&mut self, d: DrawId, row: ExprId, candidate: ExprId, e: ExprId, holds: bool) -> Form {
-        let draw = &self.context.draws[d.0 as usize];
-        let (count, unit) = (draw.count, draw.unit);
-        // One row serves a head.
-        let row = if draw.scope == DrawScope::Head { self.algebra.int(0) } else { row };
-        let (row_key, candidate_key) = (self.reads_key(row), self.reads_key(candidate));
-        let mut parts = vec![];
-        if !row_key && !candidate_key {
-            let at = self.algebra.exprs.intern(Node::Drawn(d, row, candidate));
-            let at = self.negated_if(at, holds);
-            return self.guard(at);
-        }
-        if holds && candidate_key && !row_key {
-            let r = self.pinned(row, &mut parts);
-            let (var, j) = self.fresh_loop();
-            let (lo, hi) = (self.algebra.int(0), self.algebra.int(count));
-            parts.push(Form::Leaf(Leaf::Loop { var, lo, hi }));
-            let at = self.algebra.exprs.intern(Node::DrawAt(d, r, j));
-            let zero = self.algebra.int(0);
-            let some = self.algebra.exprs.le(zero, at);
-            parts.push(Form::Leaf(Leaf::Guard(some)));
-            parts.push(self.int_in(candidate, Range::only(at)));
-            return Form::And(parts);
-        }
-        if unit > 1 && row_key != candidate_key {
-            let (fixed, running) = if candidate_key { (row, candidate) } else { (candidate, row) };
-            let fixed = self.pinned(fixed, &mut parts);
-            if let Some(running) = self.spread(running, &mut parts) {
-                let (r, c) = if candidate_key { (fixed, running) } else { (running, fixed) };
-                let at = self.algebra.exprs.intern(Node::Drawn(d, r, c));
-                let at = self.negated_if(at, holds);
-                parts.push(Form::Leaf(Leaf::Guard(at)));
-                return Form::And(parts);
-            }
-        }
-        let e = self.negated_if(e, holds);
-        self.filter(e, Reason::Data, "reads a random choice pair by pair")
-    }
-
-    /// An interval of the index in an order. In a raster it is a nest of loops over coordinates.
-    fn order_in(&mut self, order: OrderId, atom: ExprId, range: Range) -> Form {
-        let space = self.context.space;
-        let order = &self.context.orders[order.0 as usize];
-        let segment = &space.segments[order.segment];
-        let OrderKind::Raster(axes) = &order.kind else {
-            return self.atom_filter(atom, range, "takes a range of a curve, which is not a union of boxes");
-        };
-        let begin = self.algebra.canon(segment.begin);
-        let end = self.algebra.add(begin, segment.len);
-        let zero = self.algebra.int(0);
-        // Others keep their places.
-        let k = self.algebra.exprs.var(Var::K);
-        let before = Form::And(vec![Form::Leaf(Leaf::Below(begin)), self.atom_in(k, range)]);
-        let after = Form::And(vec![Form::Leaf(Leaf::From(end)), self.atom_in(k, range)]);
-        let mut inside = vec![Form::Leaf(Leaf::From(begin)), Form::Leaf(Leaf::Below(end))];
-        let mut strides = vec![];
-        let mut stride = self.algebra.int(1);
-        for axis in axes.iter().rev() {
-            strides.push(stride);
-            stride = self.algebra.mul(stride, space.axes[axis.0 as usize].extent);
-        }
-        let (mut lo, mut hi) = (
-            range.lo.map(|lo| self.algebra.sub(lo, begin)),
-            range.hi.map(|hi| self.algebra.sub(hi, begin)),
-        );
-        for (i, (&axis, stride)) in axes.iter().zip(strides.into_iter().rev()).enumerate() {
-            let extent = space.axes[axis.0 as usize].extent;
-            let first = lo.map(|lo| self.algebra.div(lo, stride)).map_or(zero, |lo| self.algebra.max(lo, zero));
-            let last = hi.map(|hi| {
-                let last = self.algebra.div(hi, stride);
-                self.algebra.offset(last, 1)
-            });
-            let bound = last.map_or(extent, |last| self.algebra.min(last, extent));
-            if i + 1 == axes.len() {
-                inside.push(Form::Leaf(Leaf::AxisFrom(axis, first)));
-                inside.push(Form::Leaf(Leaf::AxisBelow(axis, bound)));
-                break;
-            }
-            let (var, v) = self.fresh_loop();
-            inside.push(Form::Leaf(Leaf::Loop { var, lo: first, hi: bound }));
-            inside.push(Form::Leaf(Leaf::AxisFrom(axis, v)));
-            inside.push(Form::Leaf(Leaf::AxisBelow(axis, self.algebra.offset(v, 1))));
-            let used = self.algebra.mul(v, stride);
-            lo = lo.map(|lo| self.algebra.sub(lo, used));
-            hi = hi.map(|hi| self.algebra.sub(hi, used));
-        }
-        let source = self.as_predicate(&Linear { terms: vec![(atom, 1)], constant: 0 }, range);
-        Form::Or(vec![before, after, Form::And(inside)], source)
     }
 }

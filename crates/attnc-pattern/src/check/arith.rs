@@ -149,7 +149,7 @@ impl<'a> Checker<'a> {
         self.fail(
             cx,
             Diagnostic::error("E0302", span, "an integer may not fit into 64 bits", "overflows for long sequences")
-                .help("positions and sizes go up to 1073741824: divide first, or multiply fewer of them"),
+                .help("positions and sizes go up to 536870912: divide first, or multiply fewer of them"),
         )
     }
 

@@ -121,14 +121,14 @@ pub const CODES: &[CodeInfo] = &[
     CodeInfo {
         code: "E0301",
         title: "a constant that is too large",
-        explain: "Constants are integers of 64 bits, and finite reals. A space has at most 1073741824 positions, and no \
+        explain: "Constants are integers of 64 bits, and finite reals. A space has at most 536870912 positions, and no \
                   window, block or other size is larger.",
         example: "param window = 9_000_000_000_000_000_000 * 2\npattern p = causal\n",
     },
     CodeInfo {
         code: "E0302",
         title: "an integer that may not fit into 64 bits",
-        explain: "Positions, lengths and sizes go up to 1073741824; an expression of them must fit into 64 bits for all \
+        explain: "Positions, lengths and sizes go up to 536870912; an expression of them must fit into 64 bits for all \
                   of these, so that no target can wrap around.",
         example: "pattern p = q * q * q == k\n",
     },

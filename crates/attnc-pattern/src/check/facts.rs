@@ -9,7 +9,7 @@ use std::ops::{BitOr, BitOrAssign};
 use crate::expr::{Bin, ExprId, Exprs, Node, Un, Var};
 
 /// Sequences, sizes and counts of a launch are at most this long.
-pub const MAX_LENGTH: i64 = 1 << 30;
+pub const MAX_LENGTH: i64 = 1 << 29;
 /// Heads and dimensions are at most this many.
 const MAX_HEADS: i64 = 1 << 16;
 
