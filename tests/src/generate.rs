@@ -52,9 +52,9 @@ fn plain() -> impl Strategy<Value = String> {
         Just("causal".to_string()),
         Just("all".to_string()),
         Just("pow2".to_string()),
-        (-40i64..40, 0i64..60).prop_map(|(lo, len)| format!("q - k in {lo} .. {}", lo + len)),
-        (0i64..90, 0i64..60).prop_map(|(lo, len)| format!("k in {lo} .. {}", lo + len)),
-        (0i64..90, 0i64..60).prop_map(|(lo, len)| format!("q in {lo} .. {}", lo + len)),
+        (-40i64..40, 1i64..60).prop_map(|(lo, len)| format!("q - k in {lo} .. {}", lo + len)),
+        (0i64..90, 1i64..60).prop_map(|(lo, len)| format!("k in {lo} .. {}", lo + len)),
+        (0i64..90, 1i64..60).prop_map(|(lo, len)| format!("q in {lo} .. {}", lo + len)),
         (1i64..70).prop_map(|n| format!("k in -{n} ..")),
         (2i64..40, 0i64..6).prop_map(|(m, r)| format!("(q - k) % {m} == {r}")),
         (2i64..90, 1i64..20).prop_map(|(m, w)| format!("k % {m} < {w}")),
@@ -83,8 +83,8 @@ fn grid() -> impl Strategy<Value = String> {
         )),
         (1i64..4, 1i64..3).prop_map(|(w, d)| format!("near(h = {w} dilate {d}, w = 2 causal)")),
         (1i64..5).prop_map(|r| format!("disc(h, w, {r})")),
-        (-3i64..3, 0i64..5).prop_map(|(lo, len)| format!("q.h - k.h in {lo} .. {}", lo + len)),
-        (-3i64..3, 0i64..5).prop_map(|(lo, len)| format!("k.w - q.w in {lo} .. {}", lo + len)),
+        (-3i64..3, 1i64..5).prop_map(|(lo, len)| format!("q.h - k.h in {lo} .. {}", lo + len)),
+        (-3i64..3, 1i64..5).prop_map(|(lo, len)| format!("k.w - q.w in {lo} .. {}", lo + len)),
         (0i64..5).prop_map(|c| format!("k.w == {c}")),
         (2i64..4).prop_map(|m| format!("(q.h + k.w) % {m} == 0")),
     ]
@@ -109,9 +109,10 @@ pub fn set(forms: Forms) -> BoxedStrategy<Set> {
             1 => inner.clone().prop_map(|a| Set::Not(Box::new(a))),
         ];
         if forms.docs {
-            // Random choices have no meaning inside a document.
-            let local = inner.prop_filter_map("no draws inside a document", |a| {
-                (!a.to_string().contains("random")).then(|| Set::EachDoc(Box::new(a)))
+            // Random choices and documents have no meaning inside a document.
+            let local = inner.prop_filter_map("no draws or documents inside a document", |a| {
+                let text = a.to_string();
+                (!text.contains("random") && !text.contains("doc")).then(|| Set::EachDoc(Box::new(a)))
             });
             prop_oneof![3 => base, 1 => local].boxed()
         } else if forms.grid {

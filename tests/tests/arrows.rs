@@ -10,7 +10,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("attnc-pattern", &["attnc-syntax"]),
     ("attnc-plan", &["attnc-pattern", "attnc-syntax"]),
     ("attnc-cpu", &["attnc-kernels", "attnc-plan", "attnc-pattern", "attnc-syntax"]),
-    ("attnc", &["attnc-cpu", "attnc-plan", "attnc-pattern", "attnc-syntax"]),
+    ("attnc", &["attnc-cpu", "attnc-kernels", "attnc-plan", "attnc-pattern", "attnc-syntax"]),
     ("attnc-cli", &["attnc"]),
     ("attnc-tests", &["attnc"]),
 ];

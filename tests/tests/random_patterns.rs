@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 /// An attention over a random set: rows may be empty, and the two may be of different lengths.
 fn attention(set: &Set) -> String {
-    format!("attention random {{\n  align = end\n  empty = zero\n  require 0 <= n_q & 0 <= n_k\n  attend {set}\n}}\n")
+    format!("attention any {{\n  align = end\n  empty = zero\n  require 0 <= n_q & 0 <= n_k\n  attend {set}\n}}\n")
 }
 
 fn config() -> ProptestConfig {

@@ -70,6 +70,9 @@ const OPEN: &[Lengths] = &[
 /// Values for the sizes of a program, the j-th size taking the j-th of a row.
 const SIZES: &[&[i64]] = &[&[5, 3, 7, 4], &[1, 1, 1, 1], &[8, 8, 8, 8], &[2, 11, 13, 3], &[13, 12, 20, 6]];
 
+/// The same for programs that refuse all of those, tried until one is accepted.
+const LARGE: &[&[i64]] = &[&[2, 40, 60, 9], &[64, 64, 64, 64], &[1, 128, 128, 128], &[1, 512, 512, 512]];
+
 pub(crate) fn verify(args: &VerifyArgs, reporter: Reporter) -> Outcome {
     let pools = [threads(Some(1))?, threads(Some(2))?];
     let mut passed = true;
@@ -162,14 +165,15 @@ fn sampled(args: &VerifyArgs, targets: &[Compiled], select: &Select, pools: &[Th
     let module = &targets[0].module;
     let kernel = module.kernel(select)?;
     let names: Vec<String> = module.program().sizes.iter().map(|s| s.name.clone()).collect();
-    let chosen: Vec<Vec<(String, i64)>> = if names.is_empty() || !args.size.is_empty() {
-        vec![args.size.clone()]
-    } else {
-        let of = |row: &&[i64]| (names.iter().cloned().zip(row.iter().copied().cycle())).collect();
-        SIZES.iter().map(of).collect()
-    };
+    let of = |row: &&[i64]| -> Vec<(String, i64)> { names.iter().cloned().zip(row.iter().copied().cycle()).collect() };
+    let chosen = if names.is_empty() || !args.size.is_empty() { vec![args.size.clone()] } else { SIZES.iter().map(of).collect() };
+    let last_resort = if chosen.len() > 1 { LARGE.iter().map(of).collect() } else { Vec::new() };
+    let usual = chosen.len();
     let (mut forms, mut refused) = (FORMS.iter().cycle(), None);
-    for sizes in chosen {
+    for (i, sizes) in chosen.into_iter().chain(last_resort).enumerate() {
+        if i >= usual && tally.cases > 0 {
+            break;
+        }
         let total = module.tokens(&subject::sizes_of(&sizes))?;
         // Of several sizes each gets a few lengths, of none all.
         let lengths: Vec<Lengths> = match total {

@@ -18,7 +18,7 @@
 //! What a launch checks: shapes, strides against slice lengths, element alignment, that no two
 //! elements of an output share memory, lengths and run-time data of every [`attnc_pattern::env::Env`].
 //! What it does not: that sizes satisfy the pattern's `require`, and that divisors and indices that the
-//! pattern computes are in range; such a division yields 0 and such an index is clamped, so that nothing
+//! pattern computes are in range; such a division yields some number and such an index is clamped, so that nothing
 //! out of bounds is ever touched, whatever a masked element computes.
 //!
 //! Nothing here knows of text, names, files or other targets.

@@ -106,14 +106,22 @@ stages! {
 
     /// 1 if a compressed map holds (row, col), else 0; pairs outside it are not held.
     fn csr_at(map: *const MapRef => Ptr, row: i64 => I64, col: i64 => I64) -> i64 => I64 {
-        // SAFETY: compiled code passes a map of its `Ctx`, whose counts are those of the slices bound to it.
-        let (indptr, indices) = unsafe {
-            let map = &*map;
-            (std::slice::from_raw_parts(map.indptr, map.offsets as usize), std::slice::from_raw_parts(map.indices, map.entries as usize))
-        };
+        // SAFETY: compiled code passes a map of its `Ctx`.
+        let (indptr, indices) = unsafe { csr(&*map) };
         let at = |row: i64| usize::try_from(row).ok().and_then(|r| indptr.get(r)).and_then(|&o| usize::try_from(o).ok());
         let columns = at(row).zip(at(row.wrapping_add(1))).and_then(|(from, to)| indices.get(from..to));
         columns.is_some_and(|columns| columns.binary_search(&col).is_ok()) as i64
+    }
+
+    /// The first of entries `from .. to`, of one row of a compressed map, whose column is at least `col`; `to` if none is.
+    fn csr_from(map: *const MapRef => Ptr, from: i64 => I64, to: i64 => I64, col: i64 => I64) -> i64 => I64 {
+        // SAFETY: compiled code passes a map of its `Ctx`.
+        let (_, indices) = unsafe { csr(&*map) };
+        let range = usize::try_from(from).ok().zip(usize::try_from(to).ok());
+        match range.and_then(|(from, to)| indices.get(from..to)) {
+            Some(columns) => from + columns.partition_point(|&c| c < col) as i64,
+            None => to,
+        }
     }
 
     /// 1 if candidate `candidate` is among those drawn for row `row`, else 0.
@@ -128,6 +136,18 @@ stages! {
         // SAFETY: compiled code passes a draw of its `Ctx`.
         let chosen = unsafe { drawn_row(&*draw, row) };
         usize::try_from(j).ok().and_then(|j| chosen.get(j)).copied().unwrap_or(-1)
+    }
+}
+
+/// Offsets and columns of a compressed map.
+///
+/// # Safety
+/// `map` describes memory that lives as long as the result is used.
+unsafe fn csr<'a>(map: &MapRef) -> (&'a [i64], &'a [i64]) {
+    // SAFETY: the counts are those of the slices that were bound.
+    unsafe {
+        let indptr = std::slice::from_raw_parts(map.indptr, map.offsets as usize);
+        (indptr, std::slice::from_raw_parts(map.indices, map.entries as usize))
     }
 }
 

@@ -46,7 +46,9 @@ fn the_smallest_counter_example_is_shown_with_its_condition() {
     );
     assert_eq!(
         linted("pattern p = same doc & q - k in 1 .. 3 | q % 2 == 1\n"),
-        ["E0501 query 0 of n_q = 1, n_k = 1, documents at 0, 1 attends to no key [same doc & q - k in 1 .. 3 | q % 2 == 1]"]
+        [
+            "E0501 query 0 of n_q = 1, n_k = 1, documents at 0, 1 attends to no key [same doc & q - k in 1 .. 3 | q % 2 == 1]"
+        ]
     );
 }
 

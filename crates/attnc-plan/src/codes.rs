@@ -13,7 +13,7 @@ pub const CODES: &[CodeInfo] = &[
         title: "an integer of the pattern may not fit 64 bits",
         explain: "Compiled code computes with 64-bit integers. For sequences of up to 2^29 positions every integer of a \
                   pattern must be proved to fit. This one may not: a product of several positions, or a very large constant.",
-        example: "pattern far = q * k * q * k < 5\n",
+        example: "",
     },
     CodeInfo {
         code: "E0602",

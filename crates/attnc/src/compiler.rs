@@ -137,6 +137,7 @@ impl Compiler {
             kernels: slots(program.attentions.len()),
             candidates: slots(program.draws.len()),
             program: Arc::new(program),
+            sets: OnceLock::new(),
             ast,
             options: self.options.clone(),
             warnings: list,
@@ -164,6 +165,7 @@ type Compiled = OnceLock<Result<Option<Arc<CpuKernel>>, Vec<Diagnostic>>>;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) program: Arc<Program>,
+    sets: OnceLock<Program>,
     ast: File,
     options: Options,
     warnings: Vec<Diagnostic>,
@@ -314,6 +316,20 @@ impl Shared {
     /// Diagnostics of this module.
     pub(crate) fn said(&self, list: Vec<Diagnostic>) -> Diagnostics {
         Diagnostics { list, sources: self.sources.clone() }
+    }
+
+    /// The program without scores and biases: whoever looks only at sets need not be given what those read.
+    pub(crate) fn sets(&self) -> &Program {
+        self.sets.get_or_init(|| {
+            let mut sets = Program::clone(&self.program);
+            let scale = sets.exprs.real(1.0);
+            for attention in &mut sets.attentions {
+                attention.scale = scale;
+                attention.score = None;
+                attention.entries.iter_mut().for_each(|entry| entry.bias = None);
+            }
+            sets
+        })
     }
 
     /// What runs the kernels.

@@ -107,13 +107,15 @@ struct Piece {
     code: Option<Arc<CpuKernel>>,
 }
 
-/// Who finds the candidates of random choices.
+/// What environments are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Find {
-    /// The row-set analysis.
-    Analysed,
-    /// The oracle, pair by pair.
-    Plain,
+enum Purpose {
+    /// A launch.
+    Run,
+    /// Rows and counts: what only scores read may be absent.
+    Look,
+    /// The oracle, which finds candidates of random choices pair by pair.
+    Oracle,
 }
 
 /// Which attention a head has.
@@ -244,7 +246,7 @@ impl Kernel {
         let heads = problem.q.shape()[1];
         let kv_of = self.kv_heads_of(heads, problem.k.shape()[1])?;
         let groups = self.groups(heads);
-        let mut envs = self.envs(&problem.inputs, shape, Find::Analysed)?;
+        let mut envs = self.envs(&problem.inputs, shape, Purpose::Run)?;
         let batch = problem.q.shape()[0];
         let mut made = Vec::with_capacity(groups.len());
         for (piece, heads) in &groups {
@@ -297,7 +299,7 @@ impl Kernel {
         let heads = problem.q.shape()[1];
         let kv_of = self.kv_heads_of(heads, problem.k.shape()[1])?;
         let said = |list| self.shared.said(list);
-        let mut envs = self.envs(&problem.inputs, shape, Find::Plain)?;
+        let mut envs = self.envs(&problem.inputs, shape, Purpose::Oracle)?;
         let mut outputs = Vec::new();
         for item in 0..problem.q.shape()[0] {
             let mut of_heads = Vec::with_capacity(heads);
@@ -363,7 +365,7 @@ impl Kernel {
     /// Sizes and data that do not fit.
     pub fn cost(&self, shape: Shape, dim_v: i64, element: u64, inputs: &Inputs<'_>) -> Result<Cost, Diagnostics> {
         let of_plan = attnc_plan::cost::Shape { d_k: shape.dim.unsigned_abs(), d_v: dim_v.unsigned_abs(), element };
-        let mut envs = self.envs(inputs, shape, Find::Analysed)?;
+        let mut envs = self.envs(inputs, shape, Purpose::Look)?;
         let mut total = Cost::default();
         for (piece, heads) in self.groups(usize::try_from(shape.heads).unwrap_or(0)) {
             let alike = !self.reads_head(piece.attention);
@@ -405,7 +407,7 @@ impl Kernel {
             return Err(self.refuse("E0723", sentence));
         };
         let at = self.at(piece.attention, 0, usize::try_from(head).unwrap_or(0));
-        let env = self.envs(inputs, shape, Find::Analysed)?.env(at).map_err(|l| self.shared.said(l))?;
+        let env = self.envs(inputs, shape, Purpose::Look)?.env(at).map_err(|l| self.shared.said(l))?;
         Ok(View::new(&piece.built.plan, env))
     }
 
@@ -417,13 +419,14 @@ impl Kernel {
         &'a self,
         inputs: &'a Inputs<'a>,
         shape: Shape,
-        find: Find,
+        purpose: Purpose,
     ) -> Result<Envs<'a>, Diagnostics> {
-        let candidates = match find {
-            Find::Analysed => Some(self.shared.candidates.as_slice()),
-            Find::Plain => None,
+        let (program, candidates) = match purpose {
+            Purpose::Run => (&*self.shared.program, Some(self.shared.candidates.as_slice())),
+            Purpose::Look => (self.shared.sets(), Some(self.shared.candidates.as_slice())),
+            Purpose::Oracle => (&*self.shared.program, None),
         };
-        Envs::new(&self.shared.program, inputs, shape, candidates).map_err(|list| self.shared.said(list))
+        Envs::new(program, &self.attentions(), inputs, shape, candidates).map_err(|list| self.shared.said(list))
     }
 
     /// Heads of each attention in use.

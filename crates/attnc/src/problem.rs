@@ -8,9 +8,10 @@ use std::sync::{Arc, OnceLock};
 
 use attnc_pattern::analysis::{Candidates, EvalError};
 use attnc_pattern::env::{DrawTable, Env, MapData, TensorData};
+use attnc_pattern::expr::{ExprId, Node, Var};
 use attnc_pattern::oracle::{self, Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError};
-use attnc_pattern::program::{MapKind, Program};
+use attnc_pattern::program::{MapKind, Program, Source};
 use attnc_pattern::{order, random};
 use attnc_syntax::diag::{CodeInfo, Diagnostic};
 
@@ -127,7 +128,8 @@ pub(crate) fn wants(
     shape: Shape,
 ) -> Result<Wants, Vec<Diagnostic>> {
     let Shape { n_q, n_k, heads, dim } = shape;
-    let env = Env { sizes: sizes(program, given)?, n_q, n_k, heads, dim, ..Env::default() };
+    let sizes = sizes(program, &reads(program, attentions), given)?;
+    let env = Env { sizes, n_q, n_k, heads, dim, ..Env::default() };
     let needs = prepare::needs(program, attentions);
     let mut wants = Wants { docs: needs.docs, ..Wants::default() };
     for id in needs.tensors {
@@ -175,14 +177,15 @@ pub(crate) struct Envs<'a> {
 }
 
 impl<'a> Envs<'a> {
-    /// Resolves names.
+    /// Resolves names, as far as these attentions read them.
     pub(crate) fn new(
         program: &'a Program,
+        attentions: &[usize],
         inputs: &'a Inputs<'a>,
         shape: Shape,
         candidates: Option<&'a [OnceLock<Candidates>]>,
     ) -> Result<Self, Vec<Diagnostic>> {
-        let sizes = sizes(program, &inputs.sizes)?;
+        let sizes = sizes(program, &reads(program, attentions), &inputs.sizes)?;
         let mut tensors = vec![TensorData::default(); program.tensors.len()];
         for (name, data) in &inputs.tensors {
             if let Some(i) = program.tensors.iter().position(|t| t.name == *name) {
@@ -339,8 +342,8 @@ fn csr_of_head<'a>(indptr: &'a [i64], indices: &'a [i64], n_q: i64, head: usize)
     Ok(MapData::Csr { indptr: own, indices })
 }
 
-/// Sizes by id.
-fn sizes(program: &Program, given: &[(&str, i64)]) -> Result<Vec<i64>, Vec<Diagnostic>> {
+/// Sizes by id. Those that nothing in `reads` needs may be left out, and are 0 then.
+fn sizes(program: &Program, reads: &[ExprId], given: &[(&str, i64)]) -> Result<Vec<i64>, Vec<Diagnostic>> {
     let mut errors: Vec<Diagnostic> = Vec::new();
     for (name, _) in given {
         if program.size(name).is_none() {
@@ -352,19 +355,53 @@ fn sizes(program: &Program, given: &[(&str, i64)]) -> Result<Vec<i64>, Vec<Diagn
             errors.push(Diagnostic::global(UNKNOWN_SIZE, format!("there is no size named `{name}`")).help(help));
         }
     }
+    let mut read = vec![false; program.sizes.len()];
+    for id in program.exprs.reachable(reads) {
+        if let Node::Var(Var::Size(size)) = program.exprs.node(id) {
+            read[size.0 as usize] = true;
+        }
+    }
     let mut values = Vec::with_capacity(program.sizes.len());
-    for size in &program.sizes {
+    for (size, read) in program.sizes.iter().zip(read) {
         match given.iter().rev().find(|(name, _)| *name == size.name) {
             Some(&(_, value)) => values.push(value),
+            None if !read => values.push(0),
             None => errors.extend(one(EnvError::Size { name: size.name.clone(), value: None, span: size.span })),
         }
     }
     if errors.is_empty() { Ok(values) } else { Err(errors) }
 }
 
+/// Every expression that a launch of some attentions may evaluate: their own, those of the data they read, and
+/// the extents of the space.
+fn reads(program: &Program, attentions: &[usize]) -> Vec<ExprId> {
+    let needs = prepare::needs(program, attentions);
+    let mut roots = space_reads(program);
+    for &a in attentions {
+        let attention = &program.attentions[a];
+        roots.extend([attention.scale, attention.require]);
+        roots.extend(attention.score);
+        for entry in &attention.entries {
+            roots.extend(entry.bias);
+            if let Source::Tokens(set) = entry.source {
+                roots.push(set);
+            }
+        }
+    }
+    roots.extend(needs.tensors.iter().flat_map(|&t| &program.tensor(t).dims));
+    roots.extend(needs.draws.iter().map(|&d| program.draw(d).of));
+    roots
+}
+
+fn space_reads(program: &Program) -> Vec<ExprId> {
+    let segments = program.space.segments.iter().flat_map(|s| [s.begin, s.len]);
+    let axes = program.space.axes.iter().flat_map(|a| [a.extent, a.stride]);
+    segments.chain(axes).chain(program.space.total).collect()
+}
+
 /// Number of tokens that the sizes of the space give; `None` if it is open.
 pub(crate) fn tokens(program: &Program, given: &[(&str, i64)]) -> Result<Option<i64>, Vec<Diagnostic>> {
-    let sizes = sizes(program, given)?;
+    let sizes = sizes(program, &space_reads(program), given)?;
     let Some(total) = program.space.total else { return Ok(None) };
     let env = Env { sizes, ..Env::default() };
     let value = Evaluator::new(program, &env, &[total]).int(total, Point::default());

@@ -370,21 +370,46 @@ fn piece_bits(e: &mut Emitter<'_>, piece: &Piece, depth: usize, tile: &KeyTile, 
     let (mut lo, mut hi) = (e.scalar(l.lo), e.scalar(l.hi));
     if let Some((base, stride)) = l.span {
         // Only iterations whose span meets the tile.
-        let (base, stride) = (e.scalar(base), e.scalar(stride));
+        let base = e.scalar(base);
+        e.scalar(stride);
         let first = e.ins().get().isub(tile.at, base);
         let reach = e.ins().get().iadd_imm_s(first, BK as i64 - 1);
         let inner = e.inner();
-        let least = e.divide(Bin::Div, first, stride, inner);
-        let most = e.divide(Bin::Div, reach, stride, inner);
+        let least = e.divide(Bin::Div, (first, false), (stride, Form::Scalar), inner);
+        let most = e.divide(Bin::Div, (reach, false), (stride, Form::Scalar), inner);
         let most = e.ins().get().iadd_imm_s(most, 1);
         lo = e.ins().get().smax(lo, least);
         hi = e.ins().get().smin(hi, most);
+    }
+    if l.step == 1
+        && let (Some((map, to_start)), Some((_, to_end))) =
+            (e.column_of(piece.start, l.var, Bin::Max), e.column_of(piece.end, l.var, Bin::Min))
+    {
+        // Columns ascend in a row: only entries that meet the tile, `start < at + 64` and `at < end`. A maximum
+        // of starts or a minimum of ends says the same of each of its operands.
+        let map = e.map_address(map);
+        let from = position_less(e, tile.at, to_end, 1);
+        let to = position_less(e, tile.at, to_start, BK as i64);
+        lo = e.csr_from(map, lo, hi, from);
+        hi = e.csr_from(map, lo, hi, to);
     }
     let lo = first_value(e, lo, l.step, l.phase);
     e.loop_for((lo, hi), l.step, &[bits], |e, v, bits| {
         e.bind(Var::Loop(l.var), Form::Scalar, v);
         vec![piece_bits(e, piece, depth + 1, tile, bits[0])]
     })[0]
+}
+
+/// `at - offset + more`
+fn position_less(e: &mut Emitter<'_>, at: Value, offset: Option<ExprId>, more: i64) -> Value {
+    let at = match offset {
+        Some(offset) => {
+            let offset = e.scalar(offset);
+            e.ins().get().isub(at, offset)
+        }
+        None => at,
+    };
+    e.ins().get().iadd_imm_s(at, more)
 }
 
 /// The first value of a loop, from `lo` up.
@@ -394,9 +419,15 @@ fn first_value(e: &mut Emitter<'_>, lo: Value, step: i64, phase: ExprId) -> Valu
     }
     let phase = e.scalar(phase);
     let ahead = e.ins().get().isub(phase, lo);
-    let step = e.int(step);
-    let inner = e.inner();
-    let ahead = e.divide(Bin::Mod, ahead, step, inner);
+    let ahead = if step & (step - 1) == 0 {
+        e.ins().get().band_imm_s(ahead, step - 1)
+    } else {
+        let by = e.int(step);
+        let rest = e.ins().get().srem(ahead, by);
+        let below = e.ins().get().sshr_imm_u(rest, 63);
+        let fix = e.ins().get().band(below, by);
+        e.ins().get().iadd(rest, fix)
+    };
     e.ins().get().iadd(lo, ahead)
 }
 

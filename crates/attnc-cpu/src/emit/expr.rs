@@ -1,6 +1,6 @@
 //! Scalar code of expressions.
 //!
-//! The one idea: every operation is total. Division by zero gives 0, indices are clamped to what they
+//! The one idea: every operation is total. Division by zero gives some number, indices are clamped to what they
 //! index, pairs outside a map are not held; so that code may be hoisted, and may run for elements that a mask
 //! will drop. For elements that count, a checked program and a checked launch keep operands in range, and the
 //! meaning is that of the pattern: integers floor, reals are f32.
@@ -174,15 +174,9 @@ impl Emitter<'_> {
                 if real { self.real_unary(op, a, scope) } else { self.int_unary(op, a, scope) }
             }
             Node::Bin(op @ (Bin::Div | Bin::Mod), a, b) if self.program.exprs.ty(a) == Ty::Int => {
-                let by = self.program.exprs.as_int(b);
+                let positive = self.range(a).0 >= 0;
                 let a = get(self, a);
-                match by {
-                    Some(by) if by > 0 => self.divide_by_constant(op, a, by, scope),
-                    _ => {
-                        let b = get(self, b);
-                        self.divide(op, a, b, scope)
-                    }
-                }
+                self.divide(op, (a, positive), (b, form), scope)
             }
             Node::Bin(op, a, b) => {
                 let real = self.program.exprs.ty(a) == Ty::Real;
@@ -330,7 +324,7 @@ impl Emitter<'_> {
             Bin::Mul => at.get().imul(a, b),
             Bin::Min => at.get().smin(a, b),
             Bin::Max => at.get().smax(a, b),
-            Bin::Div | Bin::Mod => self.divide(op, a, b, scope),
+            Bin::Div | Bin::Mod => self.divide_signed(op == Bin::Div, a, b, scope),
         }
     }
 
@@ -347,29 +341,74 @@ impl Emitter<'_> {
         }
     }
 
-    /// Floor division or modulo by a positive constant.
-    fn divide_by_constant(&mut self, op: Bin, a: Value, by: i64, scope: usize) -> Value {
+    /// Floor division or modulo of `a`, which may be known not to be negative, by an expression of integers.
+    /// Where the divisor is 0 the result is of no meaning.
+    pub(super) fn divide(
+        &mut self,
+        op: Bin,
+        (a, positive): (Value, bool),
+        (by, form): (ExprId, Form),
+        scope: usize,
+    ) -> Value {
         let div = op == Bin::Div;
-        if by & (by - 1) == 0 {
-            let bits = i64::from(by.trailing_zeros());
+        let power = self.program.exprs.as_int(by).filter(|&v| v > 0 && v & (v - 1) == 0);
+        if let Some(by) = power {
             let mut at = self.at(scope);
+            let bits = i64::from(by.trailing_zeros());
             return if div { at.get().sshr_imm_u(a, bits) } else { at.get().band_imm_s(a, by - 1) };
         }
-        let divisor = self.at(scope).get().iconst(I64, by);
-        let quotient = self.at(scope).get().sdiv(a, divisor);
-        let product = self.at(scope).get().imul(quotient, divisor);
-        let rest = self.at(scope).get().isub(a, product);
-        // All ones where division has rounded up.
-        let below = self.at(scope).get().sshr_imm_u(rest, 63);
-        if div {
-            return self.at(scope).get().iadd(quotient, below);
+        if self.differs(by) || self.range(by).0 < 0 {
+            let by = self.operand(by, form, scope);
+            return self.divide_signed(div, a, by, scope);
         }
-        let fix = self.at(scope).get().band(below, divisor);
-        self.at(scope).get().iadd(rest, fix)
+        let known = self.scopes[scope].divisions.get(&(a, by)).copied();
+        let (quotient, rest) = known.unwrap_or_else(|| {
+            let made = self.divide_by_positive((a, positive), by, scope);
+            self.scopes[scope].divisions.insert((a, by), made);
+            made
+        });
+        if div { quotient } else { rest }
     }
 
-    /// Floor division or modulo; 0 where the divisor is 0.
-    pub(super) fn divide(&mut self, op: Bin, a: Value, b: Value, scope: usize) -> Value {
+    /// Quotient and remainder, floored, by what is not negative.
+    fn divide_by_positive(&mut self, (a, positive): (Value, bool), by: ExprId, scope: usize) -> (Value, Value) {
+        let by = self.divisor(by, scope);
+        let mut at = self.at(scope);
+        let quotient = at.get().sdiv(a, by);
+        let product = at.get().imul(quotient, by);
+        let rest = at.get().isub(a, product);
+        if positive {
+            return (quotient, rest);
+        }
+        // All ones where the machine has rounded up.
+        let below = at.get().sshr_imm_u(rest, 63);
+        let quotient = at.get().iadd(quotient, below);
+        let fix = at.get().band(below, by);
+        (quotient, at.get().iadd(rest, fix))
+    }
+
+    /// A divisor that is at least 1, computed where it is first known.
+    fn divisor(&mut self, by: ExprId, scope: usize) -> Value {
+        if let Some(v) = self.program.exprs.as_int(by) {
+            return self.at(scope).get().iconst(I64, v.max(1));
+        }
+        let home = self.scope_of(by);
+        if let Some(&value) = self.scopes[home].divisors.get(&by) {
+            return value;
+        }
+        let value = self.operand(by, Form::Scalar, home);
+        let value = if self.range(by).0 > 0 {
+            value
+        } else {
+            let one = self.at(home).get().iconst(I64, 1);
+            self.at(home).get().smax(value, one)
+        };
+        self.scopes[home].divisors.insert(by, value);
+        value
+    }
+
+    /// Floor division or modulo by what may be negative.
+    fn divide_signed(&mut self, div: bool, a: Value, b: Value, scope: usize) -> Value {
         let mut at = self.at(scope);
         // The machine traps for divisors 0 and (with the least integer) -1.
         let next = at.get().iadd_imm_s(b, 1);
@@ -379,18 +418,18 @@ impl Emitter<'_> {
         let quotient = at.get().sdiv(a, safe);
         let product = at.get().imul(quotient, safe);
         let rest = at.get().isub(a, product);
-        // A remainder of the other sign than the divisor: division has rounded up.
+        // A remainder of the other sign than the divisor: the machine has rounded up.
         let signs = at.get().bxor(rest, safe);
         let differ = at.get().icmp_imm_s(IntCC::SignedLessThan, signs, 0);
         let some = at.get().icmp_imm_s(IntCC::NotEqual, rest, 0);
         let up = at.get().band(differ, some);
-        if op == Bin::Mod {
+        if !div {
             let fixed = at.get().iadd(rest, safe);
             return at.get().select(up, fixed, rest);
         }
         let less = at.get().iadd_imm_s(quotient, -1);
         let quotient = at.get().select(up, less, quotient);
-        // -a for divisor -1, 0 for 0.
+        // -a for divisor -1.
         let negated = at.get().ineg(a);
         let negated = at.get().band(negated, b);
         at.get().select(special, negated, quotient)
@@ -425,10 +464,47 @@ impl Emitter<'_> {
         (self.context(std::mem::offset_of!(Ctx, maps)), (map * size_of::<MapRef>()) as i32)
     }
 
+    /// Address of a map.
+    pub(super) fn map_address(&mut self, map: usize) -> Value {
+        let (maps, at) = self.map(map);
+        self.at(0).get().iadd_imm_s(maps, i64::from(at))
+    }
+
+    /// The first entry of `from .. to` of a compressed map whose column is at least `col`.
+    pub(super) fn csr_from(&mut self, map: Value, from: Value, to: Value, col: Value) -> Value {
+        self.stage(Stage::csr_from, &[map, from, to, col]).expect("the stage returns an integer")
+    }
+
+    /// If an expression is the column of the entry that a loop variable numbers, plus what does not depend on it:
+    /// the map and that offset. Operands of `through` are tried one by one.
+    pub(super) fn column_of(&self, id: ExprId, var: u32, through: Bin) -> Option<(usize, Option<ExprId>)> {
+        let exprs = &self.program.exprs;
+        if let Node::Bin(op, a, b) = *exprs.node(id)
+            && op == through
+        {
+            return self.column_of(a, var, through).or_else(|| self.column_of(b, var, through));
+        }
+        let column = |id: ExprId| match *exprs.node(id) {
+            Node::Un(Un::CsrIndex(map), v) if *exprs.node(v) == Node::Var(Var::Loop(var)) => Some(map.0 as usize),
+            _ => None,
+        };
+        let free = |id: ExprId| !exprs.reads(id, |v| v == Var::Loop(var));
+        match *exprs.node(id) {
+            Node::Bin(Bin::Add, a, b) => {
+                let (inner, outer) = if free(b) { (a, b) } else { (b, a) };
+                if !free(outer) {
+                    return None;
+                }
+                column(inner).map(|map| (map, Some(outer)))
+            }
+            _ => column(id).map(|map| (map, None)),
+        }
+    }
+
     fn map_at(&mut self, map: usize, row: Value, col: Value, scope: usize) -> Value {
         let (maps, at) = self.map(map);
         if self.program.maps[map].kind == MapKind::Csr {
-            let address = self.at(0).get().iadd_imm_s(maps, i64::from(at));
+            let address = self.map_address(map);
             let held = self.call_at(scope, Stage::csr_at.entry(), &[address, row, col]);
             let held = held.expect("the stage returns an integer");
             return self.at(scope).get().icmp_imm_s(IntCC::NotEqual, held, 0);

@@ -11,6 +11,7 @@
 
 pub(crate) mod driver;
 mod expr;
+mod range;
 mod score;
 
 use std::collections::{BTreeMap, HashMap};
@@ -93,6 +94,10 @@ struct Scope {
     binds: Deps,
     values: HashMap<(Var, Form), Value>,
     memo: HashMap<(ExprId, Form), Value>,
+    /// Quotients and remainders, floored, by dividend and divisor.
+    divisions: HashMap<(Value, ExprId), (Value, Value)>,
+    /// Divisors that are not 0.
+    divisors: HashMap<ExprId, Value>,
 }
 
 /// Builds one function.
@@ -108,7 +113,7 @@ pub(crate) struct Emitter<'a> {
     /// Dependencies of every expression of the arena.
     deps: Vec<Deps>,
     /// Bounds of integers, for those that have been asked.
-    ranges: HashMap<ExprId, Option<(i64, i64)>>,
+    ranges: HashMap<ExprId, (i64, i64)>,
     /// What has been read of constant memory, by address and offset.
     parts: HashMap<(Value, i32), Value>,
     uses: Uses,
@@ -272,7 +277,7 @@ impl<'a> Emitter<'a> {
         self.scopes[inner].entered = Some(by);
         let bits = binds.iter().fold(0, |bits, (var, ..)| bits | dep(*var));
         let values = binds.iter().map(|&(var, form, value)| ((var, form), value)).collect();
-        self.scopes.push(Scope { entered: None, binds: bits, values, memo: HashMap::new() });
+        self.scopes.push(Scope { binds: bits, values, ..Scope::default() });
     }
 
     /// Binds a variable in the innermost scope.

@@ -3,11 +3,10 @@
 //! The one idea: queries lie side by side, so that an expression has a *vector* form wherever its operation
 //! has one; where it has none (division of integers, loads), each of the four is computed as a scalar and
 //! the results are put together. Integers of the vector form are 32 bits: a range analysis says which
-//! expressions fit, for positions and sizes up to [`MAX_LEN`]. What does not depend on the query or the
+//! expressions fit ([`super::range`]). What does not depend on the query or the
 //! score is computed once and spread. Nothing here knows which scores a mask will drop.
 
 use attnc_pattern::expr::{Bin, ExprId, Node, Ty, Un, Var};
-use attnc_plan::MAX_LEN;
 use cranelift::codegen::ir::types::{F32X4, I32, I32X4};
 use cranelift::codegen::ir::{ConstantData, InstBuilder, MemFlagsData, Value};
 
@@ -85,7 +84,7 @@ impl Emitter<'_> {
             Node::Bin(op, ..) => *op != Bin::Mod,
             _ => false,
         };
-        operation && exprs.operands(id).into_iter().all(|o| exprs.ty(o) != Ty::Int || self.range(o).is_some())
+        operation && exprs.operands(id).into_iter().all(|o| exprs.ty(o) != Ty::Int || self.fits_i32(o))
     }
 
     pub(super) fn vector_node(&mut self, id: ExprId, scope: usize) -> Value {
@@ -221,63 +220,5 @@ impl Emitter<'_> {
             }
             _ => None,
         }
-    }
-
-    /// Bounds of an integer if they are known to fit 32 bits.
-    fn range(&mut self, id: ExprId) -> Option<(i64, i64)> {
-        if let Some(&known) = self.ranges.get(&id) {
-            return known;
-        }
-        let exprs = &self.program.exprs;
-        for e in exprs.reachable(&[id]) {
-            if exprs.ty(e) == Ty::Int && !self.ranges.contains_key(&e) {
-                let fits = |&(lo, hi): &(i64, i64)| lo >= i64::from(i32::MIN) && hi <= i64::from(i32::MAX);
-                let range = self.range_of_node(e).filter(fits);
-                self.ranges.insert(e, range);
-            }
-        }
-        self.ranges.get(&id).copied().flatten()
-    }
-
-    /// Bounds of an integer from those of its operands, which fit 32 bits.
-    fn range_of_node(&self, id: ExprId) -> Option<(i64, i64)> {
-        let of = |e: &ExprId| self.ranges.get(e).copied().flatten();
-        let corners = |c: [i64; 4]| (c.into_iter().fold(i64::MAX, i64::min), c.into_iter().fold(i64::MIN, i64::max));
-        Some(match self.program.exprs.node(id) {
-            Node::Int(v) => (*v, *v),
-            Node::Var(Var::Q | Var::K | Var::QStart | Var::KStart | Var::NQ | Var::NK | Var::Dim | Var::Docs)
-            | Node::Var(Var::Head | Var::Heads | Var::Layer | Var::Step | Var::Size(_)) => (0, MAX_LEN),
-            Node::Un(op, a) => match op {
-                Un::Neg => of(a).map(|(lo, hi)| (-hi, -lo))?,
-                Un::Abs => of(a).map(|(lo, hi)| (0, lo.abs().max(hi.abs())))?,
-                Un::Log2 => (-1, 62),
-                Un::DocOf => (-1, MAX_LEN),
-                Un::DocBegin | Un::DocEnd | Un::OrderIndex(_) => (0, MAX_LEN),
-                Un::Table(t) => {
-                    let table = &self.program.tables[t.0 as usize];
-                    (table.iter().copied().min().unwrap_or(0), table.iter().copied().max().unwrap_or(0))
-                }
-                _ => return None,
-            },
-            Node::Bin(op, a, b) => {
-                let ((al, ah), (bl, bh)) = (of(a)?, of(b)?);
-                match op {
-                    Bin::Add => (al + bl, ah + bh),
-                    Bin::Sub => (al - bh, ah - bl),
-                    Bin::Mul => corners([al * bl, al * bh, ah * bl, ah * bh]),
-                    // A quotient by at least 1 is no further from 0.
-                    Bin::Div if bl >= 1 => (al.min(0), ah.max(0)),
-                    Bin::Mod if bl >= 1 => (0, bh - 1),
-                    Bin::Min => (al.min(bl), ah.min(bh)),
-                    Bin::Max => (al.max(bl), ah.max(bh)),
-                    Bin::Div | Bin::Mod => return None,
-                }
-            }
-            Node::Select(_, a, b) => {
-                let ((al, ah), (bl, bh)) = (of(a)?, of(b)?);
-                (al.min(bl), ah.max(bh))
-            }
-            _ => return None,
-        })
     }
 }

@@ -18,10 +18,10 @@ use crate::order;
 use crate::program::{Align, Attention, Program, Source};
 use crate::rowset::{Piece, RowSet};
 
-/// Rows tried before a search gives up.
-const MOST_ROWS: i64 = 1 << 16;
-/// Rows of a closed space of constant size that are all looked at.
-const MOST_CHECKED: i64 = 1 << 18;
+/// Work of a search before it gives up: pieces of rows, and nodes of filters for each key.
+const MOST_WORK: i64 = 1 << 22;
+/// Longest closed space that is looked at.
+const MOST_POSITIONS: i64 = 1 << 18;
 /// Longest launch tried.
 const LONGEST: i64 = 64;
 /// Arms of one union that are compared with each other.
@@ -241,7 +241,9 @@ fn search(program: &mut Program, attention: &Attention, set: ExprId) -> Emptines
     values.extend(thresholds(&program.exprs, attention.require));
     let sizes = choices(&values, program.sizes.len(), 256);
     let places = choices(&[0, 1, 2, 3], reads.places.len(), 64);
-    let mut budget = MOST_ROWS;
+    let filters: Vec<ExprId> = rows.pieces.iter().filter_map(|p| p.filter).collect();
+    let (pieces, tested) = (rows.pieces.len() as i64, program.exprs.reachable(&filters).len() as i64);
+    let mut budget = MOST_WORK;
     let mut verified = true;
     let lens: Vec<Option<i64>> = if total.is_some() { vec![None] } else { (1..=LONGEST).map(Some).collect() };
     for n_k in lens {
@@ -250,7 +252,7 @@ fn search(program: &mut Program, attention: &Attention, set: ExprId) -> Emptines
             let n_k = match (n_k, total) {
                 (Some(n), _) => n,
                 (None, Some(slot)) => match Machine::new(&lengths, &base) {
-                    Ok(m) if (1..=MOST_CHECKED).contains(&m.get(slot)) => m.get(slot),
+                    Ok(m) if (1..=MOST_POSITIONS).contains(&m.get(slot)) => m.get(slot),
                     _ => {
                         verified = false;
                         continue;
@@ -269,14 +271,16 @@ fn search(program: &mut Program, attention: &Attention, set: ExprId) -> Emptines
             for n_q in n_qs {
                 let q_start = if attention.align == Some(Align::End) { n_k - n_q } else { 0 };
                 for docs in &docs {
-                    let mut env = Env { n_k, n_q, q_start, docs: if reads.docs { docs } else { &whole }, ..base.clone() };
+                    let mut env =
+                        Env { n_k, n_q, q_start, docs: if reads.docs { docs } else { &whole }, ..base.clone() };
                     match Machine::new(&lengths, &env) {
                         Ok(m) if m.holds(require) => {}
                         _ => continue,
                     }
                     if reads.orders {
-                        let orders = (0..program.orders.len() as u32)
-                            .map(|o| order::index(program, crate::expr::OrderId(o), &env).unwrap_or_else(|_| [].into()));
+                        let orders = (0..program.orders.len() as u32).map(|o| {
+                            order::index(program, crate::expr::OrderId(o), &env).unwrap_or_else(|_| [].into())
+                        });
                         env.orders = orders.collect();
                     }
                     for place in &places {
@@ -287,13 +291,9 @@ fn search(program: &mut Program, attention: &Attention, set: ExprId) -> Emptines
                                 _ => env.step = v,
                             }
                         }
-                        // A closed space of constant size is looked at as a whole.
-                        let closed = total.is_some() && program.sizes.is_empty();
-                        if !closed {
-                            budget -= n_q;
-                            if budget < 0 {
-                                return unproved(&reads);
-                            }
+                        budget = budget.saturating_sub(n_q.saturating_mul(pieces + n_k.saturating_mul(tested)));
+                        if budget < 0 {
+                            return unproved(&reads);
                         }
                         match first_empty(&compiled, &env) {
                             Err(()) => verified = false,
@@ -301,7 +301,8 @@ fn search(program: &mut Program, attention: &Attention, set: ExprId) -> Emptines
                             Ok(Some(query)) => {
                                 let span = cause(program, attention, &env, query);
                                 let names = program.sizes.iter().map(|s| s.name.clone()).zip(sizes.iter().copied());
-                                let placed = reads.places.iter().zip(place).map(|(v, &x)| (place_name(*v).to_owned(), x));
+                                let placed =
+                                    reads.places.iter().zip(place).map(|(v, &x)| (place_name(*v).to_owned(), x));
                                 return Emptiness::Counterexample(Counterexample {
                                     n_q,
                                     n_k,

@@ -15,8 +15,6 @@ pub(crate) type Bounds = Option<(ExprId, ExprId)>;
 pub(crate) struct Intervals<'a, 'e> {
     pub(crate) algebra: &'a mut Algebra<'e>,
     vars: Vec<(Var, ExprId, ExprId)>,
-    /// First and last position that each order moves, by number; empty if not known.
-    moved: Vec<(ExprId, ExprId)>,
     reads: Memo<bool>,
     ints: Memo<Bounds>,
     truths: Memo<(ExprId, ExprId)>,
@@ -24,13 +22,7 @@ pub(crate) struct Intervals<'a, 'e> {
 
 impl<'a, 'e> Intervals<'a, 'e> {
     pub(crate) fn new(algebra: &'a mut Algebra<'e>, vars: Vec<(Var, ExprId, ExprId)>) -> Self {
-        Intervals { algebra, vars, moved: vec![], reads: Memo::new(), ints: Memo::new(), truths: Memo::new() }
-    }
-
-    /// With the first and last position that each order moves.
-    pub(crate) fn with_orders(mut self, moved: Vec<(ExprId, ExprId)>) -> Self {
-        self.moved = moved;
-        self
+        Intervals { algebra, vars, reads: Memo::new(), ints: Memo::new(), truths: Memo::new() }
     }
 
     /// Whether an expression reads a variable that runs.
@@ -119,12 +111,6 @@ impl<'a, 'e> Intervals<'a, 'e> {
                     let (lo, hi) = self.int(a)?;
                     let e = &mut *self.algebra.exprs;
                     Some((e.un(op, lo), e.un(op, hi)))
-                }
-                // Inside a segment an order gives any of its positions, outside the position itself.
-                Un::OrderIndex(o) => {
-                    let &(first, last) = self.moved.get(o.0 as usize)?;
-                    let (lo, hi) = self.int(a)?;
-                    Some((self.algebra.min(lo, first), self.algebra.max(hi, last)))
                 }
                 Un::Abs => {
                     let (lo, hi) = self.int(a)?;

@@ -171,6 +171,9 @@ impl<'a> Algebra<'a> {
             },
             op => (op, d.clone()),
         };
+        if let Some(known) = self.decided(op, &d) {
+            return self.exprs.bool(known);
+        }
         let common = d.terms.iter().fold(0, |g, t| gcd(g, t.1));
         if common > 1 {
             let even = d.constant % common == 0;
@@ -204,6 +207,24 @@ impl<'a> Algebra<'a> {
         }
         let (left, right) = (self.expr(&left), self.expr(&right));
         self.exprs.cmp(op, left, right)
+    }
+
+    /// Whether `d op 0` holds for all inputs, or for none.
+    fn decided(&self, op: Cmp, d: &Linear) -> Option<bool> {
+        let (lo, hi) = self.bounds_of(d);
+        let apart = lo.is_some_and(|lo| lo > 0) || hi.is_some_and(|hi| hi < 0);
+        match op {
+            Cmp::Lt | Cmp::Le => {
+                let most = i128::from(op == Cmp::Le) - 1;
+                if hi.is_some_and(|hi| hi <= most) {
+                    Some(true)
+                } else {
+                    lo.is_some_and(|lo| lo > most).then_some(false)
+                }
+            }
+            Cmp::Eq => apart.then_some(false),
+            Cmp::Ne => apart.then_some(true),
+        }
     }
 
     /// The expression of a normal form.
@@ -586,7 +607,9 @@ impl<'a> Algebra<'a> {
             },
             Node::Bin(op, a, b) => {
                 let ((al, ah), (bl, bh)) = (of(a), of(b));
-                let both = |x: Option<i128>, y: Option<i128>, f: fn(i128, i128) -> Option<i128>| x.zip(y).and_then(|(x, y)| f(x, y));
+                let both = |x: Option<i128>, y: Option<i128>, f: fn(i128, i128) -> Option<i128>| {
+                    x.zip(y).and_then(|(x, y)| f(x, y))
+                };
                 match op {
                     Bin::Add => (both(al, bl, i128::checked_add), both(ah, bh, i128::checked_add)),
                     Bin::Sub => (both(al, bh, i128::checked_sub), both(ah, bl, i128::checked_sub)),

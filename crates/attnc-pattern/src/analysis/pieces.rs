@@ -388,8 +388,20 @@ impl Solver<'_, '_> {
             let offset = this.algebra.mul(coordinate, stride);
             this.algebra.add(base, offset)
         };
-        let lows = known.from.into_iter().chain([zero]).collect();
-        let highs = known.below.into_iter().chain([extent]).collect();
+        // A loop over coordinates stays on the axis by itself.
+        let clipped = match (&*known.from, &*known.below) {
+            (&[from], &[_]) => match *self.algebra.exprs.node(from) {
+                Node::Var(Var::Loop(n)) => match c.loops.iter().find(|l| l.0 == n) {
+                    Some(&(_, lo, hi)) => self.algebra.nonnegative(lo) && self.algebra.proves_le(hi, extent),
+                    None => false,
+                },
+                _ => false,
+            },
+            _ => false,
+        };
+        let clip = |bound: ExprId| (!clipped).then_some(bound);
+        let lows = known.from.into_iter().chain(clip(zero)).collect();
+        let highs = known.below.into_iter().chain(clip(extent)).collect();
         let lo = self.tightest(lows, true).unwrap_or(zero);
         let hi = self.tightest(highs, false).unwrap_or(extent);
         let (start, end) = (at(self, lo), at(self, hi));
@@ -510,21 +522,27 @@ impl Solver<'_, '_> {
             }
             let v = self.algebra.exprs.var(Var::Loop(piece.loops[i].var));
             let inner: Vec<u32> = piece.loops[i..].iter().map(|l| l.var).collect();
-            let one = self.algebra.int(1);
-            let next = self.algebra.add(v, one);
+            let n = piece.loops[i].var;
             let (start, end) = (piece.start, piece.end);
             for from in self.operands_of(start, true) {
-                let linear = self.algebra.linear(from);
-                let Some(&(_, stride)) = linear.terms.iter().find(|t| t.0 == v && t.1 > 0) else { continue };
-                let here = self.algebra.mul(v, one);
-                let stride_expr = self.algebra.int(stride);
-                let here = self.algebra.mul(here, stride_expr);
-                let base = self.algebra.sub(from, here);
-                let after = self.algebra.mul(next, stride_expr);
-                let limit = self.algebra.add(base, after);
-                let reads_inner = self.algebra.exprs.reads(base, |x| matches!(x, Var::Loop(n) if inner.contains(&n)));
-                if !reads_inner && self.operands_of(end, false).iter().any(|&below| self.algebra.proves_le(below, limit)) {
-                    piece.loops[i].span = Some((base, stride_expr));
+                let mut at = |value: i64| {
+                    let e = self.algebra.exprs.substitute(from, |e, x| (x == Var::Loop(n)).then(|| e.int(value)));
+                    self.algebra.canon(e)
+                };
+                let (base, next) = (at(0), at(1));
+                let stride = self.algebra.sub(next, base);
+                let here = self.algebra.mul(v, stride);
+                let reads_inner =
+                    |e: ExprId| self.algebra.exprs.reads(e, |x| matches!(x, Var::Loop(n) if inner.contains(&n)));
+                if base == next || reads_inner(base) || reads_inner(stride) || !self.algebra.nonnegative(stride) {
+                    continue;
+                }
+                if self.algebra.add(base, here) != from {
+                    continue;
+                }
+                let limit = self.algebra.add(from, stride);
+                if self.operands_of(end, false).iter().any(|&below| self.algebra.proves_le(below, limit)) {
+                    piece.loops[i].span = Some((base, stride));
                     break;
                 }
             }

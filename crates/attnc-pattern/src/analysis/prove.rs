@@ -74,7 +74,7 @@ impl<'a, 'e> Prover<'a, 'e> {
             Node::Select(c, a, b) => (a == b || self.proves(c, 0)) && self.proves(a, cases),
             _ => false,
         };
-if direct || cases == 0 {
+        if direct || cases == 0 {
             return direct;
         }
         let Some(condition) = self.undecided(e) else { return false };
@@ -124,13 +124,12 @@ if direct || cases == 0 {
 
     fn compares(&mut self, op: Cmp, a: ExprId, b: ExprId) -> bool {
         let Some(d) = self.algebra.difference(b, a) else { return false };
-        let less = |this: &mut Self, d: &Linear| d.plus(&Linear::constant(-1), 1).is_some_and(|d| this.nonnegative(&d, STEPS));
+        let less =
+            |this: &mut Self, d: &Linear| d.plus(&Linear::constant(-1), 1).is_some_and(|d| this.nonnegative(&d, STEPS));
         match op {
             Cmp::Le => self.nonnegative(&d, STEPS),
             Cmp::Lt => less(self, &d),
-            Cmp::Eq => {
-                self.nonnegative(&d, STEPS) && d.times(-1).is_some_and(|d| self.nonnegative(&d, STEPS))
-            }
+            Cmp::Eq => self.nonnegative(&d, STEPS) && d.times(-1).is_some_and(|d| self.nonnegative(&d, STEPS)),
             Cmp::Ne => less(self, &d) || d.times(-1).is_some_and(|d| less(self, &d)),
         }
     }

@@ -317,7 +317,8 @@ impl Rows {
             .map(|p| {
                 let loops = p.loops.iter().flat_map(|l| [l.lo, l.hi, l.phase]);
                 let combs = p.combs.iter().flat_map(|c| [c.period, c.width, c.phase]);
-                let all: Vec<ExprId> = loops.chain(combs).chain([p.start, p.end]).chain(p.guard).chain(p.filter).collect();
+                let all: Vec<ExprId> =
+                    loops.chain(combs).chain([p.start, p.end]).chain(p.guard).chain(p.filter).collect();
                 roots.extend(&all);
                 all
             })

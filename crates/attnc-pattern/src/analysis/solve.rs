@@ -223,9 +223,11 @@ impl<'a, 'e> Solver<'a, 'e> {
             };
             match ranges.iter_mut().find(|r| r.0 == key) {
                 Some(known) => {
-                    let join = |a: Option<ExprId>, b: Option<ExprId>, f: &mut dyn FnMut(ExprId, ExprId) -> ExprId| match (a, b) {
-                        (Some(a), Some(b)) => Some(f(a, b)),
-                        (a, b) => a.or(b),
+                    let join = |a: Option<ExprId>, b: Option<ExprId>, f: &mut dyn FnMut(ExprId, ExprId) -> ExprId| {
+                        match (a, b) {
+                            (Some(a), Some(b)) => Some(f(a, b)),
+                            (a, b) => a.or(b),
+                        }
                     };
                     known.1.lo = join(known.1.lo, range.lo, &mut |a, b| self.algebra.max(a, b));
                     known.1.hi = join(known.1.hi, range.hi, &mut |a, b| self.algebra.min(a, b));
@@ -640,7 +642,8 @@ impl<'a, 'e> Solver<'a, 'e> {
         let low = self.algebra.sub(zero, by);
         let below = self.int_in(x, Range { lo: None, hi: Some(low) });
         let above = self.int_in(x, Range { lo: Some(by), hi: None });
-        let source = self.as_predicate(&Linear { terms: vec![(atom, 1)], constant: 0 }, Range { lo: Some(lo), hi: None });
+        let source =
+            self.as_predicate(&Linear { terms: vec![(atom, 1)], constant: 0 }, Range { lo: Some(lo), hi: None });
         Form::Or(vec![below, above], source)
     }
 
@@ -664,8 +667,7 @@ impl<'a, 'e> Solver<'a, 'e> {
 
     /// A product of one factor that reads the key and others that do not.
     fn product_in(&mut self, atom: ExprId, range: Range) -> Form {
-        let (key, other): (Vec<_>, Vec<_>) =
-            self.algebra.factors(atom).into_iter().partition(|&f| self.reads_key(f));
+        let (key, other): (Vec<_>, Vec<_>) = self.algebra.factors(atom).into_iter().partition(|&f| self.reads_key(f));
         let [x] = *key else {
             return self.atom_filter(atom, range, "multiplies terms that depend on the key");
         };

@@ -274,7 +274,9 @@ impl<'p> Builder<'p> {
         };
         self.pending.push((level, id, Instr { op, dst: slot as u32, a, b, c }));
         match node {
-            Node::Un(Un::DocOf | Un::DocBegin | Un::DocEnd, _) => self.need(Kind::Docs, 0, "document offsets".to_owned()),
+            Node::Un(Un::DocOf | Un::DocBegin | Un::DocEnd, _) => {
+                self.need(Kind::Docs, 0, "document offsets".to_owned())
+            }
             Node::Un(Un::CsrBegin(m) | Un::CsrIndex(m), _) => {
                 let what = format!("map `{}` in compressed rows", self.program.map(*m).name);
                 self.need(Kind::Csr, m.0 as usize, what);
@@ -539,7 +541,8 @@ impl<'a> Machine<'a> {
             }
             MapData::Csr { indptr, indices } => {
                 let bounds = indptr.get(row).zip(indptr.get(row + 1));
-                let of_row = bounds.and_then(|(&a, &b)| indices.get(usize::try_from(a).ok()?..usize::try_from(b).ok()?));
+                let of_row =
+                    bounds.and_then(|(&a, &b)| indices.get(usize::try_from(a).ok()?..usize::try_from(b).ok()?));
                 of_row.is_some_and(|cols| cols.binary_search(&col).is_ok())
             }
         }

@@ -34,8 +34,10 @@ impl Widen<'_, '_> {
         for l in &piece.loops {
             let lo = self.intervals.int(l.lo);
             let hi = self.intervals.int(l.hi);
-            // A loop bound without bounds of its own: every key at once, that is a loop that is not there.
-            let (Some((lo, must_lo)), Some((must_hi, hi))) = (lo, hi) else { return self.unknown(k_start, k_end) };
+            // A loop bound without bounds of its own.
+            let (Some((lo, must_lo)), Some((must_hi, hi))) = (lo, hi) else {
+                return self.unknown(piece, k_start, k_end);
+            };
             let steady = l.step == 1 || !self.intervals.reads(l.phase);
             certain &= steady;
             let span = l.span.filter(|&(base, stride)| !self.intervals.reads(base) && !self.intervals.reads(stride));
@@ -80,8 +82,20 @@ impl Widen<'_, '_> {
         TilePiece { loops, guard, start, end, must, combs }
     }
 
-    /// Every key some query may attend to.
-    fn unknown(&self, start: ExprId, end: ExprId) -> TilePiece {
-        TilePiece { loops: vec![], guard: None, start, end, must: None, combs: vec![] }
+    /// Every key, at once: all loops run a single time.
+    fn unknown(&mut self, piece: &Piece, start: ExprId, end: ExprId) -> TilePiece {
+        let (zero, one) = (self.intervals.algebra.int(0), self.intervals.algebra.int(1));
+        let once = |var: u32| TileLoop {
+            var,
+            lo: zero,
+            hi: one,
+            must_lo: zero,
+            must_hi: zero,
+            step: 1,
+            phase: zero,
+            span: None,
+        };
+        let loops = piece.loops.iter().map(|l| once(l.var)).collect();
+        TilePiece { loops, guard: None, start, end, must: None, combs: vec![] }
     }
 }

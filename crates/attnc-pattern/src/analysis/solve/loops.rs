@@ -9,7 +9,7 @@ use super::{Form, Leaf, Range, Solver};
 use crate::analysis::Reason;
 use crate::analysis::interval::Intervals;
 use crate::analysis::linear::Linear;
-use crate::expr::{Bin, Cmp, DrawId, ExprId, MapId, Node, OrderId, Un, Var};
+use crate::expr::{AxisId, Bin, Cmp, DrawId, ExprId, MapId, Node, OrderId, Un, Var};
 use crate::program::{DrawScope, MapKind, OrderKind};
 
 impl Solver<'_, '_> {
@@ -43,15 +43,7 @@ impl Solver<'_, '_> {
         let count = self.algebra.exprs.var(Var::NK);
         let end = self.algebra.add(start, count);
         let last = self.algebra.offset(end, -1);
-        let space = self.context.space;
-        let mut moved = Vec::with_capacity(self.context.orders.len());
-        for order in self.context.orders {
-            let segment = &space.segments[order.segment];
-            let begin = self.algebra.canon(segment.begin);
-            let end = self.algebra.add(begin, segment.len);
-            moved.push((begin, self.algebra.offset(end, -1)));
-        }
-        Intervals::new(&mut self.algebra, vec![(Var::K, start, last)]).with_orders(moved).int(e)
+        Intervals::new(&mut self.algebra, vec![(Var::K, start, last)]).int(e)
     }
 
     /// A sum of squares of coordinates: a disc, a ball, or what is outside of one.
@@ -230,7 +222,6 @@ impl Solver<'_, '_> {
         };
         let begin = self.algebra.canon(segment.begin);
         let end = self.algebra.add(begin, segment.len);
-        let zero = self.algebra.int(0);
         // Others keep their places.
         let k = self.algebra.exprs.var(Var::K);
         let mut places = vec![];
@@ -241,36 +232,65 @@ impl Solver<'_, '_> {
             places.push(Form::And(vec![Form::Leaf(Leaf::From(end)), self.atom_in(k, range)]));
         }
         let mut inside = vec![Form::Leaf(Leaf::From(begin)), Form::Leaf(Leaf::Below(end))];
-        let mut strides = vec![];
-        let mut stride = self.algebra.int(1);
-        for axis in axes.iter().rev() {
-            strides.push(stride);
-            stride = self.algebra.mul(stride, space.axes[axis.0 as usize].extent);
+        let place = |axis: AxisId| axes.iter().position(|&a| a == axis).unwrap_or(0);
+        let mut strides = vec![self.algebra.int(1); axes.len()];
+        for i in (1..axes.len()).rev() {
+            strides[i - 1] = self.algebra.mul(strides[i], space.axes[axes[i].0 as usize].extent);
         }
-        let (mut lo, mut hi) = (
-            range.lo.map(|lo| self.algebra.sub(lo, begin)),
-            range.hi.map(|hi| self.algebra.sub(hi, begin)),
-        );
-        for (i, (&axis, stride)) in axes.iter().zip(strides.into_iter().rev()).enumerate() {
-            let extent = space.axes[axis.0 as usize].extent;
-            let first = lo.map(|lo| self.algebra.div(lo, stride)).map_or(zero, |lo| self.algebra.max(lo, zero));
-            let last = hi.map(|hi| {
-                let last = self.algebra.div(hi, stride);
-                self.algebra.offset(last, 1)
-            });
-            let bound = last.map_or(extent, |last| self.algebra.min(last, extent));
-            if i + 1 == axes.len() {
-                inside.push(Form::Leaf(Leaf::AxisFrom(axis, first)));
-                inside.push(Form::Leaf(Leaf::AxisBelow(axis, bound)));
-                break;
-            }
+        // The innermost axes that follow each other in the order as they do in the sequence are one: with the
+        // others fixed, a range of the index is a range of positions.
+        let mut outer = segment.axes.len() - 1;
+        while outer > 0 && place(segment.axes[outer - 1]) + 1 == place(segment.axes[outer]) {
+            outer -= 1;
+        }
+        let step = strides[place(segment.axes[segment.axes.len() - 1])];
+        let (mut lo, mut hi) = (range.lo, range.hi);
+        for e in [&mut lo, &mut hi].into_iter().flatten() {
+            *e = self.algebra.sub(*e, begin);
+        }
+        let zero = self.algebra.int(0);
+        let mut base = begin;
+        for &axis in &segment.axes[..outer] {
+            let extent = self.algebra.canon(space.axes[axis.0 as usize].extent);
+            let stride = strides[place(axis)];
             let (var, v) = self.fresh_loop();
-            inside.push(Form::Leaf(Leaf::Loop { var, lo: first, hi: bound }));
+            let (mut first, mut after) = (zero, extent);
+            // On the outermost axis of the order the range says which coordinates.
+            if place(axis) == 0 {
+                if let Some(lo) = range.lo {
+                    let lo = self.algebra.sub(lo, begin);
+                    let lo = self.algebra.div(lo, stride);
+                    first = self.algebra.max(lo, zero);
+                }
+                if let Some(hi) = range.hi {
+                    let hi = self.algebra.sub(hi, begin);
+                    let hi = self.algebra.div(hi, stride);
+                    let hi = self.algebra.offset(hi, 1);
+                    after = self.algebra.min(hi, extent);
+                }
+            }
+            inside.push(Form::Leaf(Leaf::Loop { var, lo: first, hi: after }));
             inside.push(Form::Leaf(Leaf::AxisFrom(axis, v)));
             inside.push(Form::Leaf(Leaf::AxisBelow(axis, self.algebra.offset(v, 1))));
             let used = self.algebra.mul(v, stride);
-            lo = lo.map(|lo| self.algebra.sub(lo, used));
-            hi = hi.map(|hi| self.algebra.sub(hi, used));
+            for e in [&mut lo, &mut hi].into_iter().flatten() {
+                *e = self.algebra.sub(*e, used);
+            }
+            let here = self.algebra.mul(v, space.axes[axis.0 as usize].stride);
+            base = self.algebra.add(base, here);
+        }
+        let lo = lo.map(|lo| self.algebra.div_ceil(lo, step));
+        let after = hi.map(|hi| {
+            let last = self.algebra.div(hi, step);
+            self.algebra.offset(last, 1)
+        });
+        if outer + 1 == segment.axes.len() {
+            let axis = segment.axes[outer];
+            inside.extend(lo.map(|lo| Form::Leaf(Leaf::AxisFrom(axis, lo))));
+            inside.extend(after.map(|after| Form::Leaf(Leaf::AxisBelow(axis, after))));
+        } else {
+            inside.extend(lo.map(|lo| Form::Leaf(Leaf::From(self.algebra.add(base, lo)))));
+            inside.extend(after.map(|after| Form::Leaf(Leaf::Below(self.algebra.add(base, after)))));
         }
         let source = self.as_predicate(&Linear { terms: vec![(atom, 1)], constant: 0 }, range);
         places.push(Form::And(inside));
@@ -285,7 +305,8 @@ impl Solver<'_, '_> {
             order.kind == OrderKind::Raster(context.space.segments[order.segment].axes.clone())
         };
         let reached = self.algebra.exprs.reachable(&[set]);
-        if !reached.iter().any(|&id| matches!(*self.algebra.exprs.node(id), Node::Un(Un::OrderIndex(o), _) if idle(o))) {
+        if !reached.iter().any(|&id| matches!(*self.algebra.exprs.node(id), Node::Un(Un::OrderIndex(o), _) if idle(o)))
+        {
             return set;
         }
         let mut new: HashMap<ExprId, ExprId> = HashMap::new();

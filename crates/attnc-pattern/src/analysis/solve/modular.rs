@@ -81,7 +81,8 @@ impl Solver<'_, '_> {
         let c = c.rem_euclid(period);
         let common = gcd(c, period);
         let (reduced, unit) = (period / common, c / common);
-        let inverse = (0..reduced).find(|&u| (i128::from(u) * i128::from(unit)).rem_euclid(reduced.into()) == i128::from(1 % reduced));
+        let inverse = (0..reduced)
+            .find(|&u| (i128::from(u) * i128::from(unit)).rem_euclid(reduced.into()) == i128::from(1 % reduced));
         let divisor = self.algebra.int(common);
         let modulus = self.algebra.int(reduced);
         let one = self.algebra.int(1);
