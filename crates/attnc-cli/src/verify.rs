@@ -71,7 +71,7 @@ const OPEN: &[Lengths] = &[
 const SIZES: &[&[i64]] = &[&[5, 3, 7, 4], &[1, 1, 1, 1], &[8, 8, 8, 8], &[2, 11, 13, 3], &[13, 12, 20, 6]];
 
 /// The same for programs that refuse all of those, tried until one is accepted.
-const LARGE: &[&[i64]] = &[&[2, 40, 60, 9], &[64, 64, 64, 64], &[1, 128, 128, 128], &[1, 512, 512, 512]];
+const LARGE: &[&[i64]] = &[&[64, 40, 2, 9], &[2, 40, 64, 9], &[128, 128, 1, 1], &[1, 128, 128, 1], &[64, 64, 64, 64]];
 
 pub(crate) fn verify(args: &VerifyArgs, reporter: Reporter) -> Outcome {
     let pools = [threads(Some(1))?, threads(Some(2))?];
@@ -164,7 +164,7 @@ fn given(args: &VerifyArgs, targets: &[Compiled], select: &Select, pools: &[Thre
 fn sampled(args: &VerifyArgs, targets: &[Compiled], select: &Select, pools: &[Threads], tally: &mut Tally) -> Outcome {
     let module = &targets[0].module;
     let kernel = module.kernel(select)?;
-    let names: Vec<String> = module.program().sizes.iter().map(|s| s.name.clone()).collect();
+    let names = kernel.sizes();
     let of = |row: &&[i64]| -> Vec<(String, i64)> { names.iter().cloned().zip(row.iter().copied().cycle()).collect() };
     let chosen = if names.is_empty() || !args.size.is_empty() { vec![args.size.clone()] } else { SIZES.iter().map(of).collect() };
     let last_resort = if chosen.len() > 1 { LARGE.iter().map(of).collect() } else { Vec::new() };
@@ -253,6 +253,7 @@ fn case(
                     Ok(outputs) => Some(outputs),
                     Err(said) => {
                         tally.refused += 1;
+                        tally.reason = said.to_string().lines().next().unwrap_or_default().to_owned();
                         return Ok(Some(said));
                     }
                 };
@@ -289,7 +290,9 @@ fn describe(given: &Given, data: &Data, select: &Select) -> String {
 struct Tally {
     rows: Vec<Row>,
     cases: usize,
+    /// How many sizes the program refused, and why the last of them.
     refused: usize,
+    reason: String,
 }
 
 /// Results of one target.
@@ -323,7 +326,7 @@ impl Row {
 impl Tally {
     fn new(targets: &[Compiled]) -> Tally {
         let row = |t: &Compiled| Row { target: t.name.clone(), report: Report::default(), unequal: 0, failed: None };
-        Tally { rows: targets.iter().map(row).collect(), cases: 0, refused: 0 }
+        Tally { rows: targets.iter().map(row).collect(), cases: 0, refused: 0, reason: String::new() }
     }
 
     fn passed(&self) -> bool {
@@ -338,7 +341,7 @@ impl Tally {
             // Writing to a string does not fail.
             let _ = writeln!(
                 text,
-                "{name:<20} {:<10} {:<4} {} cases, {} rows: out {:.2e} of {:.2e}, lse {:.2e} of {:.2e}{}",
+                "{name:<20} {:<10} {:<4} {} cases, {} rows: out {:.2e} of {:.2e}, lse {:.2e} of {:.2e}",
                 row.target,
                 if row.passed() { "ok" } else { "FAIL" },
                 self.cases,
@@ -346,8 +349,7 @@ impl Tally {
                 out.error,
                 out.bound,
                 lse.error,
-                lse.bound,
-                if self.refused > 0 { format!(", {} sizes refused", self.refused) } else { String::new() }
+                lse.bound
             );
             if let Some(case) = &row.failed {
                 let _ = writeln!(text, "    beyond its bound for {case}");
@@ -355,6 +357,9 @@ impl Tally {
             if row.unequal > 0 {
                 let _ = writeln!(text, "    two threads differ from one in {} cases", row.unequal);
             }
+        }
+        if self.refused > 0 {
+            let _ = writeln!(text, "    {} sizes are not for it, the last by {}", self.refused, self.reason);
         }
         text
     }

@@ -794,6 +794,13 @@ fn maps_of_every_kind() {
     let plan = one(&mut pen, vec![(piece, tile)], None);
     let member = |_: i64, q: i64, k: i64| usize::from(held(q - 40, k - 20));
     agrees(&plan, &s, &plain(&member), |h| Env { maps: maps.clone(), ..s.env(h) });
+    let looked_up = compile_plan(&plan, &Options { clif: true, ..Options::default() }).expect("compiles");
+    let calls = |k: &CpuKernel| k.clif().unwrap_or_default().matches("call_indirect").count();
+    let (mut piece, tile) = pen.everything();
+    piece.filter = None;
+    let simple = one(&mut pen, vec![(piece, tile)], None);
+    let simple = compile_plan(&simple, &Options { clif: true, ..Options::default() }).expect("compiles");
+    assert_eq!(calls(&looked_up), calls(&simple) + 2, "entries of a row are found by two searches");
 
     // Offsets that lie are refused before anything runs.
     let lying = vec![0; n];

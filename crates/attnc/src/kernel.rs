@@ -385,6 +385,12 @@ impl Kernel {
         Ok(total)
     }
 
+    /// Names of the sizes that a launch must be given.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<String> {
+        problem::sizes_read(&self.shared.program, &self.attentions())
+    }
+
     /// Run-time data that a launch must be given, with extents under these lengths.
     ///
     /// # Errors

@@ -355,14 +355,8 @@ fn sizes(program: &Program, reads: &[ExprId], given: &[(&str, i64)]) -> Result<V
             errors.push(Diagnostic::global(UNKNOWN_SIZE, format!("there is no size named `{name}`")).help(help));
         }
     }
-    let mut read = vec![false; program.sizes.len()];
-    for id in program.exprs.reachable(reads) {
-        if let Node::Var(Var::Size(size)) = program.exprs.node(id) {
-            read[size.0 as usize] = true;
-        }
-    }
     let mut values = Vec::with_capacity(program.sizes.len());
-    for (size, read) in program.sizes.iter().zip(read) {
+    for (size, read) in program.sizes.iter().zip(flags(program, reads)) {
         match given.iter().rev().find(|(name, _)| *name == size.name) {
             Some(&(_, value)) => values.push(value),
             None if !read => values.push(0),
@@ -370,6 +364,23 @@ fn sizes(program: &Program, reads: &[ExprId], given: &[(&str, i64)]) -> Result<V
         }
     }
     if errors.is_empty() { Ok(values) } else { Err(errors) }
+}
+
+/// Which sizes some expressions read, by id.
+fn flags(program: &Program, reads: &[ExprId]) -> Vec<bool> {
+    let mut read = vec![false; program.sizes.len()];
+    for id in program.exprs.reachable(reads) {
+        if let Node::Var(Var::Size(size)) = program.exprs.node(id) {
+            read[size.0 as usize] = true;
+        }
+    }
+    read
+}
+
+/// Names of the sizes that some attentions read.
+pub(crate) fn sizes_read(program: &Program, attentions: &[usize]) -> Vec<String> {
+    let read = flags(program, &reads(program, attentions));
+    program.sizes.iter().zip(read).filter(|(_, read)| *read).map(|(size, _)| size.name.clone()).collect()
 }
 
 /// Every expression that a launch of some attentions may evaluate: their own, those of the data they read, and

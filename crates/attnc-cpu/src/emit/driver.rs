@@ -388,8 +388,8 @@ fn piece_bits(e: &mut Emitter<'_>, piece: &Piece, depth: usize, tile: &KeyTile, 
         // Columns ascend in a row: only entries that meet the tile, `start < at + 64` and `at < end`. A maximum
         // of starts or a minimum of ends says the same of each of its operands.
         let map = e.map_address(map);
-        let from = position_less(e, tile.at, to_end, 1);
-        let to = position_less(e, tile.at, to_start, BK as i64);
+        let from = position_less(e, tile.at, &to_end, 1);
+        let to = position_less(e, tile.at, &to_start, BK as i64);
         lo = e.csr_from(map, lo, hi, from);
         hi = e.csr_from(map, lo, hi, to);
     }
@@ -400,15 +400,13 @@ fn piece_bits(e: &mut Emitter<'_>, piece: &Piece, depth: usize, tile: &KeyTile, 
     })[0]
 }
 
-/// `at - offset + more`
-fn position_less(e: &mut Emitter<'_>, at: Value, offset: Option<ExprId>, more: i64) -> Value {
-    let at = match offset {
-        Some(offset) => {
-            let offset = e.scalar(offset);
-            e.ins().get().isub(at, offset)
-        }
-        None => at,
-    };
+/// `at` less the sum of `terms`, plus `more`.
+fn position_less(e: &mut Emitter<'_>, at: Value, terms: &[ExprId], more: i64) -> Value {
+    let mut at = at;
+    for &term in terms {
+        let term = e.scalar(term);
+        at = e.ins().get().isub(at, term);
+    }
     e.ins().get().iadd_imm_s(at, more)
 }
 

@@ -475,29 +475,25 @@ impl Emitter<'_> {
         self.stage(Stage::csr_from, &[map, from, to, col]).expect("the stage returns an integer")
     }
 
-    /// If an expression is the column of the entry that a loop variable numbers, plus what does not depend on it:
-    /// the map and that offset. Operands of `through` are tried one by one.
-    pub(super) fn column_of(&self, id: ExprId, var: u32, through: Bin) -> Option<(usize, Option<ExprId>)> {
+    /// If an expression is the column of the entry that a loop variable numbers, plus terms that do not depend on
+    /// it: the map and those terms. Operands of `through` are tried one by one.
+    pub(super) fn column_of(&self, id: ExprId, var: u32, through: Bin) -> Option<(usize, Vec<ExprId>)> {
         let exprs = &self.program.exprs;
-        if let Node::Bin(op, a, b) = *exprs.node(id)
-            && op == through
-        {
-            return self.column_of(a, var, through).or_else(|| self.column_of(b, var, through));
-        }
-        let column = |id: ExprId| match *exprs.node(id) {
-            Node::Un(Un::CsrIndex(map), v) if *exprs.node(v) == Node::Var(Var::Loop(var)) => Some(map.0 as usize),
-            _ => None,
-        };
-        let free = |id: ExprId| !exprs.reads(id, |v| v == Var::Loop(var));
         match *exprs.node(id) {
-            Node::Bin(Bin::Add, a, b) => {
-                let (inner, outer) = if free(b) { (a, b) } else { (b, a) };
-                if !free(outer) {
-                    return None;
-                }
-                column(inner).map(|map| (map, Some(outer)))
+            Node::Un(Un::CsrIndex(map), v) if *exprs.node(v) == Node::Var(Var::Loop(var)) => {
+                Some((map.0 as usize, vec![]))
             }
-            _ => column(id).map(|map| (map, None)),
+            Node::Bin(op, a, b) if op == through => {
+                self.column_of(a, var, through).or_else(|| self.column_of(b, var, through))
+            }
+            Node::Bin(Bin::Add, a, b) => {
+                let depends = |id| exprs.reads(id, |v| v == Var::Loop(var));
+                let (column, term) = if depends(a) { (a, b) } else { (b, a) };
+                let (map, mut terms) = self.column_of(column, var, through).filter(|_| !depends(term))?;
+                terms.push(term);
+                Some((map, terms))
+            }
+            _ => None,
         }
     }
 

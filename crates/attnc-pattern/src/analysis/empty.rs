@@ -24,7 +24,7 @@ const MOST_WORK: i64 = 1 << 22;
 const MOST_POSITIONS: i64 = 1 << 18;
 /// Longest launch tried.
 const LONGEST: i64 = 64;
-/// Arms of one union that are compared with each other.
+/// Arms of one union that are compared with each other, and unions of one set that are looked at.
 const MOST_ARMS: usize = 32;
 /// Conditions taken apart in one proof.
 const CASES: u32 = 4;
@@ -391,8 +391,8 @@ pub fn dead_arms(program: &mut Program, attention: usize) -> Vec<DeadArm> {
             let mut unions = vec![];
             let mut context = vec![];
             find_unions(&program.exprs, set, &mut context, &mut unions);
-            for (context, arms) in unions {
-                if arms.len() <= MOST_ARMS {
+            for (context, arms) in unions.into_iter().take(MOST_ARMS) {
+                if arms.len().max(context.len()) <= MOST_ARMS {
                     dead_in(program, &attention, &context, &arms, &mut dead);
                 }
             }

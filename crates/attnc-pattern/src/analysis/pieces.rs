@@ -162,7 +162,7 @@ impl Solver<'_, '_> {
             why: format!("is a union of more than {MOST} pieces"),
             reason: Reason::Form,
         };
-        insert(&mut self.notes, note);
+        self.note(note);
         let mut c = Conjunction::default();
         let source = self.algebra.canon(source);
         c.add(if self.reads_key(source) { Leaf::Filter(source) } else { Leaf::Guard(source) });
@@ -491,7 +491,7 @@ impl Solver<'_, '_> {
 
     fn note_outside(&mut self) {
         let why = "compares a coordinate outside of its segment".to_owned();
-        insert(&mut self.notes, Note { span: None, why, reason: Reason::Form });
+        self.note(Note { span: None, why, reason: Reason::Form });
     }
 
     /// Loops in an order in which each reads only those before it; spans that would read further in are dropped.

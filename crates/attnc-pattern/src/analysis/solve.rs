@@ -14,13 +14,17 @@ use std::collections::HashMap;
 use attnc_syntax::diag::Span;
 
 use super::linear::{Algebra, Linear, Memo, gcd};
+use super::pieces::MOST;
 use super::{Note, Reason};
 use crate::expr::{AxisId, Bin, Cmp, ExprId, Node, Ty, Un, Var};
 use crate::program::{Draw, Map, Order, Space};
 use crate::rowset::Comb;
 
 /// Terms solved for one set; what is left after that many is tested key by key.
-const MOST_STEPS: u32 = 1 << 12;
+const MOST_STEPS: u32 = 1 << 13;
+
+/// Notes of one set.
+const MOST_NOTES: usize = 16;
 
 /// Loops get numbers from here while a set is analysed; pieces number theirs from 0.
 const FIRST_LOOP: u32 = 1 << 16;
@@ -170,6 +174,10 @@ impl<'a, 'e> Solver<'a, 'e> {
             Node::Not(x) => self.form(x, !holds),
             Node::And(xs) if holds => self.all(xs, true),
             Node::Or(xs) if !holds => self.all(xs, false),
+            Node::And(xs) | Node::Or(xs) if xs.len() > MOST => {
+                let source = if holds { e } else { self.algebra.exprs.not(e) };
+                self.filter(source, Reason::Form, &format!("is a union of more than {MOST} pieces"))
+            }
             Node::And(xs) | Node::Or(xs) => {
                 let parts = xs.into_iter().map(|x| self.form(x, holds)).collect();
                 let source = if holds { e } else { self.algebra.exprs.not(e) };
@@ -309,14 +317,18 @@ impl<'a, 'e> Solver<'a, 'e> {
 
     fn filter(&mut self, e: ExprId, reason: Reason, why: &str) -> Form {
         let note = Note { span: self.place, why: why.to_owned(), reason };
-        if !self.notes.contains(&note) {
-            self.notes.push(note);
-        }
+        self.note(note);
         let e = self.algebra.canon(e);
         match self.algebra.exprs.as_bool(e) {
             Some(true) => Form::And(vec![]),
             Some(false) => Form::Or(vec![], e),
             None => Form::Leaf(Leaf::Filter(e)),
+        }
+    }
+
+    pub(super) fn note(&mut self, note: Note) {
+        if self.notes.len() < MOST_NOTES && !self.notes.contains(&note) {
+            self.notes.push(note);
         }
     }
 
