@@ -3,8 +3,8 @@
 //! The one idea: a case is plain data, and what it finds wrong is a sentence that says how to see it again.
 
 use attnc::{
-    Compiler, DType, Inputs, Isa, MapInput, MapKind, Options, Problem, Resources, Select, Shape, Target, Tensor, TensorData,
-    TensorMut, Threads, compare, random,
+    Compiler, DType, Inputs, Isa, MapInput, MapKind, Options, Problem, Resources, Select, Shape, Target, Tensor,
+    TensorData, TensorMut, Threads, compare, random,
 };
 
 /// What to run.
@@ -100,7 +100,7 @@ pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
         let (heads, kv_heads) = kernel.heads().map_or(case.heads, |(h, g)| (h as usize, g as usize));
         let (n_q, n_k) = case.lengths;
         let (d, dv) = case.dims;
-        let (q_shape, k_shape) = ([case.batch, heads.min(usize::MAX), n_q, d], [case.batch, kv_heads, n_k, d]);
+        let (q_shape, k_shape) = ([case.batch, heads, n_q, d], [case.batch, kv_heads, n_k, d]);
         let (v_shape, o_shape) = ([case.batch, kv_heads, n_k, dv], [case.batch, heads.max(kv_heads), n_q, dv]);
         let of = |shape: [usize; 4], seed: u64| encode(&normal(seed, shape.iter().product()), case.dtype);
         let (q, k, v) = (of(q_shape, case.seed * 3), of(k_shape, case.seed * 3 + 1), of(v_shape, case.seed * 3 + 2));
@@ -121,8 +121,12 @@ pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
         let tensors: Vec<Vec<f32>> = (wants.tensors.iter().enumerate())
             .map(|(i, t)| normal(case.seed + 100 + i as u64, t.dims.iter().product()))
             .collect();
-        let maps: Vec<MapBytes> =
-            wants.maps.iter().enumerate().map(|(i, m)| MapBytes::random(m.kind, m.per_head, heads, case, i as u64)).collect();
+        let maps: Vec<MapBytes> = wants
+            .maps
+            .iter()
+            .enumerate()
+            .map(|(i, m)| MapBytes::random(m.kind, m.per_head, heads, case, i as u64))
+            .collect();
         let inputs = Inputs {
             sizes,
             docs: &docs,
@@ -156,7 +160,9 @@ pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
         if target == Isa::Avx2 {
             let all: Vec<u8> = out.iter().copied().chain(lse.iter().flat_map(|x| x.to_ne_bytes())).collect();
             match &bits {
-                Some(first) if *first != all => return Err(format!("{threads} threads give other bits\n{case:?}\n{source}")),
+                Some(first) if *first != all => {
+                    return Err(format!("{threads} threads give other bits\n{case:?}\n{source}"));
+                }
                 Some(_) => {}
                 None => bits = Some(all),
             }

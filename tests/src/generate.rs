@@ -65,7 +65,8 @@ fn plain() -> impl Strategy<Value = String> {
         (1i64..6, 0i64..30).prop_map(|(a, b)| format!("k * {a} - {b} < q")),
         (2i64..30).prop_map(|m| format!("(q / {m}) % 3 == k % 3")),
         (0i64..60, 0i64..60, 0i64..60).prop_map(|(a, b, c)| format!("k in {{{a}, {b}, {c}}}")),
-        (1i64..5, 0i64..9, 2i64..9).prop_map(|(n, s, w)| format!("random {n} of q - k in 0 .. {} per q seed {s}", w * 5)),
+        (1i64..5, 0i64..9, 2i64..9)
+            .prop_map(|(n, s, w)| format!("random {n} of q - k in 0 .. {} per q seed {s}", w * 5)),
         (2i64..20).prop_map(|s| format!("q - k in 0 .. 200 step {s}")),
         (0i64..40).prop_map(|h| format!("q - k < {h} + 20 * head & causal")),
     ]

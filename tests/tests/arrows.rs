@@ -41,7 +41,8 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
         .map(|p| {
             let deps = p["dependencies"].as_array().expect("dependencies");
             // Tests of a crate may look around; what ships may not.
-            let names = deps.iter().filter(|d| d["kind"] != "dev").map(|d| d["name"].as_str().unwrap_or("").to_string());
+            let names =
+                deps.iter().filter(|d| d["kind"] != "dev").map(|d| d["name"].as_str().unwrap_or("").to_string());
             (p["name"].as_str().unwrap_or("").to_string(), names.collect())
         })
         .collect()

@@ -12,7 +12,8 @@ use attnc_tests::compare::{Case, against_oracle};
 const BLESSED: &[&str] = &["ast", "pattern", "tiles", "plan", "clif", "fmt"];
 
 fn files(dir: &Path, out: &mut Vec<PathBuf>) {
-    let mut entries: Vec<_> = std::fs::read_dir(dir).expect("folder of filetests").map(|e| e.expect("entry").path()).collect();
+    let mut entries: Vec<_> =
+        std::fs::read_dir(dir).expect("folder of filetests").map(|e| e.expect("entry").path()).collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -96,7 +97,12 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
             let plan = kernel.plan_text();
             let count = |what: &str| plan.lines().filter(|l| l.contains(what)).count();
             let rows = plan.lines().filter(|l| l.contains(" .. ") && !l.contains("may ")).count();
-            return Ok(format!("pieces {rows}\nloops {}\ncombs {}\nfilters {}\n", count("for i") / 2, count("comb(") / 2, count("filter")));
+            return Ok(format!(
+                "pieces {rows}\nloops {}\ncombs {}\nfilters {}\n",
+                count("for i") / 2,
+                count("comb(") / 2,
+                count("filter")
+            ));
         }
         _ => {}
     }
@@ -107,7 +113,8 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
     let n_k = command.int("keys", total.filter(|_| command.get("tokens").is_none()).unwrap_or(n_q))?;
     let docs = command.ints("docs")?.unwrap_or_default();
     let start = |name| command.get(name).map(|v: &str| v.parse::<i64>().map_err(|e| e.to_string())).transpose();
-    let inputs = Inputs { sizes, docs: &docs, q_start: start("q_start")?, k_start: start("k_start")?, ..Inputs::default() };
+    let inputs =
+        Inputs { sizes, docs: &docs, q_start: start("q_start")?, k_start: start("k_start")?, ..Inputs::default() };
     let shape = Shape { n_q, n_k, heads: kernel.heads().map_or(command.int("heads", 8)?, |h| h.0), dim: 64 };
     let head = command.int("head", 0)?;
     let view = kernel.view(head, shape, &inputs).map_err(|e| e.to_string())?;
@@ -118,7 +125,11 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
             for row in 0..n_q {
                 let _ = write!(out, "{row}:");
                 for run in rows.row(row).map_err(|e| format!("{e:?}"))? {
-                    let _ = if run.first == run.last { write!(out, " {}", run.first) } else { write!(out, " {}-{}", run.first, run.last) };
+                    let _ = if run.first == run.last {
+                        write!(out, " {}", run.first)
+                    } else {
+                        write!(out, " {}-{}", run.first, run.last)
+                    };
                     if run.times > 1 {
                         let _ = write!(out, "*{}", run.times);
                     }
@@ -139,7 +150,11 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
                         out.push_str(if run.full { " full" } else { " partial" });
                         last = Some(run.full);
                     }
-                    let _ = if run.first == run.last { write!(out, " {}", run.first) } else { write!(out, " {}-{}", run.first, run.last) };
+                    let _ = if run.first == run.last {
+                        write!(out, " {}", run.first)
+                    } else {
+                        write!(out, " {}-{}", run.first, run.last)
+                    };
                 }
                 out.push('\n');
             }
@@ -201,7 +216,8 @@ fn run(command: &Command<'_>, source: &str) -> Result<(), String> {
         for n_k in command.ints("keys")?.unwrap_or_else(|| vec![n_q]) {
             for seed in 1..=command.int("seeds", 1)? {
                 let dtype = [DType::F32, DType::F16, DType::Bf16][(seed as usize - 1) % 3];
-                let start = |name| command.get(name).map(|v: &str| v.parse::<i64>().map_err(|e| e.to_string())).transpose();
+                let start =
+                    |name| command.get(name).map(|v: &str| v.parse::<i64>().map_err(|e| e.to_string())).transpose();
                 let case = Case {
                     name: &name,
                     layer: command.int("layer", 0)?,
@@ -231,7 +247,8 @@ fn file(path: &Path) -> Result<(), String> {
     let (body, expected) = rest.split_at(rest.len() - tail);
     let mut source = body.join("\n");
     source.push('\n');
-    let expected: String = expected.iter().map(|l| format!("{}\n", l[3..].strip_prefix(' ').unwrap_or(&l[3..]))).collect();
+    let expected: String =
+        expected.iter().map(|l| format!("{}\n", l[3..].strip_prefix(' ').unwrap_or(&l[3..]))).collect();
     let mut exact = None;
     for line in commands {
         let command = Command::parse(&line[3..]);

@@ -448,8 +448,8 @@ fn emit(text: &str) -> Result<(Stage, Option<PathBuf>), String> {
         Some((stage, out)) => (stage, Some(PathBuf::from(out))),
         None => (text, None),
     };
-    let stage = Stage::from_str(stage, false)
-        .map_err(|_| format!("`{stage}` is not one of ast, pattern, plan, clif, asm"))?;
+    let stage =
+        Stage::from_str(stage, false).map_err(|_| format!("`{stage}` is not one of ast, pattern, plan, clif, asm"))?;
     Ok((stage, out))
 }
 

@@ -163,12 +163,19 @@ pub(crate) fn write_failure(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Failure::silent(0);
     }
-    Failure::run("E0809", format!("the output cannot be written: {}", reason(error)), "check the space left on the device")
+    Failure::run(
+        "E0809",
+        format!("the output cannot be written: {}", reason(error)),
+        "check the space left on the device",
+    )
 }
 
 fn unwritable(path: &Path, why: &str) -> Failure {
-    let mut failure =
-        Failure::run("E0809", format!("`{}` cannot be written: {why}", path.display()), "name a file in a directory that exists");
+    let mut failure = Failure::run(
+        "E0809",
+        format!("`{}` cannot be written: {why}", path.display()),
+        "name a file in a directory that exists",
+    );
     failure.exit = exit::DIAGNOSTICS;
     failure
 }

@@ -127,10 +127,8 @@ pub(crate) fn explain(args: &ExplainArgs) -> Outcome {
 }
 
 pub(crate) fn targets(args: &TargetsArgs) -> Outcome {
-    let mut all: Vec<(String, Result<String, String>)> = attnc::targets()
-        .into_iter()
-        .map(|(name, state)| (format!("cpu:{name}"), state))
-        .collect();
+    let mut all: Vec<(String, Result<String, String>)> =
+        attnc::targets().into_iter().map(|(name, state)| (format!("cpu:{name}"), state)).collect();
     all.push(("oracle".to_owned(), Ok("the definition in 64-bit reals, pair by pair".to_owned())));
     match args.format {
         Format::Json => {
@@ -269,4 +267,3 @@ fn table(name: &str, hash: &str, cost: &Cost, (n_q, n_k, heads): (i64, i64, i64)
     }
     text
 }
-

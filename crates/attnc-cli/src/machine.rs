@@ -132,6 +132,9 @@ mod tests {
 
     #[test]
     fn times_are_short() {
-        assert_eq!((time(999), time(1_500), time(2_345_678), time(12_000_000_000)), ("999 ns".into(), "1.5 us".into(), "2.35 ms".into(), "12.00 s".into()));
+        assert_eq!(
+            (time(999), time(1_500), time(2_345_678), time(12_000_000_000)),
+            ("999 ns".into(), "1.5 us".into(), "2.35 ms".into(), "12.00 s".into())
+        );
     }
 }

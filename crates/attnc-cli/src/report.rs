@@ -27,7 +27,7 @@ pub(crate) mod exit {
 }
 
 /// Most diagnostics that one command prints.
-const MOST: usize = 50;
+const MOST: usize = 200;
 
 /// Why a command ends early.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl From<Diagnostics> for Failure {
         let first = diagnostics.list.iter().find(|d| d.severity == Severity::Error);
         let exit = match first.map_or("", |d| d.code) {
             attnc::NO_TARGET => exit::TARGET,
-            attnc::UNKNOWN_PARAM | attnc::UNKNOWN_SIZE | attnc::UNKNOWN_NAME => exit::USAGE,
+            attnc::UNKNOWN_PARAM | attnc::BAD_SETTING | attnc::UNKNOWN_SIZE | attnc::UNKNOWN_NAME => exit::USAGE,
             attnc::BROKEN_PLAN => exit::INTERNAL,
             code if code.starts_with("E07") => exit::RUN,
             _ => exit::DIAGNOSTICS,
@@ -138,9 +138,7 @@ struct Drawn<'a> {
 
 impl<'a> Drawn<'a> {
     fn new(diagnostic: &'a Diagnostic, sources: &Sources) -> Self {
-        let named = |label: &Label| {
-            sources.get(label.span.file).map(|s| NamedSource::new(&s.name, s.text.to_string()))
-        };
+        let named = |label: &Label| sources.get(label.span.file).map(|s| NamedSource::new(&s.name, s.text.to_string()));
         let mut files: Vec<(u32, Vec<&'a Label>)> = Vec::new();
         for label in &diagnostic.labels {
             let file = label.span.file.0;

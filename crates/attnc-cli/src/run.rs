@@ -45,7 +45,12 @@ pub(crate) fn run(args: &RunArgs, reporter: Reporter) -> Outcome {
         (_, Some(isa)) => format!("cpu:{}", isa.name()),
         (_, None) => "cpu".to_owned(),
     };
-    files::print(&format!("{name}: plan {} on {target}, {} threads, {}\n", kernel.hash(), threads.count(), machine::time(taken)))
+    files::print(&format!(
+        "{name}: plan {} on {target}, {} threads, {}\n",
+        kernel.hash(),
+        threads.count(),
+        machine::time(taken)
+    ))
 }
 
 /// A pool of as many threads as asked for, or as there are cores.

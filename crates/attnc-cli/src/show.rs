@@ -72,7 +72,8 @@ fn draw(output: &mut Output, view: &View<'_>, args: &ShowArgs) -> Outcome {
         ShowAs::Png => {
             let width = args.width.unwrap_or(PIXELS).min(16_384);
             let drawn = grid(width)?.png(width);
-            drawn.map_err(|e| Failure::run("E0809", format!("the picture cannot be encoded: {e}"), "use another form"))?
+            drawn
+                .map_err(|e| Failure::run("E0809", format!("the picture cannot be encoded: {e}"), "use another form"))?
         }
     };
     output.write_all(&bytes).map_err(|e| write_failure(&e))
@@ -160,7 +161,8 @@ mod tests {
     fn tiles_read_as_documented() {
         let mut out = Vec::new();
         let run = |first, last, full| TileRun { first, last, full };
-        write_tiles(&mut out, 2, &[run(0, 0, false), run(3, 5, true), run(6, 6, true), run(7, 7, false)]).expect("writes");
+        write_tiles(&mut out, 2, &[run(0, 0, false), run(3, 5, true), run(6, 6, true), run(7, 7, false)])
+            .expect("writes");
         assert_eq!(String::from_utf8(out).expect("text"), "2: partial 0 full 3-5 6 partial 7\n");
     }
 }

@@ -136,13 +136,7 @@ impl Data {
         if docs.last().is_some_and(|&last| last < positions) {
             docs.push(positions);
         }
-        Data {
-            sizes: args.size.clone(),
-            docs,
-            q_start: args.q_start,
-            k_start: args.k_start,
-            ..Data::default()
-        }
+        Data { sizes: args.size.clone(), docs, q_start: args.q_start, k_start: args.k_start, ..Data::default() }
     }
 
     /// Reads what a kernel wants and the file has.
@@ -224,10 +218,12 @@ impl Data {
 
     /// As the library takes it.
     pub(crate) fn inputs(&self) -> Inputs<'_> {
-        let map = |map| match map {
-            &Map::Dense(ref data, ref shape) => MapInput::Dense { data, shape },
-            &Map::Csr(ref indptr, ref indices) => MapInput::Csr { indptr, indices },
-        };
+        fn map(map: &Map) -> MapInput<'_> {
+            match map {
+                Map::Dense(data, shape) => MapInput::Dense { data, shape },
+                Map::Csr(indptr, indices) => MapInput::Csr { indptr, indices },
+            }
+        }
         let tensors = self.tensors.iter();
         Inputs {
             sizes: sizes_of(&self.sizes),
@@ -242,7 +238,6 @@ impl Data {
         }
     }
 }
-
 
 /// How many parts of `size` cover `n`; both are not negative, and a size of 0 counts as 1.
 pub(crate) fn div_ceil(n: i64, size: i64) -> i64 {
@@ -269,7 +264,7 @@ fn compressed(stream: &mut attnc::random::Stream, heads: i64, rows: i64, cols: i
     let (mut indptr, mut indices) = (Vec::new(), Vec::new());
     for _ in 0..heads {
         let begin = indices.len();
-        indptr.push(0);
+        indptr.extend([0]);
         for row in 0..rows {
             let mut columns = Vec::new();
             if cols > 0 {

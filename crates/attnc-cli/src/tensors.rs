@@ -184,7 +184,8 @@ impl TensorFile {
             Failure::file(error.diagnostic(&shown, None))
         };
         let wrong = |why: String| {
-            let help = "safetensors: 8 bytes of header length, a JSON header, then the data, nothing less and nothing more";
+            let help =
+                "safetensors: 8 bytes of header length, a JSON header, then the data, nothing less and nothing more";
             Failure::run("E0730", format!("`{shown}` is not a safetensors file: {why}"), help)
         };
         let mut file = File::open(path).map_err(|e| unreadable(&e))?;
@@ -277,8 +278,7 @@ pub(crate) fn normal(dtype: DType, shape: [usize; 4], seed: u64) -> Outcome<Stor
         Failure::run("E0734", format!("a tensor of shape {shape:?} is too large"), "use fewer tokens or heads")
     })?;
     let mut data = Buffer::zeroed(bytes)?;
-    let mut chunks: Vec<(u64, &mut [u8])> =
-        (0..).zip(data.bytes_mut().chunks_mut(CHUNK * dtype.size())).collect();
+    let mut chunks: Vec<(u64, &mut [u8])> = (0..).zip(data.bytes_mut().chunks_mut(CHUNK * dtype.size())).collect();
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(chunks.len().max(1));
     let share = chunks.len().div_ceil(workers).max(1);
     std::thread::scope(|scope| {
@@ -366,7 +366,8 @@ mod tests {
     fn what_is_written_is_read_again() {
         let path = scratch("round");
         let made = normal(DType::Bf16, [1, 2, 3, 5], 7).expect("fits");
-        write(&path, &[("out", DType::Bf16, &[2, 3, 5], made.data.bytes()), ("lse", DType::F32, &[0], &[])]).expect("writes");
+        write(&path, &[("out", DType::Bf16, &[2, 3, 5], made.data.bytes()), ("lse", DType::F32, &[0], &[])])
+            .expect("writes");
         let mut file = TensorFile::open(&path).expect("opens");
         let read = file.read("out").expect("is there");
         assert_eq!((read.shape.as_slice(), read.data.bytes()), (&[2, 3, 5][..], made.data.bytes()));
@@ -383,7 +384,9 @@ mod tests {
         cases.push([&good[..], b"x"].concat());
         cases.push([&u64::MAX.to_le_bytes()[..], &good[8..]].concat());
         let text = String::from_utf8(good[8..good.len() - 16].to_vec()).expect("JSON");
-        for (from, to) in [("[2,2]", "[2,3]"), ("[2,2]", "[4294967296,4294967296]"), ("16]", "99]"), ("F32", "F64"), ("{", "[")] {
+        for (from, to) in
+            [("[2,2]", "[2,3]"), ("[2,2]", "[4294967296,4294967296]"), ("16]", "99]"), ("F32", "F64"), ("{", "[")]
+        {
             let header = text.replacen(from, to, 1);
             cases.push([&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 16]].concat());
         }

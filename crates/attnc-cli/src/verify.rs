@@ -93,8 +93,13 @@ pub(crate) fn verify(args: &VerifyArgs, reporter: Reporter) -> Outcome {
             }
             files::print(&tally.text(&name))?;
             if tally.cases == 0 {
-                let message = format!("nothing of `{name}` in {} could be verified: it refuses every size tried", subject.path);
-                return Err(Failure::run("E0736", message, "give the sizes it is for: --size NAME=V, or --input T.safetensors"));
+                let message =
+                    format!("nothing of `{name}` in {} could be verified: it refuses every size tried", subject.path);
+                return Err(Failure::run(
+                    "E0736",
+                    message,
+                    "give the sizes it is for: --size NAME=V, or --input T.safetensors",
+                ));
             }
             passed &= tally.passed();
         }
@@ -166,7 +171,11 @@ fn sampled(args: &VerifyArgs, targets: &[Compiled], select: &Select, pools: &[Th
     let kernel = module.kernel(select)?;
     let names = kernel.sizes();
     let of = |row: &&[i64]| -> Vec<(String, i64)> { names.iter().cloned().zip(row.iter().copied().cycle()).collect() };
-    let chosen = if names.is_empty() || !args.size.is_empty() { vec![args.size.clone()] } else { SIZES.iter().map(of).collect() };
+    let chosen = if names.is_empty() || !args.size.is_empty() {
+        vec![args.size.clone()]
+    } else {
+        SIZES.iter().map(of).collect()
+    };
     let last_resort = if chosen.len() > 1 { LARGE.iter().map(of).collect() } else { Vec::new() };
     let usual = chosen.len();
     let (mut forms, mut refused) = (FORMS.iter().cycle(), None);

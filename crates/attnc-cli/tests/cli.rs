@@ -67,7 +67,9 @@ fn session(name: &str, text: &str, dir: &Path, wrong: &mut Vec<String>) {
         {
             check(name, &expected, dir, wrong);
         }
-        let of = |pending: &mut Option<Expected<'_>>| panic!("{name}:{}: no command before this: {}", n + 1, pending.is_some());
+        let of = |pending: &mut Option<Expected<'_>>| {
+            panic!("{name}:{}: no command before this: {}", n + 1, pending.is_some())
+        };
         match mark {
             "" | "#" => {}
             "e" if n == 0 => {}
@@ -180,7 +182,8 @@ fn check(name: &str, expected: &Expected<'_>, dir: &Path, wrong: &mut Vec<String
     }
     faults.extend(expected.holds.iter().filter(|h| !out.contains(**h)).map(|h| format!("standard output lacks: {h}")));
     // Rendered messages are wrapped: words are compared, not lines.
-    let flat = err.split(|c: char| c.is_whitespace() || c == '│').filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ");
+    let flat =
+        err.split(|c: char| c.is_whitespace() || c == '│').filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ");
     faults.extend(expected.says.iter().filter(|s| !flat.contains(**s)).map(|s| format!("standard error lacks: {s}")));
     if expected.says.is_empty() && !err.is_empty() {
         faults.push("standard error should be empty".to_owned());

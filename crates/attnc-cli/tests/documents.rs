@@ -128,8 +128,22 @@ fn real_queries_keys_and_values_run() {
         let subject = format!("{}:{pattern}", window.display());
         let run = attnc(
             &[
-                "run", &subject, "--input", &input.to_string_lossy(), "--q", &names[0], "--k", &names[1], "--v", &names[2],
-                "--set", "width=64", "--set", "radius=32", "-o", &out.to_string_lossy(),
+                "run",
+                &subject,
+                "--input",
+                &input.to_string_lossy(),
+                "--q",
+                &names[0],
+                "--k",
+                &names[1],
+                "--v",
+                &names[2],
+                "--set",
+                "width=64",
+                "--set",
+                "radius=32",
+                "-o",
+                &out.to_string_lossy(),
             ],
             dir,
         );

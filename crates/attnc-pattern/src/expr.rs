@@ -303,9 +303,13 @@ impl Exprs {
             Node::Int(_) | Node::DrawAt(..) => Ty::Int,
             Node::Real(_) | Node::Var(Var::Score) | Node::Load(..) => Ty::Real,
             Node::Var(_) => Ty::Int,
-            Node::Bool(_) | Node::Cmp(..) | Node::And(_) | Node::Or(_) | Node::Not(_) | Node::MapAt(..) | Node::Drawn(..) => {
-                Ty::Bool
-            }
+            Node::Bool(_)
+            | Node::Cmp(..)
+            | Node::And(_)
+            | Node::Or(_)
+            | Node::Not(_)
+            | Node::MapAt(..)
+            | Node::Drawn(..) => Ty::Bool,
             Node::Un(op, a) => match op {
                 Un::Neg | Un::Abs => self.ty(*a),
                 Un::ToReal | Un::Exp | Un::Log | Un::Sqrt | Un::Tanh => Ty::Real,
@@ -322,7 +326,11 @@ impl Exprs {
         match self.node(id) {
             Node::Int(_) | Node::Real(_) | Node::Bool(_) | Node::Var(_) => vec![],
             Node::Un(_, a) | Node::Not(a) => vec![*a],
-            Node::Bin(_, a, b) | Node::Cmp(_, a, b) | Node::MapAt(_, a, b) | Node::Drawn(_, a, b) | Node::DrawAt(_, a, b) => {
+            Node::Bin(_, a, b)
+            | Node::Cmp(_, a, b)
+            | Node::MapAt(_, a, b)
+            | Node::Drawn(_, a, b)
+            | Node::DrawAt(_, a, b) => {
                 vec![*a, *b]
             }
             Node::And(xs) | Node::Or(xs) | Node::Load(_, xs) => xs.clone(),

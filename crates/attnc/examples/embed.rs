@@ -5,8 +5,10 @@
 //! cargo run --release -p attnc --example embed
 //! ```
 
+#![expect(clippy::print_stdout, reason = "a program that shows what it did")]
+
 use std::error::Error;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use attnc::{Compiler, DType, Inputs, Kernel, Options, Problem, Resources, Select, Tensor, TensorMut};
 
@@ -34,17 +36,17 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // One kernel, several lengths.
     for tokens in [100, 1_000, 4_000] {
-        let begin = Instant::now();
-        let out = prefill(&kernel, tokens)?;
-        println!("{tokens:>5} tokens: {:>9.2?}, out[0] = {:.4}", begin.elapsed(), out[0]);
+        let (out, time) = prefill(&kernel, tokens)?;
+        println!("{tokens:>5} tokens: {time:>9.2?}, out[0] = {:.4}", out[0]);
     }
 
     // Shared between threads as it is.
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| prefill(&kernel, 500).map_err(|e| e.to_string()));
-        }
+    let shared: Vec<Result<Vec<f32>, String>> = std::thread::scope(|scope| {
+        let run = || prefill(&kernel, 500).map(|(out, _)| out).map_err(|error| error.to_string());
+        let threads = [scope.spawn(run), scope.spawn(run)];
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err("a thread panicked".into()))).collect()
     });
+    assert_eq!(shared[0], shared[1]);
 
     decode(&kernel, 600)
 }
@@ -54,8 +56,8 @@ fn activations(len: usize, phase: f32) -> Vec<f32> {
     (0..len).map(|i| (i as f32 * 0.37 + phase).sin()).collect()
 }
 
-/// All queries against all keys.
-fn prefill(kernel: &Kernel, tokens: usize) -> Result<Vec<f32>, Box<dyn Error>> {
+/// All queries against all keys; the output and the time of the launch.
+fn prefill(kernel: &Kernel, tokens: usize) -> Result<(Vec<f32>, Duration), Box<dyn Error>> {
     let q = activations(HEADS * tokens * DIM, 0.0);
     let (k, v) = (activations(KV_HEADS * tokens * DIM, 1.0), activations(KV_HEADS * tokens * DIM, 2.0));
     let mut out = vec![0.0; q.len()];
@@ -67,8 +69,9 @@ fn prefill(kernel: &Kernel, tokens: usize) -> Result<Vec<f32>, Box<dyn Error>> {
         lse: None,
         inputs: Inputs::default(),
     };
+    let begin = Instant::now();
     kernel.run(&mut problem, Resources::default())?;
-    Ok(out)
+    Ok((out, begin.elapsed()))
 }
 
 /// One query at a time against a cache laid out `[tokens, heads, dim]`, in memory that is allocated once.

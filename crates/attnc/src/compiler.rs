@@ -26,6 +26,8 @@ use crate::problem;
 pub const NO_TARGET: &str = "E0610";
 /// Code of a setting of a param that the file does not declare.
 pub const UNKNOWN_PARAM: &str = "E0308";
+/// Code of a setting whose value does not fit its param.
+pub const BAD_SETTING: &str = "E0309";
 /// Code of a plan that broke a rule: a mistake of the compiler.
 pub const BROKEN_PLAN: &str = "E0699";
 /// Code of a name that the file does not declare.
@@ -382,8 +384,9 @@ impl Shared {
                     .help("`attnc targets` lists what it runs; `cpu:scalar` runs everywhere")
             }
             CompileError::Unsupported(_) => Diagnostic::error("E0611", span, error.to_string(), "asked for here"),
-            CompileError::Backend(_) => Diagnostic::global(NO_TARGET, error.to_string())
-                .help("the oracle runs everywhere: `--target oracle`"),
+            CompileError::Backend(_) => {
+                Diagnostic::global(NO_TARGET, error.to_string()).help("the oracle runs everywhere: `--target oracle`")
+            }
         }
     }
 }

@@ -337,11 +337,13 @@ impl Kernel {
         let [batch, heads, rows, _] = problem.q.shape();
         let expected = [batch, heads, rows, problem.v.shape()[3]];
         if problem.out.shape() != expected {
-            return Err(self.refuse("E0721", format!("`out` should have shape {expected:?}, but has {:?}", problem.out.shape())));
+            return Err(self
+                .refuse("E0721", format!("`out` should have shape {expected:?}, but has {:?}", problem.out.shape())));
         }
         if let Some(lse) = problem.lse.as_ref().filter(|l| l.shape() != [batch, heads, rows, 1]) {
             let found = lse.shape();
-            return Err(self.refuse("E0721", format!("`lse` should have shape [{batch}, {heads}, {rows}, 1], but has {found:?}")));
+            return Err(self
+                .refuse("E0721", format!("`lse` should have shape [{batch}, {heads}, {rows}, 1], but has {found:?}")));
         }
         for (item, output) in self.oracle(problem)?.iter().enumerate() {
             let [heads, rows, dim] = output.shape;
@@ -421,12 +423,7 @@ impl Kernel {
         At { attention, batch, head: head as i64, layer: self.select.layer, step: self.select.step }
     }
 
-    fn envs<'a>(
-        &'a self,
-        inputs: &'a Inputs<'a>,
-        shape: Shape,
-        purpose: Purpose,
-    ) -> Result<Envs<'a>, Diagnostics> {
+    fn envs<'a>(&'a self, inputs: &'a Inputs<'a>, shape: Shape, purpose: Purpose) -> Result<Envs<'a>, Diagnostics> {
         let (program, candidates) = match purpose {
             Purpose::Run => (&*self.shared.program, Some(self.shared.candidates.as_slice())),
             Purpose::Look => (self.shared.sets(), Some(self.shared.candidates.as_slice())),

@@ -49,9 +49,12 @@ pub use attnc_pattern::tolerance::{Report, Worst};
 pub use attnc_plan::{Cost, MAX_LEN, Options as PlanOptions, PASSES};
 pub use attnc_syntax::diag::{CodeInfo, Diagnostic, FileId, Label, Severity, Span};
 pub use codes::codes;
-pub use compiler::{BROKEN_PLAN, Compiler, Diagnostics, Kind, Module, NO_TARGET, Options, Target, UNKNOWN_NAME, UNKNOWN_PARAM};
+pub use compiler::{
+    BAD_SETTING, BROKEN_PLAN, Compiler, Diagnostics, Kind, Module, NO_TARGET, Options, Target, UNKNOWN_NAME,
+    UNKNOWN_PARAM,
+};
 pub use kernel::{Kernel, Resources, Select, Threads, compare};
 pub use loader::{Formatted, LoadError, Loader, MAX_FILES, MAX_SOURCE, Memory, STD, Source, Sources, format};
 pub use problem::{Inputs, MapInput, Problem, Shape, UNKNOWN_SIZE, WantedMap, WantedTensor, Wants};
 pub use tensor::{Tensor, TensorMut};
-pub use view::{Run, RowWalk, TileRun, TileWalk, View};
+pub use view::{RowWalk, Run, TileRun, TileWalk, View};

@@ -65,7 +65,9 @@ impl LoadError {
                 format!("`{path}` holds {bytes} bytes, and a source file at most {MAX_SOURCE}"),
                 "a large set belongs in a tensor: `map NAME : csr`",
             ),
-            LoadError::Other(why) => ("E0804", format!("`{path}` cannot be read: {why}"), "check the file and its permissions"),
+            LoadError::Other(why) => {
+                ("E0804", format!("`{path}` cannot be read: {why}"), "check the file and its permissions")
+            }
         };
         let diagnostic = match span {
             Some(span) => Diagnostic::error(code, span, message, "imported here"),

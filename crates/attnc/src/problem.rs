@@ -163,6 +163,9 @@ pub(crate) struct At {
     pub(crate) step: i64,
 }
 
+/// Queries, keys, and where they start: what an order is laid out for.
+type Places = (i64, i64, i64, i64);
+
 /// Makes environments of one launch: values by id, and what heads share, found once.
 pub(crate) struct Envs<'a> {
     program: &'a Program,
@@ -173,7 +176,7 @@ pub(crate) struct Envs<'a> {
     /// Candidate sets by draw, analysed when first needed; `None` finds them pair by pair, as the oracle does.
     candidates: Option<&'a [OnceLock<Candidates>]>,
     /// Orders by the lengths they were made for.
-    orders: Vec<((i64, i64, i64, i64), Vec<Arc<[u32]>>)>,
+    orders: Vec<(Places, Vec<Arc<[u32]>>)>,
 }
 
 impl<'a> Envs<'a> {
@@ -289,9 +292,7 @@ impl<'a> Envs<'a> {
         for (name, input) in &self.inputs.maps {
             let Some(i) = self.program.maps.iter().position(|m| m.name == *name) else { continue };
             let map = &self.program.maps[i];
-            let fail = |reason: String| {
-                one(EnvError::Map { name: map.name.clone(), reason, span: map.span })
-            };
+            let fail = |reason: String| one(EnvError::Map { name: map.name.clone(), reason, span: map.span });
             let head = if map.per_head { usize::try_from(head).unwrap_or(usize::MAX) } else { 0 };
             maps[i] = match (*input, map.kind) {
                 (MapInput::Dense { data, shape }, _) => dense(data, shape, map.per_head, head).map_err(fail)?,

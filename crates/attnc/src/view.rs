@@ -113,7 +113,11 @@ impl RowWalk<'_> {
         self.ends.clear();
         if let [walker] = self.walkers.as_mut_slice() {
             let found = walker.row(self.env.q_start + row)?;
-            self.runs.extend(found.ranges().map(|r| Run { first: r.start() - k_start, last: r.end() - k_start, times: 1 }));
+            self.runs.extend(found.ranges().map(|r| Run {
+                first: r.start() - k_start,
+                last: r.end() - k_start,
+                times: 1,
+            }));
             return Ok(&self.runs);
         }
         for walker in &mut self.walkers {

@@ -79,9 +79,12 @@ fn kernels_are_shared_between_threads() {
 #[test]
 fn one_kernel_serves_every_shape() {
     let kernel = kernel("pattern local = q - k in 0 .. 20\n", "local");
-    for (batch, heads, lengths, dims) in
-        [(1, (1, 1), (1, 1), (1, 1)), (2, (4, 2), (65, 65), (33, 17)), (1, (6, 1), (130, 130), (64, 80)), (3, (2, 2), (7, 7), (8, 8))]
-    {
+    for (batch, heads, lengths, dims) in [
+        (1, (1, 1), (1, 1), (1, 1)),
+        (2, (4, 2), (65, 65), (33, 17)),
+        (1, (6, 1), (130, 130), (64, 80)),
+        (3, (2, 2), (7, 7), (8, 8)),
+    ] {
         Held::new(batch, heads, lengths, dims).agree(&kernel, &Inputs::default());
     }
 }
