@@ -132,7 +132,7 @@ pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
             docs: &docs,
             maps: wants.maps.iter().zip(&maps).map(|(m, data)| (m.name.as_str(), data.input())).collect(),
             tensors: (wants.tensors.iter().zip(&tensors))
-                .map(|(t, data)| (t.name.as_str(), TensorData { data, dims: t.dims.clone() }))
+                .map(|(t, data)| (t.name.as_str(), TensorData { data: data.into(), dims: t.dims.clone() }))
                 .collect(),
             q_start: case.starts.0,
             k_start: case.starts.1,

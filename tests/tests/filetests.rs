@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use attnc::{Compiler, DType, Inputs, Loader, Memory, Module, Options, Select, Shape};
+use attnc::{Compiler, DType, Inputs, Loader, Memory, Module, Options, Select, Shape, TensorData};
 use attnc_tests::compare::{Case, against_oracle};
 
 /// Stages whose expected text a machine may write.
@@ -112,9 +112,15 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
     let n_q = command.int("tokens", total.unwrap_or(0))?;
     let n_k = command.int("keys", total.filter(|_| command.get("tokens").is_none()).unwrap_or(n_q))?;
     let docs = command.ints("docs")?.unwrap_or_default();
+    let given: Vec<(String, Vec<f32>)> = (command.prefixed("tensor.").into_iter())
+        .map(|(name, values)| Ok((name, values.split(',').map(str::parse).collect::<Result<_, _>>()?)))
+        .collect::<Result<_, std::num::ParseFloatError>>()
+        .map_err(|e| e.to_string())?;
+    let line = |data: &'_ Vec<f32>| TensorData { data: data.clone().into(), dims: vec![data.len()] };
+    let tensors = given.iter().map(|(name, data)| (name.as_str(), line(data))).collect();
     let start = |name| command.get(name).map(|v: &str| v.parse::<i64>().map_err(|e| e.to_string())).transpose();
     let inputs =
-        Inputs { sizes, docs: &docs, q_start: start("q_start")?, k_start: start("k_start")?, ..Inputs::default() };
+        Inputs { sizes, docs: &docs, tensors, q_start: start("q_start")?, k_start: start("k_start")?, ..Inputs::default() };
     let shape = Shape { n_q, n_k, heads: kernel.heads().map_or(command.int("heads", 8)?, |h| h.0), dim: 64 };
     let head = command.int("head", 0)?;
     let view = kernel.view(head, shape, &inputs).map_err(|e| e.to_string())?;

@@ -130,6 +130,20 @@ fn positive(text: &str) -> Result<i64, String> {
     }
 }
 
+/// A count of heads or batch items, which are listed and so bounded.
+fn count(text: &str) -> Result<i64, String> {
+    at_most(positive(text)?, 1 << 20)
+}
+
+/// A dimension of queries, keys or values.
+fn dimension(text: &str) -> Result<i64, String> {
+    at_most(positive(text)?, 1 << 16)
+}
+
+fn at_most(value: i64, most: i64) -> Result<i64, String> {
+    if value > most { Err(format!("`{value}` is more than {most}")) } else { Ok(value) }
+}
+
 /// `A..B`
 fn range(text: &str) -> Result<Range<i64>, String> {
     let (lo, hi) = text.split_once("..").ok_or("expected A..B")?;
@@ -150,10 +164,10 @@ pub(crate) struct SetArgs {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct LengthArgs {
     /// Number of tokens, where the space is one open axis (queries; keys too unless --keys is given).
-    #[arg(long, value_name = "N", value_parser = length)]
+    #[arg(long, value_name = "N", value_parser = length, allow_negative_numbers = true)]
     pub(crate) tokens: Option<i64>,
     /// Number of keys, if not that of the queries.
-    #[arg(long, value_name = "M", value_parser = length)]
+    #[arg(long, value_name = "M", value_parser = length, allow_negative_numbers = true)]
     pub(crate) keys: Option<i64>,
 }
 
@@ -161,22 +175,22 @@ pub(crate) struct LengthArgs {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct SizeArgs {
     /// Position of the first query.
-    #[arg(long, value_name = "P", value_parser = length)]
+    #[arg(long, value_name = "P", value_parser = length, allow_negative_numbers = true)]
     pub(crate) q_start: Option<i64>,
     /// Position of the first key.
-    #[arg(long, value_name = "P", value_parser = length)]
+    #[arg(long, value_name = "P", value_parser = length, allow_negative_numbers = true)]
     pub(crate) k_start: Option<i64>,
     /// A run-time size of the program; may be repeated.
     #[arg(long = "size", value_name = "NAME=V", value_parser = assignment)]
     pub(crate) size: Vec<(String, i64)>,
     /// Offsets at which documents begin, from 0; the last one ends at the number of keys.
-    #[arg(long, value_name = "A,B,..", value_delimiter = ',', value_parser = length)]
+    #[arg(long, value_name = "A,B,..", value_delimiter = ',', value_parser = length, allow_negative_numbers = true)]
     pub(crate) docs: Vec<i64>,
     /// Layer.
-    #[arg(long, value_name = "L", default_value = "0", value_parser = length)]
+    #[arg(long, value_name = "L", default_value = "0", value_parser = length, allow_negative_numbers = true)]
     pub(crate) layer: i64,
     /// Step.
-    #[arg(long, value_name = "S", default_value = "0", value_parser = length)]
+    #[arg(long, value_name = "S", default_value = "0", value_parser = length, allow_negative_numbers = true)]
     pub(crate) step: i64,
 }
 
@@ -184,19 +198,19 @@ pub(crate) struct SizeArgs {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ShapeArgs {
     /// Number of query heads [default: the model's, or 1].
-    #[arg(long, value_name = "H", value_parser = positive)]
+    #[arg(long, value_name = "H", value_parser = count, allow_negative_numbers = true)]
     pub(crate) heads: Option<i64>,
     /// Number of KV heads [default: the model's, or as many as query heads].
-    #[arg(long, value_name = "G", value_parser = positive)]
+    #[arg(long, value_name = "G", value_parser = count, allow_negative_numbers = true)]
     pub(crate) kv_heads: Option<i64>,
     /// Dimension of queries and keys.
-    #[arg(long, value_name = "D", default_value = "64", value_parser = positive)]
+    #[arg(long, value_name = "D", default_value = "64", value_parser = dimension, allow_negative_numbers = true)]
     pub(crate) dim: i64,
     /// Dimension of values [default: that of keys].
-    #[arg(long, value_name = "D", value_parser = positive)]
+    #[arg(long, value_name = "D", value_parser = dimension, allow_negative_numbers = true)]
     pub(crate) dv: Option<i64>,
     /// Batch items.
-    #[arg(long, value_name = "B", default_value = "1", value_parser = positive)]
+    #[arg(long, value_name = "B", default_value = "1", value_parser = count, allow_negative_numbers = true)]
     pub(crate) batch: i64,
     /// Element type of the inputs and the output.
     #[arg(long, value_enum, default_value_t = Element::F32)]
@@ -300,10 +314,10 @@ pub(crate) struct ShowArgs {
     #[command(flatten)]
     pub(crate) sizes: SizeArgs,
     /// Query head.
-    #[arg(long, value_name = "H", default_value = "0", value_parser = length)]
+    #[arg(long, value_name = "H", default_value = "0", value_parser = length, allow_negative_numbers = true)]
     pub(crate) head: i64,
     /// Number of query heads [default: the model's, or one more than --head].
-    #[arg(long, value_name = "H", value_parser = positive)]
+    #[arg(long, value_name = "H", value_parser = count, allow_negative_numbers = true)]
     pub(crate) heads: Option<i64>,
     /// Form of the output.
     #[arg(long = "as", value_enum, default_value_t = ShowAs::Picture)]
@@ -312,7 +326,7 @@ pub(crate) struct ShowArgs {
     #[arg(long, value_name = "A..B", value_parser = range)]
     pub(crate) rows: Option<Range<i64>>,
     /// Largest number of columns (picture) or pixels (svg, png).
-    #[arg(long, value_name = "W", value_parser = positive)]
+    #[arg(long, value_name = "W", value_parser = positive, allow_negative_numbers = true)]
     pub(crate) width: Option<i64>,
     /// Tensors file with the program's maps.
     #[arg(long, value_name = "T.safetensors")]
@@ -347,7 +361,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = Target::Cpu)]
     pub(crate) target: Target,
     /// Threads [default: all cores].
-    #[arg(long, value_name = "T", value_parser = positive)]
+    #[arg(long, value_name = "T", value_parser = positive, allow_negative_numbers = true)]
     pub(crate) threads: Option<i64>,
     /// Element type of `out` [default: that of the inputs].
     #[arg(long, value_enum, value_name = "TYPE")]
@@ -371,7 +385,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "T.safetensors")]
     pub(crate) input: Option<PathBuf>,
     /// Seed of the random tensors.
-    #[arg(long, value_name = "S", default_value = "1", value_parser = integer)]
+    #[arg(long, value_name = "S", default_value = "1", value_parser = integer, allow_negative_numbers = true)]
     pub(crate) seed: i64,
 }
 
@@ -396,7 +410,7 @@ pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) shape: ShapeArgs,
     /// Threads [default: all cores].
-    #[arg(long, value_name = "T", value_parser = positive)]
+    #[arg(long, value_name = "T", value_parser = positive, allow_negative_numbers = true)]
     pub(crate) threads: Option<i64>,
     /// What runs it.
     #[arg(long, value_enum, default_value_t = Target::Cpu)]
@@ -405,7 +419,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum)]
     pub(crate) against: Option<Against>,
     /// Least time to spend on the runs of one result, in milliseconds.
-    #[arg(long, value_name = "MS", default_value = "1000", value_parser = length)]
+    #[arg(long, value_name = "MS", default_value = "1000", value_parser = length, allow_negative_numbers = true)]
     pub(crate) min_time: i64,
     /// Text or JSON.
     #[arg(long, value_enum, default_value_t = Format::Human)]

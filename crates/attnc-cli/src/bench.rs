@@ -135,13 +135,15 @@ impl Work {
             .compile(&loader, &subject.path)?;
         reporter.print(&module.warnings());
         let name = subject::name_of(&module, subject)?;
-        let (n_q, n_k) = subject::lengths(&module, &args.lengths, &args.sizes)?;
-        let select = Select::named(name.as_str()).layer(args.sizes.layer).step(args.sizes.step);
+        let sizes = subject::sized(&module, args.lengths.keys.or(args.lengths.tokens), &args.sizes);
+        let (n_q, n_k) = subject::lengths(&module, &args.lengths, &sizes)?;
+        let select = Select::named(name.as_str()).layer(sizes.layer).step(sizes.step);
         let (kernel, compile) = compile(&loader, &subject.path, &options, &select, progress)?;
         let (heads, kv_heads) = subject::heads(&kernel, args.shape.heads, args.shape.kv_heads)?;
         let shape = Shape { n_q, n_k, heads, dim: args.shape.dim };
-        let mut data = Data::new(&args.sizes, n_q.max(n_k));
-        data.fill(&kernel.wants(shape, &subject::sizes_of(&data.sizes))?, shape, SEED);
+        let mut data = Data::new(&sizes, n_q.max(n_k));
+        let wants = kernel.wants(shape, &subject::sizes_of(&data.sizes))?;
+        data.fill(&wants, subject::of_output(&kernel, shape), SEED)?;
         Ok(Work { name, kernel, compile, shape, kv_heads, data })
     }
 
@@ -155,19 +157,20 @@ impl Work {
     }
 
     fn measure(&self, args: &BenchArgs, threads: &Threads, peak: f64, progress: &Progress) -> Outcome<Measured> {
-        progress.say(&format!("{}: counting", self.name));
         let (shape, dtype) = (self.shape, args.shape.dtype.dtype());
         let dv = args.shape.dv.unwrap_or(shape.dim);
-        let inputs = self.data.inputs();
-        let one = self.kernel.cost(shape, dv, dtype.size() as u64, &inputs)?;
-        let cost: Cost = (1..args.shape.batch).fold(one, |sum, _| sum.and(one));
-
         progress.say(&format!("{}: making tensors", self.name));
         let extent = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
         let [batch, heads, kv_heads] = [args.shape.batch, shape.heads, self.kv_heads].map(extent);
         let [n_q, n_k, dim] = [shape.n_q, shape.n_k, shape.dim].map(extent);
         let given = Given::random(dtype, [batch, heads, n_q, dim], [batch, kv_heads, n_k, dim], extent(dv), SEED)?;
-        let mut results = Results::new(given.q.extents("q")?, extent(dv), dtype)?;
+
+        progress.say(&format!("{}: counting", self.name));
+        let inputs = self.data.inputs();
+        let one = self.kernel.cost(shape, dv, dtype.size() as u64, &inputs)?;
+        let cost: Cost = (1..args.shape.batch).fold(one, |sum, _| sum.and(one));
+
+        let mut results = Results::new(&self.kernel, &given, dtype)?;
         let mut problem = results.problem(&given, inputs)?;
         let mut workspace = vec![0; self.kernel.workspace_bytes(n_k, dim, extent(dv), threads.count())];
         let mut once = || -> Outcome<u64> {

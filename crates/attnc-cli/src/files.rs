@@ -1,7 +1,7 @@
 //! Files and standard streams: the loader of sources, and outputs that are whole or absent.
 //!
 //! One idea: what a command writes is written to a temporary name beside its place and renamed when it is
-//! complete, so that no reader ever sees half of it. A closed pipe on standard output ends a command quietly.
+//! complete, so that no reader ever sees half of it; devices and pipes are written to as they are. A closed pipe on standard output ends a command quietly.
 //! Nothing here knows what the bytes mean.
 
 use std::fs::{self, File};
@@ -81,6 +81,8 @@ pub(crate) enum Output {
     Stdout(BufWriter<io::Stdout>),
     /// A temporary file, and the name it will have.
     File { writer: BufWriter<File>, temporary: Temporary, path: PathBuf },
+    /// A device or pipe, which is written to and never replaced.
+    Stream(BufWriter<File>),
 }
 
 /// A file that is removed unless it was renamed.
@@ -98,11 +100,16 @@ impl Output {
         let Some(path) = path.filter(|p| *p != Path::new(STDIN)) else {
             return Ok(Output::Stdout(BufWriter::with_capacity(1 << 16, io::stdout())));
         };
+        match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => return Err(unwritable(path, "it is a directory")),
+            Ok(meta) if !meta.is_file() => {
+                let file = File::options().write(true).open(path).map_err(|e| unwritable(path, &reason(&e)))?;
+                return Ok(Output::Stream(BufWriter::with_capacity(1 << 16, file)));
+            }
+            _ => {}
+        }
         // The file that a link names is replaced, not the link.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        if path.is_dir() {
-            return Err(unwritable(&path, "it is a directory"));
-        }
         let name = path.file_name().ok_or_else(|| unwritable(&path, "it names no file"))?;
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
@@ -119,6 +126,7 @@ impl Output {
     pub(crate) fn finish(self) -> Outcome {
         match self {
             Output::Stdout(mut writer) => writer.flush().map_err(|e| write_failure(&e)),
+            Output::Stream(mut writer) => writer.flush().map_err(|e| write_failure(&e)),
             Output::File { writer, temporary, path } => {
                 let end = |e: &io::Error| unwritable(&path, &reason(e));
                 let file = writer.into_inner().map_err(|e| end(e.error()))?;
@@ -134,14 +142,14 @@ impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Output::Stdout(writer) => writer.write(bytes),
-            Output::File { writer, .. } => writer.write(bytes),
+            Output::Stream(writer) | Output::File { writer, .. } => writer.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Output::Stdout(writer) => writer.flush(),
-            Output::File { writer, .. } => writer.flush(),
+            Output::Stream(writer) | Output::File { writer, .. } => writer.flush(),
         }
     }
 }
@@ -201,6 +209,24 @@ mod tests {
         assert_eq!(fs::read_dir(&dir).expect("lists").count(), 0, "nothing is left behind");
         write_all(Some(&path), b"whole").expect("writes");
         assert_eq!(fs::read(&path).expect("reads"), b"whole");
+        fs::remove_dir_all(dir).expect("cleans up");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn pipes_and_devices_are_never_replaced() {
+        use std::os::unix::fs::FileTypeExt;
+        let dir = scratch("pipe");
+        let path = dir.join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
+        assert!(made.success());
+        let reader = std::thread::spawn({
+            let path = path.clone();
+            move || fs::read(path)
+        });
+        write_all(Some(&path), b"whole").expect("writes");
+        assert_eq!(reader.join().expect("no panic").expect("reads"), b"whole");
+        assert!(fs::metadata(&path).expect("is there").file_type().is_fifo());
         fs::remove_dir_all(dir).expect("cleans up");
     }
 

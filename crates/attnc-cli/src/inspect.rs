@@ -209,11 +209,12 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
     let module = subject::module(&args.subject.path, subject::options(&args.set, Target::Oracle), reporter)?;
     let name = subject::name_of(&module, &args.subject)?;
     let kernel = subject::kernel(&module, &name, &args.sizes)?;
-    let (n_q, n_k) = subject::lengths(&module, &args.lengths, &args.sizes)?;
+    let sizes = subject::sized(&module, args.lengths.keys.or(args.lengths.tokens), &args.sizes);
+    let (n_q, n_k) = subject::lengths(&module, &args.lengths, &sizes)?;
     let (heads, kv_heads) = subject::heads(&kernel, args.shape.heads, args.shape.kv_heads)?;
     let (dim, dv) = (args.shape.dim, args.shape.dv.unwrap_or(args.shape.dim));
     let shape = Shape { n_q, n_k, heads, dim };
-    let mut data = Data::new(&args.sizes, n_q.max(n_k));
+    let mut data = Data::new(&sizes, n_q.max(n_k));
     if let Some(path) = &args.input {
         data.read(&mut TensorFile::open(path)?, &kernel.wants(shape, &subject::sizes_of(&data.sizes))?)?;
     }

@@ -4,10 +4,11 @@
 //! place that turns one into text. Diagnostics are plain data of the library; miette draws them.
 //! Nothing here decides what is wrong.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{IsTerminal, Write};
 
-use attnc::{Diagnostic, Diagnostics, Label, Severity, Sources};
+use attnc::{Diagnostic, Diagnostics, Label, Severity, Source, Sources, Span};
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode, SourceSpan};
 
 use crate::args::Color;
@@ -28,6 +29,9 @@ pub(crate) mod exit {
 
 /// Most diagnostics that one command prints.
 const MOST: usize = 200;
+
+/// Longest line, in bytes, that is drawn with its label below.
+const LONGEST: usize = 1000;
 
 /// Why a command ends early.
 #[derive(Debug)]
@@ -128,7 +132,7 @@ impl Reporter {
 #[derive(Debug)]
 struct Drawn<'a> {
     code: Option<&'a str>,
-    message: &'a str,
+    message: Cow<'a, str>,
     severity: Severity,
     help: Option<&'a str>,
     source: Option<NamedSource<String>>,
@@ -138,6 +142,7 @@ struct Drawn<'a> {
 
 impl<'a> Drawn<'a> {
     fn new(diagnostic: &'a Diagnostic, sources: &Sources) -> Self {
+        let mut message = Cow::Borrowed(diagnostic.message.as_str());
         let named = |label: &Label| sources.get(label.span.file).map(|s| NamedSource::new(&s.name, s.text.to_string()));
         let mut files: Vec<(u32, Vec<&'a Label>)> = Vec::new();
         for label in &diagnostic.labels {
@@ -148,10 +153,17 @@ impl<'a> Drawn<'a> {
             }
         }
         let mut files = files.into_iter().map(|(_, labels)| (named(labels[0]), labels));
-        let (source, labels) = files.next().unwrap_or_default();
+        let (mut source, labels) = files.next().unwrap_or_default();
+        // A line that no screen holds is named, not drawn.
+        if let Some(label) = labels.first()
+            && let Some(place) = sources.get(label.span.file).and_then(|s| far_out(s, label.span))
+        {
+            message.to_mut().push_str(&format!(", at {place}"));
+            source = None;
+        }
         let elsewhere = files.map(|(source, labels)| Drawn {
             code: None,
-            message: "see also",
+            message: Cow::Borrowed("see also"),
             severity: diagnostic.severity,
             help: None,
             source,
@@ -160,7 +172,7 @@ impl<'a> Drawn<'a> {
         });
         Drawn {
             code: Some(diagnostic.code),
-            message: &diagnostic.message,
+            message,
             severity: diagnostic.severity,
             help: diagnostic.help.as_deref(),
             elsewhere: elsewhere.collect(),
@@ -170,9 +182,21 @@ impl<'a> Drawn<'a> {
     }
 }
 
+/// `file:line:column` of a span that begins or ends in a line that is too long to be drawn.
+fn far_out(source: &Source, span: Span) -> Option<String> {
+    let text: &str = &source.text;
+    let (before, rest) = text.split_at_checked(span.start as usize)?;
+    let end = (span.end as usize).saturating_sub(span.start as usize);
+    let begins = before.rfind('\n').map_or(0, |at| at + 1);
+    let ends = rest.get(end..)?.find('\n').map_or(rest.len(), |at| end + at);
+    let longest = text[begins..before.len() + ends].lines().map(str::len).max().unwrap_or(0);
+    let (line, column) = (before.matches('\n').count() + 1, before[begins..].chars().count() + 1);
+    (longest > LONGEST).then(|| format!("{}:{line}:{column}", source.name))
+}
+
 impl fmt::Display for Drawn<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.message)
+        f.write_str(&self.message)
     }
 }
 
@@ -228,4 +252,36 @@ pub(crate) fn hook_panics() {
         );
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_follow_the_first_error() {
+        let of = |codes: &[&'static str]| {
+            let list = codes.iter().map(|code| Diagnostic::global(code, "said")).collect();
+            Failure::from(Diagnostics { list, ..Diagnostics::default() }).exit
+        };
+        assert_eq!(of(&["E0201", "E0610"]), exit::DIAGNOSTICS);
+        assert_eq!(of(&[attnc::UNKNOWN_PARAM]), exit::USAGE);
+        assert_eq!(of(&[attnc::UNKNOWN_SIZE]), exit::USAGE);
+        assert_eq!(of(&[attnc::NO_TARGET]), exit::TARGET);
+        assert_eq!(of(&["E0711"]), exit::RUN);
+        assert_eq!(of(&[attnc::BROKEN_PLAN]), exit::INTERNAL);
+        assert_eq!((exit::DIAGNOSTICS, exit::USAGE, exit::TARGET, exit::RUN, exit::INTERNAL), (1, 2, 3, 4, 101));
+    }
+
+    #[test]
+    fn a_line_that_no_screen_holds_is_named() {
+        let reporter = Reporter { color: false };
+        let drawn = |text: &str| {
+            let said = attnc::Compiler::default().source(text).expect_err("refused");
+            reporter.render(&said.list[0], &said.sources)
+        };
+        assert!(drawn("pattern p = windw\n").contains("pattern p = windw"));
+        let long = drawn(&format!("\npattern p = windw | {}\n", "causal | ".repeat(200) + "all"));
+        assert!(long.contains("source:2:13") && long.len() < 500, "{long}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use attnc::{DType, Problem, Resources, Shape, Tensor, TensorMut, Threads};
+use attnc::{DType, Kernel, Problem, Resources, Shape, Tensor, TensorMut, Threads};
 
 use crate::args::{RunArgs, Target};
 use crate::files;
@@ -20,7 +20,9 @@ pub(crate) fn run(args: &RunArgs, reporter: Reporter) -> Outcome {
     let mut file = TensorFile::open(&args.input)?;
     let given = Given::read(&mut file, &args.q, &args.k, &args.v)?;
     let shape = given.shape()?;
-    let mut data = Data::new(&args.sizes, shape.n_q.max(shape.n_k));
+    // A part of the keys does not tell how many there are.
+    let tokens = args.sizes.k_start.is_none().then_some(shape.n_k);
+    let mut data = Data::new(&subject::sized(&module, tokens, &args.sizes), shape.n_q.max(shape.n_k));
     data.lengths = padding(&mut file, &given)?;
     data.read(&mut file, &kernel.wants(shape, &subject::sizes_of(&data.sizes))?)?;
     let inputs = data.inputs();
@@ -29,7 +31,7 @@ pub(crate) fn run(args: &RunArgs, reporter: Reporter) -> Outcome {
         Some(element) => element.dtype(),
         None => given.q.dtype("q")?,
     };
-    let mut results = Results::new(given.q.extents("q")?, given.v.extents("v")?[3], dtype)?;
+    let mut results = Results::new(&kernel, &given, dtype)?;
     let begin = Instant::now();
     let mut problem = results.problem(&given, inputs)?;
     kernel.run(&mut problem, Resources { threads: Some(&threads), workspace: None })?;
@@ -98,7 +100,7 @@ impl Given {
 }
 
 /// Queries and keys of each batch item, if the file has `q_lengths` or `k_lengths`.
-fn padding(file: &mut TensorFile, given: &Given) -> Outcome<Vec<(i64, i64)>> {
+pub(crate) fn padding(file: &mut TensorFile, given: &Given) -> Outcome<Vec<(i64, i64)>> {
     let (q, k) = (given.q.extents("q")?, given.k.extents("k")?);
     let mut of = |name: &str, rows: usize| -> Outcome<Option<Vec<i64>>> {
         if !file.has(name) {
@@ -130,8 +132,10 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// For queries of this shape.
-    pub(crate) fn new([batch, heads, rows, _]: [usize; 4], dv: usize, dtype: DType) -> Outcome<Results> {
+    /// For what a kernel makes of these tensors.
+    pub(crate) fn new(kernel: &Kernel, given: &Given, dtype: DType) -> Outcome<Results> {
+        let ([batch, heads, rows, _], dv) = (given.q.extents("q")?, given.v.extents("v")?[3]);
+        let heads = kernel.output_heads(heads);
         let (out_shape, lse_shape) = ([batch, heads, rows, dv], [batch, heads, rows, 1]);
         let bytes = |shape: [usize; 4], size: usize| {
             let count = shape.iter().try_fold(size, |n, &d| n.checked_mul(d));

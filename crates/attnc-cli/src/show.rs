@@ -21,22 +21,26 @@ const COLUMNS: i64 = 128;
 const PIXELS: i64 = 512;
 /// Cells of an SVG: each may be a rectangle.
 const CELLS: i64 = 256;
+/// Cells or pixels of any picture, each way.
+const MOST: i64 = 8192;
 
 pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
     let module = subject::module(&args.subject.path, subject::options(&args.set, Target::Oracle), reporter)?;
     let name = subject::name_of(&module, &args.subject)?;
     let kernel = subject::kernel(&module, &name, &args.sizes)?;
-    let (n_q, n_k) = subject::lengths(&module, &args.lengths, &args.sizes)?;
+    let sizes = subject::sized(&module, args.lengths.keys.or(args.lengths.tokens), &args.sizes);
+    let (n_q, n_k) = subject::lengths(&module, &args.lengths, &sizes)?;
     let (heads, _) = match kernel.heads() {
         Some(heads) => heads,
-        None => subject::heads(&kernel, Some(args.heads.unwrap_or(args.head + 1)), None)?,
+        None => subject::heads(&kernel, Some(args.heads.unwrap_or(args.head.saturating_add(1))), None)?,
     };
+    let heads = subject::of_output(&kernel, Shape { n_q, n_k, heads, dim: 64 }).heads;
     if args.head >= heads {
         return Err(Failure::usage(format!("there is no head {}", args.head), format!("there are {heads}, from 0")));
     }
     // The dimension matters to scales alone, and nothing here has one.
     let shape = Shape { n_q, n_k, heads, dim: 64 };
-    let mut data = Data::new(&args.sizes, n_q.max(n_k));
+    let mut data = Data::new(&sizes, n_q.max(n_k));
     if let Some(path) = &args.input {
         data.read(&mut TensorFile::open(path)?, &kernel.wants(shape, &subject::sizes_of(&data.sizes))?)?;
     }
@@ -58,7 +62,7 @@ fn draw(output: &mut Output, view: &View<'_>, args: &ShowArgs) -> Outcome {
         ShowAs::Rows => return rows(output, view, clip(n_q)),
         ShowAs::Tiles => return tiles(output, view, clip(subject::div_ceil(n_q, view.tile().0))),
         ShowAs::Picture => {
-            let mut text = grid(args.width.unwrap_or(COLUMNS) / 2)?.text();
+            let mut text = grid((args.width.unwrap_or(COLUMNS) / 2).clamp(1, MOST))?.text();
             for slots in view.nulls() {
                 // Writing to a string does not fail.
                 let _ = writeln!(text, "and {} in every row", null(*slots));
@@ -66,11 +70,11 @@ fn draw(output: &mut Output, view: &View<'_>, args: &ShowArgs) -> Outcome {
             text.into_bytes()
         }
         ShowAs::Svg => {
-            let width = args.width.unwrap_or(PIXELS);
+            let width = args.width.unwrap_or(PIXELS).min(MOST);
             grid(width.min(CELLS))?.svg(width).into_bytes()
         }
         ShowAs::Png => {
-            let width = args.width.unwrap_or(PIXELS).min(16_384);
+            let width = args.width.unwrap_or(PIXELS).min(MOST);
             let drawn = grid(width)?.png(width);
             drawn
                 .map_err(|e| Failure::run("E0809", format!("the picture cannot be encoded: {e}"), "use another form"))?

@@ -45,10 +45,20 @@ pub(crate) fn sizes_of(given: &[(String, i64)]) -> Vec<(&str, i64)> {
     given.iter().map(|(name, value)| (name.as_str(), *value)).collect()
 }
 
+/// Sizes with the number of tokens among them, where the space is one axis and its size was not given.
+pub(crate) fn sized(module: &Module, tokens: Option<i64>, given: &SizeArgs) -> SizeArgs {
+    let mut sizes = given.clone();
+    if let (Some(axis), Some(tokens)) = (module.axis(), tokens)
+        && sizes.size.iter().all(|(name, _)| name != axis)
+    {
+        sizes.size.push((axis.to_owned(), tokens));
+    }
+    sizes
+}
+
 /// Queries and keys: from the sizes where they fix the space, from `--tokens` and `--keys` elsewhere.
 pub(crate) fn lengths(module: &Module, given: &LengthArgs, args: &SizeArgs) -> Outcome<(i64, i64)> {
     let total = module.tokens(&sizes_of(&args.size))?;
-    let most = attnc::MAX_LEN;
     let lengths = match (total, given.tokens, given.keys) {
         // A part of the queries of a fixed space needs a place.
         (Some(total), tokens, keys) => {
@@ -66,10 +76,12 @@ pub(crate) fn lengths(module: &Module, given: &LengthArgs, args: &SizeArgs) -> O
         (None, Some(n_q), keys) => (n_q, keys.unwrap_or(n_q)),
         (None, None, _) => return Err(Failure::usage("the number of tokens is not given", "add --tokens N")),
     };
-    if lengths.0 > most || lengths.1 > most {
+    let last = |start: Option<i64>, count: i64| start.unwrap_or(0).saturating_add(count);
+    let most = last(args.q_start, lengths.0).max(last(args.k_start, lengths.1));
+    if most > attnc::MAX_LEN {
         return Err(Failure::usage(
-            format!("{} tokens are too many", lengths.0.max(lengths.1)),
-            format!("at most {most} are possible"),
+            format!("{most} tokens are too many"),
+            format!("at most {} are possible", attnc::MAX_LEN),
         ));
     }
     Ok(lengths)
@@ -100,6 +112,12 @@ pub(crate) fn heads(kernel: &Kernel, given: Option<i64>, kv: Option<i64>) -> Out
             Ok((heads, kv_heads))
         }
     }
+}
+
+/// A shape as its maps and tensors see it: with the heads of the output.
+pub(crate) fn of_output(kernel: &Kernel, shape: Shape) -> Shape {
+    let heads = usize::try_from(shape.heads).unwrap_or(0);
+    Shape { heads: i64::try_from(kernel.output_heads(heads)).unwrap_or(i64::MAX), ..shape }
 }
 
 /// The kernel of a subject.
@@ -174,7 +192,7 @@ impl Data {
     /// Tensors are uniform in 0 .. 1. A dense map holds a pair with probability 1/4 and in any case the pairs on
     /// the line from its first corner to its last; a row of a compressed map holds up to 33 columns, the one on that line
     /// among them. Documents have uniform lengths of 1 to n / 3 + 1.
-    pub(crate) fn fill(&mut self, wants: &Wants, shape: Shape, seed: u64) {
+    pub(crate) fn fill(&mut self, wants: &Wants, shape: Shape, seed: u64) -> Outcome {
         let positions = (self.q_start.unwrap_or(0) + shape.n_q).max(self.k_start.unwrap_or(0) + shape.n_k);
         let mut seed = seed.wrapping_mul(1 << 32);
         let mut stream = || {
@@ -184,8 +202,9 @@ impl Data {
         for tensor in &wants.tensors {
             if self.tensors.iter().all(|(name, ..)| *name != tensor.name) {
                 let mut stream = stream();
+                let mut values = room(tensor.dims.iter().map(|&d| d as i128))?;
                 let count = tensor.dims.iter().product();
-                let values = (0..count).map(|_| (stream.word() >> 8) as f32 / 16_777_216.0).collect();
+                values.extend((0..count).map(|_: usize| (stream.word() >> 8) as f32 / 16_777_216.0));
                 self.tensors.push((tensor.name.clone(), tensor.dims.clone(), values));
             }
         }
@@ -194,12 +213,12 @@ impl Data {
                 let mut stream = stream();
                 let heads = if map.per_head { shape.heads } else { 1 };
                 let made = match map.kind {
-                    MapKind::Bool => dense(&mut stream, map.per_head, heads, shape.n_q, shape.n_k),
+                    MapKind::Bool => dense(&mut stream, map.per_head, heads, shape.n_q, shape.n_k)?,
                     MapKind::Blocks(b) => {
                         let (rows, cols) = (div_ceil(shape.n_q, b), div_ceil(shape.n_k, b));
-                        dense(&mut stream, map.per_head, heads, rows, cols)
+                        dense(&mut stream, map.per_head, heads, rows, cols)?
                     }
-                    MapKind::Csr => compressed(&mut stream, heads, shape.n_q, shape.n_k),
+                    MapKind::Csr => compressed(&mut stream, heads, shape.n_q, shape.n_k)?,
                 };
                 self.maps.push((map.name.clone(), made));
             }
@@ -214,6 +233,7 @@ impl Data {
                 self.docs.push(at);
             }
         }
+        Ok(())
     }
 
     /// As the library takes it.
@@ -230,7 +250,7 @@ impl Data {
             docs: &self.docs,
             maps: self.maps.iter().map(|(name, m)| (name.as_str(), map(m))).collect(),
             tensors: tensors
-                .map(|(name, dims, data)| (name.as_str(), TensorData { data, dims: dims.clone() }))
+                .map(|(name, dims, data)| (name.as_str(), TensorData { data: data.into(), dims: dims.clone() }))
                 .collect(),
             q_start: self.q_start,
             k_start: self.k_start,
@@ -244,8 +264,18 @@ pub(crate) fn div_ceil(n: i64, size: i64) -> i64 {
     n / size.max(1) + i64::from(n % size.max(1) > 0)
 }
 
-fn dense(stream: &mut attnc::random::Stream, per_head: bool, heads: i64, rows: i64, cols: i64) -> Map {
-    let mut data = Vec::new();
+/// An empty list with room for the product of these extents, or an error if there is no memory for it.
+fn room<T>(extents: impl IntoIterator<Item = i128>) -> Outcome<Vec<T>> {
+    let mut list = Vec::new();
+    let count = extents.into_iter().try_fold(1_i128, i128::checked_mul).and_then(|n| usize::try_from(n).ok());
+    match count.map(|n| list.try_reserve_exact(n)) {
+        Some(Ok(())) => Ok(list),
+        _ => Err(Failure::run("E0733", "there is no memory for the maps and tensors of these lengths", "use fewer tokens")),
+    }
+}
+
+fn dense(stream: &mut attnc::random::Stream, per_head: bool, heads: i64, rows: i64, cols: i64) -> Outcome<Map> {
+    let mut data = room([heads, rows, cols].map(i128::from))?;
     for _ in 0..heads {
         for row in 0..rows {
             let own = row * cols / rows.max(1);
@@ -257,11 +287,12 @@ fn dense(stream: &mut attnc::random::Stream, per_head: bool, heads: i64, rows: i
     if per_head {
         shape.insert(0, extent(heads));
     }
-    Map::Dense(data, shape)
+    Ok(Map::Dense(data, shape))
 }
 
-fn compressed(stream: &mut attnc::random::Stream, heads: i64, rows: i64, cols: i64) -> Map {
-    let (mut indptr, mut indices) = (Vec::new(), Vec::new());
+fn compressed(stream: &mut attnc::random::Stream, heads: i64, rows: i64, cols: i64) -> Outcome<Map> {
+    let mut indptr = room([heads, rows + 1].map(i128::from))?;
+    let mut indices: Vec<i64> = room([heads, rows, cols.min(33)].map(i128::from))?;
     for _ in 0..heads {
         let begin = indices.len();
         indptr.extend([0]);
@@ -278,7 +309,7 @@ fn compressed(stream: &mut attnc::random::Stream, heads: i64, rows: i64, cols: i
             indptr.push((indices.len() - begin) as i64);
         }
     }
-    Map::Csr(indptr, indices)
+    Ok(Map::Csr(indptr, indices))
 }
 
 #[cfg(test)]
@@ -298,7 +329,7 @@ mod tests {
         };
         let shape = Shape { n_q: 5, n_k: 9, heads: 2, dim: 8 };
         let mut data = Data::default();
-        data.fill(&wants, shape, 3);
+        data.fill(&wants, shape, 3).expect("fits");
         assert_eq!(data.tensors[0].2.len(), 6);
         let Map::Dense(bytes, extents) = &data.maps[0].1 else { panic!("dense") };
         assert_eq!((bytes.len(), extents.as_slice()), (12, &[2, 2, 3][..]));
@@ -307,7 +338,7 @@ mod tests {
         assert!(indices.iter().all(|&c| (0..9).contains(&c)));
         assert!(data.docs.is_sorted() && data.docs[0] == 0 && data.docs.last() == Some(&9));
         let mut again = Data::default();
-        again.fill(&wants, shape, 3);
+        again.fill(&wants, shape, 3).expect("fits");
         assert_eq!(again.docs, data.docs);
     }
 

@@ -156,7 +156,7 @@ impl<'a> Bound<'a> {
         let tensors = env.tensors.iter().map(|t| {
             let dims = at;
             at = at.wrapping_add(t.dims.len());
-            TensorRef { data: first(t.data, &ZERO_F32).0, dims }
+            TensorRef { data: first(&t.data, &ZERO_F32).0, dims }
         });
         let tensors = tensors.collect();
         let draws = env.draws.iter().map(|d| DrawRef {

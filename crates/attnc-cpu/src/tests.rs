@@ -553,6 +553,7 @@ fn entries_add_up_and_null_slots_count() {
     pen.program.tensors.push(attnc_pattern::program::Tensor {
         name: "sink".to_owned(),
         dims: vec![],
+        of: None,
         span: Default::default(),
     });
     let (slot, q, head) = (pen.var(Var::Slot), pen.var(Var::Q), pen.var(Var::Head));
@@ -574,7 +575,7 @@ fn entries_add_up_and_null_slots_count() {
     let times_one = |h: i64, q: i64, k: i64| if q < 40 { 0 } else { times(h, q, k) };
     let logit = |_: i64, _: i64, k: i64, s: f64| if k < 8 { s + f64::from(0.7f32) } else { s };
     let s = Shape { n_q: 90, q_start: 40, heads: 2, d: 20, dv: 7, ..Shape::square(130) };
-    let tensor = TensorData { data: &sinks, dims: vec![2] };
+    let tensor = TensorData { data: (&sinks).into(), dims: vec![2] };
     agrees(&plan, &s, &Meaning { times: &times_one, logit: &logit, nulls: &nulls }, |h| Env {
         tensors: vec![tensor.clone()],
         ..s.env(h)
@@ -678,7 +679,7 @@ fn selections_and_integers_of_queries() {
 fn tensors_tables_and_documents_in_modifiers() {
     let mut pen = Pen::new();
     for name in ["bias", "relative"] {
-        let tensor = attnc_pattern::program::Tensor { name: name.to_owned(), dims: vec![], span: Default::default() };
+        let tensor = attnc_pattern::program::Tensor { name: name.to_owned(), dims: vec![], of: None, span: Default::default() };
         pen.program.tensors.push(tensor);
     }
     pen.program.tables.push(vec![3, 1, 2]);
@@ -714,7 +715,7 @@ fn tensors_tables_and_documents_in_modifiers() {
         s + full + f64::from(relative[bucket.max(0) as usize]) + 0.1 * f64::from(1 << power)
     };
     let tensors =
-        vec![TensorData { data: &full, dims: vec![2, 130, 130] }, TensorData { data: &relative, dims: vec![32] }];
+        vec![TensorData { data: (&full).into(), dims: vec![2, 130, 130] }, TensorData { data: (&relative).into(), dims: vec![32] }];
     modified(&mut pen, sum, &meaning, &Env { tensors, docs: &docs, ..Env::default() });
 }
 
@@ -815,7 +816,7 @@ fn maps_of_every_kind() {
 fn random_choices_are_read_from_their_table() {
     let mut pen = Pen::new();
     let always = pen.e().bool(true);
-    let draw = Draw { count: 3, seed: 1, of: always, unit: 16, scope: DrawScope::Row, span: Default::default() };
+    let draw = Draw { count: 3, seed: 1, of: always, unit: 16, scope: DrawScope::Row, weight: None, span: Default::default() };
     pen.program.draws.push(draw);
     let (q, k, unit) = (pen.var(Var::Q), pen.var(Var::K), pen.int(16));
     let e = pen.e();
@@ -835,7 +836,7 @@ fn random_choices_are_read_from_their_table() {
     // Rows of units 2 .. 8; the last row has two choices only.
     let rows = [[0, 3, 5], [1, 2, 4], [0, 1, 6], [2, 5, 6], [3, 4, 5], [0, 1, -1]];
     let chosen: Vec<i64> = rows.concat();
-    let table = DrawTable { chosen: chosen.into(), count: 3, first: 2 };
+    let table = DrawTable { chosen: chosen.into(), count: 3, first: 2, times: [].into() };
     let s = Shape { q_start: 32, d: 8, dv: 8, n_q: 90, ..Shape::square(112) };
     let row = |q: i64| rows[(q / 16 - 2) as usize];
     let env = |h| Env { draws: vec![table.clone()], ..s.env(h) };

@@ -2,6 +2,8 @@
 //!
 //! An [`Env`] is one (batch item, head): evaluators read it, nobody writes it. It knows no tensors Q, K, V.
 
+use std::borrow::Cow;
+
 /// Lengths, coordinates and run-time data of one head.
 #[derive(Clone, Debug, Default)]
 pub struct Env<'a> {
@@ -61,13 +63,13 @@ pub enum MapData<'a> {
 /// A dense row-major tensor of reals.
 #[derive(Clone, Debug, Default)]
 pub struct TensorData<'a> {
-    /// Elements.
-    pub data: &'a [f32],
+    /// Elements: the caller's, or made when a launch is prepared.
+    pub data: Cow<'a, [f32]>,
     /// Extents.
     pub dims: Vec<usize>,
 }
 
-/// What a draw chose: row r has `chosen[r * count .. (r + 1) * count]`, ascending, then -1.
+/// What a draw chose: row r has `chosen[r * count .. (r + 1) * count]`, ascending, each once, then -1.
 #[derive(Clone, Debug, Default)]
 pub struct DrawTable {
     /// Candidates in units from position 0.
@@ -76,4 +78,17 @@ pub struct DrawTable {
     pub count: usize,
     /// First row held (in units); 0 for draws of a head, which have one row.
     pub first: i64,
+    /// How often each of `chosen` was drawn, by its place there; empty for draws without replacement.
+    pub times: std::sync::Arc<[u32]>,
+}
+
+impl DrawTable {
+    /// How often a head drew a candidate.
+    #[must_use]
+    pub fn times_of(&self, candidate: i64) -> u32 {
+        match self.chosen.iter().position(|&c| c == candidate) {
+            Some(place) => self.times.get(place).copied().unwrap_or(1),
+            None => 0,
+        }
+    }
 }

@@ -4,12 +4,13 @@
 //! a tile and a place in it, interleaved bits, a place on a curve), and its index is the rank of its key.
 //! Cells outside the grid are thus left out by themselves, and short tiles at the edge need no care.
 //! Axes that an order leaves out are outermost, in the order of the space. Positions of other segments
-//! keep their places. Nothing here knows of expressions beyond the sizes it reads.
+//! keep their places. A sort takes its keys from a tensor instead, one for each position that it moves.
+//! Nothing here knows of expressions beyond the sizes it reads.
 
 use std::sync::Arc;
 
 use crate::env::Env;
-use crate::expr::{AxisId, ExprId, OrderId};
+use crate::expr::{AxisId, ExprId, OrderId, TensorId};
 use crate::oracle::{Evaluator, Point};
 use crate::prepare::EnvError;
 use crate::program::{OrderKind, Program};
@@ -21,22 +22,31 @@ pub const MAX_POSITIONS: i64 = 1 << 28;
 /// The index in `order` of each position, from 0 to the last that a query, a key or a segment has.
 ///
 /// # Errors
-/// Sizes that are missing, negative or too large, or an order over axes that do not form its segment.
+/// Sizes that are missing, negative or too large, an order over axes that do not form its segment, or values
+/// that cannot be sorted or are not as many as there are positions.
 pub fn index(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Arc<[u32]>, EnvError> {
     let declared = program.order(order);
     let fail = |reason: String| EnvError::Order { name: declared.name.clone(), reason };
-    let segment = &program.space.segments[declared.segment];
-    let begin = size(program, env, segment.begin)?;
+    let values = match declared.kind {
+        OrderKind::Sort(by) => values(program, by, env).map_err(fail)?,
+        _ => &[],
+    };
     let mut axes = Vec::new();
-    let mut cells = 1_i64;
-    for &axis in &segment.axes {
-        let extent = size(program, env, program.axis(axis).extent)?;
-        cells = cells.checked_mul(extent).ok_or_else(|| fail("has more cells than can be counted".into()))?;
-        axes.push(Axis { id: axis, extent });
-    }
-    if segment.axes.is_empty() {
-        cells = size(program, env, segment.len)?;
-    }
+    let (begin, cells) = match declared.segment.map(|s| &program.space.segments[s]) {
+        None => (0, values.len() as i64),
+        Some(segment) => {
+            let mut cells = 1_i64;
+            for &axis in &segment.axes {
+                let extent = size(program, env, program.axis(axis).extent)?;
+                cells = cells.checked_mul(extent).ok_or_else(|| fail("has more cells than can be counted".into()))?;
+                axes.push(Axis { id: axis, extent });
+            }
+            if segment.axes.is_empty() {
+                cells = size(program, env, segment.len)?;
+            }
+            (size(program, env, segment.begin)?, cells)
+        }
+    };
     let ends = [begin.saturating_add(cells), env.q_start.saturating_add(env.n_q), env.k_start.saturating_add(env.n_k)];
     let mut total = ends.into_iter().max().unwrap_or(0);
     if let Some(fixed) = program.space.total {
@@ -46,6 +56,11 @@ pub fn index(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Arc<[u3
         return Err(fail(format!("is one of {total} positions, and {MAX_POSITIONS} are possible")));
     }
     let mut index: Vec<u32> = (0..total as u32).collect();
+    if let OrderKind::Sort(_) = declared.kind
+        && values.len() as i64 != cells
+    {
+        return Err(fail(format!("sorts {cells} positions by {} values", values.len())));
+    }
     let key = key_of(&declared.kind, &axes).map_err(fail)?;
     let mut coords = vec![0; axes.len()];
     let mut ranked: Vec<(u64, u32)> = Vec::with_capacity(cells as usize);
@@ -55,7 +70,8 @@ pub fn index(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Arc<[u3
             *c = rest % axis.extent;
             rest /= axis.extent;
         }
-        ranked.push((key(&coords), cell as u32));
+        let sorted = values.get(cell as usize).map(|&v| ascending(v));
+        ranked.push((sorted.unwrap_or_else(|| key(&coords)), cell as u32));
     }
     ranked.sort_unstable();
     for (rank, (_, cell)) in ranked.into_iter().enumerate() {
@@ -73,6 +89,29 @@ pub(crate) fn size(program: &Program, env: &Env<'_>, expr: ExprId) -> Result<i64
     }
 }
 
+/// What the head of `env` sorts by, one value for each position.
+fn values<'e>(program: &Program, by: TensorId, env: &'e Env<'_>) -> Result<&'e [f32], String> {
+    let name = &program.tensor(by).name;
+    let given = env.tensors.get(by.0 as usize).ok_or_else(|| format!("sorts by `{name}`, which was not given"))?;
+    let head = usize::try_from(env.head).unwrap_or(usize::MAX);
+    let own = match *given.dims {
+        [_] => Some(&given.data[..]),
+        [_, n] => given.data.get(head.saturating_mul(n)..head.saturating_add(1).saturating_mul(n)),
+        _ => None,
+    };
+    let own = own.ok_or_else(|| format!("sorts by `{name}`, which has no row for head {head}"))?;
+    match own.iter().position(|v| v.is_nan()) {
+        Some(at) => Err(format!("sorts by `{name}`, whose element {at} is not a number")),
+        None => Ok(own),
+    }
+}
+
+/// A key that orders like the number; the two zeros are one.
+fn ascending(value: f32) -> u64 {
+    let bits = (value + 0.0).to_bits();
+    u64::from(if bits >> 31 == 0 { bits | 1 << 31 } else { !bits })
+}
+
 struct Axis {
     id: AxisId,
     extent: i64,
@@ -85,6 +124,7 @@ fn key_of(kind: &OrderKind, axes: &[Axis]) -> Result<Key, String> {
     let listed: Vec<AxisId> = match kind {
         OrderKind::Raster(ids) | OrderKind::Morton(ids) | OrderKind::Hilbert(ids) => ids.clone(),
         OrderKind::Tile(tiles) => tiles.iter().map(|&(id, _)| id).collect(),
+        OrderKind::Sort(_) => vec![],
     };
     let mut places = Vec::new();
     for id in &listed {
@@ -126,6 +166,8 @@ fn key_of(kind: &OrderKind, axes: &[Axis]) -> Result<Key, String> {
             let bits = bits(extent(y).max(extent(x)));
             Ok(Box::new(move |c| outer(c) << (2 * bits) | hilbert(bits, c[x] as u64, c[y] as u64)))
         }
+        // Sorted by values, not by coordinates.
+        OrderKind::Sort(_) => Ok(Box::new(outer)),
     }
 }
 
@@ -194,7 +236,7 @@ mod tests {
         let ids = (0..extents.len() as u32).map(AxisId).collect();
         let video = Segment { name: "grid".into(), begin: three, len: cells, axes: ids, open: false };
         p.space = Space { segments: vec![line, video], axes, total: Some(total) };
-        p.orders.push(Order { name: "z".into(), segment: 1, kind, span: Default::default() });
+        p.orders.push(Order { name: "z".into(), segment: Some(1), kind, span: Default::default() });
         p
     }
 
@@ -261,6 +303,29 @@ mod tests {
             let ((y, x), (v, u)) = (cell(i - 1), cell(i));
             assert_eq!((y - v).abs() + (x - u).abs(), 1, "at {i}");
         }
+    }
+
+    #[test]
+    fn a_sort_is_stable_and_knows_its_head() {
+        let mut p = grid(&[2, 3], OrderKind::Sort(TensorId(0)));
+        let six = p.exprs.int(6);
+        let heads = p.exprs.var(crate::expr::Var::Heads);
+        p.tensors.push(program::Tensor {
+            name: "b".into(),
+            dims: vec![heads, six],
+            of: None,
+            span: Default::default(),
+        });
+        let data = [0.0; 6].into_iter().chain([2.0, -0.0, 0.0, -3.5, f32::INFINITY, 0.0]).collect::<Vec<f32>>();
+        let sorted = |data: &[f32], dims: &[usize], head| {
+            let tensor = crate::env::TensorData { data: data.to_vec().into(), dims: dims.to_vec() };
+            index(&p, OrderId(0), &Env { head, heads: 2, tensors: vec![tensor], ..Env::default() })
+        };
+        assert_eq!(sorted(&data, &[2, 6], 0).unwrap()[..], [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(sorted(&data, &[2, 6], 1).unwrap()[..], [0, 1, 2, 7, 4, 5, 3, 8, 6]);
+        assert!(sorted(&data, &[2, 6], 2).is_err());
+        assert!(sorted(&data, &[12], 0).is_err());
+        assert!(sorted(&[f32::NAN; 6], &[6], 0).unwrap_err().to_string().contains("element 0"));
     }
 
     #[test]

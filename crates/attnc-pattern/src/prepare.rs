@@ -14,7 +14,7 @@ use crate::env::{DrawTable, Env, MapData, TensorData};
 use crate::expr::{DrawId, ExprId, MapId, Node, OrderId, TensorId, Un, Var};
 use crate::oracle::{self, EvalError, Evaluator, Point};
 use crate::order;
-use crate::program::{Align, Attention, Map, MapKind, Program, Source};
+use crate::program::{Align, Attention, Map, MapKind, OrderKind, Program, Source};
 use crate::random::{draw_rows, draw_table};
 
 /// What is wrong with what was given for a run.
@@ -137,7 +137,11 @@ impl EnvError {
                 "E0707",
                 *span,
                 format!("`{attention}` is not for {n_q} queries and {n_k} keys"),
-                if *written { "its `require` does not hold" } else { "it requires 1 <= n_q <= n_k" },
+                if *written {
+                    "its `require` does not hold"
+                } else {
+                    "it requires 1 <= n_q <= n_k, and positions that its sets know"
+                },
             )
             .help("write `require` with the sizes it is for"),
             EnvError::Eval(error) => error.diagnostic(),
@@ -287,6 +291,17 @@ pub struct Needs {
     pub docs: bool,
 }
 
+impl Needs {
+    /// Whether heads have orders of their own.
+    #[must_use]
+    pub fn orders_by_head(&self, program: &Program) -> bool {
+        self.orders.iter().any(|&o| match program.order(o).kind {
+            OrderKind::Sort(by) => program.tensor(by).dims.len() > 1,
+            _ => false,
+        })
+    }
+}
+
 /// What the attentions read.
 #[must_use]
 pub fn needs(program: &Program, attentions: &[usize]) -> Needs {
@@ -308,7 +323,12 @@ pub fn needs(program: &Program, attentions: &[usize]) -> Needs {
             match program.exprs.node(id) {
                 Node::Load(t, _) => drop(needs.tensors.insert(*t)),
                 Node::MapAt(m, ..) | Node::Un(Un::CsrBegin(m) | Un::CsrIndex(m), _) => drop(needs.maps.insert(*m)),
-                Node::Un(Un::OrderIndex(o), _) => drop(needs.orders.insert(*o)),
+                Node::Un(Un::OrderIndex(o), _) => {
+                    needs.orders.insert(*o);
+                    if let OrderKind::Sort(by) = program.order(*o).kind {
+                        needs.tensors.insert(by);
+                    }
+                }
                 Node::Un(Un::DocOf | Un::DocBegin | Un::DocEnd, _) | Node::Var(Var::Docs) => needs.docs = true,
                 Node::Drawn(d, ..) | Node::DrawAt(d, ..) if needs.draws.insert(*d) => {
                     roots.push(program.draw(*d).of);
@@ -487,7 +507,29 @@ pub fn prepare<'a>(
         let table = draw_table(draw, &env, draw_rows(draw, &env), |row, found| candidates(id, &env, row, found));
         env.draws[id.0 as usize] = table.map_err(|e| vec![e])?;
     }
+    weigh(program, &mut env).map_err(|e| vec![e])?;
     Ok(env)
+}
+
+/// Makes the tensors of [`Draw::weight`](crate::program::Draw::weight) for the draws that were made.
+///
+/// # Errors
+/// An extent that has no value.
+pub fn weigh(program: &Program, env: &mut Env<'_>) -> Result<(), EnvError> {
+    env.tensors.resize(program.tensors.len(), TensorData::default());
+    for (i, tensor) in program.tensors.iter().enumerate() {
+        let table = tensor.of.and_then(|d| env.draws.get(d.0 as usize)).filter(|t| t.count > 0);
+        let Some(table) = table.cloned() else { continue };
+        let slots = order::size(program, env, tensor.dims[0])?;
+        let mut logs = vec![0.0; usize::try_from(slots).unwrap_or(0)];
+        for (&candidate, &times) in table.chosen.iter().zip(table.times.iter()) {
+            if let Some(log) = usize::try_from(candidate).ok().and_then(|c| logs.get_mut(c)) {
+                *log = f64::from(times).ln() as f32;
+            }
+        }
+        env.tensors[i] = TensorData { dims: vec![logs.len()], data: logs.into() };
+    }
+    Ok(())
 }
 
 /// [`prepare`] with candidates found pair by pair: for the oracle.

@@ -5,7 +5,7 @@
 
 use attnc_syntax::diag::Span;
 
-use crate::expr::{AxisId, DrawId, ExprId, Exprs, MapId, OrderId, SizeId, TensorId};
+use crate::expr::{AxisId, DrawId, ExprId, Exprs, MapId, Node, OrderId, SizeId, TensorId};
 
 /// A checked program. Read-only for everyone after the checker.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +50,8 @@ pub struct Tensor {
     pub name: String,
     /// Extents over sizes, `Heads`, `NQ`, `NK`, `Dim`.
     pub dims: Vec<ExprId>,
+    /// Not given but made from what this draw chose: see [`Draw::weight`].
+    pub of: Option<DrawId>,
     /// Where it was declared.
     pub span: Span,
 }
@@ -88,7 +90,7 @@ pub enum DrawScope {
 }
 
 /// `random COUNT of SET per SCOPE seed SEED`: `count` candidates without replacement, by Philox4x32-10
-/// (`attnc_pattern::random` documents the generator).
+/// (`attnc_pattern::random` documents the generator). `draw ..` is with replacement.
 #[derive(Clone, Debug)]
 pub struct Draw {
     /// How many, at most.
@@ -101,6 +103,9 @@ pub struct Draw {
     pub unit: i64,
     /// Rows or heads.
     pub scope: DrawScope,
+    /// With replacement: the bias of a key that was drawn m times, log m. It is a `Load` over `K` of a tensor
+    /// that is made when a launch is prepared; m equal terms of a softmax are one term with this bias.
+    pub weight: Option<ExprId>,
     /// Where it was written.
     pub span: Span,
 }
@@ -145,13 +150,13 @@ pub struct Axis {
     pub stride: ExprId,
 }
 
-/// A declared order of one segment; other positions keep their places.
+/// A declared order of one segment or of the whole sequence; other positions keep their places.
 #[derive(Clone, Debug)]
 pub struct Order {
     /// Its name.
     pub name: String,
-    /// Index of its segment.
-    pub segment: usize,
+    /// Index of its segment; `None` for the positions from 0 that a sort without a segment has values of.
+    pub segment: Option<usize>,
     /// Which curve.
     pub kind: OrderKind,
     /// Where it was declared.
@@ -169,6 +174,8 @@ pub enum OrderKind {
     Morton(Vec<AxisId>),
     /// Hilbert curve of two axes; cells outside the grid are left out. Axes left out are outermost.
     Hilbert(Vec<AxisId>),
+    /// By the values of a tensor, `[positions]` or `[heads, positions]`; equal ones keep their order.
+    Sort(TensorId),
 }
 
 /// Where queries stand against keys when `n_q != n_k` and no starts are given.
@@ -297,6 +304,19 @@ impl Program {
     #[must_use]
     pub fn order(&self, id: OrderId) -> &Order {
         &self.orders[id.0 as usize]
+    }
+
+    /// The draw with replacement that makes a set a multiset: one of its conjuncts says that the key was drawn.
+    #[must_use]
+    pub fn multiset(&self, set: ExprId) -> Option<DrawId> {
+        let drawn = |e: ExprId| match *self.exprs.node(e) {
+            Node::Drawn(d, ..) if self.draw(d).weight.is_some() => Some(d),
+            _ => None,
+        };
+        match self.exprs.node(set) {
+            Node::And(xs) => xs.iter().find_map(|&x| drawn(x)),
+            _ => drawn(set),
+        }
     }
 
     /// An axis.

@@ -14,6 +14,7 @@
 //! half of `word * m`, words whose low half is less than `2^32 mod m` being passed over (Lemire, "Fast
 //! Random Integer Generation in an Interval", 2019). `count` of m without replacement are Floyd's: for j
 //! from m - count to m - 1, take a number t below j + 1, or j itself if t is taken already.
+//! `count` of m with replacement are `count` numbers below m, one after the other.
 //! Two draws with one seed choose alike. Nothing here knows where candidates come from.
 
 use std::ops::Range;
@@ -100,6 +101,21 @@ pub fn choose(seed: i64, layer: i64, head: i64, row: i64, count: u64, m: u64) ->
     chosen
 }
 
+/// `count` numbers below `m` with replacement: each that came, ascending, and how often.
+///
+/// `m` is below 2^32: what lies beyond is never chosen.
+#[must_use]
+pub fn choose_again(seed: i64, layer: i64, head: i64, row: i64, count: u64, m: u64) -> Vec<(u64, u32)> {
+    let m = u32::try_from(m).unwrap_or(u32::MAX);
+    let count = if m == 0 { 0 } else { count };
+    let mut stream = Stream::new(seed, layer, head, row);
+    let mut times = std::collections::BTreeMap::new();
+    for _ in 0..count {
+        *times.entry(u64::from(stream.below(m))).or_insert(0) += 1;
+    }
+    times.into_iter().collect()
+}
+
 /// Draws for `rows` (in units; `0..1` for a draw of a head).
 ///
 /// `candidates` appends the candidates of a row in units, as disjoint ascending ranges; its error is ours.
@@ -110,14 +126,21 @@ pub fn draw_table<E>(
     mut candidates: impl FnMut(i64, &mut Vec<Range<i64>>) -> Result<(), E>,
 ) -> Result<DrawTable, E> {
     let count = usize::try_from(draw.count).unwrap_or(0);
-    let mut chosen = Vec::new();
+    let (mut chosen, mut times) = (Vec::new(), Vec::new());
     let mut ranges = Vec::new();
     for row in rows.clone() {
         ranges.clear();
         candidates(row, &mut ranges)?;
         let length = |r: &Range<i64>| (r.end - r.start).max(0) as u64;
         let m = ranges.iter().map(length).sum();
-        let ranks = choose(draw.seed, env.layer, env.head, row, count as u64, m);
+        let ranks = if draw.weight.is_some() {
+            let ranks = choose_again(draw.seed, env.layer, env.head, row, count as u64, m);
+            times.extend(ranks.iter().map(|r| r.1));
+            times.extend(std::iter::repeat_n(0, count - ranks.len()));
+            ranks.into_iter().map(|r| r.0).collect()
+        } else {
+            choose(draw.seed, env.layer, env.head, row, count as u64, m)
+        };
         let drawn = ranks.len();
         let (mut before, mut rest) = (0, ranges.iter());
         let mut range = rest.next();
@@ -133,7 +156,7 @@ pub fn draw_table<E>(
         chosen.extend(std::iter::repeat_n(-1, count - drawn));
     }
     let first = if draw.scope == DrawScope::Head { 0 } else { rows.start };
-    Ok(DrawTable { chosen: chosen.into(), count, first })
+    Ok(DrawTable { chosen: chosen.into(), count, first, times: times.into() })
 }
 
 /// Rows of a draw that the queries of `env` read, in units.
@@ -202,6 +225,19 @@ mod tests {
     }
 
     #[test]
+    fn with_replacement_every_candidate_is_as_likely_each_time() {
+        let seen = choose_again(5, 1, 2, 0, 20_000, 4);
+        assert_eq!(seen.iter().map(|s| s.1).sum::<u32>(), 20_000);
+        // 5000 of each are expected: six sigma are 367.
+        assert!(seen.len() == 4 && seen.iter().all(|s| s.1.abs_diff(5_000) < 367), "{seen:?}");
+        let mut stream = Stream::new(5, 1, 2, 0);
+        let plain: Vec<u64> = (0..3).map(|_| u64::from(stream.below(4))).collect();
+        let few = choose_again(5, 1, 2, 0, 3, 4);
+        assert!(few.iter().all(|&(r, m)| plain.iter().filter(|&&p| p == r).count() == m as usize));
+        assert!(choose_again(5, 1, 2, 0, 3, 0).is_empty());
+    }
+
+    #[test]
     fn numbers_below_a_bound_that_does_not_divide_are_unbiased() {
         // Without rejection every third number would come twice as often as the others: 1 in 2, not 1 in 3.
         let bound = 0xC000_0000;
@@ -218,6 +254,7 @@ mod tests {
             of: crate::expr::ExprId(0),
             unit: 1,
             scope: DrawScope::Row,
+            weight: None,
             span: Default::default(),
         };
         let env = Env { head: 2, layer: 4, ..Env::default() };

@@ -212,7 +212,7 @@ impl<'w> Builder<'w> {
         let raster: Vec<AxisId> = (0..extents.len() as u32).rev().map(AxisId).collect();
         program.orders.push(Order {
             name: "z".into(),
-            segment: usize::from(!world.text_last),
+            segment: Some(usize::from(!world.text_last)),
             kind: OrderKind::Raster(raster),
             span: Span::default(),
         });
@@ -221,7 +221,7 @@ impl<'w> Builder<'w> {
         }
         let all = program.exprs.bool(true);
         for (unit, scope) in [(1, DrawScope::Row), (4, DrawScope::Row), (4, DrawScope::Head)] {
-            program.draws.push(Draw { count: 3, seed: 1, of: all, unit, scope, span: Span::default() });
+            program.draws.push(Draw { count: 3, seed: 1, of: all, unit, scope, weight: None, span: Span::default() });
         }
         program.uses_docs = true;
         Builder { world, program, q, k }
@@ -535,7 +535,7 @@ impl Data {
                 row.resize(3, -1);
                 chosen.extend(row);
             }
-            DrawTable { chosen: chosen.into(), count: 3, first: if head { 0 } else { first } }
+            DrawTable { chosen: chosen.into(), count: 3, first: if head { 0 } else { first }, times: [].into() }
         });
         // The raster of the reversed axes.
         let mut order: Vec<u32> = (0..total as u32 + 40).collect();

@@ -133,10 +133,10 @@ fn documents_may_be_empty() {
 fn an_index_outside_a_tensor_is_named() {
     let mut p = Program::default();
     let (q, k) = (p.exprs.var(Var::Q), p.exprs.var(Var::K));
-    p.tensors.push(Tensor { name: "table".into(), dims: vec![], span: Default::default() });
+    p.tensors.push(Tensor { name: "table".into(), dims: vec![], of: None, span: Default::default() });
     let load = p.exprs.intern(Node::Load(TensorId(0), vec![q, k]));
     let data: Vec<f32> = (0..6_u8).map(f32::from).collect();
-    let e = Env { tensors: vec![TensorData { data: &data, dims: vec![2, 3] }], ..env(0, 0, 1) };
+    let e = Env { tensors: vec![TensorData { data: (&data).into(), dims: vec![2, 3] }], ..env(0, 0, 1) };
     let mut eval = Evaluator::new(&p, &e, &[load]);
     assert_eq!(eval.real(load, Point::pair(1, 2)).unwrap(), 5.0);
     for (q, k) in [(2, 0), (0, 3), (-1, 4)] {
@@ -224,13 +224,13 @@ fn null_slots_take_weight_and_give_nothing() {
     let mut p = Program::default();
     let all = p.exprs.bool(true);
     let mut a = attention(&mut p, &[all]);
-    p.tensors.push(Tensor { name: "sink".into(), dims: vec![], span: Default::default() });
+    p.tensors.push(Tensor { name: "sink".into(), dims: vec![], of: None, span: Default::default() });
     let (head, slot) = (p.exprs.var(Var::Head), p.exprs.var(Var::Slot));
     let bias = p.exprs.intern(Node::Load(TensorId(0), vec![head, slot]));
     a.entries.push(Entry { source: Source::Null(2), bias: Some(bias), span: Default::default() });
     p.attentions.push(a);
     let sinks = [9.0, 9.0, 0.5, -1.0_f32];
-    let e = Env { head: 1, tensors: vec![TensorData { data: &sinks, dims: vec![2, 2] }], ..env(1, 2, 1) };
+    let e = Env { head: 1, tensors: vec![TensorData { data: (&sinks).into(), dims: vec![2, 2] }], ..env(1, 2, 1) };
     let out = run(&p, &e, &[2.0], &[0.25, -0.5], &[3.0, -1.0]).unwrap();
     let (a, b) = (0.5_f64.exp(), (-1.0_f64).exp());
     let total = a + b + 0.5_f64.exp() + (-1.0_f64).exp();
@@ -365,11 +365,12 @@ fn a_draw_is_read_by_row_and_rank() {
         of,
         unit: 1,
         scope: attnc_pattern::program::DrawScope::Row,
+        weight: None,
         span: Default::default(),
     });
     let drawn = p.exprs.intern(Node::Drawn(DrawId(0), q, k));
     let at = p.exprs.intern(Node::DrawAt(DrawId(0), q, k));
-    let table = DrawTable { chosen: [1, 3, 2, -1].into(), count: 2, first: 5 };
+    let table = DrawTable { chosen: [1, 3, 2, -1].into(), count: 2, first: 5, times: [].into() };
     let e = Env { draws: vec![table], ..env(2, 4, 1) };
     let mut eval = Evaluator::new(&p, &e, &[drawn, at]);
     assert!(eval.truth(drawn, Point::pair(5, 3)).unwrap() && !eval.truth(drawn, Point::pair(6, 3)).unwrap());

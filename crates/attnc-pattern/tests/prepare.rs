@@ -51,7 +51,7 @@ fn random(unit: i64, scope: DrawScope) -> Program {
     program(|p| {
         let (q, k) = (p.exprs.var(Var::Q), p.exprs.var(Var::K));
         let of = if scope == DrawScope::Row { p.exprs.le(k, q) } else { p.exprs.bool(true) };
-        p.draws.push(Draw { count: 3, seed: 7, of, unit, scope, span: Default::default() });
+        p.draws.push(Draw { count: 3, seed: 7, of, unit, scope, weight: None, span: Default::default() });
         let unit = p.exprs.int(unit);
         let (row, candidate) = (p.exprs.div(q, unit), p.exprs.div(k, unit));
         p.exprs.intern(Node::Drawn(DrawId(0), row, candidate))
@@ -112,13 +112,14 @@ fn maps() {
 fn tensors_are_asked_for_only_where_they_are_read() {
     let mut p = program(|p| p.exprs.bool(true));
     let (n_q, n_k, zero) = (p.exprs.var(Var::NQ), p.exprs.var(Var::NK), p.exprs.int(0));
-    p.tensors.push(Tensor { name: "t".into(), dims: vec![n_q, n_k], span: Default::default() });
+    p.tensors.push(Tensor { name: "t".into(), dims: vec![n_q, n_k], of: None, span: Default::default() });
     assert_eq!(codes(&p, &env(2, 3)), [""; 0]);
     let bias = p.exprs.intern(Node::Load(TensorId(0), vec![zero, zero]));
     p.attentions[0].entries[0].bias = Some(bias);
     let data = [0.0; 6];
-    let fits = |data, dims: &[usize]| {
-        codes(&p, &Env { tensors: vec![TensorData { data, dims: dims.to_vec() }], ..env(2, 3) }).is_empty()
+    let fits = |data: &[f32], dims: &[usize]| {
+        codes(&p, &Env { tensors: vec![TensorData { data: data.to_vec().into(), dims: dims.to_vec() }], ..env(2, 3) })
+            .is_empty()
     };
     assert!(fits(&data, &[2, 3]));
     assert!(!fits(&data, &[3, 2]) && !fits(&data, &[6]) && !fits(&data[..5], &[2, 3]) && !fits(&[], &[]));

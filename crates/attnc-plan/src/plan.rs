@@ -90,14 +90,20 @@ pub enum Entry {
 impl Plan {
     /// The plan before any pass: one stage that owns queries, entries as written, row sets not yet known.
     #[must_use]
-    pub fn new(program: Arc<Program>, attention: usize) -> Plan {
-        let a = &program.attentions[attention];
+    pub fn new(mut program: Arc<Program>, attention: usize) -> Plan {
+        let a = program.attentions[attention].clone();
         let entries = a
             .entries
             .iter()
             .map(|e| match e.source {
                 Source::Tokens(set) => {
-                    Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias: e.bias }
+                    // A key drawn m times is one term with the bias log m.
+                    let weight = program.multiset(set).and_then(|d| program.draw(d).weight);
+                    let bias = match (e.bias, weight) {
+                        (Some(bias), Some(weight)) => Some(Arc::make_mut(&mut program).exprs.add(bias, weight)),
+                        (bias, weight) => bias.or(weight),
+                    };
+                    Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias }
                 }
                 Source::Null(slots) => Entry::Null { slots, bias: e.bias },
             })

@@ -131,6 +131,18 @@ impl Bounds<'_> {
         })
     }
 
+    /// `x` and `b` of a product `(x / b) * b` with a positive `b`.
+    fn floored(&self, a: ExprId, b: ExprId) -> Option<(ExprId, ExprId)> {
+        let positive = |e: ExprId| match *self.exprs.node(e) {
+            Node::Bin(Bin::Max, x, y) => [x, y].iter().any(|&c| self.exprs.as_int(c).is_some_and(|c| c > 0)),
+            _ => self.exprs.as_int(e).is_some_and(|c| c > 0),
+        };
+        [(a, b), (b, a)].into_iter().find_map(|(quotient, by)| match *self.exprs.node(quotient) {
+            Node::Bin(Bin::Div, x, d) if d == by && positive(by) => Some((x, by)),
+            _ => None,
+        })
+    }
+
     /// Bounds of one integer, operands being known.
     fn interval(&self, id: ExprId, known: &HashMap<ExprId, (i128, i128)>) -> (i128, i128) {
         let Bounds { plan, exprs, loops } = self;
@@ -150,6 +162,11 @@ impl Bounds<'_> {
                 match op {
                     Bin::Add => (al + bl, ah + bh),
                     Bin::Sub => (al - bh, ah - bl),
+                    // A floor times its divisor is at most what was divided.
+                    Bin::Mul if let Some((x, by)) = self.floored(*a, *b) => {
+                        let ((xl, xh), (_, bh)) = (of(&x), of(&by));
+                        (xl.min(0) - bh, xh.max(0))
+                    }
                     Bin::Mul => {
                         let c = [
                             al.saturating_mul(bl),

@@ -78,9 +78,9 @@ pub enum ItemKind {
     Order {
         /// Its name.
         name: Name,
-        /// `raster`, `morton`, `hilbert`, `tile`.
+        /// `raster`, `morton`, `hilbert`, `tile`, `sort`.
         curve: Name,
-        /// Axis names; for `tile`, with sizes: `tile(h = 8, w = 8)`.
+        /// Axis names; for `tile`, with sizes: `tile(h = 8, w = 8)`; for `sort`, a tensor and a segment.
         axes: Vec<(Name, Option<Expr>)>,
     },
     /// `pattern window(n) = causal & q - k in 0 .. n`
@@ -287,8 +287,8 @@ pub enum ExprKind {
     SameAxes(Vec<Name>),
     /// `block 64 { P }`
     Block(Box<Expr>, Box<Expr>),
-    /// `along z { P }`
-    Along(Name, Box<Expr>),
+    /// `along z { P }`, `along (sq, sk) { P }`: the order of queries, that of keys if it is another, the set.
+    Along(Name, Option<Name>, Box<Expr>),
     /// `each doc { P }`
     EachDoc(Box<Expr>),
     /// `near(h = 13 by 1 dilate 2 causal, w = 13)`
@@ -297,8 +297,19 @@ pub enum ExprKind {
     Disc(Vec<Name>, Box<Expr>),
     /// `pow2`: distance 0 or a power of two, `q` after `k`.
     Pow2,
-    /// `random 3 of S per q seed 7`
+    /// `halves(min 64) { diagonal P; below Q }`
+    Halves {
+        /// Longest leaf.
+        min: Box<Expr>,
+        /// The set inside a leaf.
+        diagonal: Box<Expr>,
+        /// The set of a query in a right half and a key in the left half beside it.
+        below: Box<Expr>,
+    },
+    /// `random 3 of S per q seed 7`, `draw 3 of S per head seed 7`
     Random {
+        /// `draw`: with replacement.
+        replace: bool,
         /// How many.
         count: Box<Expr>,
         /// Out of which set.

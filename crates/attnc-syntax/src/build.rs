@@ -95,6 +95,25 @@ impl Builder {
         }
     }
 
+    /// `halves(min M) { diagonal P; below Q }`, with the words that were written.
+    pub(crate) fn halves(&mut self, min: (Name, Expr), diagonal: (Name, Expr), below: (Name, Expr)) -> ExprKind {
+        for (written, word) in [(&min.0, "min"), (&diagonal.0, "diagonal"), (&below.0, "below")] {
+            if written.text != word {
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        "E0109",
+                        written.span,
+                        format!("found the name `{}` where `{word}` is expected", written.text),
+                        format!("`{word}` expected"),
+                    )
+                    .help("write `halves(min 64) { diagonal causal; below all }`"),
+                );
+            }
+        }
+        let [min, diagonal, below] = [min.1, diagonal.1, below.1].map(Box::new);
+        ExprKind::Halves { min, diagonal, below }
+    }
+
     /// `map NAME : KIND BLOCK [HEADS]`
     pub(crate) fn map(
         &mut self,

@@ -215,7 +215,8 @@ impl Dump {
             ExprKind::SameDoc => self.leaf("same doc"),
             ExprKind::SameAxes(axes) => self.node(format_args!("same axes {}", texts(axes))),
             ExprKind::Block(size, set) => self.all(format_args!("block"), [&**size, &**set]),
-            ExprKind::Along(order, set) => self.one(&format!("along {}", order.text), set),
+            ExprKind::Along(q, None, set) => self.one(&format!("along {}", q.text), set),
+            ExprKind::Along(q, Some(k), set) => self.one(&format!("along ({}, {})", q.text, k.text), set),
             ExprKind::EachDoc(set) => self.one("each doc", set),
             ExprKind::Near(axes) => self.tree(format_args!("near"), |d| {
                 for axis in axes {
@@ -229,8 +230,12 @@ impl Dump {
             }),
             ExprKind::Disc(axes, radius) => self.one(&format!("disc {}", texts(axes)), radius),
             ExprKind::Pow2 => self.leaf("pow2"),
-            ExprKind::Random { count, of, per, seed } => {
-                self.all(format_args!("random per {}", per.text), [&**count, &**of, &**seed]);
+            ExprKind::Halves { min, diagonal, below } => {
+                self.all(format_args!("halves"), [&**min, &**diagonal, &**below]);
+            }
+            ExprKind::Random { replace, count, of, per, seed } => {
+                let word = if *replace { "draw" } else { "random" };
+                self.all(format_args!("{word} per {}", per.text), [&**count, &**of, &**seed]);
             }
             ExprKind::Map(name) => self.node(format_args!("map {}", name.text)),
         }

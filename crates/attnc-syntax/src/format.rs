@@ -176,8 +176,9 @@ impl Printer<'_> {
 
     /// ` = E`, with E on the next line if it does not fit and has no brackets to break at.
     fn definition(&mut self, value: &Expr) {
-        use ExprKind::{Along, Block, Call, EachDoc, Near, Paren};
-        let bracketed = matches!(value.kind, Along(..) | Block(..) | Call(..) | EachDoc(_) | Near(_) | Paren(_));
+        use ExprKind::{Along, Block, Call, EachDoc, Halves, Near, Paren};
+        let bracketed =
+            matches!(value.kind, Along(..) | Block(..) | Call(..) | EachDoc(_) | Halves { .. } | Near(_) | Paren(_));
         let commented = self.comments.first().is_some_and(|c| c.span.start < value.span.start);
         if bracketed && !commented {
             self.out.text(" = ");
@@ -567,9 +568,18 @@ impl Printer<'_> {
                 self.expr(size);
                 self.set(set);
             }
-            ExprKind::Along(order, set) => {
+            ExprKind::Along(q, k, set) => {
                 self.out.text("along ");
-                self.name(order);
+                match k {
+                    None => self.name(q),
+                    Some(k) => {
+                        self.out.text("(");
+                        self.name(q);
+                        self.out.text(", ");
+                        self.name(k);
+                        self.out.text(")");
+                    }
+                }
                 self.set(set);
             }
             ExprKind::EachDoc(set) => {
@@ -590,8 +600,24 @@ impl Printer<'_> {
                 self.out.text(")");
             }
             ExprKind::Pow2 => self.leaf(span, "pow2"),
-            ExprKind::Random { count, of, per, seed } => {
-                self.out.text("random ");
+            ExprKind::Halves { min, diagonal, below } => {
+                self.out.text("halves(min ");
+                self.expr(min);
+                self.out.text(") {");
+                self.out.begin(1);
+                for (word, set, end) in [("diagonal ", diagonal, ";"), ("below ", below, "")] {
+                    self.comments_before(set.span.start, false);
+                    self.out.space();
+                    self.out.text(word);
+                    self.expr(set);
+                    self.out.text(end);
+                }
+                self.out.close(" ");
+                self.out.text("}");
+                self.out.end();
+            }
+            ExprKind::Random { replace, count, of, per, seed } => {
+                self.out.text(if *replace { "draw " } else { "random " });
                 self.expr(count);
                 self.out.text(" of ");
                 self.expr(of);

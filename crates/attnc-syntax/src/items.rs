@@ -10,19 +10,20 @@
 //!   Inside brackets an item word at the start of a line (not `map`, `require`) means that a bracket was left open.
 //! - `scale`, `score`, `align`, `empty` are statements where `=` follows, directly inside an attention.
 //! - `bias` belongs to an entry after a complete operand, `null` where an entry begins.
-//! - `near`, `disc` are forms where `(` follows; `doc` after `same` and `each`; `seed` after `per NAME`.
+//! - `near`, `disc`, `halves` are forms where `(` follows; `doc` after `same` and `each`; `seed` after `per NAME`.
 //! - `step` is the step of a range after a complete operand or `..`, where an operand follows.
 //! - `step`, `layer`, `head` select where an arm of a model begins.
 //! - Arms of a model may leave out the comma: it is written here where the target of an arm is complete
 //!   and the next token is `_`, `when`, a name or a number. On the line of a range `step` belongs to the range.
 //! - The list of `same h, w` goes on at each comma, except directly inside the brackets of a call, an index,
 //!   a list or a model, where the comma separates: there `(same h, w)` is written.
+//! - `;` stands directly inside the braces of `halves`, and nowhere else.
 //! - After `.` every word is a name.
 //!
 //! Nothing here builds a tree.
 
 use crate::diag::{Diagnostic, FileId, Span};
-use crate::token::{Lexeme, Token};
+use crate::token::{Lexeme, Token, foreign_characters};
 
 /// Deepest nesting of brackets and prefix operators together.
 pub const MAX_NESTING: u32 = 200;
@@ -51,7 +52,11 @@ enum Kind {
     Stmts,
     /// The arms of a model.
     Arms(Phase),
-    /// From `random` to `per`: nests like a bracket.
+    /// The brackets of `halves(min 64)`: its first word is no name of a call.
+    Least,
+    /// The braces of `halves(..) { diagonal P; below Q }`, likewise.
+    Parts,
+    /// From `random` or `draw` to `per`: nests like a bracket.
     Random,
 }
 
@@ -87,6 +92,8 @@ struct Cutter<'s, 'd> {
     depth: u32,
     /// Prefix operators right before this token.
     prefixes: u32,
+    /// The bracket closed last was a [`Kind::Least`].
+    halves: bool,
     diagnostics: &'d mut Vec<Diagnostic>,
 }
 
@@ -97,7 +104,8 @@ pub(crate) fn cut<'s>(
     lexemes: &[Lexeme<'s>],
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<RawItem<'s>> {
-    let mut cutter = Cutter { source, file, items: vec![], frames: vec![], depth: 0, prefixes: 0, diagnostics };
+    let mut cutter =
+        Cutter { source, file, items: vec![], frames: vec![], depth: 0, prefixes: 0, halves: false, diagnostics };
     for (i, lexeme) in lexemes.iter().enumerate() {
         let ahead = |n: usize| lexemes.get(i + n).map(|l| l.token);
         cutter.token(lexeme, ahead(1), ahead(2));
@@ -146,6 +154,9 @@ impl<'s> Cutter<'s, '_> {
         }
         if lexeme.token == Token::Bad {
             self.fail();
+        }
+        if lexeme.token == Token::Semicolon && self.kind() != Some(Kind::Parts) {
+            self.report(foreign_characters(self.source, self.file, lexeme.start as usize, lexeme.end as usize));
         }
         let token = self.in_context(lexeme, next);
         self.nest(token, lexeme);
@@ -212,7 +223,7 @@ impl<'s> Cutter<'s, '_> {
                 let listed = self.before(1).is_some_and(Token::is_name)
                     && matches!(self.before(2), Some(Token::Same | Token::AxisComma))
                     && next.is_some_and(Token::is_name)
-                    && matches!(self.kind(), None | Some(Kind::Group | Kind::Set | Kind::Stmts | Kind::Random));
+                    && !matches!(self.kind(), Some(Kind::Call | Kind::Index | Kind::List | Kind::Arms(_)));
                 if listed {
                     return Token::AxisComma;
                 }
@@ -230,6 +241,7 @@ impl<'s> Cutter<'s, '_> {
             "null" if statement && matches!(last, Some(Token::Attend | Token::PlusPlus)) => Token::Null,
             "near" if next == Some(Token::LParen) => Token::Near,
             "disc" if next == Some(Token::LParen) => Token::Disc,
+            "halves" if next == Some(Token::LParen) => Token::Halves,
             "doc" if matches!(last, Some(Token::Same | Token::Each)) => Token::Doc,
             "step" if (complete || matches!(last, Some(Token::DotDot))) && operand_follows => Token::StepBy,
             _ => token,
@@ -255,13 +267,24 @@ impl<'s> Cutter<'s, '_> {
             }
             Token::LParen => {
                 let call = last.is_some_and(|t| t.begins_operand() || matches!(t, Token::Near | Token::Disc));
-                self.open(if call { Kind::Call } else { Kind::Group }, token, span);
+                let word = matches!(self.kind(), Some(Kind::Least | Kind::Parts))
+                    && matches!(self.before(2), Some(Token::LParen | Token::LBrace | Token::Semicolon));
+                self.open(
+                    match last {
+                        Some(Token::Halves) => Kind::Least,
+                        _ if call && !word => Kind::Call,
+                        _ => Kind::Group,
+                    },
+                    token,
+                    span,
+                );
             }
             Token::LBracket => self.open(Kind::Index, token, span),
             Token::LBrace => {
                 let item = self.items.last().and_then(|item| item.tokens.first()).map(|t| t.1);
                 let kind = match (item, self.kind()) {
                     _ if last == Some(Token::In) => Kind::List,
+                    _ if last == Some(Token::RParen) && self.halves => Kind::Parts,
                     (Some(Token::Attention), None) => Kind::Stmts,
                     (Some(Token::Model), None) => Kind::Arms(Phase::Select),
                     (_, Some(Kind::Arms(Phase::Select))) => {
@@ -276,12 +299,12 @@ impl<'s> Cutter<'s, '_> {
                 };
                 self.open(kind, token, span);
             }
-            Token::Along | Token::Each | Token::Block
+            Token::Along | Token::Each | Token::Block | Token::Halves
                 if last != Some(Token::Same) && self.kind() == Some(Kind::Arms(Phase::Select)) =>
             {
                 self.enter(Phase::Form);
             }
-            Token::Random => self.open(Kind::Random, token, span),
+            Token::Random | Token::Draw => self.open(Kind::Random, token, span),
             Token::Per if self.kind() == Some(Kind::Random) => self.pop(),
             Token::RParen | Token::RBracket | Token::RBrace => self.close(token, span),
             _ => {}
@@ -327,7 +350,10 @@ impl<'s> Cutter<'s, '_> {
             self.pop();
         }
         match self.frames.last() {
-            Some(frame) if closer(frame.open) == token => self.pop(),
+            Some(frame) if closer(frame.open) == token => {
+                self.halves = frame.kind == Kind::Least;
+                self.pop();
+            }
             Some(frame) => {
                 let (kind_wanted, open_span) = (closer(frame.open), frame.span);
                 // The item ends somewhere behind; where exactly its brackets went wrong was said.

@@ -271,8 +271,8 @@ fn words(expected: &[String]) -> String {
     let names: Vec<&str> = expected.iter().map(|e| e.trim_matches('"')).collect();
     let has = |name: &str| names.contains(&name);
     const STARTS: &[&str] = &[
-        "integer", "real", "name", "causal", "(", "-", "!", "same", "block", "along", "each", "near", "disc", "pow2",
-        "random", "map",
+        "integer", "real", "name", "causal", "(", "-", "!", "same", "block", "along", "each", "near", "disc", "halves",
+        "pow2", "random", "draw", "map",
     ];
     const BINARY: &[&str] = &[
         "+", "-", "*", "/", "%", "<", "<=", ">", ">=", "==", "!=", "in", "&", "|", "except", "(", "[", ".", "..",

@@ -83,6 +83,8 @@ pub(crate) enum Token<'s> {
     Pow2,
     #[token("random")]
     Random,
+    #[token("draw")]
+    Draw,
     #[token("of")]
     Of,
     #[token("per")]
@@ -102,6 +104,8 @@ pub(crate) enum Token<'s> {
     RBrace,
     #[token(",")]
     Comma,
+    #[token(";")]
+    Semicolon,
     #[token(":")]
     Colon,
     #[token(".")]
@@ -167,6 +171,8 @@ pub(crate) enum Token<'s> {
     Near,
     /// `disc` before `(`.
     Disc,
+    /// `halves` before `(`.
+    Halves,
     /// `doc` after `same` or `each`.
     Doc,
     /// `seed` after `per NAME`.
@@ -286,7 +292,8 @@ fn span(file: FileId, start: usize, end: usize) -> Span {
     Span { file, start: start as u32, end: end as u32 }
 }
 
-fn foreign_characters(source: &str, file: FileId, start: usize, end: usize) -> Diagnostic {
+/// What cannot stand where it stands.
+pub(crate) fn foreign_characters(source: &str, file: FileId, start: usize, end: usize) -> Diagnostic {
     let text: String = source[start..end].chars().take(8).collect();
     let diagnostic = Diagnostic::error(
         "E0101",
@@ -376,6 +383,7 @@ impl<'s> Token<'s> {
                 | Dilate
                 | Pow2
                 | Random
+                | Draw
                 | Of
                 | Per
                 | Scale
@@ -386,6 +394,7 @@ impl<'s> Token<'s> {
                 | Null
                 | Near
                 | Disc
+                | Halves
                 | Doc
                 | Seed
                 | StepBy

@@ -282,8 +282,9 @@ impl Module {
     pub fn check(&self) -> Diagnostics {
         let mut list = self.0.warnings.clone();
         list.extend(analysis::lint(&mut Program::clone(&self.0.program)));
+        // Not kept: whoever checks a file of a thousand patterns will hardly run them all.
         for attention in 0..self.0.program.attentions.len() {
-            list.extend(self.0.plan(attention).err().into_iter().flatten());
+            list.extend(self.0.planned(attention).err().into_iter().flatten());
         }
         self.0.said(list)
     }
@@ -296,8 +297,15 @@ impl Module {
         problem::tokens(&self.0.program, sizes).map_err(|list| self.0.said(list))
     }
 
+    /// The size that is the number of tokens, where the space is one axis that a size extends, as in `space line(x)`.
+    #[must_use]
+    pub fn axis(&self) -> Option<&str> {
+        problem::axis(&self.0.program)
+    }
+
     /// The attention of each head of a model's layer, as an index into [`Program::attentions`], `None` for `skip`;
-    /// of anything else the one attention that every head has.
+    /// of anything else the one attention that every head has. Heads are those of the output, see
+    /// [`Kernel::output_heads`].
     ///
     /// # Errors
     /// A name, layer or step that does not exist.
@@ -341,11 +349,13 @@ impl Shared {
 
     /// The plan of an attention.
     pub(crate) fn plan(&self, attention: usize) -> Result<Arc<Built>, Vec<Diagnostic>> {
-        let make = || match attnc_plan::build(&self.program, attention, &self.options.plan) {
-            Ok(built) => Ok(Arc::new(built)),
-            Err(error) => Err(vec![attnc_plan::codes::diagnostic(&self.program, attention, &error)]),
-        };
-        self.plans[attention].get_or_init(make).clone()
+        self.plans[attention].get_or_init(|| self.planned(attention).map(Arc::new)).clone()
+    }
+
+    /// The plan of an attention, made anew.
+    fn planned(&self, attention: usize) -> Result<Built, Vec<Diagnostic>> {
+        attnc_plan::build(&self.program, attention, &self.options.plan)
+            .map_err(|error| vec![attnc_plan::codes::diagnostic(&self.program, attention, &error)])
     }
 
     /// The machine code of an attention; `None` where nothing is compiled.

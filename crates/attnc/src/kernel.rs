@@ -64,7 +64,11 @@ impl Threads {
     /// If the system refuses to start them; the sentence says why.
     pub fn new(threads: usize) -> Result<Self, String> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
-        pool.map(Threads).map_err(|e| format!("{threads} threads cannot be started: {e}"))
+        pool.map(Threads).map_err(|e| {
+            let reason = e.to_string();
+            // The system's reason, without its number.
+            format!("{threads} threads cannot be started: {}", reason.split(" (os error").next().unwrap_or(&reason))
+        })
     }
 
     /// How many there are.
@@ -123,8 +127,15 @@ enum Purpose {
 enum Who {
     /// Any number of heads, all with this one.
     Every(usize),
-    /// As a model says.
-    Model { name: usize, attentions: Vec<Option<usize>>, kv_heads: Vec<usize> },
+    /// As a model says: the attention of each head of the output, and which heads it reads.
+    Model { name: usize, attentions: Vec<Option<usize>>, reads: Reads },
+}
+
+/// The heads of Q, and of K and V, that each head of the output reads.
+#[derive(Clone, Debug)]
+struct Reads {
+    q: Vec<usize>,
+    kv: Vec<usize>,
 }
 
 impl fmt::Debug for Kernel {
@@ -177,7 +188,17 @@ impl Kernel {
         }
     }
 
-    /// Attention of a head, as an index into [`Program::attentions`]; `None` for `skip`.
+    /// Heads of the output for this many query heads: as many, but where a model has several KV heads for each query
+    /// head and so repeats its queries, as many as KV heads.
+    #[must_use]
+    pub fn output_heads(&self, heads: usize) -> usize {
+        match &self.who {
+            Who::Every(_) => heads,
+            Who::Model { attentions, .. } => attentions.len(),
+        }
+    }
+
+    /// Attention of a head of the output, as an index into [`Program::attentions`]; `None` for `skip`.
     #[must_use]
     pub fn attention(&self, head: usize) -> Option<usize> {
         match &self.who {
@@ -242,10 +263,9 @@ impl Kernel {
         if self.shared.target() == Target::Oracle {
             return self.run_oracle(problem);
         }
-        let shape = self.shape_of(&problem.q, &problem.k, &problem.inputs)?;
-        let heads = problem.q.shape()[1];
-        let kv_of = self.kv_heads_of(heads, problem.k.shape()[1])?;
-        let groups = self.groups(heads);
+        let shape = self.shape_of(problem)?;
+        let reads = self.reads(problem.q.shape()[1], problem.k.shape()[1])?;
+        let groups = self.groups(reads.q.len());
         let mut envs = self.envs(&problem.inputs, shape, Purpose::Run)?;
         let batch = problem.q.shape()[0];
         let mut made = Vec::with_capacity(groups.len());
@@ -275,15 +295,14 @@ impl Kernel {
                 &mut own[..]
             }
         };
-        let q_heads: Vec<usize> = (0..heads).collect();
         let mut launch = Launch {
             q: q.of_cpu().map_err(layout)?,
             k: k.of_cpu().map_err(layout)?,
             v: v.of_cpu().map_err(layout)?,
             out: problem.out.of_cpu().map_err(layout)?,
             lse: problem.lse.as_mut().map(|lse| lse.of_cpu()).transpose().map_err(layout)?,
-            q_heads: &q_heads,
-            kv_heads: &kv_of,
+            q_heads: &reads.q,
+            kv_heads: &reads.kv,
             workspace,
             pool: resources.threads.map(|t| &t.0),
         };
@@ -295,9 +314,9 @@ impl Kernel {
     /// # Errors
     /// As for [`Kernel::run`].
     pub fn oracle(&self, problem: &Problem<'_>) -> Result<Vec<Output>, Diagnostics> {
-        let shape = self.shape_of(&problem.q, &problem.k, &problem.inputs)?;
-        let heads = problem.q.shape()[1];
-        let kv_of = self.kv_heads_of(heads, problem.k.shape()[1])?;
+        let shape = self.shape_of(problem)?;
+        let reads = self.reads(problem.q.shape()[1], problem.k.shape()[1])?;
+        let heads = reads.q.len();
         let said = |list| self.shared.said(list);
         let mut envs = self.envs(&problem.inputs, shape, Purpose::Oracle)?;
         let mut outputs = Vec::new();
@@ -312,20 +331,22 @@ impl Kernel {
             let list: Vec<oracle::Head<'_>> = of_heads
                 .iter()
                 .enumerate()
-                .map(|(head, env)| oracle::Head { attention: self.attention(head), env, kv_head: kv_of[head] })
+                .map(|(head, env)| oracle::Head { attention: self.attention(head), env, kv_head: reads.kv[head] })
                 .collect();
-            let (q, k, v) = (problem.q.item(item), problem.k.item(item), problem.v.item(item));
-            let view = |data, tensor: &Tensor<'_>| {
-                let [_, heads, rows, dim] = tensor.shape();
+            let all: Vec<usize> = (0..problem.k.shape()[1]).collect();
+            let (q, k, v) =
+                (problem.q.item(item, &reads.q), problem.k.item(item, &all), problem.v.item(item, &all));
+            let view = |data, heads, tensor: &Tensor<'_>| {
+                let [.., rows, dim] = tensor.shape();
                 oracle::View::dense(data, [heads, rows, dim])
-                    .ok_or_else(|| self.refuse("E0721", "a tensor is too large to be read".to_owned()))
+                    .ok_or_else(|| self.refuse("E0721", "the tensors do not fit together".to_owned()))
             };
             let output = oracle::attend(
                 &self.shared.program,
                 &list,
-                view(&q, &problem.q)?,
-                view(&k, &problem.k)?,
-                view(&v, &problem.v)?,
+                view(&q, heads, &problem.q)?,
+                view(&k, all.len(), &problem.k)?,
+                view(&v, all.len(), &problem.v)?,
             );
             outputs.push(output.map_err(|e: OracleError| said(vec![e.diagnostic()]))?);
         }
@@ -334,7 +355,8 @@ impl Kernel {
 
     /// Runs the oracle and writes what it yields, rounded to the types of the outputs.
     fn run_oracle(&self, problem: &mut Problem<'_>) -> Result<(), Diagnostics> {
-        let [batch, heads, rows, _] = problem.q.shape();
+        let [batch, q_heads, rows, _] = problem.q.shape();
+        let heads = self.output_heads(q_heads);
         let expected = [batch, heads, rows, problem.v.shape()[3]];
         if problem.out.shape() != expected {
             return Err(self
@@ -366,10 +388,13 @@ impl Kernel {
     /// # Errors
     /// Sizes and data that do not fit.
     pub fn cost(&self, shape: Shape, dim_v: i64, element: u64, inputs: &Inputs<'_>) -> Result<Cost, Diagnostics> {
+        if !(0..=problem::MAX_DIM).contains(&dim_v) {
+            return Err(self.refuse("E0721", format!("the dimension of values is {dim_v}")));
+        }
         let of_plan = attnc_plan::cost::Shape { d_k: shape.dim.unsigned_abs(), d_v: dim_v.unsigned_abs(), element };
         let mut envs = self.envs(inputs, shape, Purpose::Look)?;
         let mut total = Cost::default();
-        for (piece, heads) in self.groups(usize::try_from(shape.heads).unwrap_or(0)) {
+        for (piece, heads) in self.groups(usize::try_from(self.told(shape).heads).unwrap_or(0)) {
             let alike = !self.reads_head(piece.attention);
             for (i, &head) in heads.iter().enumerate() {
                 if alike && i > 0 {
@@ -398,7 +423,7 @@ impl Kernel {
     /// # Errors
     /// Sizes that are unknown or missing.
     pub fn wants(&self, shape: Shape, sizes: &[(&str, i64)]) -> Result<Wants, Diagnostics> {
-        problem::wants(&self.shared.program, &self.attentions(), sizes, shape).map_err(|l| self.shared.said(l))
+        problem::wants(&self.shared.program, &self.attentions(), sizes, self.told(shape)).map_err(|l| self.shared.said(l))
     }
 
     /// What one head attends to, for whoever walks its rows or tiles.
@@ -423,13 +448,19 @@ impl Kernel {
         At { attention, batch, head: head as i64, layer: self.select.layer, step: self.select.step }
     }
 
+    /// What the program is told of a launch: it counts heads of the output.
+    fn told(&self, shape: Shape) -> Shape {
+        let heads = usize::try_from(shape.heads).unwrap_or(0);
+        Shape { heads: i64::try_from(self.output_heads(heads)).unwrap_or(i64::MAX), ..shape }
+    }
+
     fn envs<'a>(&'a self, inputs: &'a Inputs<'a>, shape: Shape, purpose: Purpose) -> Result<Envs<'a>, Diagnostics> {
         let (program, candidates) = match purpose {
             Purpose::Run => (&*self.shared.program, Some(self.shared.candidates.as_slice())),
             Purpose::Look => (self.shared.sets(), Some(self.shared.candidates.as_slice())),
             Purpose::Oracle => (&*self.shared.program, None),
         };
-        Envs::new(program, &self.attentions(), inputs, shape, candidates).map_err(|list| self.shared.said(list))
+        Envs::new(program, &self.attentions(), inputs, self.told(shape), candidates).map_err(|list| self.shared.said(list))
     }
 
     /// Heads of each attention in use.
@@ -443,7 +474,8 @@ impl Kernel {
         use attnc_pattern::expr::{Node, Var};
         let program = &self.shared.program;
         let needs = attnc_pattern::prepare::needs(program, &[attention]);
-        if !needs.draws.is_empty() || needs.maps.iter().any(|&m| program.map(m).per_head) {
+        let maps = needs.maps.iter().any(|&m| program.map(m).per_head);
+        if !needs.draws.is_empty() || maps || needs.orders_by_head(program) {
             return true;
         }
         let sets = program.attentions[attention].entries.iter().filter_map(|e| match e.source {
@@ -455,12 +487,19 @@ impl Kernel {
         reachable.iter().any(|&e| matches!(program.exprs.node(e), Node::Var(Var::Head) | Node::Load(..)))
     }
 
-    /// Lengths and counts of a launch, checked against a model and a fixed space.
-    fn shape_of(&self, q: &Tensor<'_>, k: &Tensor<'_>, inputs: &Inputs<'_>) -> Result<Shape, Diagnostics> {
+    /// Lengths and counts of a launch: whether Q, K and V fit together and fill a fixed space.
+    fn shape_of(&self, Problem { q, k, v, inputs, .. }: &Problem<'_>) -> Result<Shape, Diagnostics> {
         let [_, heads, n_q, dim] = q.shape().map(|n| i64::try_from(n).unwrap_or(i64::MAX));
         let n_k = i64::try_from(k.shape()[2]).unwrap_or(i64::MAX);
         if q.shape()[0] != k.shape()[0] || q.shape()[3] != k.shape()[3] {
             return Err(self.refuse("E0721", format!("`q` is {:?} and `k` {:?}", q.shape(), k.shape())));
+        }
+        if k.shape()[..3] != v.shape()[..3] {
+            return Err(self.refuse("E0721", format!("`k` is {:?} and `v` {:?}", k.shape(), v.shape())));
+        }
+        if !inputs.lengths.is_empty() && inputs.lengths.len() != q.shape()[0] {
+            let sentence = format!("{} lengths are given for {} batch items", inputs.lengths.len(), q.shape()[0]);
+            return Err(self.shared.said(one(EnvError::Lengths(sentence))));
         }
         let total = problem::tokens(&self.shared.program, &inputs.sizes).map_err(|l| self.shared.said(l))?;
         if let Some(total) = total
@@ -474,13 +513,13 @@ impl Kernel {
         Ok(Shape { n_q, n_k, heads, dim })
     }
 
-    /// KV head of each query head.
-    fn kv_heads_of(&self, heads: usize, kv: usize) -> Result<Vec<usize>, Diagnostics> {
+    /// Which heads are read, given the numbers of query heads and KV heads that the tensors have.
+    fn reads(&self, heads: usize, kv: usize) -> Result<Reads, Diagnostics> {
         match &self.who {
-            Who::Model { name, kv_heads, .. } => {
+            Who::Model { name, reads, .. } => {
                 let model = &self.shared.program.models[*name];
                 if (heads as i64, kv as i64) == (model.heads, model.kv_heads) {
-                    return Ok(kv_heads.clone());
+                    return Ok(reads.clone());
                 }
                 let sentence = format!(
                     "the tensors have {heads} query heads and {kv} KV heads; model `{}` has {} on {}",
@@ -488,8 +527,9 @@ impl Kernel {
                 );
                 Err(self.refuse("E0722", sentence))
             }
-            Who::Every(_) if heads == 0 => Ok(Vec::new()),
-            Who::Every(_) if kv > 0 && heads.is_multiple_of(kv) => Ok((0..heads).map(|h| h * kv / heads).collect()),
+            Who::Every(_) if heads == 0 || (kv > 0 && heads.is_multiple_of(kv)) => {
+                Ok(Reads { q: (0..heads).collect(), kv: (0..heads).map(|h| h * kv / heads).collect() })
+            }
             Who::Every(_) => {
                 let sentence = format!("{heads} query heads do not map to {kv} KV heads");
                 Err(self.refuse("E0722", sentence))
@@ -558,6 +598,13 @@ pub(crate) fn assignment(program: &Program, select: &Select) -> Result<Vec<Optio
 /// Resolves a selection.
 fn who(program: &Program, select: &Select) -> Result<Who, Vec<Diagnostic>> {
     if let Some(attention) = program.attentions.iter().position(|a| a.name == select.name) {
+        for (what, value) in [("layer", select.layer), ("step", select.step)] {
+            if !(0..attnc_plan::MAX_LEN).contains(&value) {
+                let message = format!("there is no {what} {value}");
+                let help = format!("it is counted from 0 and below {}", attnc_plan::MAX_LEN);
+                return Err(vec![Diagnostic::global("E0723", message).help(help)]);
+            }
+        }
         return Ok(Who::Every(attention));
     }
     let Some(name) = program.models.iter().position(|m| m.name == select.name) else {
@@ -574,12 +621,26 @@ fn who(program: &Program, select: &Select) -> Result<Who, Vec<Diagnostic>> {
             return Err(vec![Diagnostic::global("E0723", message).help(format!("it has {count}, counted from 0"))]);
         }
     }
-    let mut attentions = Vec::new();
+    let mut of_heads = Vec::new();
     for head in 0..model.heads {
-        attentions.push(arm(program, model, select, head)?);
+        of_heads.push(arm(program, model, select, head)?);
     }
-    let kv_heads = (0..model.heads).map(|h| kv_head(model, h)).collect();
-    Ok(Who::Model { name, attentions, kv_heads })
+    let reads = reads(model);
+    let attentions = reads.q.iter().map(|&q| of_heads[q]).collect();
+    Ok(Who::Model { name, attentions, reads })
+}
+
+/// Which heads a model reads. With several KV heads for each query head the queries repeat, all of them in turn.
+fn reads(model: &Model) -> Reads {
+    let [heads, kv] = [model.heads, model.kv_heads].map(|n| usize::try_from(n).unwrap_or(0));
+    match &model.head_map {
+        Some(map) => {
+            let kv = map.iter().map(|&kv| usize::try_from(kv).unwrap_or(0)).collect();
+            Reads { q: (0..heads).collect(), kv }
+        }
+        None if kv > heads => Reads { q: (0..kv).map(|h| h % heads).collect(), kv: (0..kv).collect() },
+        None => Reads { q: (0..heads).collect(), kv: (0..heads).map(|h| h * kv / heads).collect() },
+    }
 }
 
 /// The attention of a head: the first arm that holds.
@@ -592,13 +653,4 @@ fn arm(program: &Program, model: &Model, select: &Select, head: i64) -> Result<O
         }
     }
     Ok(None)
-}
-
-/// The KV head of a query head.
-fn kv_head(model: &Model, head: i64) -> usize {
-    let kv = match &model.head_map {
-        Some(map) => map.get(head as usize).copied().unwrap_or(0),
-        None => head * model.kv_heads / model.heads,
-    };
-    usize::try_from(kv).unwrap_or(0)
 }

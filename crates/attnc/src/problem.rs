@@ -13,12 +13,19 @@ use attnc_pattern::oracle::{self, Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError};
 use attnc_pattern::program::{MapKind, Program, Source};
 use attnc_pattern::{order, random};
+use attnc_plan::MAX_LEN;
 use attnc_syntax::diag::{CodeInfo, Diagnostic};
 
 use crate::tensor::{Tensor, TensorMut};
 
 /// Code of a size given under a name that no size has.
 pub const UNKNOWN_SIZE: &str = "E0720";
+
+/// Most heads of a launch: heads are listed, lengths are not.
+const MAX_HEADS: i64 = 1 << 20;
+
+/// Largest dimension of queries, keys and values.
+pub(crate) const MAX_DIM: i64 = 1 << 16;
 
 /// A run-time map as it is given.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +134,7 @@ pub(crate) fn wants(
     given: &[(&str, i64)],
     shape: Shape,
 ) -> Result<Wants, Vec<Diagnostic>> {
+    within_limits(shape)?;
     let Shape { n_q, n_k, heads, dim } = shape;
     let sizes = sizes(program, &reads(program, attentions), given)?;
     let env = Env { sizes, n_q, n_k, heads, dim, ..Env::default() };
@@ -163,8 +171,8 @@ pub(crate) struct At {
     pub(crate) step: i64,
 }
 
-/// Queries, keys, and where they start: what an order is laid out for.
-type Places = (i64, i64, i64, i64);
+/// Queries, keys, where they start, and the head where it matters: what an order is laid out for.
+type Places = (i64, i64, i64, i64, i64);
 
 /// Makes environments of one launch: values by id, and what heads share, found once.
 pub(crate) struct Envs<'a> {
@@ -188,6 +196,10 @@ impl<'a> Envs<'a> {
         shape: Shape,
         candidates: Option<&'a [OnceLock<Candidates>]>,
     ) -> Result<Self, Vec<Diagnostic>> {
+        within_limits(shape)?;
+        if let Some(&end) = inputs.docs.last().filter(|&&end| end > MAX_LEN) {
+            return Err(one(EnvError::Documents(format!("documents end at {end}, beyond the last position {MAX_LEN}"))));
+        }
         let sizes = sizes(program, &reads(program, attentions), &inputs.sizes)?;
         let mut tensors = vec![TensorData::default(); program.tensors.len()];
         for (name, data) in &inputs.tensors {
@@ -205,6 +217,13 @@ impl<'a> Envs<'a> {
         let attention = &program.attentions[at.attention];
         let given = (self.inputs.q_start, self.inputs.k_start);
         let (q_start, k_start) = prepare::starts(attention, (n_q, n_k), given).map_err(one)?;
+        // Analysis and kernels rely on it: no integer of a pattern overflows below.
+        for (what, start, count) in [("queries", q_start, n_q), ("keys", k_start, n_k)] {
+            if start.checked_add(count).is_none_or(|end| end > MAX_LEN) {
+                let sentence = format!("{count} {what} from position {start} end beyond the last position {MAX_LEN}");
+                return Err(one(EnvError::Lengths(sentence)));
+            }
+        }
         let mut env = Env {
             n_q,
             n_k,
@@ -244,16 +263,18 @@ impl<'a> Envs<'a> {
             };
             env.draws[id.0 as usize] = table?;
         }
+        prepare::weigh(program, &mut env).map_err(one)?;
         Ok(env)
     }
 
-    /// Orders that are needed, made once for all heads with the same lengths.
+    /// Orders that are needed, made once for all heads that share them.
     fn orders_of(&mut self, env: &Env<'_>, needs: &prepare::Needs) -> Result<Vec<Arc<[u32]>>, EnvError> {
         let program = self.program;
         if needs.orders.is_empty() {
             return Ok(vec![Arc::from([]); program.orders.len()]);
         }
-        let key = (env.n_q, env.n_k, env.q_start, env.k_start);
+        let head = if needs.orders_by_head(program) { env.head } else { 0 };
+        let key = (env.n_q, env.n_k, env.q_start, env.k_start, head);
         let place = match self.orders.iter().position(|(k, _)| *k == key) {
             Some(place) => place,
             None => {
@@ -343,6 +364,23 @@ fn csr_of_head<'a>(indptr: &'a [i64], indices: &'a [i64], n_q: i64, head: usize)
     Ok(MapData::Csr { indptr: own, indices })
 }
 
+/// Whether lengths and counts are such as every part below expects.
+fn within_limits(shape: Shape) -> Result<(), Vec<Diagnostic>> {
+    let Shape { n_q, n_k, heads, dim } = shape;
+    for (name, value, most, code) in [
+        ("n_q", n_q, MAX_LEN, "E0702"),
+        ("n_k", n_k, MAX_LEN, "E0702"),
+        ("the number of heads", heads, MAX_HEADS, "E0722"),
+        ("the dimension", dim, MAX_DIM, "E0721"),
+    ] {
+        if !(0..=most).contains(&value) {
+            let help = format!("it may be from 0 to {most}");
+            return Err(vec![Diagnostic::global(code, format!("{name} is {value}")).help(help)]);
+        }
+    }
+    Ok(())
+}
+
 /// Sizes by id. Those that nothing in `reads` needs may be left out, and are 0 then.
 fn sizes(program: &Program, reads: &[ExprId], given: &[(&str, i64)]) -> Result<Vec<i64>, Vec<Diagnostic>> {
     let mut errors: Vec<Diagnostic> = Vec::new();
@@ -359,6 +397,11 @@ fn sizes(program: &Program, reads: &[ExprId], given: &[(&str, i64)]) -> Result<V
     let mut values = Vec::with_capacity(program.sizes.len());
     for (size, read) in program.sizes.iter().zip(flags(program, reads)) {
         match given.iter().rev().find(|(name, _)| *name == size.name) {
+            Some(&(_, value)) if value > MAX_LEN => {
+                let message = format!("size `{}` is {value}", size.name);
+                let said = Diagnostic::error("E0702", size.span, message, "declared here");
+                errors.push(said.help(format!("at most {MAX_LEN} is possible")));
+            }
             Some(&(_, value)) => values.push(value),
             None if !read => values.push(0),
             None => errors.extend(one(EnvError::Size { name: size.name.clone(), value: None, span: size.span })),
@@ -411,6 +454,20 @@ fn space_reads(program: &Program) -> Vec<ExprId> {
     segments.chain(axes).chain(program.space.total).collect()
 }
 
+/// The size that is the number of tokens, where the space is one axis that a size extends.
+pub(crate) fn axis(program: &Program) -> Option<&str> {
+    let [segment] = program.space.segments.as_slice() else { return None };
+    let extent = match segment.axes.as_slice() {
+        [] => segment.len,
+        [axis] => program.space.axes[axis.0 as usize].extent,
+        _ => return None,
+    };
+    match program.exprs.node(extent) {
+        Node::Var(Var::Size(id)) => program.sizes.get(id.0 as usize).map(|size| size.name.as_str()),
+        _ => None,
+    }
+}
+
 /// Number of tokens that the sizes of the space give; `None` if it is open.
 pub(crate) fn tokens(program: &Program, given: &[(&str, i64)]) -> Result<Option<i64>, Vec<Diagnostic>> {
     let sizes = sizes(program, &space_reads(program), given)?;
@@ -419,7 +476,7 @@ pub(crate) fn tokens(program: &Program, given: &[(&str, i64)]) -> Result<Option<
     let value = Evaluator::new(program, &env, &[total]).int(total, Point::default());
     let value = value.map_err(|e| one(EnvError::from(e)))?;
     match i64::try_from(value) {
-        Ok(n) if (0..=attnc_plan::MAX_LEN).contains(&n) => Ok(Some(n)),
+        Ok(n) if (0..=MAX_LEN).contains(&n) => Ok(Some(n)),
         _ => Err(one(EnvError::Space { value })),
     }
 }

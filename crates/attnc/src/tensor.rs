@@ -80,12 +80,12 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// The elements of a batch item as f32, row-major `[heads, rows, dim]`.
+    /// The elements of some heads of a batch item as f32, row-major `[heads, rows, dim]`.
     #[must_use]
-    pub fn item(&self, batch: usize) -> Vec<f32> {
-        let [_, heads, rows, dim] = self.shape;
-        let mut values = Vec::with_capacity(heads * rows * dim);
-        for head in 0..heads {
+    pub(crate) fn item(&self, batch: usize, heads: &[usize]) -> Vec<f32> {
+        let [.., rows, dim] = self.shape;
+        let mut values = Vec::with_capacity(heads.len() * rows * dim);
+        for &head in heads {
             for row in 0..rows {
                 values.extend((0..dim).map(|col| self.get([batch, head, row, col])));
             }
@@ -242,7 +242,7 @@ mod tests {
         let data: Vec<f32> = (0..24).map(|x| x as f32).collect();
         let plain = Tensor::of_f32(&data, [1, 2, 3, 4]).expect("fits");
         assert_eq!(plain.get([0, 1, 2, 3]), 23.0);
-        assert_eq!(plain.item(0), data);
+        assert_eq!(plain.item(0, &[0, 1]), data);
         // [rows, heads, dim] seen as [heads, rows, dim], rows backwards.
         let bytes: Vec<u8> = data.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
         let turned = Tensor::new(&bytes, 32, DType::Bf16, [1, 2, 3, 4], [0, 8, -16, 2]);

@@ -13,7 +13,7 @@ pub(crate) fn program(program: &Program) -> String {
     for size in &program.sizes {
         let _ = writeln!(out, "size {}", size.name);
     }
-    for tensor in &program.tensors {
+    for tensor in program.tensors.iter().filter(|t| t.of.is_none()) {
         let dims: Vec<String> = tensor.dims.iter().map(|&d| expr(d)).collect();
         let _ = writeln!(out, "tensor {}[{}]", tensor.name, dims.join(", "));
     }

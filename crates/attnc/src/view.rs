@@ -30,11 +30,19 @@ pub struct TileRun {
     pub full: bool,
 }
 
+/// Keys of an entry count as often as a draw chose them.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    draw: usize,
+    /// Positions of one candidate.
+    unit: i64,
+}
+
 /// One head under given lengths and data.
 #[derive(Debug)]
 pub struct View<'a> {
     env: Env<'a>,
-    rows: Vec<Rows>,
+    rows: Vec<(Rows, Option<Counted>)>,
     tiles: Vec<Tiles>,
     nulls: Vec<i64>,
     tile: Tile,
@@ -43,11 +51,15 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     pub(crate) fn new(plan: &VerifiedPlan, env: Env<'a>) -> Self {
         let stage = &plan.stages[0];
+        let counted = |set| {
+            let draw = plan.program.multiset(set)?;
+            Some(Counted { draw: draw.0 as usize, unit: plan.program.draw(draw).unit })
+        };
         let (mut rows, mut tiles, mut nulls) = (Vec::new(), Vec::new(), Vec::new());
         for entry in &stage.entries {
             match entry {
-                Entry::Tokens { rows: r, tiles: t, .. } => {
-                    rows.push(Rows::new(&plan.program, r));
+                Entry::Tokens { set, rows: r, tiles: t, .. } => {
+                    rows.push((Rows::new(&plan.program, r), counted(*set)));
                     tiles.push(Tiles::new(&plan.program, t));
                 }
                 Entry::Null { slots, .. } => nulls.push(*slots),
@@ -79,7 +91,8 @@ impl<'a> View<'a> {
     /// # Errors
     /// An expression that has no value under these lengths.
     pub fn rows(&self) -> Result<RowWalk<'_>, EvalError> {
-        let walkers = self.rows.iter().map(|rows| rows.walker(&self.env)).collect::<Result<_, _>>()?;
+        let walkers = self.rows.iter().map(|(rows, counted)| Ok((rows.walker(&self.env)?, *counted)));
+        let walkers = walkers.collect::<Result<_, _>>()?;
         Ok(RowWalk { env: &self.env, walkers, ends: Vec::new(), runs: Vec::new() })
     }
 
@@ -97,7 +110,7 @@ impl<'a> View<'a> {
 #[derive(Debug)]
 pub struct RowWalk<'a> {
     env: &'a Env<'a>,
-    walkers: Vec<RowWalker<'a>>,
+    walkers: Vec<(RowWalker<'a>, Option<Counted>)>,
     ends: Vec<(i64, bool)>,
     runs: Vec<Run>,
 }
@@ -111,7 +124,7 @@ impl RowWalk<'_> {
         let k_start = self.env.k_start;
         self.runs.clear();
         self.ends.clear();
-        if let [walker] = self.walkers.as_mut_slice() {
+        if let [(walker, None)] = self.walkers.as_mut_slice() {
             let found = walker.row(self.env.q_start + row)?;
             self.runs.extend(found.ranges().map(|r| Run {
                 first: r.start() - k_start,
@@ -120,10 +133,19 @@ impl RowWalk<'_> {
             }));
             return Ok(&self.runs);
         }
-        for walker in &mut self.walkers {
+        for (walker, counted) in &mut self.walkers {
             for range in walker.row(self.env.q_start + row)?.ranges() {
-                self.ends.push((range.start() - k_start, true));
-                self.ends.push((range.end() + 1 - k_start, false));
+                let (first, last) = range.into_inner();
+                let mut add = |first: i64, last: i64| {
+                    self.ends.extend([(first - k_start, true), (last + 1 - k_start, false)]);
+                };
+                match counted {
+                    None => add(first, last),
+                    Some(Counted { draw, unit }) => {
+                        let times = |k: i64| self.env.draws.get(*draw).map_or(1, |table| table.times_of(k / *unit));
+                        (first..=last).for_each(|k| (0..times(k)).for_each(|_| add(k, k)));
+                    }
+                }
             }
         }
         sweep(&mut self.ends, &mut self.runs);

@@ -207,7 +207,7 @@ attention data {
     let map = MapInput::Csr { indptr: &indptr, indices: &indices };
     let inputs = Inputs {
         maps: vec![("keep", map)],
-        tensors: vec![("slopes", TensorData { data: &slopes, dims: vec![2] })],
+        tensors: vec![("slopes", TensorData { data: (&slopes).into(), dims: vec![2] })],
         q_start: Some(1),
         ..Inputs::default()
     };

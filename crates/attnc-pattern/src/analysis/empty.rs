@@ -15,7 +15,7 @@ use super::{Role, row_set};
 use crate::env::Env;
 use crate::expr::{Cmp, ExprId, Exprs, Node, Ty, Un, Var};
 use crate::order;
-use crate::program::{Align, Attention, Program, Source};
+use crate::program::{Align, Attention, OrderKind, Program, Source};
 use crate::rowset::{Piece, RowSet};
 
 /// Work of a search before it gives up: pieces of rows, and nodes of filters for each key.
@@ -174,7 +174,12 @@ fn readings(program: &Program, set: ExprId) -> Readings {
     for id in program.exprs.reachable(&[set]) {
         match program.exprs.node(id) {
             Node::Un(Un::DocOf | Un::DocBegin | Un::DocEnd, _) | Node::Var(Var::Docs) => r.docs = true,
-            Node::Un(Un::OrderIndex(_), _) => r.orders = true,
+            Node::Un(Un::OrderIndex(o), _) => match program.order(*o).kind {
+                OrderKind::Sort(by) => {
+                    r.data = Some(format!("it depends on the tensor `{}`", program.tensor(by).name));
+                }
+                _ => r.orders = true,
+            },
             Node::MapAt(m, ..) => r.data = Some(format!("it depends on the map `{}`", program.map(*m).name)),
             Node::Drawn(..) => r.data = Some("it depends on a random choice".to_owned()),
             Node::Load(t, _) => r.data = Some(format!("it depends on the tensor `{}`", program.tensor(*t).name)),

@@ -97,7 +97,14 @@ impl<'a, 'e> Prover<'a, 'e> {
     /// A comparison inside `e` to take apart; one that decides a whole arm comes first.
     fn undecided(&mut self, e: ExprId) -> Option<ExprId> {
         match self.algebra.exprs.node(e).clone() {
-            Node::And(xs) | Node::Or(xs) => xs.into_iter().find_map(|x| self.undecided(x)),
+            Node::And(xs) => xs.into_iter().find_map(|x| self.undecided(x)),
+            Node::Or(mut xs) => {
+                xs.sort_by_key(|&x| match self.algebra.exprs.node(x) {
+                    Node::And(parts) => parts.len(),
+                    _ => 1,
+                });
+                xs.into_iter().find_map(|x| self.undecided(x))
+            }
             Node::Not(x) => self.undecided(x),
             Node::Select(c, a, b) => [c, a, b].into_iter().find_map(|x| self.undecided(x)),
             Node::Cmp(op, a, b) if self.algebra.exprs.ty(a) == Ty::Int => (!self.compares(op, a, b)).then_some(e),

@@ -7,7 +7,7 @@ use super::Checker;
 use super::facts::Reads;
 use super::names::ItemRef;
 use super::scope::{self, BIAS, MODIFIER, NULL_BIAS, REQUIRE, SCALE, SET};
-use crate::expr::{ExprId, Un, Var};
+use crate::expr::{ExprId, Node, Un, Var};
 use crate::program::{Align, Attention, Empty, Entry, Source};
 
 /// What the statements of an attention say.
@@ -113,6 +113,11 @@ impl<'a> Checker<'a> {
             draft.require.push(self.exprs.le(one, n_q));
             draft.require.push(self.exprs.le(n_q, n_k));
         }
+        for entry in &draft.entries {
+            if let Source::Tokens(set) = entry.source {
+                self.one_draw(set, entry.span)?;
+            }
+        }
         draft.require.append(&mut self.launch);
         let require = self.exprs.and(draft.require);
         let scale = match draft.scale {
@@ -146,6 +151,28 @@ impl<'a> Checker<'a> {
             span,
         });
         Some(self.program.attentions.len() - 1)
+    }
+
+    /// A draw with replacement counts a key as often as it was drawn. Of a set that is known only where the draw
+    /// is one of its conjuncts, and the only one.
+    fn one_draw(&mut self, set: ExprId, entry: Span) -> Option<()> {
+        let reached = self.exprs.reachable(&[set]);
+        let mut draws = reached.iter().filter_map(|&id| match *self.exprs.node(id) {
+            Node::Drawn(d, ..) if self.program.draw(d).weight.is_some() => Some((id, self.program.draw(d).span)),
+            _ => None,
+        });
+        let Some((first, span)) = draws.next() else { return Some(()) };
+        let conjunct = first == set || matches!(self.exprs.node(set), Node::And(xs) if xs.contains(&first));
+        let (span, message) = match draws.next() {
+            Some((_, second)) => (second, "an entry has two draws with replacement"),
+            None if conjunct => return Some(()),
+            None => (span, "a key drawn twice would count once here"),
+        };
+        let error = Diagnostic::error("E0411", span, message, "how often a key counts is not clear");
+        self.report(error.label(entry, "in this entry").help(
+            "make it an entry of its own, which `&` and `except` may restrict: `attend causal ++ draw 8 of all per head seed 7`",
+        ));
+        None
     }
 
     fn statements(&mut self, module: usize, name: &Name, stmts: &'a [Stmt]) -> Option<Draft> {

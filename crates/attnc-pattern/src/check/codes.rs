@@ -66,8 +66,8 @@ pub const CODES: &[CodeInfo] = &[
         title: "something that has no meaning here",
         explain: "`score` is read in scores only, `slot` in biases of null slots, tensors in scores and biases; \
                   sets cannot read `d`, and sizes cannot read `q` or `k`. Inside `block` there are only blocks: \
-                  documents, segments, axes and maps are joined from outside. `along` and `each doc` rename tokens \
-                  and stand outermost. A random choice for a head does not depend on `q`.",
+                  documents, segments, axes and maps are joined from outside. `along`, `each doc` and `halves` rename \
+                  tokens and stand outermost. A random choice for a head does not depend on `q`.",
         example: "pattern p = block 64 { same doc }\n",
     },
     CodeInfo {
@@ -108,8 +108,8 @@ pub const CODES: &[CodeInfo] = &[
     CodeInfo {
         code: "E0214",
         title: "an unknown word where there is a choice",
-        explain: "`align` is `start` or `end`, `empty` is `zero` or `error`, an order is `raster`, `tile`, `morton` or \
-                  `hilbert`, and a random choice is made per `q` or per `head`.",
+        explain: "`align` is `start` or `end`, `empty` is `zero` or `error`, an order is `raster`, `tile`, `morton`, \
+                  `hilbert` or `sort`, and a random choice is made per `q` or per `head`.",
         example: "attention a {\n  empty = nothing\n  attend causal\n}\n",
     },
     CodeInfo {
@@ -190,7 +190,8 @@ pub const CODES: &[CodeInfo] = &[
         code: "E0311",
         title: "axes that do not make an order",
         explain: "An order is of axes of one segment, each at most once. `raster` names all of them, outermost first; \
-                  `tile` gives each a size; `hilbert` has two; axes that are left out stay outermost.",
+                  `tile` gives each a size; `hilbert` has two; axes that are left out stay outermost. `sort` names a tensor \
+                  of one value a position, `[n]` or `[heads, n]`, and a segment if only that is sorted.",
         example: "space video(t = 11, h = 48, w = 85)\norder z = raster(h, w)\npattern p = causal\n",
     },
     CodeInfo {
@@ -262,5 +263,13 @@ pub const CODES: &[CodeInfo] = &[
         title: "`_` twice in one block",
         explain: "`_` takes what the other arms of its block leave, so there is one.",
         example: "model m(layers = 4, heads = 8) {\n  _ => causal\n  _ => all\n}\n",
+    },
+    CodeInfo {
+        code: "E0411",
+        title: "a draw with replacement inside another set",
+        explain: "`draw N of S per head seed X` counts a key as often as it was drawn. `&` and `except` restrict it, but under \
+                  `|`, `!`, to the right of `except` or beside a second draw it is not clear how often a key counts. Entries \
+                  joined by `++` add up: give the draw one of its own.",
+        example: "pattern p = causal | draw 8 of all per head seed 7\n",
     },
 ];

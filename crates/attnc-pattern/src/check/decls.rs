@@ -123,7 +123,7 @@ impl<'a> Checker<'a> {
             let cx = checker.top(item.module, TENSOR_EXTENT);
             let extents: Vec<_> = dims.iter().map(|dim| checker.extent(&cx, dim)).collect();
             let dims = extents.into_iter().collect::<Option<Vec<_>>>()?;
-            checker.program.tensors.push(Tensor { name: name.text.clone(), dims, span: name.span });
+            checker.program.tensors.push(Tensor { name: name.text.clone(), dims, of: None, span: name.span });
             Some(checker.program.tensors.len() - 1)
         })?;
         Some(TensorId(index as u32))

@@ -11,8 +11,11 @@ use super::names::{self, Named};
 use super::scope::{self, Cx, Scope, Val};
 use super::space::AxisRef;
 use super::{Checker, MAX_LENGTH};
-use crate::expr::{DrawId, ExprId, Node, OrderId, Un, Var};
-use crate::program::{Draw, DrawScope, MapKind};
+use crate::expr::{DrawId, ExprId, Node, OrderId, TensorId, Un, Var};
+use crate::program::{Draw, DrawScope, MapKind, Order, OrderKind, Tensor};
+
+/// Deepest leaves of `halves`: each level costs a compiler as much as a set of its own.
+const MOST_HALVINGS: u32 = 16;
 
 /// An axis of `near` with its constants.
 struct Near {
@@ -36,12 +39,13 @@ impl<'a> Checker<'a> {
             ExprKind::SameDoc => self.same_doc(cx, e.span),
             ExprKind::SameAxes(axes) => self.same_places(cx, axes),
             ExprKind::Block(size, body) => self.block(cx, size, body, e.span),
-            ExprKind::Along(order, body) => self.along(cx, order, body, e.span),
+            ExprKind::Along(q, k, body) => self.along(cx, q, k.as_ref(), body, e.span),
             ExprKind::EachDoc(body) => self.each_doc(cx, body, e.span),
             ExprKind::Near(axes) => self.near(cx, axes),
             ExprKind::Disc(axes, radius) => self.disc(cx, axes, radius),
             ExprKind::Pow2 => Some(self.pow2(cx)),
-            ExprKind::Random { count, of, per, seed } => self.random(cx, count, of, per, seed, e.span),
+            ExprKind::Halves { min, diagonal, below } => self.halves(cx, min, diagonal, below, e.span),
+            ExprKind::Random { .. } => self.random(cx, e),
             ExprKind::Map(name) => self.given(cx, name, e.span),
             _ => None,
         }?;
@@ -137,17 +141,45 @@ impl<'a> Checker<'a> {
     fn outermost(&mut self, cx: &Cx<'a>, span: Span, what: &str) -> Option<()> {
         let around = match cx.scope {
             Scope { block: Some(_), .. } => "block",
-            Scope { order: Some(_), .. } => "along",
-            Scope { local: true, .. } => "each doc",
+            Scope { orders: Some(_), .. } => "along",
+            Scope { local: Some(around), .. } => around,
             _ => return Some(()),
         };
         let message = format!("`{what}` renames tokens, and `{around}` around it has renamed them already");
-        let help = format!("write `{what}` outermost: `{what} {{ block 64 {{ .. }} }}`");
+        let help = format!("write `{what}` outermost, and blocks inside it");
         self.no_meaning(cx, span, message, &help)
     }
 
-    fn along(&mut self, cx: &Cx<'a>, name: &'a Name, body: &'a Expr, span: Span) -> Option<ExprId> {
-        self.outermost(cx, span, &format!("along {}", name.text))?;
+    /// `along z { P }`, `along (zq, zk) { P }`
+    fn along(&mut self, cx: &Cx<'a>, q: &'a Name, k: Option<&'a Name>, body: &'a Expr, span: Span) -> Option<ExprId> {
+        self.outermost(cx, span, "along")?;
+        let first = self.order_named(cx, q);
+        let orders = (first?, k.map_or(first, |k| self.order_named(cx, k))?);
+        let (q, k) = (self.in_order(orders.0, cx.scope.q), self.in_order(orders.1, cx.scope.k));
+        let scope = Scope { q, k, orders: Some(orders), ..cx.scope };
+        self.set(&cx.within(scope), body)
+    }
+
+    /// The place of a position in an order; a launch has positions that the order knows.
+    fn in_order(&mut self, order: OrderId, position: ExprId) -> ExprId {
+        self.need_extents(self.program.order(order).segment);
+        if let Some(sorted) = self.sorted(order) {
+            let end = if position == self.tokens.q { self.tokens.end_q } else { self.tokens.end_k };
+            let known = self.exprs.le(end, sorted);
+            self.launch.push(known);
+        }
+        self.exprs.un(Un::OrderIndex(order), position)
+    }
+
+    /// How many positions, from the first, a sort without a segment moves.
+    fn sorted(&self, order: OrderId) -> Option<ExprId> {
+        match *self.program.order(order) {
+            Order { segment: None, kind: OrderKind::Sort(by), .. } => self.program.tensor(by).dims.last().copied(),
+            _ => None,
+        }
+    }
+
+    fn order_named(&mut self, cx: &Cx<'a>, name: &'a Name) -> Option<OrderId> {
         let item = match self.names[cx.frame.module].get(&name.text) {
             Some((Named::Item(item), _)) => item,
             Some((Named::Broken, _)) => return None,
@@ -157,13 +189,7 @@ impl<'a> Checker<'a> {
             let label = names::noun(&self.item(item).kind);
             return self.unknown_order(cx, name, &format!("this is {label}"));
         }
-        let order = self.order(item)?;
-        let segment = self.program.order(order).segment;
-        self.need_extents(Some(segment));
-        let q = self.exprs.un(Un::OrderIndex(order), cx.scope.q);
-        let k = self.exprs.un(Un::OrderIndex(order), cx.scope.k);
-        let scope = Scope { q, k, order: Some(order), ..cx.scope };
-        self.set(&cx.within(scope), body)
+        self.order(item)
     }
 
     fn unknown_order<T>(&mut self, cx: &Cx<'a>, name: &Name, label: &str) -> Option<T> {
@@ -189,10 +215,96 @@ impl<'a> Checker<'a> {
         let (begin, end) = (self.exprs.un(Un::DocBegin, doc), self.exprs.un(Un::DocEnd, doc));
         let n = self.exprs.sub(end, begin);
         let (q, k) = (self.exprs.sub(cx.scope.q, begin), self.exprs.sub(cx.scope.k, begin));
-        let scope =
-            Scope { q, k, original_q: q, original_k: k, n_q: n, n_k: n, end_q: n, end_k: n, local: true, ..cx.scope };
-        let body = self.set(&cx.within(scope), body)?;
+        let body = self.set(&cx.within(cx.scope.local("each doc", (q, n), (k, n))), body)?;
         Some(self.exprs.and([same, body]))
+    }
+
+    /// Recursive halving. Node i of depth j holds the positions `i n / 2^j .. (i + 1) n / 2^j`, so a position p is
+    /// in node `((p + 1) 2^j - 1) / n`; the leaves have the least depth D at which `n <= M 2^D`. Depths have a
+    /// bound: the levels are written out, those from D on without pairs.
+    fn halves(
+        &mut self,
+        cx: &Cx<'a>,
+        min: &'a Expr,
+        diagonal: &'a Expr,
+        below: &'a Expr,
+        span: Span,
+    ) -> Option<ExprId> {
+        self.outermost(cx, span, "halves")?;
+        let least = self.positive(cx, min, "a leaf")?;
+        let most = self.program.space.total.and_then(|t| self.exprs.as_int(t)).unwrap_or(MAX_LENGTH);
+        let levels = (0..MOST_HALVINGS).find(|&level| most <= least << level).unwrap_or(MOST_HALVINGS);
+        let (q, k, n_k) = (self.tokens.q, self.tokens.k, self.tokens.n_k);
+        let (k_start, q_end) = (self.exprs.var(Var::KStart), self.tokens.end_q);
+        let e = &mut self.exprs;
+        let (zero, one) = (e.int(0), e.int(1));
+        // The keys are the whole sequence, and the queries a part of it.
+        let longest = e.int(least << levels);
+        let conditions = [e.eq(k_start, zero), e.le(q_end, n_k), e.le(n_k, longest)];
+        self.launch.extend(conditions);
+
+        // 2^D: D is the number of bits of (n - 1) / M.
+        let n = e.max(n_k, one);
+        let last = e.sub(n, one);
+        let size = e.int(least);
+        let last = e.div(last, size);
+        let bits = e.un(Un::Log2, last);
+        let depth = e.add(bits, one);
+        let leaves = e.un(Un::Pow2, depth);
+        let leaves = e.max(leaves, one);
+        let (own, other) = (self.node(q, leaves, n), self.node(k, leaves, n));
+        let leaf = self.exprs.eq(own, other);
+        let [begin, _, end] = self.halved(own, leaves, n);
+        let inside = self.set_of_parts(cx, diagonal, (begin, end), (begin, end));
+        let mut all = vec![inside.map(|inside| self.exprs.and([leaf, inside]))];
+        for level in 0..levels {
+            let nodes = self.exprs.int(1 << level);
+            let node = if level == 0 { zero } else { self.node(q, nodes, n) };
+            let [begin, middle, end] = self.halved(node, nodes, n);
+            let e = &mut self.exprs;
+            let leaf = e.int(least << level);
+            let split = [e.lt(leaf, n), e.le(middle, q), e.le(begin, k), e.lt(k, middle)];
+            let inside = self.set_of_parts(cx, below, (middle, end), (begin, middle));
+            all.push(inside.map(|inside| self.exprs.and(split.into_iter().chain([inside]))));
+        }
+        let all = all.into_iter().collect::<Option<Vec<ExprId>>>()?;
+        Some(self.exprs.or(all))
+    }
+
+    /// The node of a position among `nodes` that share `n` positions.
+    fn node(&mut self, position: ExprId, nodes: ExprId, n: ExprId) -> ExprId {
+        let e = &mut self.exprs;
+        let one = e.int(1);
+        let next = e.add(position, one);
+        let scaled = e.mul(next, nodes);
+        let before = e.sub(scaled, one);
+        e.div(before, n)
+    }
+
+    /// Where a node begins, where its right half begins, and where it ends. A node times n is a floor times its
+    /// divisor, which is known to fit 64 bits: the ends are written with that product alone.
+    fn halved(&mut self, node: ExprId, nodes: ExprId, n: ExprId) -> [ExprId; 3] {
+        let e = &mut self.exprs;
+        let two = e.int(2);
+        let here = e.mul(node, n);
+        let twice = e.mul(here, two);
+        let (centre, after) = (e.add(twice, n), e.add(here, n));
+        let children = e.mul(nodes, two);
+        [e.div(here, nodes), e.div(centre, children), e.div(after, nodes)]
+    }
+
+    /// A set of a query in one part of the sequence and a key in another, with positions and lengths of the parts.
+    fn set_of_parts(
+        &mut self,
+        cx: &Cx<'a>,
+        body: &'a Expr,
+        of_q: (ExprId, ExprId),
+        of_k: (ExprId, ExprId),
+    ) -> Option<ExprId> {
+        let e = &mut self.exprs;
+        let q = (e.sub(cx.scope.q, of_q.0), e.sub(of_q.1, of_q.0));
+        let k = (e.sub(cx.scope.k, of_k.0), e.sub(of_k.1, of_k.0));
+        self.set(&cx.within(cx.scope.local("halves", q, k)), body)
     }
 
     // ---- neighbourhoods ----
@@ -330,24 +442,24 @@ impl<'a> Checker<'a> {
 
     // ---- random and given sets ----
 
-    fn random(
-        &mut self,
-        cx: &Cx<'a>,
-        count: &'a Expr,
-        of: &'a Expr,
-        per: &'a Name,
-        seed: &'a Expr,
-        span: Span,
-    ) -> Option<ExprId> {
-        if cx.scope.order.is_some() || cx.scope.local {
-            let around = if cx.scope.local { "each doc" } else { "along" };
-            let message = format!("`random` chooses by position, and `{around}` around it has renamed them");
+    /// `random ..` and `draw ..`
+    fn random(&mut self, cx: &Cx<'a>, e: &'a Expr) -> Option<ExprId> {
+        let ExprKind::Random { replace, count, of, per, seed } = &e.kind else { return None };
+        let span = e.span;
+        let word = if *replace { "draw" } else { "random" };
+        if cx.scope.orders.is_some() || cx.scope.local.is_some() {
+            let around = cx.scope.local.unwrap_or("along");
+            let message = format!("`{word}` chooses by position, and `{around}` around it has renamed them");
             return self.no_meaning(cx, span, message, "join it from outside: `.. | random 3 of causal per q seed 7`");
         }
         let count = self.positive(cx, count, "a count");
         let seed = self.constant_int(cx, seed);
         let from = self.set(cx, of);
         let scope = match per.text.as_str() {
+            "q" if *replace => {
+                let message = "a draw with replacement is shared by the queries of a head".to_owned();
+                return self.no_meaning(cx, per.span, message, "write `per head`, or `random` for one without");
+            }
             "q" => DrawScope::Row,
             "head" => DrawScope::Head,
             _ => return self.unknown_word(cx, per, "scope of a choice", &["q", "head"]),
@@ -366,17 +478,26 @@ impl<'a> Checker<'a> {
             let message = "a random set cannot be drawn from a random set".to_owned();
             return self.no_meaning(cx, of.span, message, "draw from a set of positions");
         }
-        let draw = Draw { count, seed, of: from, unit: cx.scope.block.unwrap_or(1), scope, span };
+        let draw = Draw { count, seed, of: from, unit: cx.scope.block.unwrap_or(1), scope, weight: None, span };
         // The same words say the same choice, wherever they are expanded.
         let known = self.program.draws.iter().position(|d| {
             (d.count, d.seed, d.of, d.unit, d.scope) == (draw.count, draw.seed, draw.of, draw.unit, draw.scope)
+                && d.weight.is_some() == *replace
         });
         let index = known.unwrap_or_else(|| {
             self.program.draws.push(draw);
             self.program.draws.len() - 1
         });
+        let id = DrawId(index as u32);
+        if *replace && known.is_none() {
+            // No file can declare a tensor of this name.
+            let name = format!("draw {index}");
+            let tensor = TensorId(self.program.tensors.len() as u32);
+            self.program.tensors.push(Tensor { name, dims: vec![cx.scope.end_k], of: Some(id), span });
+            self.program.draws[index].weight = Some(self.exprs.intern(Node::Load(tensor, vec![cx.scope.k])));
+        }
         let row = if scope == DrawScope::Head { self.exprs.int(0) } else { cx.scope.q };
-        Some(self.exprs.intern(Node::Drawn(DrawId(index as u32), row, cx.scope.k)))
+        Some(self.exprs.intern(Node::Drawn(id, row, cx.scope.k)))
     }
 
     /// `map NAME`: rows and columns of the launch; inside `along`, places in the order.
@@ -388,8 +509,7 @@ impl<'a> Checker<'a> {
         };
         let around = match cx.scope {
             Scope { block: Some(_), .. } => Some("block"),
-            Scope { local: true, .. } => Some("each doc"),
-            _ => None,
+            Scope { local, .. } => local,
         };
         if let Some(around) = around {
             let message = format!("a map speaks of tokens of a launch, and `{around}` around it has renamed them");
@@ -398,10 +518,11 @@ impl<'a> Checker<'a> {
         }
         let map = self.map(item)?;
         let (q_start, k_start) = (self.exprs.var(Var::QStart), self.exprs.var(Var::KStart));
-        let (mut row, mut column) = match cx.scope.order {
+        let (mut row, mut column) = match cx.scope.orders {
             None => (self.exprs.sub(self.tokens.q, q_start), self.exprs.sub(self.tokens.k, k_start)),
-            Some(order) => {
-                self.whole_sequence(order);
+            Some((q, k)) => {
+                self.whole_sequence(Var::QStart, q, self.tokens.n_q);
+                self.whole_sequence(Var::KStart, k, self.tokens.n_k);
                 (cx.scope.q, cx.scope.k)
             }
         };
@@ -413,19 +534,17 @@ impl<'a> Checker<'a> {
         Some(self.exprs.intern(Node::MapAt(map, row, column)))
     }
 
-    /// Places of an order are rows and columns of a launch only if it has the whole sequence.
-    fn whole_sequence(&mut self, order: OrderId) {
-        let segment = &self.program.space.segments[self.program.order(order).segment];
-        let (begin, len) = (segment.begin, segment.len);
-        let (n_q, n_k) = (self.tokens.n_q, self.tokens.n_k);
-        let zero = self.exprs.int(0);
-        let end = self.exprs.add(begin, len);
-        for start in [Var::QStart, Var::KStart] {
-            let start = self.exprs.var(start);
-            let first = self.exprs.eq(start, zero);
-            self.launch.push(first);
-        }
-        let conditions = [self.exprs.eq(n_q, n_k), self.exprs.le(end, n_k)];
+    /// Places of an order are rows or columns of a launch only if it has all that the order moves.
+    fn whole_sequence(&mut self, start: Var, order: OrderId, n: ExprId) {
+        let end = match self.program.order(order).segment {
+            Some(segment) => {
+                let segment = &self.program.space.segments[segment];
+                self.exprs.add(segment.begin, segment.len)
+            }
+            None => self.sorted(order).unwrap_or(n),
+        };
+        let (start, zero) = (self.exprs.var(start), self.exprs.int(0));
+        let conditions = [self.exprs.eq(start, zero), self.exprs.le(end, n)];
         self.launch.extend(conditions);
     }
 

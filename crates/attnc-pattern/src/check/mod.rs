@@ -8,7 +8,7 @@
 //! names      which names exist                scope   what q, k and lengths mean where
 //! decls      params, sizes, tensors, maps     lower   expressions by form, the algebra of sets
 //! space      segments, axes, orders           arith   numbers, comparisons, ranges
-//! resolve    names where they are used        forms   block, along, each doc, near, disc, random, ..
+//! resolve    names where they are used        forms   block, along, each doc, halves, near, random, ..
 //! attention  entries and statements           model   who attends how, and that nobody is left out
 //! facts      bounds and readings              codes   what each error means
 //! ```

@@ -11,7 +11,7 @@ use attnc_syntax::diag::{Diagnostic, Span};
 use super::names::{self, COORDINATES, FUNCTIONS, ItemRef, Named, STANDARD};
 use super::scope::{self, Arg, Cx, Frame, Val};
 use super::{Checker, Expanded, MAX_EXPANSIONS};
-use crate::expr::{Bin, ExprId, Node, Ty, Un, Var};
+use crate::expr::{Bin, ExprId, Node, TensorId, Ty, Un, Var};
 
 impl<'a> Checker<'a> {
     pub(super) fn name(&mut self, cx: &Cx<'a>, name: &'a str, span: Span) -> Option<Val> {
@@ -373,19 +373,9 @@ impl<'a> Checker<'a> {
 
     /// `slopes[head]`: an index outside the tensor reads the nearest element.
     pub(super) fn index(&mut self, cx: &Cx<'a>, name: &'a Name, indices: &'a [Expr]) -> Option<Val> {
-        let item = match self.names[cx.frame.module].get(&name.text) {
-            Some((Named::Item(item), _)) => item,
-            Some((Named::Broken, _)) => return None,
-            Some(_) => return self.other_kind(cx, name.span, "a tensor", "a size or segment", None),
-            None => return self.unknown_name(cx, &name.text, name.span),
-        };
-        let kind = &self.item(item).kind;
-        if !matches!(kind, ItemKind::Tensor { .. }) {
-            return self.other_kind(cx, name.span, "a tensor", names::noun(kind), None);
-        }
+        let tensor = self.tensor_named(cx, name)?;
         let ids: Vec<Option<Val>> = indices.iter().map(|i| self.int(cx, i)).collect();
         self.may(cx, scope::TENSORS, &name.text, name.span)?;
-        let tensor = self.tensor(item)?;
         let dims = self.program.tensor(tensor).dims.clone();
         if dims.len() != indices.len() {
             return self.fail(
@@ -405,6 +395,21 @@ impl<'a> Checker<'a> {
             inside.push(self.clamped(id?.id, dim));
         }
         Some(Val::plain(self.exprs.intern(Node::Load(tensor, inside))))
+    }
+
+    /// The tensor of a name, or an error.
+    pub(super) fn tensor_named(&mut self, cx: &Cx<'a>, name: &'a Name) -> Option<TensorId> {
+        let item = match self.names[cx.frame.module].get(&name.text) {
+            Some((Named::Item(item), _)) => item,
+            Some((Named::Broken, _)) => return None,
+            Some(_) => return self.other_kind(cx, name.span, "a tensor", "a size or segment", None),
+            None => return self.unknown_name(cx, &name.text, name.span),
+        };
+        let kind = &self.item(item).kind;
+        if !matches!(kind, ItemKind::Tensor { .. }) {
+            return self.other_kind(cx, name.span, "a tensor", names::noun(kind), None);
+        }
+        self.tensor(item)
     }
 
     /// An index brought into `0 .. extent`, unless it is there already.

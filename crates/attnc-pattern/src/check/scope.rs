@@ -45,10 +45,10 @@ pub(super) struct Scope {
     pub(super) end_k: ExprId,
     /// Tokens of one block, inside `block B { .. }`.
     pub(super) block: Option<i64>,
-    /// Inside `along z { .. }`.
-    pub(super) order: Option<OrderId>,
-    /// Inside `each doc { .. }`.
-    pub(super) local: bool,
+    /// Inside `along z { .. }`: the orders of queries and of keys.
+    pub(super) orders: Option<(OrderId, OrderId)>,
+    /// Inside a form with positions of its own: `each doc` or `halves`.
+    pub(super) local: Option<&'static str>,
 }
 
 impl Scope {
@@ -58,7 +58,14 @@ impl Scope {
         let (n_q, n_k) = (exprs.var(Var::NQ), exprs.var(Var::NK));
         let (q_start, k_start) = (exprs.var(Var::QStart), exprs.var(Var::KStart));
         let (end_q, end_k) = (exprs.add(q_start, n_q), exprs.add(k_start, n_k));
-        Scope { q, k, original_q: q, original_k: k, n_q, n_k, end_q, end_k, block: None, order: None, local: false }
+        Scope { q, k, original_q: q, original_k: k, n_q, n_k, end_q, end_k, block: None, orders: None, local: None }
+    }
+
+    /// Positions and lengths of the query's and of the key's part of the sequence, inside `form`.
+    pub(super) fn local(self, form: &'static str, q: (ExprId, ExprId), k: (ExprId, ExprId)) -> Self {
+        let ((q, n_q), (k, n_k)) = (q, k);
+        let local = Some(form);
+        Scope { q, k, original_q: q, original_k: k, n_q, n_k, end_q: n_q, end_k: n_k, local, ..self }
     }
 
     /// Blocks of `size` positions of this scope, which hold `unit` tokens each.

@@ -12,7 +12,7 @@ use super::Checker;
 use super::facts::{Bounds, Facts, MAX_LENGTH};
 use super::names::{self, COORDINATES, ItemRef, Named};
 use super::scope::{CONSTANT, Cx, SPACE_EXTENT};
-use crate::expr::{AxisId, ExprId, OrderId, SizeId, Var};
+use crate::expr::{AxisId, ExprId, Node, OrderId, SizeId, Var};
 use crate::program::{Axis, Order, OrderKind, Segment, Size};
 
 /// An axis as expressions see it.
@@ -319,7 +319,10 @@ impl<'a> Checker<'a> {
     pub(super) fn order(&mut self, item: ItemRef) -> Option<OrderId> {
         let index = self.declare(item, |checker, name| {
             let ItemKind::Order { curve, axes, .. } = &checker.item(item).kind else { return None };
-            let (segment, kind) = checker.curve(item.module, curve, axes)?;
+            let (segment, kind) = match curve.text.as_str() {
+                "sort" => checker.sort(item.module, curve, axes)?,
+                _ => checker.curve(item.module, curve, axes).map(|(segment, kind)| (Some(segment), kind))?,
+            };
             checker.program.orders.push(Order { name: name.text.clone(), segment, kind, span: name.span });
             Some(checker.program.orders.len() - 1)
         })?;
@@ -332,7 +335,7 @@ impl<'a> Checker<'a> {
         curve: &'a Name,
         axes: &'a [(Name, Option<Expr>)],
     ) -> Option<(usize, OrderKind)> {
-        const CURVES: &[&str] = &["raster", "tile", "morton", "hilbert"];
+        const CURVES: &[&str] = &["raster", "tile", "morton", "hilbert", "sort"];
         let cx = self.top(module, CONSTANT);
         if !CURVES.contains(&curve.text.as_str()) {
             return self.unknown_word(&cx, curve, "order", CURVES);
@@ -389,6 +392,42 @@ impl<'a> Checker<'a> {
             _ => OrderKind::Hilbert(ids),
         };
         (self.diagnostics.len() == errors).then_some((segment, kind))
+    }
+
+    /// `sort(T)`, `sort(T, segment)`
+    fn sort(
+        &mut self,
+        module: usize,
+        curve: &'a Name,
+        given: &'a [(Name, Option<Expr>)],
+    ) -> Option<(Option<usize>, OrderKind)> {
+        let cx = self.top(module, CONSTANT);
+        let help = "give a tensor and, where one is meant, a segment: `sort(buckets, video)`";
+        if let Some(size) = given.iter().find_map(|(_, size)| size.as_ref()) {
+            self.bad_order(size.span, "`sort` takes a tensor without sizes".to_owned(), help);
+            return None;
+        }
+        let (name, segment) = match given {
+            [(name, _)] => (name, None),
+            [(name, _), (segment, _)] => (name, Some(self.segment(&cx, segment)?)),
+            _ => {
+                self.bad_order(curve.span, format!("`sort` takes a tensor, not {} names", given.len()), help);
+                return None;
+            }
+        };
+        let by = self.tensor_named(&cx, name)?;
+        let declared = self.program.tensor(by);
+        let per_head = |e: ExprId| matches!(self.exprs.node(e), Node::Var(Var::Heads));
+        match *declared.dims {
+            [_] => {}
+            [heads, _] if per_head(heads) => {}
+            _ => {
+                let message = format!("`{}` has not one value for each position", name.text);
+                self.bad_order(name.span, message, "declare it `[n_k]`, or `[heads, n_k]`");
+                return None;
+            }
+        }
+        Some((segment, OrderKind::Sort(by)))
     }
 
     fn bad_order(&mut self, span: Span, message: String, help: &str) {

@@ -360,6 +360,100 @@ fn random_choices_are_drawn_from_their_set() {
 }
 
 #[test]
+fn draws_with_replacement_stand_alone() {
+    let p = program("attention p { attend causal & (draw 9 of k in 0 .. 4 per head seed 5) ++ q == k }");
+    let Source::Tokens(set) = p.attentions[0].entries[0].source else { panic!("tokens") };
+    let drawn = p.multiset(set).expect("a draw");
+    assert!(p.draw(drawn).weight.is_some() && p.attentions[0].entries[0].bias.is_none());
+    let prepared = prepare_plainly(&p, &[0], env(6, 6)).unwrap();
+    let table = &prepared.draws[0];
+    assert_eq!((0..4).map(|k| table.times_of(k)).sum::<u32>(), 9);
+    let entries = oracle::entries(&p, 0, &prepared, 5).unwrap();
+    assert_eq!(entries.len(), 10);
+    // The tensor that kernels read says how often, as a logarithm.
+    let made = &prepared.tensors[0];
+    assert_eq!(made.dims, [6]);
+    for k in 0..4 {
+        let times = f64::from(table.times_of(k)).max(1.0);
+        assert!((f64::from(made.data[k as usize]) - times.ln()).abs() < 1e-6);
+    }
+    let draw = "(draw 3 of all per head seed 1)";
+    for set in [format!("causal | {draw}"), format!("!{draw}"), format!("causal except {draw}")] {
+        assert_eq!(errors(&format!("pattern p = {set}")), ["E0411"], "{set}");
+    }
+    assert_eq!(errors(&format!("pattern p = {draw} & draw 4 of all per head seed 1")), ["E0411"]);
+    assert_eq!(errors("pattern p = draw 3 of all per q seed 1"), ["E0209"]);
+    assert_eq!(errors(&format!("pattern p = {draw} except causal")), [""; 0]);
+    // A random choice without replacement of the same words is another choice.
+    let both = program("attention p { attend draw 3 of all per head seed 1 ++ random 3 of all per head seed 1 }");
+    assert_eq!((both.draws.len(), both.tensors.len()), (2, 1));
+}
+
+#[test]
+fn halves_are_recursive() {
+    type Part = (i64, i64);
+    /// Whether (q, k) is in the halves of `part`, whose depth is below that of the leaves.
+    fn holds(node: (i64, u32), n: i64, depth: u32, q: i64, k: i64, below: &dyn Fn(Part, Part) -> bool) -> bool {
+        let first = |i: i64, level: u32| (i * n) >> level;
+        let (i, level) = node;
+        let (begin, end) = (first(i, level), first(i + 1, level));
+        if ![q, k].iter().all(|p| (begin..end).contains(p)) {
+            return false;
+        }
+        if level == depth {
+            return k <= q;
+        }
+        let middle = first(2 * i + 1, level + 1);
+        let across = q >= middle && k < middle && below((q - middle, end - middle), (k - begin, middle - begin));
+        across || (0..2).any(|side| holds((2 * i + side, level + 1), n, depth, q, k, below))
+    }
+    for n in [1, 2, 3, 7, 12, 13, 31, 40] {
+        for least in [1, 2, 5, 16, 64] {
+            let depth = (0..).find(|&d| n <= least << d).unwrap();
+            let text =
+                format!("pattern p = halves(min {least}) {{ diagonal causal; below q - k in 0 .. 3 | k in -1 .. }}");
+            is(&text, env(n, n), |q, k| {
+                holds((0, 0), n, depth, q, k, &|(q, _), (k, n_k)| (0..3).contains(&(q - k)) || k == n_k - 1)
+            });
+        }
+    }
+    let p = program("pattern p = halves(min 4) { diagonal causal; below all }");
+    let admits = |env| admit(&p, 0, &env).is_ok();
+    assert!(admits(env(9, 9)) && admits(Env { q_start: 6, ..env(3, 9) }) && !admits(Env { k_start: 1, ..env(9, 9) }));
+    assert!(admits(env(4 << 16, 4 << 16)) && !admits(env((4 << 16) + 1, (4 << 16) + 1)));
+    assert_eq!(errors("pattern p = each doc { halves(min 4) { diagonal causal; below all } }"), ["E0209"]);
+    assert_eq!(errors("pattern p = halves(min 4) { diagonal each doc { all }; below all }"), ["E0209"]);
+}
+
+#[test]
+fn sorts_number_positions_by_values() {
+    let values = [2.0, 0.0, 1.0, 0.0, 2.0, 1.0, 7.0, -1.0];
+    let place = |p: i64| {
+        let own = values[p as usize];
+        values.iter().enumerate().filter(|&(i, &v)| v < own || v == own && (i as i64) < p).count() as i64
+    };
+    let tensor = || crate::env::TensorData { data: (&values).into(), dims: vec![8] };
+    let given = || Env { tensors: vec![tensor()], ..env(8, 8) };
+    let text = "tensor t[n_k]\norder s = sort(t)\npattern p =";
+    is(&format!("{text} along s {{ same block 3 }} & causal"), given(), |q, k| place(q) / 3 == place(k) / 3 && k <= q);
+    let two = || Env {
+        tensors: vec![tensor(), crate::env::TensorData { data: values[..5].into(), dims: vec![5] }],
+        ..env(5, 8)
+    };
+    let text = "tensor t[n_k]\ntensor u[n_q]\norder s = sort(t)\norder r = sort(u)\npattern p =";
+    let first = |q: i64| {
+        let own = values[q as usize];
+        values[..5].iter().enumerate().filter(|&(i, &v)| v < own || v == own && (i as i64) < q).count() as i64
+    };
+    is(&format!("{text} along (r, s) {{ q == k }}"), two(), |q, k| first(q) == place(k));
+    let p = program(&format!("{text} along (r, s) {{ q == k }}"));
+    assert!(admit(&p, 0, &env(5, 8)).is_ok() && admit(&p, 0, &Env { q_start: 3, ..env(5, 8) }).is_err());
+    assert_eq!(errors("size n\norder s = sort(n)"), ["E0204"]);
+    assert_eq!(errors("tensor t[n_q, n_k]\norder s = sort(t)"), ["E0311"]);
+    assert_eq!(errors("tensor t[n_q]\norder s = sort(t = 3)"), ["E0311"]);
+}
+
+#[test]
 fn the_standard_library_means_its_formulas() {
     let on = |call: &str, formula: &dyn Fn(i64, i64) -> bool| {
         let name = call.split('(').next().unwrap();
@@ -475,7 +569,7 @@ fn coordinates_in_scores_are_zero_outside_their_segment() {
     );
     let a = attention(&p, "p");
     let data: Vec<f32> = (0..7).map(|i| i as f32).collect();
-    let tensor = crate::env::TensorData { data: &data, dims: vec![7] };
+    let tensor = crate::env::TensorData { data: (&data).into(), dims: vec![7] };
     let env = Env { tensors: vec![tensor], ..env(10, 10) };
     let mut evaluator = oracle::Evaluator::new(&p, &env, &[a.entries[0].bias.unwrap()]);
     for q in 0..10 {

@@ -1,6 +1,7 @@
 //! Whom a query attends to, pair by pair.
 //!
-//! Entries are a multiset: each `++` entry adds its slots, and a key in two entries counts twice.
+//! Entries are a multiset: each `++` entry adds its slots, and a key in two entries counts twice; a key that
+//! an entry drew m times counts m times.
 
 use std::ops::Range;
 
@@ -96,15 +97,15 @@ pub(super) struct Walker<'a> {
     program: &'a Program,
     attention: usize,
     env: &'a Env<'a>,
-    /// One for each entry; null slots have nothing to evaluate.
-    sets: Vec<Option<(ExprId, Evaluator<'a>)>>,
+    /// One for each entry, with its draw with replacement; null slots have nothing to evaluate.
+    sets: Vec<Option<(ExprId, Option<DrawId>, Evaluator<'a>)>>,
 }
 
 impl<'a> Walker<'a> {
     pub(super) fn new(program: &'a Program, attention: usize, env: &'a Env<'a>) -> Self {
         let entries = &program.attentions[attention].entries;
         let sets = entries.iter().map(|entry| match entry.source {
-            Source::Tokens(set) => Some((set, Evaluator::new(program, env, &[set]))),
+            Source::Tokens(set) => Some((set, program.multiset(set), Evaluator::new(program, env, &[set]))),
             Source::Null(_) => None,
         });
         Walker { program, attention, env, sets: sets.collect() }
@@ -115,10 +116,14 @@ impl<'a> Walker<'a> {
         for (entry, written) in self.program.attentions[self.attention].entries.iter().enumerate() {
             match (&written.source, &mut self.sets[entry]) {
                 (Source::Null(n), _) => found.extend((0..*n).map(|i| Attended { entry, slot: Slot::Null(i) })),
-                (_, Some((set, evaluator))) => {
+                (_, Some((set, draw, evaluator))) => {
                     for k in keys(self.env) {
                         if evaluator.truth(*set, Point::pair(q, k))? {
-                            found.push(Attended { entry, slot: Slot::Token(k) });
+                            let times = draw.map_or(1, |d| {
+                                let unit = self.program.draw(d).unit;
+                                self.env.draws.get(d.0 as usize).map_or(1, |table| table.times_of(k / unit))
+                            });
+                            found.extend((0..times).map(|_| Attended { entry, slot: Slot::Token(k) }));
                         }
                     }
                 }

@@ -245,7 +245,7 @@ impl<'a> Evaluator<'a> {
 
     /// What was drawn for a row.
     fn drawn(&self, id: DrawId, row: i128) -> Result<&[i64], FaultKind> {
-        let DrawTable { chosen, count, first } = self.env.draws.get(id.0 as usize).ok_or(FaultKind::Missing)?;
+        let DrawTable { chosen, count, first, .. } = self.env.draws.get(id.0 as usize).ok_or(FaultKind::Missing)?;
         let row = match self.program.draw(id).scope {
             DrawScope::Head => 0,
             DrawScope::Row => row - i128::from(*first),

@@ -51,6 +51,7 @@ fn level(e: &Expr) -> u8 {
         | Block(..)
         | Along(..)
         | EachDoc(_)
+        | Halves { .. }
         | Near(_)
         | Disc(..)
         | Pow2
@@ -164,16 +165,19 @@ fn node(inner: &Exprs) -> Exprs {
     let sum = inner.clone().prop_map(|e| fit(SUM, e));
     let near = (name(), sum.clone(), prop::option::of(sum.clone()), prop::option::of(sum), any::<bool>())
         .prop_map(|(axis, window, stride, dilate, causal)| NearAxis { axis, window, stride, dilate, causal });
-    let sets = prop_oneof![
-        boxed(inner, OPERAND).prop_map(ExprKind::SameBlock),
-        (boxed(inner, OPERAND), boxed(inner, OR)).prop_map(|(size, set)| ExprKind::Block(size, set)),
-        (name(), boxed(inner, OR)).prop_map(|(order, set)| ExprKind::Along(order, set)),
-        boxed(inner, OR).prop_map(ExprKind::EachDoc),
-        vec(near, 1..4).prop_map(ExprKind::Near),
-        (vec(name(), 1..4), boxed(inner, SUM)).prop_map(|(axes, radius)| ExprKind::Disc(axes, radius)),
-        (boxed(inner, OPERAND), boxed(inner, OR), name(), boxed(inner, OPERAND))
-            .prop_map(|(count, of, per, seed)| ExprKind::Random { count, of, per, seed }),
-    ];
+    let sets =
+        prop_oneof![
+            boxed(inner, OPERAND).prop_map(ExprKind::SameBlock),
+            (boxed(inner, OPERAND), boxed(inner, OR)).prop_map(|(size, set)| ExprKind::Block(size, set)),
+            (name(), prop::option::of(name()), boxed(inner, OR)).prop_map(|(q, k, set)| ExprKind::Along(q, k, set)),
+            (boxed(inner, SUM), boxed(inner, OR), boxed(inner, OR))
+                .prop_map(|(min, diagonal, below)| ExprKind::Halves { min, diagonal, below }),
+            boxed(inner, OR).prop_map(ExprKind::EachDoc),
+            vec(near, 1..4).prop_map(ExprKind::Near),
+            (vec(name(), 1..4), boxed(inner, SUM)).prop_map(|(axes, radius)| ExprKind::Disc(axes, radius)),
+            (any::<bool>(), boxed(inner, OPERAND), boxed(inner, OR), name(), boxed(inner, OPERAND))
+                .prop_map(|(replace, count, of, per, seed)| ExprKind::Random { replace, count, of, per, seed }),
+        ];
     prop_oneof![
         many(inner, AND, 2..6).prop_map(ExprKind::Or),
         (boxed(inner, AND), many(inner, AND, 1..3)).prop_map(|(first, rest)| ExprKind::Except(first, rest)),

@@ -216,10 +216,14 @@ impl Solver<'_, '_> {
     pub(super) fn order_in(&mut self, order: OrderId, atom: ExprId, range: Range) -> Form {
         let space = self.context.space;
         let order = &self.context.orders[order.0 as usize];
-        let segment = &space.segments[order.segment];
-        let OrderKind::Raster(axes) = &order.kind else {
+        if let OrderKind::Sort(_) = order.kind {
+            let p = self.as_predicate(&Linear { terms: vec![(atom, 1)], constant: 0 }, range);
+            return self.filter(p, Reason::Data, "takes a range of an order that is given when run");
+        }
+        let (OrderKind::Raster(axes), Some(number)) = (&order.kind, order.segment) else {
             return self.atom_filter(atom, range, "takes a range of a curve, which is not a union of boxes");
         };
+        let segment = &space.segments[number];
         let begin = self.algebra.canon(segment.begin);
         let end = self.algebra.add(begin, segment.len);
         // Others keep their places.
@@ -228,7 +232,7 @@ impl Solver<'_, '_> {
         if self.algebra.exprs.as_int(begin) != Some(0) {
             places.push(Form::And(vec![Form::Leaf(Leaf::Below(begin)), self.atom_in(k, range)]));
         }
-        if space.total.is_none() || order.segment + 1 < space.segments.len() {
+        if space.total.is_none() || number + 1 < space.segments.len() {
             places.push(Form::And(vec![Form::Leaf(Leaf::From(end)), self.atom_in(k, range)]));
         }
         let mut inside = vec![Form::Leaf(Leaf::From(begin)), Form::Leaf(Leaf::Below(end))];
@@ -302,7 +306,8 @@ impl Solver<'_, '_> {
         let context = self.context;
         let idle = |o: OrderId| {
             let order = &context.orders[o.0 as usize];
-            order.kind == OrderKind::Raster(context.space.segments[order.segment].axes.clone())
+            let own = order.segment.map(|s| &context.space.segments[s].axes);
+            matches!(&order.kind, OrderKind::Raster(axes) if Some(axes) == own)
         };
         let reached = self.algebra.exprs.reachable(&[set]);
         if !reached.iter().any(|&id| matches!(*self.algebra.exprs.node(id), Node::Un(Un::OrderIndex(o), _) if idle(o)))
