@@ -377,7 +377,7 @@ impl Exprs {
     /// Replaces variables throughout an expression; spans follow.
     pub fn substitute(&mut self, root: ExprId, mut with: impl FnMut(&mut Exprs, Var) -> Option<ExprId>) -> ExprId {
         let order = self.reachable(&[root]);
-        let mut new: std::collections::HashMap<ExprId, ExprId> = std::collections::HashMap::new();
+        let mut new: rustc_hash::FxHashMap<ExprId, ExprId> = rustc_hash::FxHashMap::default();
         for id in order {
             let replaced = if let Node::Var(v) = *self.node(id) {
                 with(self, v).unwrap_or(id)

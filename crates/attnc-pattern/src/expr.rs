@@ -6,9 +6,10 @@
 //! constructors fold constants and put sums in one order, which makes affine forms easy to see.
 //! Nothing here knows of tiles, targets or text.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use attnc_syntax::diag::Span;
+use rustc_hash::FxHashMap;
 
 /// An expression of one [`Exprs`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -198,8 +199,8 @@ pub enum Node {
 #[derive(Clone, Debug, Default)]
 pub struct Exprs {
     nodes: Vec<Node>,
-    ids: HashMap<Node, ExprId>,
-    spans: HashMap<ExprId, Span>,
+    ids: FxHashMap<Node, ExprId>,
+    spans: FxHashMap<ExprId, Span>,
 }
 
 impl Exprs {
@@ -240,13 +241,14 @@ impl Exprs {
 
     /// Interns a node as it is. The named constructors below simplify first: prefer them.
     pub fn intern(&mut self, node: Node) -> ExprId {
-        if let Some(&id) = self.ids.get(&node) {
-            return id;
+        match self.ids.entry(node) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => {
+                let id = ExprId(u32::try_from(self.nodes.len()).expect("fewer than 2^32 nodes"));
+                self.nodes.push(new.key().clone());
+                *new.insert(id)
+            }
         }
-        let id = ExprId(u32::try_from(self.nodes.len()).expect("fewer than 2^32 nodes"));
-        self.nodes.push(node.clone());
-        self.ids.insert(node, id);
-        id
     }
 
     /// An integer constant.
@@ -323,37 +325,64 @@ impl Exprs {
     /// Operands of a node, in order.
     #[must_use]
     pub fn operands(&self, id: ExprId) -> Vec<ExprId> {
+        let mut found = Vec::new();
+        self.each_operand(id, |o| found.push(o));
+        found
+    }
+
+    /// Calls `f` with each operand of a node, in order.
+    pub fn each_operand(&self, id: ExprId, mut f: impl FnMut(ExprId)) {
         match self.node(id) {
-            Node::Int(_) | Node::Real(_) | Node::Bool(_) | Node::Var(_) => vec![],
-            Node::Un(_, a) | Node::Not(a) => vec![*a],
+            Node::Int(_) | Node::Real(_) | Node::Bool(_) | Node::Var(_) => {}
+            Node::Un(_, a) | Node::Not(a) => f(*a),
             Node::Bin(_, a, b)
             | Node::Cmp(_, a, b)
             | Node::MapAt(_, a, b)
             | Node::Drawn(_, a, b)
             | Node::DrawAt(_, a, b) => {
-                vec![*a, *b]
+                f(*a);
+                f(*b);
             }
-            Node::And(xs) | Node::Or(xs) | Node::Load(_, xs) => xs.clone(),
-            Node::Select(c, a, b) => vec![*c, *a, *b],
+            Node::And(xs) | Node::Or(xs) | Node::Load(_, xs) => xs.iter().copied().for_each(f),
+            Node::Select(c, a, b) => {
+                f(*c);
+                f(*a);
+                f(*b);
+            }
         }
     }
 
     /// Every expression reachable from `roots`, operands before users, each once.
     #[must_use]
     pub fn reachable(&self, roots: &[ExprId]) -> Vec<ExprId> {
-        let mut seen = vec![false; self.nodes.len()];
-        let mut stack: Vec<ExprId> = roots.to_vec();
-        while let Some(id) = stack.pop() {
-            if !std::mem::replace(&mut seen[id.0 as usize], true) {
-                stack.extend(self.operands(id));
+        let Some(last) = roots.iter().map(|r| r.0 as usize).max() else { return vec![] };
+        let mut seen = vec![false; last + 1];
+        roots.iter().for_each(|r| seen[r.0 as usize] = true);
+        let mut found = Vec::new();
+        // Operands have smaller ids than their users.
+        for id in (0..=last).rev() {
+            if seen[id] {
+                let id = ExprId(id as u32);
+                found.push(id);
+                self.each_operand(id, |o| seen[o.0 as usize] = true);
             }
         }
-        (0..self.nodes.len()).filter(|&i| seen[i]).map(|i| ExprId(i as u32)).collect()
+        found.reverse();
+        found
     }
 
     /// Whether an expression reads a variable for which `pred` holds.
     #[must_use]
     pub fn reads(&self, id: ExprId, pred: impl Fn(Var) -> bool) -> bool {
-        self.reachable(&[id]).iter().any(|&e| matches!(*self.node(e), Node::Var(v) if pred(v)))
+        let mut seen = vec![false; id.0 as usize + 1];
+        seen[id.0 as usize] = true;
+        (0..=id.0).rev().any(|at| {
+            let at = ExprId(at);
+            if !seen[at.0 as usize] {
+                return false;
+            }
+            self.each_operand(at, |o| seen[o.0 as usize] = true);
+            matches!(*self.node(at), Node::Var(v) if pred(v))
+        })
     }
 }

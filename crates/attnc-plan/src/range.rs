@@ -3,7 +3,7 @@
 //! Positions and sizes are at most [`MAX_LEN`]; launches beyond it are refused. An expression that may
 //! leave the range -2^62 .. 2^62 for such sizes is refused here, so that compiled code may wrap freely.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use attnc_pattern::expr::{Bin, ExprId, Exprs, Node, Ty, Un, Var};
 
@@ -51,7 +51,7 @@ pub fn fits(plan: &Plan) -> Result<(), ExprId> {
     let loops = loop_bounds(plan);
     let exprs = &plan.program.exprs;
     let bounds = Bounds { plan, exprs, loops: &loops };
-    let mut known: HashMap<ExprId, (i128, i128)> = HashMap::new();
+    let mut known: FxHashMap<ExprId, (i128, i128)> = FxHashMap::default();
     for id in exprs.reachable(&roots) {
         if exprs.ty(id) != Ty::Int {
             continue;
@@ -66,16 +66,16 @@ pub fn fits(plan: &Plan) -> Result<(), ExprId> {
 }
 
 /// Bounds of loop variables by number, over all loops that bind one: a loop runs over what lies between its bounds.
-fn loop_bounds(plan: &Plan) -> HashMap<u32, (i128, i128)> {
+fn loop_bounds(plan: &Plan) -> FxHashMap<u32, (i128, i128)> {
     let exprs = &plan.program.exprs;
-    let mut found: HashMap<u32, (i128, i128)> = HashMap::new();
+    let mut found: FxHashMap<u32, (i128, i128)> = FxHashMap::default();
     // Inner bounds read outer variables, and pieces share numbers: repeat until nothing grows. Numbers of loops
     // are few, and each round can only be caused by a deeper loop.
     for _ in 0..8 {
         let before = found.clone();
         let mut visit = |var: u32, lo: ExprId, hi: ExprId| {
             let bounds = Bounds { plan, exprs, loops: &before };
-            let mut known = HashMap::new();
+            let mut known = FxHashMap::default();
             for id in exprs.reachable(&[lo, hi]) {
                 if exprs.ty(id) == Ty::Int {
                     let range = bounds.interval(id, &known);
@@ -106,7 +106,7 @@ fn loop_bounds(plan: &Plan) -> HashMap<u32, (i128, i128)> {
 struct Bounds<'a> {
     plan: &'a Plan,
     exprs: &'a Exprs,
-    loops: &'a HashMap<u32, (i128, i128)>,
+    loops: &'a FxHashMap<u32, (i128, i128)>,
 }
 
 impl Bounds<'_> {
@@ -144,7 +144,7 @@ impl Bounds<'_> {
     }
 
     /// Bounds of one integer, operands being known.
-    fn interval(&self, id: ExprId, known: &HashMap<ExprId, (i128, i128)>) -> (i128, i128) {
+    fn interval(&self, id: ExprId, known: &FxHashMap<ExprId, (i128, i128)>) -> (i128, i128) {
         let Bounds { plan, exprs, loops } = self;
         let len = i128::from(MAX_LEN);
         if exprs.as_int(id).is_none() && self.is_extent(id) {

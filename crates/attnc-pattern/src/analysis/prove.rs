@@ -114,7 +114,7 @@ impl<'a, 'e> Prover<'a, 'e> {
 
     fn replaced(&mut self, e: ExprId, condition: ExprId, opposite: ExprId, value: ExprId) -> ExprId {
         let other = self.algebra.exprs.not(value);
-        let mut new = std::collections::HashMap::new();
+        let mut new = rustc_hash::FxHashMap::default();
         for id in self.algebra.exprs.reachable(&[e]) {
             let made = if id == condition {
                 value

@@ -9,7 +9,7 @@
 mod loops;
 mod modular;
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use attnc_syntax::diag::Span;
 
@@ -91,7 +91,7 @@ pub(super) struct Solver<'a, 'e> {
     pub(super) context: Context<'a>,
     pub(super) notes: Vec<Note>,
     /// What `coordinate - offset` looks like for each axis, and the offset.
-    coordinates: HashMap<ExprId, (AxisId, i64)>,
+    coordinates: FxHashMap<ExprId, (AxisId, i64)>,
     reads_key: Memo<bool>,
     next_loop: u32,
     steps: u32,
@@ -100,7 +100,7 @@ pub(super) struct Solver<'a, 'e> {
 
 impl<'a, 'e> Solver<'a, 'e> {
     pub(super) fn new(mut algebra: Algebra<'e>, context: Context<'a>) -> Self {
-        let mut coordinates = HashMap::new();
+        let mut coordinates = FxHashMap::default();
         let k = algebra.exprs.var(Var::K);
         for segment in &context.space.segments {
             for (depth, &axis) in segment.axes.iter().enumerate() {
@@ -290,7 +290,7 @@ impl<'a, 'e> Solver<'a, 'e> {
     }
 
     fn replaced(&mut self, root: ExprId, from: ExprId, to: ExprId) -> ExprId {
-        let mut new: HashMap<ExprId, ExprId> = HashMap::new();
+        let mut new: FxHashMap<ExprId, ExprId> = FxHashMap::default();
         for id in self.algebra.exprs.reachable(&[root]) {
             let replaced = if id == from {
                 to

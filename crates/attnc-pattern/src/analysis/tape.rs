@@ -5,7 +5,7 @@
 //! and eager, so a value that nobody needs may be anything: division by zero gives 0, an index outside of its
 //! data gives 0, false or not-a-number; an overflow is remembered and makes the row an error.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use crate::build::{floor_div, floor_mod};
 use crate::env::{Env, MapData};
@@ -135,8 +135,8 @@ enum Kind {
 pub(super) struct Builder<'p> {
     program: &'p Program,
     tape: Tape,
-    slots: HashMap<ExprId, Slot>,
-    levels: HashMap<ExprId, u8>,
+    slots: FxHashMap<ExprId, Slot>,
+    levels: FxHashMap<ExprId, u8>,
     pending: Vec<(u8, ExprId, Instr)>,
 }
 
@@ -150,8 +150,8 @@ impl<'p> Builder<'p> {
                 draw_scopes: program.draws.iter().map(|d| d.scope).collect(),
                 ..Tape::default()
             },
-            slots: HashMap::new(),
-            levels: HashMap::new(),
+            slots: FxHashMap::default(),
+            levels: FxHashMap::default(),
             pending: vec![],
         };
         for id in program.exprs.reachable(roots) {

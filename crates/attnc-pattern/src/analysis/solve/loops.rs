@@ -3,7 +3,7 @@
 //! Powers of two, discs and balls, maps and random choices, and ranges of an order. A loop over the one row of
 //! a query is worth its while: inside it the row is exact for a whole tile of queries.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use super::{Form, Leaf, Range, Solver};
 use crate::analysis::Reason;
@@ -314,7 +314,7 @@ impl Solver<'_, '_> {
         {
             return set;
         }
-        let mut new: HashMap<ExprId, ExprId> = HashMap::new();
+        let mut new: FxHashMap<ExprId, ExprId> = FxHashMap::default();
         for id in reached {
             let operands: Vec<ExprId> = self.algebra.exprs.operands(id).iter().map(|o| new[o]).collect();
             let made = match *self.algebra.exprs.node(id) {
