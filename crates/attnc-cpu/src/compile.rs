@@ -104,7 +104,8 @@ pub struct CpuKernel {
     uses: Uses,
     /// `Some` until it is dropped.
     module: Option<JITModule>,
-    drive: Drive,
+    /// One function for each stage.
+    drive: Vec<Drive>,
     check: Option<Check>,
     code_bytes: usize,
     clif: Option<String>,
@@ -170,9 +171,10 @@ impl CpuKernel {
         &*self.table
     }
 
-    /// Queries in a tile.
-    pub(crate) fn tile_q(&self) -> usize {
-        self.plan.stages[0].tile.q
+
+    /// Stages of the plan.
+    pub(crate) fn stages(&self) -> usize {
+        self.drive.len()
     }
 
     /// Rows of no entries are an error that has to be looked for.
@@ -180,14 +182,14 @@ impl CpuKernel {
         self.check.is_some()
     }
 
-    /// Computes one tile of queries.
+    /// Computes one tile of queries in one stage.
     ///
     /// # Safety
     /// `ctx` describes a checked launch, `scratch` is cut for it, has its marks made for `n_k`, and is this
     /// thread's; no other thread computes the same tile.
-    pub(crate) unsafe fn drive(&self, ctx: &Ctx, scratch: &mut Scratch, tile: i64) {
+    pub(crate) unsafe fn drive(&self, stage: usize, ctx: &Ctx, scratch: &mut Scratch, tile: i64) {
         // SAFETY: promised by the caller.
-        unsafe { (self.drive)(ctx, scratch, tile) }
+        unsafe { (self.drive[stage])(ctx, scratch, tile) }
     }
 
     /// The first row of a tile that has no entries, numbered within the head, if that is an error.
@@ -224,10 +226,11 @@ pub(crate) fn host(verify: bool) -> Result<&'static OwnedTargetIsa, CompileError
 
 /// Helpers for an instruction set, made once.
 fn callees(isa: Isa) -> Result<&'static Callees, CompileError> {
-    static CALLEES: [OnceLock<Option<Callees>>; 2] = [OnceLock::new(), OnceLock::new()];
+    static CALLEES: [OnceLock<Option<Callees>>; 3] = [const { OnceLock::new() }; 3];
     let at = match isa {
         Isa::Scalar => 0,
         Isa::Avx2 => 1,
+        Isa::Avx512 => 2,
     };
     CALLEES[at].get_or_init(|| Callees::of(isa)).as_ref().ok_or(CompileError::Isa(isa))
 }
@@ -247,7 +250,9 @@ pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, 
     let code = driver::emit(plan, callees(isa)?, target.default_call_conv())?;
 
     let mut maker = Maker::new(target, options);
-    let drive = maker.define("drive", code.drive);
+    let named = |i: usize| if i == 0 { "drive".to_owned() } else { format!("drive{i}") };
+    let drive: Result<Vec<FuncId>, _> =
+        code.drive.into_iter().enumerate().map(|(i, f)| maker.define(&named(i), f)).collect();
     let check = code.check.map(|f| maker.define("check", f)).transpose();
     let (drive, check) = match (drive, check) {
         (Ok(drive), Ok(check)) => (drive, check),
@@ -260,7 +265,8 @@ pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, 
     // SAFETY: the functions were generated with these signatures and the host's calling convention.
     let (drive, check) = unsafe {
         let check = check.map(|id| std::mem::transmute::<*const u8, Check>(address(id)));
-        (std::mem::transmute::<*const u8, Drive>(address(drive)), check)
+        let drive = drive.into_iter().map(|id| std::mem::transmute::<*const u8, Drive>(address(id))).collect();
+        (drive, check)
     };
     Ok(CpuKernel {
         plan: plan.clone(),

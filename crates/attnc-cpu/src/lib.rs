@@ -35,6 +35,7 @@ mod tests;
 
 pub use attnc_kernels::Isa;
 pub use attnc_kernels::abi::DType;
+pub use attnc_kernels::window::visited;
 pub use compile::{CompileError, CpuKernel, Options, compile};
 pub use run::{Launch, Part, RunError, run, workspace_bytes};
 pub use target::{flops_executed, flops_reset, targets};
