@@ -30,13 +30,14 @@ mod run;
 mod stages;
 mod target;
 mod tensor;
+mod visits;
 #[cfg(test)]
 mod tests;
 
 pub use attnc_kernels::Isa;
 pub use attnc_kernels::abi::DType;
-pub use attnc_kernels::window::visited;
 pub use compile::{CompileError, CpuKernel, Options, compile};
 pub use run::{Launch, Part, RunError, run, workspace_bytes};
+pub use visits::Visits;
 pub use target::{flops_executed, flops_reset, targets};
 pub use tensor::{LayoutError, Tensor, TensorMut};

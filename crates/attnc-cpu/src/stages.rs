@@ -84,7 +84,10 @@ stages! {
             let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
             let kernels = &*ctx.table;
             let (k, stride) = rows(kernels, &ctx.k, chunk, scratch);
-            (kernels.qk)(scratch.q, k, stride, chunk.count, ctx.dim, scratch.lanes, scratch.bq, scratch.s);
+            // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
+            let lane = chunk.lane as usize;
+            let (q, s) = (scratch.q.wrapping_add(lane * ctx.dim as usize), scratch.s.wrapping_add(lane));
+            (kernels.qk)(q, k, stride, chunk.count, ctx.dim, chunk.lanes, scratch.bq, s);
         }
     }
 
@@ -94,11 +97,13 @@ stages! {
         unsafe {
             let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
             let kernels = &*ctx.table;
-            let (bq, lanes, mask) = (scratch.bq, scratch.lanes, chunk.mask);
-            let rescale = (kernels.softmax)(scratch.s, chunk.count, lanes, bq, mask, scratch.m, scratch.l, scratch.alpha);
-            let alpha = if rescale == 0 { std::ptr::null() } else { scratch.alpha.cast_const() };
+            let (bq, lanes, mask, lane) = (scratch.bq, chunk.lanes, chunk.mask, chunk.lane as usize);
+            let (s, acc) = (scratch.s.wrapping_add(lane), scratch.acc.wrapping_add(lane * ctx.v.dim as usize));
+            let [m, l, alpha] = [scratch.m, scratch.l, scratch.alpha].map(|p| p.wrapping_add(lane));
+            let rescale = (kernels.softmax)(s, chunk.count, lanes, bq, mask, m, l, alpha);
+            let alpha = if rescale == 0 { std::ptr::null() } else { alpha.cast_const() };
             let (v, stride) = rows(kernels, &ctx.v, chunk, scratch);
-            (kernels.pv)(scratch.s, v, stride, chunk.count, ctx.v.dim as i64, lanes, bq, mask, alpha, scratch.acc);
+            (kernels.pv)(s, v, stride, chunk.count, ctx.v.dim as i64, lanes, bq, mask, alpha, acc);
         }
     }
 

@@ -9,7 +9,7 @@
 //! [`crate::abi::Support`]. Nothing here knows of patterns.
 
 use crate::abi::{BK, Support};
-use crate::window::{window_chunks, window_comb, window_next, window_range, window_seen};
+use crate::window::{window_begin, window_chunks, window_comb, window_next, window_range, window_seen};
 
 const TILE: i64 = BK as i64;
 const WORD: i64 = u64::BITS as i64;
@@ -26,6 +26,7 @@ impl Support {
             marks_comb,
             marks_next,
             marks_is_must,
+            window_begin,
             window_next,
             window_range,
             window_comb,

@@ -1,9 +1,8 @@
 //! Exact cost before running: entries, useful and executed operations, tiles, bytes.
 //!
 //! Counted from row sets, query by query, in memory that does not grow with the sequence. The executed
-//! count follows the kernels' contract: `t` visited keys cost `2 (d_k + d_v) t lanes`, where the lanes of a tile of
-//! queries are its rows rounded up to 16, and the target says how many keys it visits of a tile that holds some
-//! useful ones. Nothing here knows of time.
+//! count is `2 (d_k + d_v)` for each pair of a key and a lane that the target visits; the target says which these are
+//! from what the panels of a tile of queries attend to ([`Visits`]). Nothing here knows of time.
 
 use attnc_pattern::analysis::{EvalError, Row, RowWalker, Rows};
 use attnc_pattern::env::Env;
@@ -71,33 +70,43 @@ pub struct Shape {
     pub element: u64,
 }
 
-/// How many keys a target visits of a tile of 64, given the bits of those that some query of the tile attends to.
-pub type Visited = fn(u64) -> u32;
+/// Lanes of a panel: a target leaves out keys for whole panels of queries.
+pub const PANEL: usize = 16;
+
+/// What a target visits for a tile of queries.
+pub trait Visits: Default {
+    /// Takes a tile of 64 keys, of which each panel of queries attends to the given ones. Tiles come in ascending
+    /// order.
+    fn tile(&mut self, panels: &[u64]);
+
+    /// Pairs of a key and a lane that are visited, all tiles having been taken.
+    fn finish(self) -> u64;
+}
 
 /// Counts one head under `env`.
 ///
 /// # Errors
 /// An expression that cannot be evaluated (overflow, an index out of range).
-pub fn cost(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape, visited: Visited) -> Result<Cost, EvalError> {
+pub fn cost<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Result<Cost, EvalError> {
     let row_bytes = (shape.d_k + shape.d_v) * shape.element;
-    let mut count = Count { shape, visited, row_bytes, total: Cost::default(), of_row: None };
+    let mut count = Count { shape, row_bytes, total: Cost::default(), of_row: None };
     if plan.stages.len() > 1 {
         count.of_row = Some(vec![0; usize::try_from(env.n_q).unwrap_or(0)]);
     }
     for stage in &plan.stages {
         let sets: Vec<Rows> = stage.entries.iter().filter_map(|e| tokens(&plan.program, e)).collect();
         match stage.view {
-            View::Given => count.stage(stage, &sets, env, |i| (env.q_start + i, i))?,
+            View::Given => count.stage::<V>(stage, &sets, env, |i| (env.q_start + i, i))?,
             View::Walk(order) => {
                 let walk = order::walk(&plan.program, order, env)
                     .map_err(|e| EvalError::Missing { what: e.to_string() })?;
                 let number = |i: i64| i64::from(walk[i as usize]);
-                count.stage(stage, &sets, env, |i| (env.q_start + number(i), number(i)))?;
+                count.stage::<V>(stage, &sets, env, |i| (env.q_start + number(i), number(i)))?;
             }
             View::Classes(modulus) => {
                 for first in 0..modulus.min(env.n_q) {
                     let of = env.of_class(modulus, (env.q_start + first) % modulus);
-                    count.stage(stage, &sets, &of, |i| (of.q_start + i, first + modulus * i))?;
+                    count.stage::<V>(stage, &sets, &of, |i| (of.q_start + i, first + modulus * i))?;
                 }
             }
         }
@@ -125,7 +134,6 @@ const NULL: u64 = 1 << 63;
 /// What has been counted so far.
 struct Count {
     shape: Shape,
-    visited: Visited,
     row_bytes: u64,
     total: Cost,
     /// Keys of each row, where a row is met in several stages.
@@ -134,7 +142,7 @@ struct Count {
 
 impl Count {
     /// Counts the queries of `env`; `query` gives the position of the i-th and its number in the launch.
-    fn stage(
+    fn stage<V: Visits>(
         &mut self,
         stage: &Attend,
         sets: &[Rows],
@@ -146,22 +154,22 @@ impl Count {
         let null = stage.entries.iter().any(|e| matches!(e, Entry::Null { slots: 1.., .. }));
         let mut walkers = sets.iter().map(|s| s.walker(env)).collect::<Result<Vec<RowWalker<'_>>, _>>()?;
         let (bq, bk) = (stage.tile.q as i64, stage.tile.k as i64);
-        let (mut useful, mut full, mut ranges, mut row_full, mut merged) = (vec![], vec![], vec![], vec![], vec![]);
+        let (mut full, mut ranges, mut row_full, mut merged) = (vec![], vec![], vec![], vec![]);
+        let mut panels: Vec<Vec<(i64, i64)>> = vec![vec![]; stage.tile.q.div_ceil(PANEL)];
         let mut row_counts = vec![0u64; bq as usize];
         let mut q0 = 0;
         while q0 < env.n_q {
             let rows = bq.min(env.n_q - q0);
-            let lanes = ((rows + 15) / 16 * 16) as u64;
             row_counts.fill(0);
             for walker in &mut walkers {
-                useful.clear();
+                panels.iter_mut().for_each(Vec::clear);
                 for r in 0..rows {
                     let row = walker.row(query(q0 + r).0)?;
                     let count = row.count();
                     total.entries += count;
                     row_counts[r as usize] += count;
                     ranges_of(row, env, bk, &mut ranges, &mut row_full);
-                    merge_into(&mut useful, &ranges, &mut merged);
+                    merge_into(&mut panels[r as usize / PANEL], &ranges, &mut merged);
                     if r == 0 {
                         full.clone_from(&row_full);
                     } else {
@@ -169,10 +177,11 @@ impl Count {
                     }
                 }
                 let full: i64 = full.iter().map(|(a, b)| b - a).sum();
-                let (tiles, keys) = visits(&useful, self.visited);
+                let used = (rows as usize).div_ceil(PANEL);
+                let (tiles, keys, pairs) = visits::<V>(&panels[..used]);
                 total.full_tiles += full as u64;
                 total.partial_tiles += tiles - full as u64;
-                total.executed_flops += flops * keys * lanes;
+                total.executed_flops += flops * pairs;
                 total.bytes_tiles += keys * self.row_bytes;
             }
             for (r, count) in row_counts[..rows as usize].iter().enumerate() {
@@ -216,39 +225,52 @@ fn ranges_of(row: &Row, env: &Env<'_>, bk: i64, ranges: &mut Vec<(i64, i64)>, fu
     }
 }
 
-/// Tiles that hold some of the keys, and how many keys are visited in them.
-fn visits(useful: &[(i64, i64)], visited: Visited) -> (u64, u64) {
+/// Of the keys that each panel attends to: the tiles that hold some, their keys, and the pairs of a key and a lane
+/// that are visited.
+fn visits<V: Visits>(panels: &[Vec<(i64, i64)>]) -> (u64, u64, u64) {
     const TILE: i64 = u64::BITS as i64;
-    let (mut tiles, mut keys) = (0, 0);
-    // The tile that ranges are being added to.
-    let (mut at, mut bits) = (-1, 0_u64);
-    let mut close = |bits: &mut u64| {
-        if *bits != 0 {
-            tiles += 1;
-            keys += u64::from(visited(*bits));
-            *bits = 0;
-        }
-    };
+    let (mut tiles, mut keys, mut visits) = (0, 0, V::default());
+    // Pairs of tiles that every panel attends to wholly.
     let mut whole = 0;
-    for &(mut start, end) in useful {
-        while start < end {
-            if start % TILE == 0 && end - start >= TILE {
-                let many = (end - start) / TILE;
-                whole += many as u64;
-                start += many * TILE;
-                continue;
+    // Next range of each panel.
+    let mut next = vec![0; panels.len()];
+    let mut bits = vec![0_u64; panels.len()];
+    let mut at = 0;
+    loop {
+        // The tile of the first key at or after `at` that some panel attends to.
+        let mut first = i64::MAX;
+        for (ranges, next) in panels.iter().zip(&mut next) {
+            while ranges.get(*next).is_some_and(|r| r.1 <= at) {
+                *next += 1;
             }
-            if start / TILE != at {
-                close(&mut bits);
-                at = start / TILE;
-            }
-            let stop = end.min((at + 1) * TILE);
-            bits |= (u64::MAX >> (TILE - (stop - start))) << (start % TILE);
-            start = stop;
+            first = ranges.get(*next).map_or(first, |r| first.min(r.0.max(at)));
         }
+        if first == i64::MAX {
+            return (tiles, keys, whole + visits.finish());
+        }
+        at = first / TILE * TILE;
+        // As far as every panel goes on without a gap.
+        let until = panels.iter().zip(&next).map(|(r, &n)| r.get(n).filter(|r| r.0 <= at).map_or(at, |r| r.1)).min();
+        let many = (until.unwrap_or(at) - at) / TILE;
+        if many > 0 {
+            tiles += many as u64;
+            keys += (many * TILE) as u64;
+            whole += (many * TILE) as u64 * (panels.len() * PANEL) as u64;
+            at += many * TILE;
+            continue;
+        }
+        for ((ranges, &next), bits) in panels.iter().zip(&next).zip(&mut bits) {
+            *bits = 0;
+            for &(start, end) in ranges[next..].iter().take_while(|r| r.0 < at + TILE) {
+                let (start, end) = (start.max(at) - at, end.min(at + TILE) - at);
+                *bits |= (u64::MAX >> (TILE - (end - start))) << start;
+            }
+        }
+        tiles += 1;
+        keys += u64::from(bits.iter().fold(0, |all, b| all | b).count_ones());
+        visits.tile(&bits);
+        at += TILE;
     }
-    close(&mut bits);
-    (tiles + whole, keys + whole * u64::from(visited(u64::MAX)))
 }
 
 /// Union of two sorted lists of disjoint half-open ranges, into the first; `merged` is working memory.
@@ -294,7 +316,7 @@ fn intersect(a: &[(i64, i64)], b: &[(i64, i64)]) -> Vec<(i64, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{intersect, merge_into, visits};
+    use super::{PANEL, Visits, intersect, merge_into, visits};
 
     #[test]
     fn ranges_merge_and_meet() {
@@ -307,11 +329,26 @@ mod tests {
         assert_eq!(intersect(&[(0, 4), (6, 9)], &[(2, 7), (8, 20)]), [(2, 4), (6, 7), (8, 9)]);
     }
 
+    /// Every key of every lane.
+    #[derive(Default)]
+    struct All(u64);
+
+    impl Visits for All {
+        fn tile(&mut self, panels: &[u64]) {
+            let some = panels.iter().fold(0, |all, b| all | b);
+            self.0 += u64::from(some.count_ones()) * (panels.len() * PANEL) as u64;
+        }
+
+        fn finish(self) -> u64 {
+            self.0
+        }
+    }
+
     #[test]
     fn tiles_and_keys_are_counted() {
         // A whole tile, the rest of the next with a hole, and one key far away.
-        assert_eq!(visits(&[(0, 70), (72, 74), (640, 641)], u64::count_ones), (3, 64 + 6 + 2 + 1));
-        assert_eq!(visits(&[(60, 200)], |bits| u64::BITS - bits.leading_zeros()), (4, 64 + 64 + 64 + 8));
-        assert_eq!(visits(&[], u64::count_ones), (0, 0));
+        assert_eq!(visits::<All>(&[vec![(0, 70), (72, 74), (640, 641)]]), (3, 64 + 9, 16 * (64 + 9)));
+        assert_eq!(visits::<All>(&[vec![(60, 200)], vec![(64, 199)]]), (4, 140, 32 * 140));
+        assert_eq!(visits::<All>(&[vec![], vec![]]), (0, 0, 0));
     }
 }

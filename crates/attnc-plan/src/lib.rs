@@ -19,7 +19,7 @@ pub mod range;
 mod reorder;
 pub mod verify;
 
-pub use cost::{Cost, cost};
+pub use cost::{Cost, PANEL, Visits, cost};
 pub use passes::{Built, Options, PASSES, Pass, PlanError, build};
 pub use plan::{Attend, Entry, Plan, Role, Tile, View};
 pub use verify::{Refusal, VerifiedPlan};

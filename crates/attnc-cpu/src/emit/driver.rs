@@ -182,7 +182,9 @@ fn attend_tokens(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &
             e.stage(Stage::scores, &[ctx, scratch, chunk]);
             let k = e.field(chunk, offset_of!(Chunk, keys), I64);
             let keys = e.field(chunk, offset_of!(Chunk, count), I64);
-            let scores = ScoreTile { q: t.at, walk: t.walk, k, keys, stride: t.attend.tile.q as i64 };
+            let lane = e.field(chunk, offset_of!(Chunk, lane), I64);
+            let lanes = e.field(chunk, offset_of!(Chunk, lanes), I64);
+            let scores = ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys, stride: t.attend.tile.q as i64 };
             e.modify(&scores, t.attend.score, bias);
             e.stage(Stage::fold, &[ctx, scratch, chunk]);
             vec![]
@@ -232,7 +234,8 @@ fn each_window<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, rows: &RowSet, body: 
     let n_k = e.variable(Var::NK, Form::Scalar);
     let k_start = e.variable(Var::KStart, Form::Scalar);
     let zero = e.int(0);
-    let next = |e: &mut Emitter<'p>, from| e.support("window_next", &[t.window, t.marks, from, t.rows, n_k]);
+    e.support_unit("window_begin", &[t.window, t.rows, n_k]);
+    let next = |e: &mut Emitter<'p>, from| e.support("window_next", &[t.window, t.marks, from]);
     let from = next(e, zero);
     e.loop_while(
         &[from],

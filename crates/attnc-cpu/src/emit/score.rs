@@ -20,6 +20,10 @@ pub(super) struct ScoreTile {
     pub(super) q: Value,
     /// Where numbers of queries are listed, if they do not follow one another; `q` is then that of number 0.
     pub(super) walk: Option<Value>,
+    /// First lane, counted from the first query.
+    pub(super) lane: Value,
+    /// How many lanes.
+    pub(super) lanes: Value,
     /// Numbers of the keys.
     pub(super) k: Value,
     /// How many.
@@ -36,10 +40,11 @@ impl Emitter<'_> {
         }
         let scratch = self.scratch;
         let scores = self.field(scratch, std::mem::offset_of!(Scratch, s), super::I64);
-        let lanes = self.field(scratch, std::mem::offset_of!(Scratch, lanes), super::I64);
         let k_start = self.variable(Var::KStart, Form::Scalar);
-        let zero = self.int(0);
-        self.loop_for((zero, lanes), 4, &[scores], |e, group, at| {
+        let offset = self.ins().get().ishl_imm_u(tile.lane, 2);
+        let scores = self.ins().get().iadd(scores, offset);
+        let end = self.ins().get().iadd(tile.lane, tile.lanes);
+        self.loop_for((tile.lane, end), 4, &[scores], |e, group, at| {
             match tile.walk {
                 Some(walk) => e.bind_listed(walk, group, tile.q),
                 None => {
