@@ -237,9 +237,11 @@ pub(crate) unsafe extern "C" fn window_next(window: *mut Window, marks: *const T
         if tile < 0 {
             break;
         }
+        // A short tile at the end goes with the partial ones, so that it may be gathered as they are.
+        let whole = w.n_k - tile * TILE >= TILE;
         // SAFETY: as above.
-        if unsafe { marks_is_must(marks, tile) } != 0 {
-            w.add_range(tile * TILE, TILE.min(w.n_k - tile * TILE) as u32, panels, std::ptr::null());
+        if whole && unsafe { marks_is_must(marks, tile) } != 0 {
+            w.add_range(tile * TILE, BK as u32, panels, std::ptr::null());
         } else {
             w.tile[partial] = tile;
             w.bits[partial].fill(0);
