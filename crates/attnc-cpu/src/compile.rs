@@ -171,7 +171,6 @@ impl CpuKernel {
         &*self.table
     }
 
-
     /// Stages of the plan.
     pub(crate) fn stages(&self) -> usize {
         self.drive.len()

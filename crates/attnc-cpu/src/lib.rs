@@ -30,14 +30,14 @@ mod run;
 mod stages;
 mod target;
 mod tensor;
-mod visits;
 #[cfg(test)]
 mod tests;
+mod visits;
 
 pub use attnc_kernels::Isa;
 pub use attnc_kernels::abi::DType;
 pub use compile::{CompileError, CpuKernel, Options, compile};
 pub use run::{Launch, Part, RunError, run, workspace_bytes};
-pub use visits::Visits;
 pub use target::{flops_executed, flops_reset, targets};
 pub use tensor::{LayoutError, Tensor, TensorMut};
+pub use visits::Visits;

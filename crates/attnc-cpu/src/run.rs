@@ -165,7 +165,10 @@ pub fn workspace_bytes(parts: &[Part<'_>], keys: usize, d: usize, d_v: usize, th
 
 /// Bytes of what is kept between stages for `n_q` queries of a head: output and log-sum-exp as singles.
 fn between_bytes(n_q: i64, dv: usize) -> Option<usize> {
-    dv.checked_add(1)?.checked_mul(usize::try_from(n_q).ok()?)?.checked_mul(size_of::<f32>())?.checked_next_multiple_of(ALIGN)
+    dv.checked_add(1)?
+        .checked_mul(usize::try_from(n_q).ok()?)?
+        .checked_mul(size_of::<f32>())?
+        .checked_next_multiple_of(ALIGN)
 }
 
 /// What every kernel of the launch can work in.

@@ -98,8 +98,8 @@ pub fn cost<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Resu
         match stage.view {
             View::Given => count.stage::<V>(stage, &sets, env, |i| (env.q_start + i, i))?,
             View::Walk(order) => {
-                let walk = order::walk(&plan.program, order, env)
-                    .map_err(|e| EvalError::Missing { what: e.to_string() })?;
+                let walk =
+                    order::walk(&plan.program, order, env).map_err(|e| EvalError::Missing { what: e.to_string() })?;
                 let number = |i: i64| i64::from(walk[i as usize]);
                 count.stage::<V>(stage, &sets, env, |i| (env.q_start + number(i), number(i)))?;
             }

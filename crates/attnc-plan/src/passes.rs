@@ -154,6 +154,7 @@ fn rows(plan: &mut Plan, _: &Options, notes: &mut Vec<Note>) {
             }
         }
     }
+    plan.given = plan.stages.iter().flat_map(|s| &s.entries).cloned().collect();
 }
 
 fn prune(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {

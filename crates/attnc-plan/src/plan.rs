@@ -50,6 +50,8 @@ pub struct Plan {
     pub name: String,
     /// Index into [`Program::attentions`].
     pub attention: usize,
+    /// The entries in the given order, as analysed: what the plan attends to, whatever its stages do.
+    pub given: Vec<Entry>,
     /// The stages, in order. Each but the first goes on from the output and log-sum-exp of those before it.
     pub stages: Vec<Attend>,
     /// Alignment of queries against keys when no starts are given.
@@ -118,6 +120,7 @@ impl Plan {
         Plan {
             name: a.name.clone(),
             attention,
+            given: Vec::new(),
             stages: vec![Attend {
                 role: Role::RowWalk,
                 tile: Tile { q: 64, k: 64 },

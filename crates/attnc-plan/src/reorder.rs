@@ -69,7 +69,8 @@ fn classes(program: &mut Program, stage: &Attend, modulus: i64) -> Option<Vec<At
         };
         let (mut ours, mut others) = (Vec::new(), Vec::new());
         for piece in &rows.pieces {
-            if class_of(&mut program.exprs, piece) == Some(modulus) { &mut ours } else { &mut others }.push(piece.clone());
+            if class_of(&mut program.exprs, piece) == Some(modulus) { &mut ours } else { &mut others }
+                .push(piece.clone());
         }
         if ours.is_empty() {
             given.push(entry.clone());
