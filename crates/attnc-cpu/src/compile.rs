@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use attnc_kernels::Isa;
 use attnc_kernels::abi::Table;
-use attnc_plan::{Plan, VerifiedPlan};
+use attnc_plan::{Entry, Plan, VerifiedPlan};
 use cranelift::codegen::ir::Function;
 use cranelift::codegen::isa::OwnedTargetIsa;
 use cranelift::codegen::settings::{self, Configurable};
@@ -202,13 +202,15 @@ impl CpuKernel {
     }
 }
 
-/// The host's instruction set as Cranelift sees it, made once; with or without the verifier.
-pub(crate) fn host(verify: bool) -> Result<&'static OwnedTargetIsa, CompileError> {
-    static HOSTS: [OnceLock<Result<OwnedTargetIsa, String>>; 2] = [OnceLock::new(), OnceLock::new()];
-    let made = HOSTS[usize::from(verify)].get_or_init(|| {
+/// The host's instruction set as Cranelift sees it, made once; with or without the verifier. Registers are allocated
+/// in one pass, which halves compile time, unless the code is worth more: where it computes on every score.
+pub(crate) fn host(verify: bool, modifies: bool) -> Result<&'static OwnedTargetIsa, CompileError> {
+    static HOSTS: [OnceLock<Result<OwnedTargetIsa, String>>; 4] = [const { OnceLock::new() }; 4];
+    let made = HOSTS[usize::from(verify) + 2 * usize::from(modifies)].get_or_init(|| {
         let mut flags = settings::builder();
         let wanted = [
             ("opt_level", "none"),
+            ("regalloc_algorithm", if modifies { "backtracking" } else { "single_pass" }),
             ("enable_verifier", if verify { "true" } else { "false" }),
             ("is_pic", "false"),
             ("use_colocated_libcalls", "false"),
@@ -245,7 +247,8 @@ pub fn compile(plan: &VerifiedPlan, options: &Options) -> Result<CpuKernel, Comp
 pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, CompileError> {
     let isa = options.isa.unwrap_or_else(Isa::best);
     let table = Box::new(Table::of(isa).ok_or(CompileError::Isa(isa))?);
-    let target = host(options.verify)?;
+    let modifies = plan.stages.iter().any(|s| s.score.is_some() || s.entries.iter().any(Entry::has_bias));
+    let target = host(options.verify, modifies)?;
     let code = driver::emit(plan, callees(isa)?, target.default_call_conv())?;
 
     let mut maker = Maker::new(target, options);
