@@ -82,8 +82,8 @@ fn uniform(seed: u64, n: usize, bound: usize) -> Vec<usize> {
 /// # Errors
 /// What does not compile, does not run, or differs by more than its bound.
 pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
-    let mut bits: Option<Vec<u8>> = None;
-    for (target, threads) in [(Isa::Scalar, 1), (Isa::Avx2, 1), (Isa::Avx2, 3)] {
+    let mut bits: Option<(Isa, Vec<u8>)> = None;
+    for (target, threads) in [(Isa::Scalar, 1), (Isa::Avx2, 1), (Isa::Avx2, 3), (Isa::Avx512, 1), (Isa::Avx512, 3)] {
         let options = Options { set: case.set.clone(), target: Target::Cpu(Some(target)), ..Options::default() };
         let module = Compiler::new(options).source(source).map_err(|e| e.to_string())?;
         let name = if case.name.is_empty() {
@@ -157,15 +157,12 @@ pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
         if !report.passed() {
             return Err(format!("{target:?}, {threads} threads: {report:?}\n{case:?}\n{source}"));
         }
-        if target == Isa::Avx2 {
-            let all: Vec<u8> = out.iter().copied().chain(lse.iter().flat_map(|x| x.to_ne_bytes())).collect();
-            match &bits {
-                Some(first) if *first != all => {
-                    return Err(format!("{threads} threads give other bits\n{case:?}\n{source}"));
-                }
-                Some(_) => {}
-                None => bits = Some(all),
+        let all: Vec<u8> = out.iter().copied().chain(lse.iter().flat_map(|x| x.to_ne_bytes())).collect();
+        match &bits {
+            Some((isa, first)) if *isa == target && *first != all => {
+                return Err(format!("{target:?}: {threads} threads give other bits\n{case:?}\n{source}"));
             }
+            _ => bits = Some((target, all)),
         }
     }
     Ok(())

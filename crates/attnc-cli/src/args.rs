@@ -241,6 +241,9 @@ pub(crate) enum Target {
     /// AVX2 and FMA.
     #[value(name = "cpu:avx2")]
     CpuAvx2,
+    /// AVX-512 F, DQ, BW and VL.
+    #[value(name = "cpu:avx512")]
+    CpuAvx512,
     /// The definition in 64-bit reals: slow, and right.
     Oracle,
 }

@@ -18,6 +18,7 @@ pub(crate) fn options(set: &SetArgs, target: Target) -> Options {
         Target::Cpu => attnc::Target::Cpu(None),
         Target::CpuScalar => attnc::Target::Cpu(Some(attnc::Isa::Scalar)),
         Target::CpuAvx2 => attnc::Target::Cpu(Some(attnc::Isa::Avx2)),
+        Target::CpuAvx512 => attnc::Target::Cpu(Some(attnc::Isa::Avx512)),
         Target::Oracle => attnc::Target::Oracle,
     };
     Options { set: set.set.clone(), target, ..Options::default() }

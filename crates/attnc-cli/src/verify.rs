@@ -118,7 +118,11 @@ fn targets(args: &VerifyArgs, subject: &Subject, reporter: Reporter) -> Outcome<
     let set = SetArgs { set: args.set.set.clone() };
     let mut targets = Vec::new();
     for (isa, _) in attnc::targets().into_iter().filter(|(_, state)| state.is_ok()) {
-        let target = if isa == Isa::Scalar.name() { Target::CpuScalar } else { Target::CpuAvx2 };
+        let target = match isa {
+            _ if isa == Isa::Avx512.name() => Target::CpuAvx512,
+            _ if isa == Isa::Avx2.name() => Target::CpuAvx2,
+            _ => Target::CpuScalar,
+        };
         let options: Options = subject::options(&set, target);
         let module = Compiler::new(options).compile(&Disk, &subject.path)?;
         if targets.is_empty() {

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use attnc_kernels::Isa;
 use attnc_kernels::abi::Table;
-use attnc_plan::{Plan, VerifiedPlan};
+use attnc_plan::{Entry, Plan, VerifiedPlan};
 use cranelift::codegen::ir::Function;
 use cranelift::codegen::isa::OwnedTargetIsa;
 use cranelift::codegen::settings::{self, Configurable};
@@ -104,7 +104,8 @@ pub struct CpuKernel {
     uses: Uses,
     /// `Some` until it is dropped.
     module: Option<JITModule>,
-    drive: Drive,
+    /// One function for each stage.
+    drive: Vec<Drive>,
     check: Option<Check>,
     code_bytes: usize,
     clif: Option<String>,
@@ -170,9 +171,9 @@ impl CpuKernel {
         &*self.table
     }
 
-    /// Queries in a tile.
-    pub(crate) fn tile_q(&self) -> usize {
-        self.plan.stages[0].tile.q
+    /// Stages of the plan.
+    pub(crate) fn stages(&self) -> usize {
+        self.drive.len()
     }
 
     /// Rows of no entries are an error that has to be looked for.
@@ -180,14 +181,14 @@ impl CpuKernel {
         self.check.is_some()
     }
 
-    /// Computes one tile of queries.
+    /// Computes one tile of queries in one stage.
     ///
     /// # Safety
     /// `ctx` describes a checked launch, `scratch` is cut for it, has its marks made for `n_k`, and is this
     /// thread's; no other thread computes the same tile.
-    pub(crate) unsafe fn drive(&self, ctx: &Ctx, scratch: &mut Scratch, tile: i64) {
+    pub(crate) unsafe fn drive(&self, stage: usize, ctx: &Ctx, scratch: &mut Scratch, tile: i64) {
         // SAFETY: promised by the caller.
-        unsafe { (self.drive)(ctx, scratch, tile) }
+        unsafe { (self.drive[stage])(ctx, scratch, tile) }
     }
 
     /// The first row of a tile that has no entries, numbered within the head, if that is an error.
@@ -201,13 +202,15 @@ impl CpuKernel {
     }
 }
 
-/// The host's instruction set as Cranelift sees it, made once; with or without the verifier.
-pub(crate) fn host(verify: bool) -> Result<&'static OwnedTargetIsa, CompileError> {
-    static HOSTS: [OnceLock<Result<OwnedTargetIsa, String>>; 2] = [OnceLock::new(), OnceLock::new()];
-    let made = HOSTS[usize::from(verify)].get_or_init(|| {
+/// The host's instruction set as Cranelift sees it, made once; with or without the verifier. Registers are allocated
+/// in one pass, which halves compile time, unless the code is worth more: where it computes on every score.
+pub(crate) fn host(verify: bool, modifies: bool) -> Result<&'static OwnedTargetIsa, CompileError> {
+    static HOSTS: [OnceLock<Result<OwnedTargetIsa, String>>; 4] = [const { OnceLock::new() }; 4];
+    let made = HOSTS[usize::from(verify) + 2 * usize::from(modifies)].get_or_init(|| {
         let mut flags = settings::builder();
         let wanted = [
             ("opt_level", "none"),
+            ("regalloc_algorithm", if modifies { "backtracking" } else { "single_pass" }),
             ("enable_verifier", if verify { "true" } else { "false" }),
             ("is_pic", "false"),
             ("use_colocated_libcalls", "false"),
@@ -224,10 +227,11 @@ pub(crate) fn host(verify: bool) -> Result<&'static OwnedTargetIsa, CompileError
 
 /// Helpers for an instruction set, made once.
 fn callees(isa: Isa) -> Result<&'static Callees, CompileError> {
-    static CALLEES: [OnceLock<Option<Callees>>; 2] = [OnceLock::new(), OnceLock::new()];
+    static CALLEES: [OnceLock<Option<Callees>>; 3] = [const { OnceLock::new() }; 3];
     let at = match isa {
         Isa::Scalar => 0,
         Isa::Avx2 => 1,
+        Isa::Avx512 => 2,
     };
     CALLEES[at].get_or_init(|| Callees::of(isa)).as_ref().ok_or(CompileError::Isa(isa))
 }
@@ -243,11 +247,14 @@ pub fn compile(plan: &VerifiedPlan, options: &Options) -> Result<CpuKernel, Comp
 pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, CompileError> {
     let isa = options.isa.unwrap_or_else(Isa::best);
     let table = Box::new(Table::of(isa).ok_or(CompileError::Isa(isa))?);
-    let target = host(options.verify)?;
+    let modifies = plan.stages.iter().any(|s| s.score.is_some() || s.entries.iter().any(Entry::has_bias));
+    let target = host(options.verify, modifies)?;
     let code = driver::emit(plan, callees(isa)?, target.default_call_conv())?;
 
     let mut maker = Maker::new(target, options);
-    let drive = maker.define("drive", code.drive);
+    let named = |i: usize| if i == 0 { "drive".to_owned() } else { format!("drive{i}") };
+    let drive: Result<Vec<FuncId>, _> =
+        code.drive.into_iter().enumerate().map(|(i, f)| maker.define(&named(i), f)).collect();
     let check = code.check.map(|f| maker.define("check", f)).transpose();
     let (drive, check) = match (drive, check) {
         (Ok(drive), Ok(check)) => (drive, check),
@@ -260,7 +267,8 @@ pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, 
     // SAFETY: the functions were generated with these signatures and the host's calling convention.
     let (drive, check) = unsafe {
         let check = check.map(|id| std::mem::transmute::<*const u8, Check>(address(id)));
-        (std::mem::transmute::<*const u8, Drive>(address(drive)), check)
+        let drive = drive.into_iter().map(|id| std::mem::transmute::<*const u8, Drive>(address(id))).collect();
+        (drive, check)
     };
     Ok(CpuKernel {
         plan: plan.clone(),

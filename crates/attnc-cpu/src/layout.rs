@@ -9,10 +9,11 @@ use std::marker::PhantomData;
 
 use attnc_kernels::abi::{BK, KvView, Table};
 use attnc_kernels::tiles::TileMarks;
+use attnc_kernels::window::Window;
 use attnc_pattern::env::{Env, MapData};
 
 /// One (batch item, head): coordinates and data of the pattern, then where tensors lie.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Ctx {
     pub(crate) n_q: i64,
@@ -24,6 +25,10 @@ pub(crate) struct Ctx {
     pub(crate) layer: i64,
     pub(crate) step: i64,
     pub(crate) dim: i64,
+    /// Residue of the class that this is, or 0.
+    pub(crate) residue: i64,
+    /// As [`attnc_pattern::env::Class::given`].
+    pub(crate) given: [i64; 4],
     /// Number of documents.
     pub(crate) docs: i64,
     /// `docs + 1` offsets (at least one number).
@@ -41,6 +46,14 @@ pub(crate) struct Ctx {
     pub(crate) v: KvView,
     /// Rows of output of this head.
     pub(crate) out: Rows<*mut u8>,
+    /// Numbers of the queries in the order of the stage, for whole tiles; or null where that is the given order.
+    pub(crate) walk: *const u32,
+    /// Output of the stages before this one.
+    pub(crate) from: Rows<*const u8>,
+    /// Their `lse`.
+    pub(crate) from_lse: *const f32,
+    /// Bytes from row to row of it.
+    pub(crate) from_lse_stride: i64,
     /// First `lse` of this head, or null.
     pub(crate) lse: *mut f32,
     /// Bytes from row to row of `lse`.
@@ -186,8 +199,8 @@ impl<'a> Bound<'a> {
 pub(crate) struct Scratch {
     /// Which tiles of keys to visit.
     pub(crate) marks: *mut TileMarks,
-    /// One bit row for each lane of a partial tile.
-    pub(crate) masks: *mut u64,
+    /// Rows of bits of some of these tiles, and the chunks of keys to visit for them.
+    pub(crate) window: *mut Window,
     /// Scores `[BK][bq]`.
     pub(crate) s: *mut f32,
     /// Queries of a tile, a multiple of 16: the stride of everything transposed.
@@ -228,7 +241,7 @@ impl ScratchSize {
         let f32s = |rows: usize, cols: usize| rows.checked_mul(cols)?.checked_mul(4)?.checked_next_multiple_of(ALIGN);
         Some([
             marks.checked_next_multiple_of(ALIGN)?,
-            f32s(2, bq)?,
+            size_of::<Window>().checked_next_multiple_of(ALIGN)?,
             f32s(BK, bq)?,
             f32s(d, bq)?,
             f32s(dv, bq)?,
@@ -254,12 +267,12 @@ impl Scratch {
             at = at.wrapping_add(bytes);
             part
         });
-        let (marks, masks, s, q, acc) = (next.next()?, next.next()?, next.next()?, next.next()?, next.next()?);
+        let (marks, window, s, q, acc) = (next.next()?, next.next()?, next.next()?, next.next()?, next.next()?);
         let (vectors, rows) = (next.next()?.cast::<f32>(), next.next()?);
         let vector = (parts[5] / 3) / size_of::<f32>();
         Some(Scratch {
             marks: marks.cast(),
-            masks: masks.cast(),
+            window: window.cast(),
             s: s.cast(),
             bq: size.bq as i64,
             lanes: 0,

@@ -32,6 +32,7 @@ mod target;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod visits;
 
 pub use attnc_kernels::Isa;
 pub use attnc_kernels::abi::DType;
@@ -39,3 +40,4 @@ pub use compile::{CompileError, CpuKernel, Options, compile};
 pub use run::{Launch, Part, RunError, run, workspace_bytes};
 pub use target::{flops_executed, flops_reset, targets};
 pub use tensor::{LayoutError, Tensor, TensorMut};
+pub use visits::Visits;

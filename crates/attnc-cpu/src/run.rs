@@ -1,16 +1,19 @@
 //! Running kernels on tensors: checks of a launch, and its tasks over threads.
 //!
-//! The one idea: a task is (batch item, head, tile of queries) and owns its rows of the output, so that
-//! tasks may run in any order on any number of threads with the same result, bit for bit. Everything that
-//! compiled code trusts is checked here first. Nothing here knows of patterns or machine code.
+//! The one idea: a task is (batch item, head, tile of queries of a stage) and owns its rows of the output, so that
+//! the tasks of a stage may run in any order on any number of threads with the same result, bit for bit. A stage
+//! begins when the one before it is done. Everything that compiled code trusts is checked here first.
+//! Nothing here knows of patterns or machine code.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use attnc_kernels::abi::{DType, KvView, Support};
-use attnc_pattern::env::{Env, MapData};
+use attnc_pattern::env::{Env, MapData, in_class};
+use attnc_pattern::order;
 use attnc_pattern::program::MapKind;
-use attnc_plan::MAX_LEN;
+use attnc_plan::{MAX_LEN, View};
 
 use crate::compile::{CpuKernel, Uses};
 use crate::layout::{ALIGN, Bound, Ctx, Rows, Scratch, ScratchSize};
@@ -154,12 +157,24 @@ impl std::error::Error for RunError {}
 #[must_use]
 pub fn workspace_bytes(parts: &[Part<'_>], keys: usize, d: usize, d_v: usize, threads: usize) -> usize {
     let size = scratch_size(parts, keys, d, d_v).bytes();
-    size.and_then(|one| one.checked_mul(threads.max(1))?.checked_add(ALIGN)).unwrap_or(usize::MAX)
+    let threads = size.and_then(|one| one.checked_mul(threads.max(1))?.checked_add(ALIGN));
+    let envs = parts.iter().filter(|p| p.kernel.stages() > 1).flat_map(|p| p.envs);
+    let between = envs.map(|e| between_bytes(e.n_q, d_v)).try_fold(0_usize, |all, one| all.checked_add(one?));
+    threads.zip(between).and_then(|(a, b)| a.checked_add(b)).unwrap_or(usize::MAX)
+}
+
+/// Bytes of what is kept between stages for `n_q` queries of a head: output and log-sum-exp as singles.
+fn between_bytes(n_q: i64, dv: usize) -> Option<usize> {
+    dv.checked_add(1)?
+        .checked_mul(usize::try_from(n_q).ok()?)?
+        .checked_mul(size_of::<f32>())?
+        .checked_next_multiple_of(ALIGN)
 }
 
 /// What every kernel of the launch can work in.
 fn scratch_size(parts: &[Part<'_>], keys: usize, d: usize, dv: usize) -> ScratchSize {
-    let bq = parts.iter().map(|p| p.kernel.tile_q()).max().unwrap_or(0);
+    let tiles = parts.iter().flat_map(|p| &p.kernel.plan().stages).map(|s| s.tile.q);
+    let bq = tiles.max().unwrap_or(0);
     // SAFETY: a function of one number.
     let marks = unsafe { (Support::get().marks_bytes)(keys as i64) } as usize;
     ScratchSize { bq, d, dv, marks }
@@ -180,22 +195,39 @@ pub fn run(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<(), RunError> 
         }
     }
     let bounds: Vec<Vec<Bound<'_>>> = parts.iter().map(|p| p.envs.iter().map(Bound::new).collect()).collect();
-    let jobs = jobs(parts, &bounds, launch, &shape);
+    let mut jobs = jobs(parts, &bounds, launch, &shape)?;
 
     let size = scratch_size(parts, shape.n_k, shape.d, shape.dv);
-    let memory = Memory::of(launch.workspace, size);
-    let tasks = Tasks::new(&jobs);
-    if tasks.total > 0 && memory.slots == 0 {
-        let needed = workspace_bytes(parts, shape.n_k, shape.d, shape.dv, 1);
-        return Err(RunError::Workspace { needed, found: launch.workspace.len() });
+    let short = RunError::Workspace {
+        needed: workspace_bytes(parts, shape.n_k, shape.d, shape.dv, 1),
+        found: launch.workspace.len(),
+    };
+    let mut memory = Memory::of(launch.workspace, size);
+    for job in jobs.iter_mut().filter(|j| j.kernel.stages() > 1) {
+        job.between = Some(Between::of(&job.ctx, &mut memory).ok_or_else(|| short.clone())?);
     }
-    find_empty_row(&jobs, &tasks, &memory, launch.pool)?;
+    let last = parts.iter().map(|p| p.kernel.stages()).max().unwrap_or(0);
+    let stages: Vec<Tasks<'_>> = (0..last).map(|stage| Tasks::new(&jobs, stage)).collect();
+    if stages.iter().any(|s| s.total > 0) && memory.slots() == 0 {
+        return Err(short);
+    }
+    if let Some(tasks) = stages.first() {
+        find_empty_row(&jobs, tasks, &memory, launch.pool)?;
+    }
     clear(launch, &shape, &assigned, parts);
-    tasks.each(&memory, launch.pool, |at, tile, scratch| {
-        // SAFETY: the checks above cover everything that the kernel reads and writes; tasks own disjoint rows,
-        // and the scratch is this thread's.
-        unsafe { jobs[at].kernel.drive(&jobs[at].ctx, scratch, tile) };
-    });
+    for tasks in &stages {
+        tasks.each(&memory, launch.pool, |at, task, scratch, marks| {
+            let (ctx, tile) = jobs[at].task(tasks.stage, task);
+            // Not every class is as long as the longest.
+            if tile * jobs[at].kernel.plan().stages[tasks.stage].tile.q as i64 >= ctx.n_q {
+                return;
+            }
+            marks.fit(scratch, ctx.n_k);
+            // SAFETY: the checks above cover everything that the kernel reads and writes; tasks of a stage own
+            // disjoint rows, and the scratch is this thread's.
+            unsafe { jobs[at].kernel.drive(tasks.stage, &ctx, scratch, tile) };
+        });
+    }
     Ok(())
 }
 
@@ -351,8 +383,111 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
 struct Job<'a> {
     kernel: &'a CpuKernel,
     ctx: Ctx,
+    /// Queries in the order of each stage, where it has one of its own.
+    walks: Vec<Option<Arc<[u32]>>>,
+    /// Where results are kept between stages, if there are several.
+    between: Option<Between>,
     batch: usize,
     head: usize,
+}
+
+/// Results that later stages go on from.
+#[derive(Clone, Copy)]
+struct Between {
+    out: Rows<*mut u8>,
+    lse: *mut f32,
+    lse_stride: i64,
+}
+
+impl Between {
+    /// The output itself where it is as exact as the kernels, else some of the workspace.
+    fn of(ctx: &Ctx, memory: &mut Memory) -> Option<Between> {
+        let (n_q, dv) = (ctx.n_q, ctx.v.dim as usize);
+        if ctx.out.dtype == DType::F32 as i64 && !ctx.lse.is_null() {
+            return Some(Between { out: ctx.out, lse: ctx.lse, lse_stride: ctx.lse_stride });
+        }
+        let base = memory.take(between_bytes(n_q, dv)?)?;
+        let row = (dv * size_of::<f32>()) as i64;
+        let out = Rows { base, dtype: DType::F32 as i64, row_stride: row, col_stride: size_of::<f32>() as i64 };
+        let lse = base.wrapping_offset((n_q * row) as isize).cast();
+        Some(Between { out, lse, lse_stride: size_of::<f32>() as i64 })
+    }
+}
+
+impl Job<'_> {
+    fn view(&self, stage: usize) -> Option<View> {
+        self.kernel.plan().stages.get(stage).map(|s| s.view)
+    }
+
+    /// Tasks of a stage.
+    fn tasks(&self, stage: usize) -> usize {
+        let Some(attend) = self.kernel.plan().stages.get(stage) else { return 0 };
+        let n_q = self.ctx.n_q as usize;
+        match attend.view {
+            View::Given | View::Walk(_) => n_q.div_ceil(attend.tile.q),
+            View::Classes(modulus) => n_q.min(modulus as usize) * self.tiles_of_class(modulus, attend.tile.q),
+        }
+    }
+
+    /// Tiles of the longest class.
+    fn tiles_of_class(&self, modulus: i64, tile: usize) -> usize {
+        (self.ctx.n_q as usize).div_ceil(modulus as usize).div_ceil(tile)
+    }
+
+    /// What task `task` of a stage works on: its context, and the tile of queries in it.
+    fn task(&self, stage: usize, task: usize) -> (Ctx, i64) {
+        let mut ctx = self.ctx;
+        if let Some(between) = self.between {
+            let Between { out, lse, lse_stride } = between;
+            let Rows { base, dtype, row_stride, col_stride } = out;
+            ctx.from = Rows { base: base.cast_const(), dtype, row_stride, col_stride };
+            (ctx.from_lse, ctx.from_lse_stride) = (lse, lse_stride);
+            if stage + 1 < self.kernel.stages() {
+                (ctx.out, ctx.lse, ctx.lse_stride) = (out, lse, lse_stride);
+            }
+        }
+        let mut tile = task;
+        match self.view(stage) {
+            Some(View::Walk(_)) => ctx.walk = self.walks[stage].as_ref().map_or(std::ptr::null(), |w| w.as_ptr()),
+            Some(View::Classes(modulus)) => {
+                let tiles = self.tiles_of_class(modulus, self.kernel.plan().stages[stage].tile.q);
+                tile = task % tiles;
+                ctx.keep_class(modulus, (task / tiles) as i64);
+            }
+            _ => {}
+        }
+        (ctx, tile as i64)
+    }
+}
+
+impl Ctx {
+    /// Narrows to the positions that are a multiple of `modulus` away from query `first`, `first < modulus`.
+    fn keep_class(&mut self, modulus: i64, first: i64) {
+        let residue = (self.q_start + first) % modulus;
+        let first_key = (residue - self.k_start).rem_euclid(modulus);
+        (self.q_start, self.n_q) = in_class(self.q_start, self.n_q, modulus, residue);
+        (self.k_start, self.n_k) = in_class(self.k_start, self.n_k, modulus, residue);
+        self.residue = residue;
+        fn stride<P>(rows: &mut Rows<P>, base: P, modulus: i64) {
+            rows.base = base;
+            rows.row_stride *= modulus;
+        }
+        let at = |stride: i64, row: i64| (stride * row) as isize;
+        let base = self.q.base.wrapping_offset(at(self.q.row_stride, first));
+        stride(&mut self.q, base, modulus);
+        let base = self.out.base.wrapping_offset(at(self.out.row_stride, first));
+        stride(&mut self.out, base, modulus);
+        let base = self.from.base.wrapping_offset(at(self.from.row_stride, first));
+        stride(&mut self.from, base, modulus);
+        for view in [&mut self.k, &mut self.v] {
+            view.base = view.base.wrapping_offset(at(view.row_stride, first_key));
+            view.row_stride *= modulus;
+        }
+        self.lse = self.lse.wrapping_byte_offset(if self.lse.is_null() { 0 } else { at(self.lse_stride, first) });
+        self.lse_stride *= modulus;
+        self.from_lse = self.from_lse.wrapping_byte_offset(at(self.from_lse_stride, first));
+        self.from_lse_stride *= modulus;
+    }
 }
 
 // SAFETY: a job borrows inputs, which nobody writes, and rows of output, which tasks write apart.
@@ -363,18 +498,39 @@ fn jobs<'a>(
     bounds: &[Vec<Bound<'_>>],
     launch: &mut Launch<'_>,
     shape: &Extents,
-) -> Vec<Job<'a>> {
-    let mut jobs = Vec::new();
+) -> Result<Vec<Job<'a>>, RunError> {
+    let mut jobs: Vec<Job<'a>> = Vec::new();
     for batch in 0..shape.batch {
         for (part, bounds) in parts.iter().zip(bounds) {
             for (i, &head) in part.heads.iter().enumerate() {
                 let at = batch * part.heads.len() + i;
-                let ctx = context(part.kernel, &part.envs[at], &bounds[at], launch, (batch, head));
-                jobs.push(Job { kernel: part.kernel, ctx, batch, head });
+                let env = &part.envs[at];
+                let ctx = context(part.kernel, env, &bounds[at], launch, (batch, head));
+                // Heads of one part and one length walk alike.
+                let known = jobs.last().filter(|j| {
+                    let same = std::ptr::eq(j.kernel, part.kernel);
+                    same && (j.ctx.n_q, j.ctx.q_start, j.ctx.n_k) == (env.n_q, env.q_start, env.n_k)
+                });
+                let walks = match known {
+                    Some(job) => job.walks.clone(),
+                    None => walks(part.kernel, env).map_err(|what| RunError::Env { batch, head, what })?,
+                };
+                jobs.push(Job { kernel: part.kernel, ctx, walks, between: None, batch, head });
             }
         }
     }
-    jobs
+    Ok(jobs)
+}
+
+/// Queries in the order of each stage, filled up to whole tiles with the last.
+fn walks(kernel: &CpuKernel, env: &Env<'_>) -> Result<Vec<Option<Arc<[u32]>>>, String> {
+    let walk = |s: &attnc_plan::Attend| {
+        let View::Walk(id) = s.view else { return Ok(None) };
+        let mut walk = order::walk(&kernel.plan().program, id, env).map_err(|e| e.to_string())?;
+        walk.resize(walk.len().next_multiple_of(s.tile.q), walk.last().copied().unwrap_or(0));
+        Ok(Some(walk.into()))
+    };
+    kernel.plan().stages.iter().map(walk).collect()
 }
 
 fn context(
@@ -414,6 +570,12 @@ fn context(
         layer: env.layer,
         step: env.step,
         dim: env.dim,
+        residue: 0,
+        given: [env.q_start, env.k_start, env.n_q, env.n_k],
+        walk: std::ptr::null(),
+        from: Rows { base: std::ptr::null(), dtype: 0, row_stride: 0, col_stride: 0 },
+        from_lse: std::ptr::null(),
+        from_lse_stride: 0,
         docs: env.docs.len().saturating_sub(1) as i64,
         doc_offsets: env.docs.as_ptr(),
         sizes: env.sizes.as_ptr(),
@@ -431,11 +593,13 @@ fn context(
     }
 }
 
-/// Working memory, cut into one scratch a thread.
+/// Working memory: what is kept between stages, and one scratch a thread.
 struct Memory {
     base: *mut u8,
+    /// Bytes from `base` on.
+    left: usize,
+    /// Bytes of a scratch.
     stride: usize,
-    slots: usize,
     size: ScratchSize,
 }
 
@@ -447,36 +611,68 @@ impl Memory {
         let base = workspace.as_mut_ptr();
         let skip = base.addr().next_multiple_of(ALIGN) - base.addr();
         let stride = size.bytes().unwrap_or(usize::MAX);
-        let slots = workspace.len().saturating_sub(skip).checked_div(stride).unwrap_or(0);
-        Memory { base: base.wrapping_add(skip), stride, slots, size }
+        Memory { base: base.wrapping_add(skip), left: workspace.len().saturating_sub(skip), stride, size }
+    }
+
+    /// Takes memory that no thread's scratch will have; a multiple of [`ALIGN`].
+    fn take(&mut self, bytes: usize) -> Option<*mut u8> {
+        let at = self.base;
+        self.left = self.left.checked_sub(bytes)?;
+        self.base = at.wrapping_add(bytes);
+        Some(at)
+    }
+
+    /// Threads that have a scratch.
+    fn slots(&self) -> usize {
+        self.left.checked_div(self.stride).unwrap_or(0)
     }
 }
 
-/// The tasks of all jobs, numbered job by job, tile by tile.
+/// For how many keys the marks of a scratch are made.
+#[derive(Default)]
+struct Marks(Option<i64>);
+
+impl Marks {
+    fn fit(&mut self, scratch: &Scratch, n_k: i64) {
+        if self.0 != Some(n_k) {
+            // SAFETY: the scratch has room for the marks of every job's keys.
+            unsafe { (Support::get().marks_init)(scratch.marks, n_k) };
+            self.0 = Some(n_k);
+        }
+    }
+}
+
+/// The tasks of all jobs in one stage, numbered job by job, tile by tile.
 struct Tasks<'a> {
     jobs: &'a [Job<'a>],
+    stage: usize,
     /// Tasks before each job.
     before: Vec<usize>,
     total: usize,
 }
 
 impl<'a> Tasks<'a> {
-    fn new(jobs: &'a [Job<'a>]) -> Tasks<'a> {
+    fn new(jobs: &'a [Job<'a>], stage: usize) -> Tasks<'a> {
         let mut total = 0;
         let mut before = Vec::with_capacity(jobs.len());
         for job in jobs {
             before.push(total);
-            total += (job.ctx.n_q as usize).div_ceil(job.kernel.tile_q());
+            total += job.tasks(stage);
         }
-        Tasks { jobs, before, total }
+        Tasks { jobs, stage, before, total }
     }
 
     /// Does every task once, on as many threads as there are, have memory and can be of use.
-    fn each(&self, memory: &Memory, pool: Option<&rayon::ThreadPool>, task: impl Fn(usize, i64, &mut Scratch) + Sync) {
+    fn each(
+        &self,
+        memory: &Memory,
+        pool: Option<&rayon::ThreadPool>,
+        task: impl Fn(usize, usize, &mut Scratch, &mut Marks) + Sync,
+    ) {
         let next = AtomicUsize::new(0);
         let work = |slot: usize| {
             let base = memory.base.wrapping_add(slot * memory.stride);
-            let mut marks_for = None;
+            let mut marks = Marks::default();
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 if i >= self.total {
@@ -486,18 +682,13 @@ impl<'a> Tasks<'a> {
                 let i = self.total - 1 - i;
                 let at = self.before.partition_point(|&b| b <= i) - 1;
                 let job = &self.jobs[at];
-                let size = ScratchSize { bq: job.kernel.tile_q(), ..memory.size };
+                let size = ScratchSize { bq: job.kernel.plan().stages[self.stage].tile.q, ..memory.size };
                 let Some(mut scratch) = Scratch::cut(base, size) else { return };
-                if marks_for != Some(job.ctx.n_k) {
-                    // SAFETY: the scratch has room for the marks of `memory.size`, which covers every job's keys.
-                    unsafe { (Support::get().marks_init)(scratch.marks, job.ctx.n_k) };
-                    marks_for = Some(job.ctx.n_k);
-                }
-                task(at, (i - self.before[at]) as i64, &mut scratch);
+                task(at, i - self.before[at], &mut scratch, &mut marks);
             }
         };
         let available = pool.map_or_else(rayon::current_num_threads, rayon::ThreadPool::current_num_threads);
-        let threads = available.min(memory.slots).min(self.total);
+        let threads = available.min(memory.slots()).min(self.total);
         if threads <= 1 {
             if self.total > 0 {
                 work(0);
@@ -537,9 +728,10 @@ fn find_empty_row(
     });
     let before: Vec<usize> = before.collect();
     let least = AtomicUsize::new(usize::MAX);
-    tasks.each(memory, pool, |at, tile, scratch| {
+    tasks.each(memory, pool, |at, task, scratch, marks| {
+        marks.fit(scratch, jobs[at].ctx.n_k);
         // SAFETY: as for `drive`; nothing but the scratch is written.
-        if let Some(row) = unsafe { jobs[at].kernel.empty_row(&jobs[at].ctx, scratch, tile) } {
+        if let Some(row) = unsafe { jobs[at].kernel.empty_row(&jobs[at].ctx, scratch, task as i64) } {
             least.fetch_min(before[at] + row, Ordering::Relaxed);
         }
     });

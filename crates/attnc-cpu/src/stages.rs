@@ -5,7 +5,8 @@
 //! which keys. [`STAGES`] gives name, address and signature of each, from which the driver's calls are made.
 //! Nothing here knows of patterns or code generation.
 
-use attnc_kernels::abi::Arg;
+use attnc_kernels::abi::{Arg, KvView, Table};
+use attnc_kernels::window::Chunk;
 
 use crate::layout::{Ctx, DrawRef, MapRef, Scratch};
 
@@ -43,40 +44,66 @@ stages! {
             let kernels = &*ctx.table;
             let dv = ctx.v.dim as i64;
             scratch.lanes = (rows as usize).next_multiple_of(attnc_kernels::abi::LANE_STEP) as i64;
-            let src = ctx.q.base.wrapping_offset((first * ctx.q.row_stride) as isize);
+            let (src, index) = ctx.rows(ctx.q.base, ctx.q.row_stride, first);
             (kernels.pack_q)(
-                src, ctx.q.dtype, ctx.q.row_stride, ctx.q.col_stride, std::ptr::null(), rows, scratch.bq, ctx.dim, scale,
-                scratch.q,
+                src, ctx.q.dtype, ctx.q.row_stride, ctx.q.col_stride, index, rows, scratch.bq, ctx.dim, scale, scratch.q,
             );
             (kernels.start)(scratch.lanes, scratch.bq, dv, scratch.m, scratch.l, scratch.acc);
         }
     }
 
-    /// Scores of keys `first .. first + keys` against the tile's queries.
-    fn scores(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, first: i64 => I64, keys: i64 => I64) {
-        // SAFETY: as in `begin`; `first + keys <= n_k` and `keys <= BK`.
+    /// Goes on, after `begin`, from what earlier stages have made of queries `first .. first + rows`: a softmax whose
+    /// sum is 1 and whose maximum is the log-sum-exp.
+    fn resume(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, first: i64 => I64, rows: i64 => I64) {
+        // SAFETY: as in `begin`; earlier stages are finished, and no other thread reads or writes these rows.
         unsafe {
             let (ctx, scratch) = (&*ctx, &mut *scratch);
-            let kernels = &*ctx.table;
-            let mut stride = 0;
-            let k = (kernels.kv_tile)(&ctx.k, first, keys, scratch.rows, &mut stride) as *const f32;
-            (kernels.qk)(scratch.q, k, stride, keys, ctx.dim, scratch.lanes, scratch.bq, scratch.s);
+            let (src, index) = ctx.rows(ctx.from.base, ctx.from.row_stride, first);
+            ((*ctx.table).pack_q)(
+                src, ctx.from.dtype, ctx.from.row_stride, ctx.from.col_stride, index, rows, scratch.bq, ctx.v.dim as i64,
+                1.0, scratch.acc,
+            );
+            for r in 0..rows as usize {
+                let number = if index.is_null() { first + r as i64 } else { i64::from(*index.add(r)) };
+                let lse = *ctx.from_lse.wrapping_byte_offset((number * ctx.from_lse_stride) as isize);
+                let (m, l) = match lse {
+                    f32::NEG_INFINITY => (lse, 0.0),
+                    _ if lse.is_finite() => (lse, 1.0),
+                    _ => (0.0, f32::NAN),
+                };
+                *scratch.m.add(r) = m;
+                *scratch.l.add(r) = l;
+            }
         }
     }
 
-    /// Softmax of the scores and accumulation of values; `masked` says whether the bit rows count.
-    fn fold(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, first: i64 => I64, keys: i64 => I64, masked: i64 => I64) {
+    /// Scores of the keys of a chunk against the tile's queries.
+    fn scores(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr) {
+        // SAFETY: as in `begin`; chunks are the window's, of keys below `n_k`, at most `BK` of them.
+        unsafe {
+            let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
+            let kernels = &*ctx.table;
+            let (k, stride) = rows(kernels, &ctx.k, chunk, scratch);
+            // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
+            let lane = chunk.lane as usize;
+            let (q, s) = (scratch.q.wrapping_add(lane * ctx.dim as usize), scratch.s.wrapping_add(lane));
+            (kernels.qk)(q, k, stride, chunk.count, ctx.dim, chunk.lanes, scratch.bq, s);
+        }
+    }
+
+    /// Softmax of the scores of a chunk and accumulation of its values.
+    fn fold(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr) {
         // SAFETY: as in `scores`.
         unsafe {
-            let (ctx, scratch) = (&*ctx, &mut *scratch);
+            let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
             let kernels = &*ctx.table;
-            let (bq, lanes) = (scratch.bq, scratch.lanes);
-            let mask = if masked == 0 { std::ptr::null() } else { scratch.masks.cast_const() };
-            let rescale = (kernels.softmax)(scratch.s, keys, lanes, bq, mask, scratch.m, scratch.l, scratch.alpha);
-            let alpha = if rescale == 0 { std::ptr::null() } else { scratch.alpha.cast_const() };
-            let mut stride = 0;
-            let v = (kernels.kv_tile)(&ctx.v, first, keys, scratch.rows, &mut stride) as *const f32;
-            (kernels.pv)(scratch.s, v, stride, keys, ctx.v.dim as i64, lanes, bq, mask, alpha, scratch.acc);
+            let (bq, lanes, mask, lane) = (scratch.bq, chunk.lanes, chunk.mask, chunk.lane as usize);
+            let (s, acc) = (scratch.s.wrapping_add(lane), scratch.acc.wrapping_add(lane * ctx.v.dim as usize));
+            let [m, l, alpha] = [scratch.m, scratch.l, scratch.alpha].map(|p| p.wrapping_add(lane));
+            let rescale = (kernels.softmax)(s, chunk.count, lanes, bq, mask, m, l, alpha);
+            let alpha = if rescale == 0 { std::ptr::null() } else { alpha.cast_const() };
+            let (v, stride) = rows(kernels, &ctx.v, chunk, scratch);
+            (kernels.pv)(s, v, stride, chunk.count, ctx.v.dim as i64, lanes, bq, mask, alpha, acc);
         }
     }
 
@@ -95,11 +122,12 @@ stages! {
         // SAFETY: as in `begin`; no other thread writes these rows.
         unsafe {
             let (ctx, scratch) = (&*ctx, &*scratch);
-            let dst = ctx.out.base.wrapping_offset((first * ctx.out.row_stride) as isize);
-            let lse = if ctx.lse.is_null() { ctx.lse } else { ctx.lse.wrapping_byte_offset((first * ctx.lse_stride) as isize) };
+            let (dst, index) = ctx.rows(ctx.out.base.cast_const(), ctx.out.row_stride, first);
+            let (dst, skip) = (dst.cast_mut(), if index.is_null() { first } else { 0 });
+            let lse = if ctx.lse.is_null() { ctx.lse } else { ctx.lse.wrapping_byte_offset((skip * ctx.lse_stride) as isize) };
             ((*ctx.table).finish)(
                 scratch.acc, scratch.m, scratch.l, rows, scratch.bq, ctx.v.dim as i64, dst, ctx.out.dtype, ctx.out.row_stride,
-                ctx.out.col_stride, std::ptr::null(), lse, ctx.lse_stride,
+                ctx.out.col_stride, index, lse, ctx.lse_stride,
             );
         }
     }
@@ -137,6 +165,35 @@ stages! {
         let chosen = unsafe { drawn_row(&*draw, row) };
         usize::try_from(j).ok().and_then(|j| chosen.get(j)).copied().unwrap_or(-1)
     }
+}
+
+impl Ctx {
+    /// From the first row of a head, where a kernel begins with query `first` of the stage, and its row numbers.
+    fn rows(&self, base: *const u8, stride: i64, first: i64) -> (*const u8, *const u32) {
+        if self.walk.is_null() {
+            (base.wrapping_offset((first * stride) as isize), std::ptr::null())
+        } else {
+            (base, self.walk.wrapping_offset(first as isize))
+        }
+    }
+}
+
+/// Rows of a view for a chunk, as the address of the first and their distance in elements.
+///
+/// # Safety
+/// As for the stages.
+unsafe fn rows(kernels: &Table, view: &KvView, chunk: &Chunk, scratch: &Scratch) -> (*const f32, i64) {
+    let mut stride = 0;
+    // SAFETY: promised by the caller.
+    let at = unsafe {
+        if chunk.first >= 0 {
+            (kernels.kv_tile)(view, chunk.first, chunk.count, scratch.rows, &mut stride)
+        } else {
+            let listed = KvView { rows: chunk.keys, ..*view };
+            (kernels.kv_tile)(&listed, 0, chunk.count, scratch.rows, &mut stride)
+        }
+    };
+    (at as *const f32, stride)
 }
 
 /// Offsets and columns of a compressed map.

@@ -126,10 +126,11 @@ impl Pen {
             program: Arc::new(program),
             name: "test".to_owned(),
             attention: 0,
+            given: vec![],
             stages: vec![Attend {
                 role: Role::RowWalk,
                 tile: Tile { q: 64, k: 64 },
-                order: None,
+                view: attnc_plan::View::Given,
                 scale,
                 score: None,
                 entries,
@@ -1140,9 +1141,9 @@ fn what_is_not_supported_is_refused() {
     let refused = compile_plan(&plan, &Options::default());
     assert!(matches!(&refused, Err(CompileError::Unsupported(what)) if what.contains("columns")), "{refused:?}");
     plan.stages[0].role = Role::RowWalk;
-    plan.stages[0].order = Some(attnc_pattern::expr::OrderId(0));
+    plan.stages[0].tile.q = 24;
     let refused = compile_plan(&plan, &Options::default());
-    assert!(matches!(&refused, Err(CompileError::Unsupported(what)) if what.contains("order")), "{refused:?}");
+    assert!(matches!(&refused, Err(CompileError::Unsupported(what)) if what.contains("sizes")), "{refused:?}");
 }
 
 #[test]

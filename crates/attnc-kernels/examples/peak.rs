@@ -1,6 +1,7 @@
 //! Dense attention of one head by the kernels alone, as a share of this core's measured peak.
 //!
-//! `cargo run --release -p attnc-kernels --example peak [TOKENS]`
+//! `cargo run --release -p attnc-kernels --example peak [TOKENS [HEADS [ISA]]]`; HEADS says how many heads lie side by
+//! side in a row of K and V, of which one is read.
 #![allow(clippy::print_stdout, reason = "an example reports to its terminal")]
 
 use std::ptr::null;
@@ -13,13 +14,18 @@ use attnc_kernels::peak::fma_burst;
 const BQ: usize = 64;
 
 fn main() {
-    let tokens = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(8192);
-    for (isa, available) in Isa::available() {
-        let (Ok(()), Some(table)) = (available, Table::of(isa)) else { continue };
+    let number = |i, default| std::env::args().nth(i).and_then(|n| n.parse().ok()).unwrap_or(default);
+    let (tokens, heads) = (number(1, 8192), number(2, 1));
+    let only = std::env::args().nth(3);
+    for (isa, _) in Isa::available() {
+        let Some(table) = Table::of(isa) else { continue };
+        if only.as_ref().is_some_and(|only| only != isa.name()) {
+            continue;
+        }
         let peak = (0..5).map(|_| measure_peak(isa)).fold(0.0, f64::max);
         println!("{}: peak {:.1} GFLOP/s", isa.name(), peak / 1e9);
         for d in [32, 64, 128, 256] {
-            let total = Attention::new(tokens, d).measure(&table);
+            let total = Attention::new(tokens, d, heads).measure(&table);
             let flops = |products: usize| (products * 2 * tokens * BQ * d) as f64;
             let share = |flops: f64, time: Duration| 100.0 * flops / time.as_secs_f64() / peak;
             println!(
@@ -45,18 +51,29 @@ fn measure_peak(isa: Isa) -> f64 {
     best
 }
 
+/// A cache line, at which buffers begin.
+#[derive(Clone)]
+#[repr(align(64))]
+struct Line([f32; 16]);
+
+fn zeros(n: usize) -> Vec<Line> {
+    vec![Line([0.0; 16]); n.div_ceil(16)]
+}
+
 /// One query tile against a sequence.
 struct Attention {
     tokens: usize,
     d: usize,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    s: Vec<f32>,
-    acc: Vec<f32>,
-    m: Vec<f32>,
-    l: Vec<f32>,
-    alpha: Vec<f32>,
+    /// Elements from row to row of K and V.
+    stride: usize,
+    q: Vec<Line>,
+    k: Vec<Line>,
+    v: Vec<Line>,
+    s: Vec<Line>,
+    acc: Vec<Line>,
+    m: Vec<Line>,
+    l: Vec<Line>,
+    alpha: Vec<Line>,
 }
 
 /// Time for the sequence.
@@ -68,27 +85,28 @@ struct Times {
 }
 
 impl Attention {
-    fn new(tokens: usize, d: usize) -> Attention {
+    fn new(tokens: usize, d: usize, heads: usize) -> Attention {
         let mut state = 1u32;
-        let mut random = |n: usize| -> Vec<f32> {
-            (0..n)
-                .map(|_| {
-                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    (state >> 8) as f32 / 8_388_608.0 - 1.0
-                })
-                .collect()
+        let mut random = |n: usize| {
+            let mut lines = zeros(n);
+            for x in lines.iter_mut().flat_map(|line| &mut line.0) {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *x = (state >> 8) as f32 / 8_388_608.0 - 1.0;
+            }
+            lines
         };
         Attention {
             tokens,
             d,
+            stride: heads * d,
             q: random(d * BQ),
-            k: random(tokens * d),
-            v: random(tokens * d),
-            s: vec![0.0; BK * BQ],
-            acc: vec![0.0; d * BQ],
-            m: vec![0.0; BQ],
-            l: vec![0.0; BQ],
-            alpha: vec![0.0; BQ],
+            k: random(tokens * heads * d),
+            v: random(tokens * heads * d),
+            s: zeros(BK * BQ),
+            acc: zeros(d * BQ),
+            m: zeros(BQ),
+            l: zeros(BQ),
+            alpha: zeros(BQ),
         }
     }
 
@@ -115,9 +133,9 @@ impl Attention {
     /// Attends once. Each call of `qk` (0), `softmax` (1) and `pv` (2) goes through `timed`.
     fn pass(&mut self, table: &Table, mut timed: impl FnMut(usize, &mut dyn FnMut())) -> Duration {
         let (d, bq) = (self.d as i64, BQ as i64);
-        let view = |rows: &[f32]| KvView {
+        let view = |rows: &[Line]| KvView {
             base: rows.as_ptr().cast(),
-            row_stride: 4 * d,
+            row_stride: 4 * self.stride as i64,
             col_stride: 4,
             dtype: DType::F32 as u32,
             page_rows: 0,
@@ -127,8 +145,9 @@ impl Attention {
             dim: d as u64,
         };
         let (k, v) = (view(&self.k), view(&self.v));
-        let (m, l, alpha) = (self.m.as_mut_ptr(), self.l.as_mut_ptr(), self.alpha.as_mut_ptr());
-        let (s, acc) = (self.s.as_mut_ptr(), self.acc.as_mut_ptr());
+        let at = |lines: &mut [Line]| lines.as_mut_ptr().cast::<f32>();
+        let (m, l, alpha) = (at(&mut self.m), at(&mut self.l), at(&mut self.alpha));
+        let (s, acc) = (at(&mut self.s), at(&mut self.acc));
         let begin = Instant::now();
         // SAFETY: every buffer has the size that its kernel asks for, and the views hold `tokens` rows.
         unsafe {
@@ -137,7 +156,7 @@ impl Attention {
                 let keys = BK.min(self.tokens - first) as i64;
                 let mut stride = 0;
                 let row = (table.kv_tile)(&raw const k, first as i64, keys, s, &raw mut stride) as *const f32;
-                timed(0, &mut || (table.qk)(self.q.as_ptr(), row, stride, keys, d, bq, bq, s));
+                timed(0, &mut || (table.qk)(self.q.as_ptr().cast(), row, stride, keys, d, bq, bq, s));
                 let mut rescale = 0;
                 timed(1, &mut || rescale = (table.softmax)(s, keys, bq, bq, null(), m, l, alpha));
                 let row = (table.kv_tile)(&raw const v, first as i64, keys, s, &raw mut stride) as *const f32;

@@ -14,6 +14,7 @@
 //! Nothing here knows of patterns, plans or code generators.
 
 use crate::tiles::TileMarks;
+use crate::window::Window;
 
 /// Keys in a tile; a mask row is one `u64`.
 pub const BK: usize = 64;
@@ -194,6 +195,26 @@ Support {
 
     /// 1 if every key of marked tile `tile` takes part for every query, else 0.
     marks_is_must: fn(marks: *const TileMarks => Ptr, tile: i64 => I64) -> i64 => I64;
+
+    /// Begins the windows of a query tile of `rows` queries, of `n_k` keys.
+    window_begin: fn(window: *mut Window => Ptr, rows: i64 => I64, n_k: i64 => I64);
+
+    /// Begins a window of marked tiles from `from` up. Returns the tile to go on from, or -1 where no tile is marked
+    /// and nothing gathered is left. Full tiles become chunks; rows of bits of the others are empty.
+    window_next: fn(window: *mut Window => Ptr, marks: *const TileMarks => Ptr, from: i64 => I64) -> i64 => I64;
+
+    /// Adds keys `start .. end`, as far as the window's partial tiles hold them, to the row of bits of lane `lane`.
+    window_range: fn(window: *mut Window => Ptr, lane: i64 => I64, start: i64 => I64, end: i64 => I64);
+
+    /// As `window_range`, for those of the keys with `(k - phase) mod period < width`; `period >= 1`.
+    window_comb: fn(window: *mut Window => Ptr, lane: i64 => I64, start: i64 => I64, end: i64 => I64,
+                    period: i64 => I64, width: i64 => I64, phase: i64 => I64);
+
+    /// Makes chunks of the window's partial tiles. Returns the number of chunks.
+    window_chunks: fn(window: *mut Window => Ptr) -> i64 => I64;
+
+    /// Notes in `seen` each query that attends to a key of the window. Before `window_chunks`.
+    window_seen: fn(window: *mut Window => Ptr);
 
     /// Bit j of the result says `start <= k0 + j < end`, j in `0 .. 64`.
     range_bits: fn(start: i64 => I64, end: i64 => I64, k0: i64 => I64) -> u64 => I64;

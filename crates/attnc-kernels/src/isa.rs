@@ -13,24 +13,34 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C: vectors of 8 singles.
     Avx2,
+    /// x86-64 with AVX-512 F, DQ, BW and VL (and AVX2, FMA and F16C): vectors of 16 singles.
+    Avx512,
 }
 
 impl Isa {
     /// Every instruction set with whether this machine runs it, and if not, why.
     #[must_use]
     pub fn available() -> Vec<(Isa, Result<(), &'static str>)> {
-        let avx2 = match Avx2::detect() {
-            Some(_) => Ok(()),
-            None if cfg!(target_arch = "x86_64") => Err("this CPU lacks AVX2, FMA or F16C"),
-            None => Err("needs an x86-64 CPU"),
+        let vector = |detected: bool, lacks: &'static str| match detected {
+            true => Ok(()),
+            false if cfg!(target_arch = "x86_64") => Err(lacks),
+            false => Err("needs an x86-64 CPU"),
         };
-        vec![(Isa::Scalar, Ok(())), (Isa::Avx2, avx2)]
+        let avx2 = vector(Avx2::detect().is_some(), "this CPU lacks AVX2, FMA or F16C");
+        let avx512 = vector(Avx512::detect().is_some(), "this CPU lacks AVX-512 F, DQ, BW or VL");
+        vec![(Isa::Scalar, Ok(())), (Isa::Avx2, avx2), (Isa::Avx512, avx512)]
     }
 
     /// The fastest instruction set of this machine.
     #[must_use]
     pub fn best() -> Isa {
-        if Avx2::detect().is_some() { Isa::Avx2 } else { Isa::Scalar }
+        if Avx512::detect().is_some() {
+            Isa::Avx512
+        } else if Avx2::detect().is_some() {
+            Isa::Avx2
+        } else {
+            Isa::Scalar
+        }
     }
 
     /// Name as on the command line.
@@ -39,6 +49,7 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
         }
     }
 }
@@ -62,11 +73,31 @@ impl Avx2 {
     }
 }
 
+/// Proof that this machine has AVX-512 F, DQ, BW and VL, and what [`Avx2`] says.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// Asks the CPU (once; the answer is cached).
+    #[must_use]
+    pub fn detect() -> Option<Avx512> {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512vl")
+        {
+            return Avx2::detect().map(|_| Avx512(()));
+        }
+        None
+    }
+}
+
 impl Table {
     /// The kernels for the fastest instruction set of this machine.
     #[must_use]
     pub fn best() -> Table {
-        Avx2::detect().map_or_else(Table::scalar, Table::avx2)
+        Table::of(Isa::best()).unwrap_or_else(Table::scalar)
     }
 
     /// The kernels for `isa`, if this machine runs it.
@@ -75,6 +106,7 @@ impl Table {
         match isa {
             Isa::Scalar => Some(Table::scalar()),
             Isa::Avx2 => Avx2::detect().map(Table::avx2),
+            Isa::Avx512 => Avx512::detect().map(Table::avx512),
         }
     }
 
@@ -92,10 +124,19 @@ impl Table {
         #[cfg(not(target_arch = "x86_64"))]
         return scalar::TABLE;
     }
+
+    /// The AVX-512 kernels.
+    #[must_use]
+    pub fn avx512(_proof: Avx512) -> Table {
+        #[cfg(target_arch = "x86_64")]
+        return crate::avx512::TABLE;
+        #[cfg(not(target_arch = "x86_64"))]
+        return scalar::TABLE;
+    }
 }
 
 impl Math {
-    /// The functions for `isa`, if this machine runs it.
+    /// The functions for `isa`, if this machine runs it. One or four reals gain nothing from vectors of 16.
     #[must_use]
     pub fn of(isa: Isa) -> Option<Math> {
         match isa {
@@ -104,6 +145,7 @@ impl Math {
             Isa::Avx2 => Avx2::detect().map(|_| crate::avx2::math::MATH),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 => None,
+            Isa::Avx512 => Avx512::detect().and_then(|_| Math::of(Isa::Avx2)),
         }
     }
 }
@@ -116,6 +158,7 @@ impl crate::abi::Math4 {
         match isa {
             Isa::Scalar => Some(math::SCALAR4),
             Isa::Avx2 => Avx2::detect().map(|_| crate::avx2::math::MATH4),
+            Isa::Avx512 => Avx512::detect().and_then(|_| Self::of(Isa::Avx2)),
         }
     }
 }

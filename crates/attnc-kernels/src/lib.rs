@@ -2,7 +2,7 @@
 //!
 //! The one idea: everything that depends on the instruction set and nothing else. A compiled driver
 //! decides which tiles to visit; the functions here do whole tiles. [`abi`] is the contract, [`scalar`]
-//! the truth, `avx2` the fast version, [`isa`] the choice between them. Nothing here knows of patterns,
+//! the truth, `avx2` and `avx512` the fast versions, [`isa`] the choice between them. Nothing here knows of patterns,
 //! plans, threads or code generators.
 //!
 //! The functions of the tables are `unsafe`: they trust sizes and addresses, which a verified plan
@@ -11,6 +11,8 @@
 pub mod abi;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod count;
 pub mod isa;
 pub mod math;
@@ -19,6 +21,7 @@ pub mod peak;
 pub mod scalar;
 mod tensor;
 pub mod tiles;
+pub mod window;
 
-pub use isa::{Avx2, Isa};
+pub use isa::{Avx2, Avx512, Isa};
 pub use merge::{MergeError, merge};

@@ -3,7 +3,9 @@
 //! The one idea: bursts of known work without a clock or threads; the caller times them and runs
 //! them side by side. Nothing here knows of attention.
 
-use crate::isa::{Avx2, Isa};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{Avx2, Avx512};
 
 /// Independent accumulators: two units times a latency of four or five cycles, and some to spare.
 const CHAINS: usize = 12;
@@ -12,10 +14,13 @@ const CHAINS: usize = 12;
 /// baseline where this machine lacks it. Returns the FLOPs executed and a number that keeps them from being left out.
 #[must_use]
 pub fn fma_burst(isa: Isa, iterations: u64) -> (u64, f32) {
-    match (isa, Avx2::detect()) {
+    match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: detection succeeded.
-        (Isa::Avx2, Some(_)) => unsafe { fma_burst_avx2(iterations) },
+        Isa::Avx512 if Avx512::detect().is_some() => unsafe { fma_burst_avx512(iterations) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: detection succeeded.
+        Isa::Avx2 if Avx2::detect().is_some() => unsafe { fma_burst_avx2(iterations) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: every x86-64 has SSE2.
         _ => unsafe { fma_burst_sse2(iterations) },
@@ -71,6 +76,23 @@ fn fma_burst_avx2(iterations: u64) -> (u64, f32) {
     (iterations * 2 * (CHAINS * 8) as u64, _mm256_cvtss_f32(sum))
 }
 
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn fma_burst_avx512(iterations: u64) -> (u64, f32) {
+    use core::arch::x86_64::*;
+
+    let a = _mm512_set1_ps(core::hint::black_box(0.999));
+    let b = _mm512_set1_ps(core::hint::black_box(0.001));
+    let mut x = [_mm512_set1_ps(1.0); CHAINS];
+    for _ in 0..iterations {
+        for x in &mut x {
+            *x = _mm512_fmadd_ps(*x, a, b);
+        }
+    }
+    let sum = x.into_iter().fold(_mm512_setzero_ps(), |sum, x| _mm512_add_ps(sum, x));
+    (iterations * 2 * (CHAINS * 16) as u64, _mm512_cvtss_f32(sum))
+}
+
 /// Reads every element once, in order, and returns their sum (in no particular order): the
 /// bandwidth of the level of memory that holds them.
 #[must_use]
@@ -92,7 +114,7 @@ mod tests {
 
     #[test]
     fn bursts_do_the_work_they_state() {
-        for isa in [Isa::Scalar, Isa::best()] {
+        for (isa, _) in Isa::available() {
             let (flops, sink) = fma_burst(isa, 1000);
             assert!(flops >= 2 * 1000 * CHAINS as u64 && sink.is_finite() && sink > 0.0);
             assert_eq!(fma_burst(isa, 3000).0, 3 * flops);

@@ -75,7 +75,7 @@ impl KvView {
     }
 
     /// The rows `first .. first + keys` where they lie, as the first row's address and the distance of rows in
-    /// elements, if they are aligned f32 with unit inner stride and equally spaced.
+    /// elements, if they are aligned f32 with unit inner stride and equally spaced, and a cache holds a tile of them.
     ///
     /// # Safety
     /// As for [`Self::row`], for each of the rows.
@@ -92,8 +92,15 @@ impl KvView {
         let regular = (self.page_rows == 0 && self.rows.is_null())
             || (2..keys).all(|i| row(i) == start.wrapping_offset(step * i as isize));
         let aligned = start.addr().is_multiple_of(elements) && step % elements as isize == 0;
-        (regular && aligned).then(|| (start.cast(), step as i64 / elements as i64))
+        (regular && aligned && !crowded(step, self.dim as usize * elements)).then(|| (start.cast(), step as i64 / elements as i64))
     }
+}
+
+/// Whether rows of `bytes` bytes, `step` bytes apart, share so few sets of a first-level cache (64 sets of lines of 64
+/// bytes, 8 ways) that a tile of them does not stay there though it would fit.
+fn crowded(step: isize, bytes: usize) -> bool {
+    let apart = 1_usize << step.unsigned_abs().trailing_zeros().min(12);
+    step != 0 && apart > bytes.next_power_of_two().max(512)
 }
 
 /// Row number `i`, looked up in `index` unless that is null.

@@ -9,6 +9,7 @@
 //! [`crate::abi::Support`]. Nothing here knows of patterns.
 
 use crate::abi::{BK, Support};
+use crate::window::{window_begin, window_chunks, window_comb, window_next, window_range, window_seen};
 
 const TILE: i64 = BK as i64;
 const WORD: i64 = u64::BITS as i64;
@@ -25,6 +26,12 @@ impl Support {
             marks_comb,
             marks_next,
             marks_is_must,
+            window_begin,
+            window_next,
+            window_range,
+            window_comb,
+            window_chunks,
+            window_seen,
             range_bits,
             comb_bits,
             isqrt,
@@ -215,19 +222,19 @@ unsafe extern "C" fn marks_comb(
     }
 }
 
-unsafe extern "C" fn marks_next(marks: *const TileMarks, from: i64) -> i64 {
+pub(crate) unsafe extern "C" fn marks_next(marks: *const TileMarks, from: i64) -> i64 {
     // SAFETY: promised by the caller; nothing is written.
     unsafe { Bitmaps::of(marks.cast_mut()) }.next(from).unwrap_or(-1)
 }
 
-unsafe extern "C" fn marks_is_must(marks: *const TileMarks, tile: i64) -> i64 {
+pub(crate) unsafe extern "C" fn marks_is_must(marks: *const TileMarks, tile: i64) -> i64 {
     // SAFETY: promised by the caller; nothing is written.
     let marks = unsafe { Bitmaps::of(marks.cast_mut()) };
     let word = usize::try_from(tile).ok().and_then(|tile| marks.must.get(tile / WORD as usize));
     word.map_or(0, |word| (word >> (tile % WORD) & 1) as i64)
 }
 
-extern "C" fn range_bits(start: i64, end: i64, k0: i64) -> u64 {
+pub(crate) extern "C" fn range_bits(start: i64, end: i64, k0: i64) -> u64 {
     let from = start.saturating_sub(k0).clamp(0, WORD);
     let to = end.saturating_sub(k0).clamp(0, WORD);
     if from >= to { 0 } else { ones(to - from) << from }
@@ -238,7 +245,7 @@ fn ones(n: i64) -> u64 {
     u64::MAX >> (WORD - n.min(WORD))
 }
 
-extern "C" fn comb_bits(k0: i64, period: i64, width: i64, phase: i64) -> u64 {
+pub(crate) extern "C" fn comb_bits(k0: i64, period: i64, width: i64, phase: i64) -> u64 {
     if width <= 0 {
         return 0;
     }

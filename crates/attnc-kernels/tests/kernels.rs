@@ -1,10 +1,9 @@
-//! Every kernel of AVX2 against its scalar version, on awkward sizes and values. On a machine without AVX2 only the
-//! tests of the scalar version against plain formulas say something.
+//! Every kernel of each instruction set of this machine against plain formulas, on awkward sizes and values.
 
 use std::ptr::null;
 
+use attnc_kernels::Isa;
 use attnc_kernels::abi::{BK, BQ_MAX, DType, KvView, LANE_STEP, Table};
-use attnc_kernels::{Avx2, Isa};
 use half::{bf16, f16};
 
 const DIMS: [usize; 13] = [1, 2, 3, 5, 6, 7, 31, 32, 33, 64, 80, 128, 1000];
@@ -33,9 +32,7 @@ impl Random {
 }
 
 fn tables() -> Vec<Table> {
-    let mut tables = vec![Table::scalar()];
-    tables.extend(Avx2::detect().map(Table::avx2));
-    tables
+    Isa::available().into_iter().filter_map(|(isa, _)| Table::of(isa)).collect()
 }
 
 #[track_caller]

@@ -4,6 +4,10 @@
 
 use std::borrow::Cow;
 
+use crate::expr::Extent;
+#[cfg(doc)]
+use crate::expr::Var;
+
 /// Lengths, coordinates and run-time data of one head.
 #[derive(Clone, Debug, Default)]
 pub struct Env<'a> {
@@ -25,6 +29,8 @@ pub struct Env<'a> {
     pub step: i64,
     /// Dimension of queries and keys.
     pub dim: i64,
+    /// The class that lengths and starts above belong to, if they are those of one.
+    pub class: Option<Class>,
     /// Values of the program's sizes, by `SizeId`.
     pub sizes: Vec<i64>,
     /// Document offsets, `docs + 1` ascending positions from 0; empty if not given.
@@ -37,6 +43,47 @@ pub struct Env<'a> {
     pub draws: Vec<DrawTable>,
     /// Index in the order of each position of the sequence, by `OrderId`; see [`crate::order`].
     pub orders: Vec<std::sync::Arc<[u32]>>,
+}
+
+/// The positions of one residue, as a sequence of their own. See [`Var::Class`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// The residue.
+    pub residue: i64,
+    /// Of the whole launch: position of the first query, of the first key, number of queries, of keys.
+    pub given: [i64; 4],
+}
+
+impl Env<'_> {
+    /// Residue of the class; 0 without one.
+    #[must_use]
+    pub fn residue(&self) -> i64 {
+        self.class.map_or(0, |c| c.residue)
+    }
+
+    /// A length or start of the whole launch.
+    #[must_use]
+    pub fn given(&self, extent: Extent) -> i64 {
+        let own = [self.q_start, self.k_start, self.n_q, self.n_k];
+        self.class.map_or(own, |c| c.given)[extent as usize]
+    }
+
+    /// The environment of class `residue` modulo `modulus`, which is at least 1.
+    #[must_use]
+    pub fn of_class(&self, modulus: i64, residue: i64) -> Self {
+        let (q_start, n_q) = in_class(self.q_start, self.n_q, modulus, residue);
+        let (k_start, n_k) = in_class(self.k_start, self.n_k, modulus, residue);
+        let class = Class { residue, given: [self.q_start, self.k_start, self.n_q, self.n_k] };
+        Env { q_start, n_q, k_start, n_k, class: Some(class), ..self.clone() }
+    }
+}
+
+/// Of the positions `start .. start + len`, those of one residue: the first as a position of the class, and how many.
+#[must_use]
+pub fn in_class(start: i64, len: i64, modulus: i64, residue: i64) -> (i64, i64) {
+    let up = |position: i64| (position - residue + modulus - 1).div_euclid(modulus);
+    let first = up(start);
+    (first, (up(start + len) - first).max(0))
 }
 
 /// A map of one head.

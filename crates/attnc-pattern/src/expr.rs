@@ -48,6 +48,19 @@ ids! {
     OrderId
 }
 
+/// A length or a start of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Extent {
+    /// Position of the first query.
+    QStart,
+    /// Position of the first key.
+    KStart,
+    /// Number of queries.
+    NQ,
+    /// Number of keys.
+    NK,
+}
+
 /// What an expression may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Var {
@@ -87,6 +100,11 @@ pub enum Var {
     QLo,
     /// Last query position of a tile of queries, inclusive (only in widened row sets).
     QHi,
+    /// The residue of a class: where a schedule takes the positions of one residue modulo m as a sequence of their
+    /// own, position `m * Q + Class` is query `Q` of it, and the variables above for lengths and starts are its own.
+    Class,
+    /// A length or start of the whole launch, where the plain variables are those of a class.
+    Given(Extent),
 }
 
 /// Operations with two operands. On integers `Div` and `Mod` floor.

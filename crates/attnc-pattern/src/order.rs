@@ -80,6 +80,22 @@ pub fn index(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Arc<[u3
     Ok(index.into())
 }
 
+/// The queries of a launch, by number within it, as they come in `order`.
+///
+/// # Errors
+/// As for [`index`].
+pub fn walk(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Vec<u32>, EnvError> {
+    let index = index(program, order, env)?;
+    // Where the launch has every position, ranks are numbers; else what is missing leaves no gap.
+    let (start, len) = (env.q_start as usize, env.n_q as usize);
+    let mut walk = vec![u32::MAX; index.len()];
+    for (number, &rank) in index[start..start + len].iter().enumerate() {
+        walk[rank as usize] = number as u32;
+    }
+    walk.retain(|&number| number != u32::MAX);
+    Ok(walk)
+}
+
 /// A size of the space that cannot be negative.
 pub(crate) fn size(program: &Program, env: &Env<'_>, expr: ExprId) -> Result<i64, EnvError> {
     let value = Evaluator::new(program, env, &[expr]).int(expr, Point::default())?;

@@ -1,13 +1,15 @@
 //! Exact cost before running: entries, useful and executed operations, tiles, bytes.
 //!
 //! Counted from row sets, query by query, in memory that does not grow with the sequence. The executed
-//! count follows the kernels' contract: a non-empty tile of `t` keys costs `2 (d_k + d_v) t lanes`,
-//! where the lanes of a tile of queries are its rows rounded up to 16. Nothing here knows of time.
+//! count is `2 (d_k + d_v)` for each pair of a key and a lane that the target visits; the target says which these are
+//! from what the panels of a tile of queries attend to ([`Visits`]). Nothing here knows of time.
 
 use attnc_pattern::analysis::{EvalError, Row, RowWalker, Rows};
 use attnc_pattern::env::Env;
+use attnc_pattern::order;
+use attnc_pattern::program::Program;
 
-use crate::plan::Entry;
+use crate::plan::{Attend, Entry, View};
 use crate::verify::VerifiedPlan;
 
 /// Cost of one head.
@@ -68,113 +70,235 @@ pub struct Shape {
     pub element: u64,
 }
 
+/// Lanes of a panel: a target leaves out keys for whole panels of queries.
+pub const PANEL: usize = 16;
+
+/// What a target visits for a tile of queries.
+pub trait Visits: Default {
+    /// Takes a tile of 64 keys, of which each panel of queries attends to the given ones. Tiles come in ascending
+    /// order.
+    fn tile(&mut self, panels: &[u64]);
+
+    /// Pairs of a key and a lane that are visited, all tiles having been taken.
+    fn finish(self) -> u64;
+}
+
 /// Counts one head under `env`.
 ///
 /// # Errors
 /// An expression that cannot be evaluated (overflow, an index out of range).
-pub fn cost(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Result<Cost, EvalError> {
-    let mut total = Cost::default();
-    let flops = 2 * (shape.d_k + shape.d_v);
+pub fn cost<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Result<Cost, EvalError> {
     let row_bytes = (shape.d_k + shape.d_v) * shape.element;
+    let mut count = Count { shape, row_bytes, total: Cost::default(), of_row: None };
+    if plan.stages.len() > 1 {
+        count.of_row = Some(vec![0; usize::try_from(env.n_q).unwrap_or(0)]);
+    }
     for stage in &plan.stages {
-        let null: i64 = stage.entries.iter().map(|e| if let Entry::Null { slots, .. } = e { *slots } else { 0 }).sum();
-        let sets: Vec<Rows> = stage
-            .entries
-            .iter()
-            .filter_map(
-                |e| if let Entry::Tokens { rows, .. } = e { Some(Rows::new(&plan.program, rows)) } else { None },
-            )
-            .collect();
+        let sets: Vec<Rows> = stage.entries.iter().filter_map(|e| tokens(&plan.program, e)).collect();
+        match stage.view {
+            View::Given => count.stage::<V>(stage, &sets, env, |i| (env.q_start + i, i))?,
+            View::Walk(order) => {
+                let walk =
+                    order::walk(&plan.program, order, env).map_err(|e| EvalError::Missing { what: e.to_string() })?;
+                let number = |i: i64| i64::from(walk[i as usize]);
+                count.stage::<V>(stage, &sets, env, |i| (env.q_start + number(i), number(i)))?;
+            }
+            View::Classes(modulus) => {
+                for first in 0..modulus.min(env.n_q) {
+                    let of = env.of_class(modulus, (env.q_start + first) % modulus);
+                    count.stage::<V>(stage, &sets, &of, |i| (of.q_start + i, first + modulus * i))?;
+                }
+            }
+        }
+    }
+    let mut total = count.total;
+    for row in count.of_row.into_iter().flatten() {
+        total.max_row = total.max_row.max(row & !NULL);
+        total.empty_rows += u64::from(row == 0);
+    }
+    total.useful_flops = 2 * (shape.d_k + shape.d_v) * total.entries;
+    total.bytes_min = (env.n_q + env.n_k) as u64 * row_bytes;
+    Ok(total)
+}
+
+fn tokens(program: &Program, entry: &Entry) -> Option<Rows> {
+    match entry {
+        Entry::Tokens { rows, .. } => Some(Rows::new(program, rows)),
+        Entry::Null { .. } => None,
+    }
+}
+
+/// In the count of a row, says that it attends to a null slot.
+const NULL: u64 = 1 << 63;
+
+/// What has been counted so far.
+struct Count {
+    shape: Shape,
+    row_bytes: u64,
+    total: Cost,
+    /// Keys of each row, where a row is met in several stages.
+    of_row: Option<Vec<u64>>,
+}
+
+impl Count {
+    /// Counts the queries of `env`; `query` gives the position of the i-th and its number in the launch.
+    fn stage<V: Visits>(
+        &mut self,
+        stage: &Attend,
+        sets: &[Rows],
+        env: &Env<'_>,
+        query: impl Fn(i64) -> (i64, i64),
+    ) -> Result<(), EvalError> {
+        let total = &mut self.total;
+        let flops = 2 * (self.shape.d_k + self.shape.d_v);
+        let null = stage.entries.iter().any(|e| matches!(e, Entry::Null { slots: 1.., .. }));
         let mut walkers = sets.iter().map(|s| s.walker(env)).collect::<Result<Vec<RowWalker<'_>>, _>>()?;
         let (bq, bk) = (stage.tile.q as i64, stage.tile.k as i64);
-        let (mut touched, mut full, mut row_touched, mut row_full) = (vec![], vec![], vec![], vec![]);
+        let (mut full, mut ranges, mut row_full, mut merged) = (vec![], vec![], vec![], vec![]);
+        let mut panels: Vec<Vec<(i64, i64)>> = vec![vec![]; stage.tile.q.div_ceil(PANEL)];
         let mut row_counts = vec![0u64; bq as usize];
         let mut q0 = 0;
         while q0 < env.n_q {
             let rows = bq.min(env.n_q - q0);
-            let lanes = ((rows + 15) / 16 * 16) as u64;
             row_counts.fill(0);
             for walker in &mut walkers {
-                touched.clear();
+                panels.iter_mut().for_each(Vec::clear);
                 for r in 0..rows {
-                    let row = walker.row(env.q_start + q0 + r)?;
+                    let row = walker.row(query(q0 + r).0)?;
                     let count = row.count();
                     total.entries += count;
                     row_counts[r as usize] += count;
-                    tiles_of(row, env, bk, &mut row_touched, &mut row_full);
-                    merge_into(&mut touched, &row_touched);
+                    ranges_of(row, env, bk, &mut ranges, &mut row_full);
+                    merge_into(&mut panels[r as usize / PANEL], &ranges, &mut merged);
                     if r == 0 {
                         full.clone_from(&row_full);
                     } else {
                         full = intersect(&full, &row_full);
                     }
                 }
-                let tiles: i64 = touched.iter().map(|(a, b)| b - a).sum();
                 let full: i64 = full.iter().map(|(a, b)| b - a).sum();
-                let last = (env.n_k + bk - 1) / bk;
-                // Every tile has bk keys but the last of the sequence.
-                let mut keys = (tiles * bk) as u64;
-                if touched.last().is_some_and(|t| t.1 == last) {
-                    keys -= (last * bk - env.n_k) as u64;
-                }
+                let used = (rows as usize).div_ceil(PANEL);
+                let (tiles, keys, pairs) = visits::<V>(&panels[..used]);
                 total.full_tiles += full as u64;
-                total.partial_tiles += (tiles - full) as u64;
-                total.executed_flops += flops * keys * lanes;
-                total.bytes_tiles += keys * row_bytes;
+                total.partial_tiles += tiles - full as u64;
+                total.executed_flops += flops * pairs;
+                total.bytes_tiles += keys * self.row_bytes;
             }
-            for count in &row_counts[..rows as usize] {
-                total.max_row = total.max_row.max(*count);
-                total.empty_rows += u64::from(*count == 0 && null == 0);
+            for (r, count) in row_counts[..rows as usize].iter().enumerate() {
+                match &mut self.of_row {
+                    Some(of_row) => {
+                        let all = &mut of_row[query(q0 + r as i64).1 as usize];
+                        *all = (*all + count) | if null { NULL } else { 0 };
+                    }
+                    None => {
+                        total.max_row = total.max_row.max(*count);
+                        total.empty_rows += u64::from(*count == 0 && !null);
+                    }
+                }
             }
-            total.bytes_tiles += rows as u64 * row_bytes;
+            total.bytes_tiles += rows as u64 * self.row_bytes;
             q0 += rows;
         }
+        Ok(())
     }
-    total.useful_flops = flops * total.entries;
-    total.bytes_min = (env.n_q + env.n_k) as u64 * row_bytes;
-    Ok(total)
 }
 
-/// Tiles of `bk` keys, counted from the first key of the launch, that a row touches and that it covers.
-/// The last tile of the sequence is covered by the keys there are.
-fn tiles_of(row: &Row, env: &Env<'_>, bk: i64, touched: &mut Vec<(i64, i64)>, full: &mut Vec<(i64, i64)>) {
-    touched.clear();
+/// Keys of a row, counted from the first key of the launch, and the tiles of `bk` keys that it covers. The last tile
+/// of the sequence is covered by the keys there are.
+fn ranges_of(row: &Row, env: &Env<'_>, bk: i64, ranges: &mut Vec<(i64, i64)>, full: &mut Vec<(i64, i64)>) {
+    ranges.clear();
     full.clear();
     let mut from = env.k_start;
     while let Some((start, end)) = row.next_from(from) {
+        from = end;
         let (start, end) = (start - env.k_start, end - env.k_start);
-        let (first, last) = (start / bk, (end - 1) / bk + 1);
-        match touched.last_mut() {
-            Some(t) if t.1 == first => t.1 = last,
-            _ => touched.push((first, last)),
+        match ranges.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => ranges.push((start, end)),
         }
-        let covered = ((start + bk - 1) / bk, if end == env.n_k { last } else { end / bk });
+    }
+    for &(start, end) in &*ranges {
+        let covered = ((start + bk - 1) / bk, if end == env.n_k { (end - 1) / bk + 1 } else { end / bk });
         if covered.0 < covered.1 {
             full.push(covered);
         }
-        // What else is in the last tile touches no other tile and covers none.
-        from = env.k_start + last * bk;
     }
 }
 
-/// Union of two sorted lists of disjoint half-open ranges, into the first.
-fn merge_into(into: &mut Vec<(i64, i64)>, from: &[(i64, i64)]) {
-    // Most rows add nothing to what the first row of the tile touched.
-    if from.iter().all(|f| into.iter().any(|t| t.0 <= f.0 && f.1 <= t.1)) {
+/// Of the keys that each panel attends to: the tiles that hold some, their keys, and the pairs of a key and a lane
+/// that are visited.
+fn visits<V: Visits>(panels: &[Vec<(i64, i64)>]) -> (u64, u64, u64) {
+    const TILE: i64 = u64::BITS as i64;
+    let (mut tiles, mut keys, mut visits) = (0, 0, V::default());
+    // Pairs of tiles that every panel attends to wholly.
+    let mut whole = 0;
+    // Next range of each panel.
+    let mut next = vec![0; panels.len()];
+    let mut bits = vec![0_u64; panels.len()];
+    let mut at = 0;
+    loop {
+        // The tile of the first key at or after `at` that some panel attends to.
+        let mut first = i64::MAX;
+        for (ranges, next) in panels.iter().zip(&mut next) {
+            while ranges.get(*next).is_some_and(|r| r.1 <= at) {
+                *next += 1;
+            }
+            first = ranges.get(*next).map_or(first, |r| first.min(r.0.max(at)));
+        }
+        if first == i64::MAX {
+            return (tiles, keys, whole + visits.finish());
+        }
+        at = first / TILE * TILE;
+        // As far as every panel goes on without a gap.
+        let until = panels.iter().zip(&next).map(|(r, &n)| r.get(n).filter(|r| r.0 <= at).map_or(at, |r| r.1)).min();
+        let many = (until.unwrap_or(at) - at) / TILE;
+        if many > 0 {
+            tiles += many as u64;
+            keys += (many * TILE) as u64;
+            whole += (many * TILE) as u64 * (panels.len() * PANEL) as u64;
+            at += many * TILE;
+            continue;
+        }
+        for ((ranges, &next), bits) in panels.iter().zip(&next).zip(&mut bits) {
+            *bits = 0;
+            for &(start, end) in ranges[next..].iter().take_while(|r| r.0 < at + TILE) {
+                let (start, end) = (start.max(at) - at, end.min(at + TILE) - at);
+                *bits |= (u64::MAX >> (TILE - (end - start))) << start;
+            }
+        }
+        tiles += 1;
+        keys += u64::from(bits.iter().fold(0, |all, b| all | b).count_ones());
+        visits.tile(&bits);
+        at += TILE;
+    }
+}
+
+/// Union of two sorted lists of disjoint half-open ranges, into the first; `merged` is working memory.
+fn merge_into(into: &mut Vec<(i64, i64)>, from: &[(i64, i64)], merged: &mut Vec<(i64, i64)>) {
+    // Most rows add nothing to what the first row of the tile touched, or stretch its ends.
+    if let ([a], [b]) = (into.as_mut_slice(), from)
+        && a.0 <= b.1
+        && b.0 <= a.1
+    {
+        *a = (a.0.min(b.0), a.1.max(b.1));
         return;
     }
-    into.extend_from_slice(from);
-    into.sort_unstable();
-    let mut kept = 0;
-    for i in 1..into.len() {
-        if into[i].0 <= into[kept].1 {
-            into[kept].1 = into[kept].1.max(into[i].1);
+    merged.clear();
+    let (mut i, mut j) = (0, 0);
+    while i < into.len() || j < from.len() {
+        let next = if j == from.len() || (i < into.len() && into[i].0 <= from[j].0) {
+            i += 1;
+            into[i - 1]
         } else {
-            kept += 1;
-            into[kept] = into[i];
+            j += 1;
+            from[j - 1]
+        };
+        match merged.last_mut() {
+            Some(last) if next.0 <= last.1 => last.1 = last.1.max(next.1),
+            _ => merged.push(next),
         }
     }
-    into.truncate(kept + 1);
+    std::mem::swap(into, merged);
 }
 
 /// Intersection of two sorted lists of disjoint half-open ranges.
@@ -192,15 +316,39 @@ fn intersect(a: &[(i64, i64)], b: &[(i64, i64)]) -> Vec<(i64, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{intersect, merge_into};
+    use super::{PANEL, Visits, intersect, merge_into, visits};
 
     #[test]
     fn ranges_merge_and_meet() {
         let mut a = vec![(0, 2), (5, 6)];
-        merge_into(&mut a, &[(1, 3), (6, 9)]);
+        let mut work = vec![];
+        merge_into(&mut a, &[(1, 3), (6, 9)], &mut work);
         assert_eq!(a, [(0, 3), (5, 9)]);
-        merge_into(&mut a, &[(3, 5)]);
+        merge_into(&mut a, &[(3, 5)], &mut work);
         assert_eq!(a, [(0, 9)]);
         assert_eq!(intersect(&[(0, 4), (6, 9)], &[(2, 7), (8, 20)]), [(2, 4), (6, 7), (8, 9)]);
+    }
+
+    /// Every key of every lane.
+    #[derive(Default)]
+    struct All(u64);
+
+    impl Visits for All {
+        fn tile(&mut self, panels: &[u64]) {
+            let some = panels.iter().fold(0, |all, b| all | b);
+            self.0 += u64::from(some.count_ones()) * (panels.len() * PANEL) as u64;
+        }
+
+        fn finish(self) -> u64 {
+            self.0
+        }
+    }
+
+    #[test]
+    fn tiles_and_keys_are_counted() {
+        // A whole tile, the rest of the next with a hole, and one key far away.
+        assert_eq!(visits::<All>(&[vec![(0, 70), (72, 74), (640, 641)]]), (3, 64 + 9, 16 * (64 + 9)));
+        assert_eq!(visits::<All>(&[vec![(60, 200)], vec![(64, 199)]]), (4, 140, 32 * 140));
+        assert_eq!(visits::<All>(&[vec![], vec![]]), (0, 0, 0));
     }
 }

@@ -16,11 +16,12 @@ pub mod passes;
 pub mod plan;
 pub mod print;
 pub mod range;
+mod reorder;
 pub mod verify;
 
-pub use cost::{Cost, cost};
+pub use cost::{Cost, PANEL, Visits, cost};
 pub use passes::{Built, Options, PASSES, Pass, PlanError, build};
-pub use plan::{Attend, Entry, Plan, Role, Tile};
+pub use plan::{Attend, Entry, Plan, Role, Tile, View};
 pub use verify::{Refusal, VerifiedPlan};
 
 /// Most positions of a sequence: 2^29. Integer ranges are proved for lengths up to it.

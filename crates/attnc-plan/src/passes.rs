@@ -9,8 +9,9 @@ use attnc_pattern::analysis::{self, Note};
 use attnc_pattern::expr::ExprId;
 use attnc_pattern::program::Program;
 
-use crate::plan::{Entry, Plan, Role, Tile};
+use crate::plan::{Entry, Plan, Role, Tile, View};
 use crate::range;
+use crate::reorder::reorder;
 use crate::verify::{Refusal, Stage, VerifiedPlan, check, seal};
 
 /// One pass.
@@ -35,6 +36,13 @@ pub const PASSES: &[Pass] = &[
         required: true,
         after: Stage::Rows,
         run: rows,
+    },
+    Pass {
+        name: "reorder",
+        about: "sets that are dense in another order run in it",
+        required: false,
+        after: Stage::Rows,
+        run: reorder,
     },
     Pass {
         name: "prune",
@@ -146,12 +154,16 @@ fn rows(plan: &mut Plan, _: &Options, notes: &mut Vec<Note>) {
             }
         }
     }
+    plan.given = plan.stages.iter().flat_map(|s| &s.entries).cloned().collect();
 }
 
 fn prune(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
     for stage in &mut plan.stages {
         stage.entries.retain(|e| !matches!(e, Entry::Tokens { rows, .. } if rows.pieces.is_empty()));
     }
+    // One stage has to write the output of queries that attend to nothing.
+    let mut kept = plan.stages.iter().any(|s| !s.entries.is_empty());
+    plan.stages.retain(|s| !s.entries.is_empty() || !std::mem::replace(&mut kept, true));
 }
 
 fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
@@ -162,7 +174,7 @@ fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
 
 fn widen(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
     let program = Arc::make_mut(&mut plan.program);
-    for stage in &mut plan.stages {
+    for stage in plan.stages.iter_mut().filter(|s| !matches!(s.view, View::Walk(_))) {
         for entry in &mut stage.entries {
             if let Entry::Tokens { rows, tiles, .. } = entry {
                 *tiles = analysis::tile_set(&mut program.exprs, rows);

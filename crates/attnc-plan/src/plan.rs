@@ -28,6 +28,19 @@ pub struct Tile {
     pub k: usize,
 }
 
+/// How a stage numbers tokens. What is sparse in the given order may be dense in another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum View {
+    /// As given.
+    Given,
+    /// Positions of one residue after the other: each is a sequence of its own, and expressions are over it
+    /// ([`attnc_pattern::expr::Var::Class`]). Rows lie a stride apart; nothing is copied.
+    Classes(i64),
+    /// Queries in a declared order, keys as given: neighbours in the order share keys. A tile's queries are no range,
+    /// so that the stage has no tile sets.
+    Walk(OrderId),
+}
+
 /// How one attention is computed.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -37,7 +50,9 @@ pub struct Plan {
     pub name: String,
     /// Index into [`Program::attentions`].
     pub attention: usize,
-    /// The stages, in order.
+    /// The entries in the given order, as analysed: what the plan attends to, whatever its stages do.
+    pub given: Vec<Entry>,
+    /// The stages, in order. Each but the first goes on from the output and log-sum-exp of those before it.
     pub stages: Vec<Attend>,
     /// Alignment of queries against keys when no starts are given.
     pub align: Option<Align>,
@@ -54,8 +69,8 @@ pub struct Attend {
     pub role: Role,
     /// Tile sizes.
     pub tile: Tile,
-    /// Order of tokens in tiles; `None` is the given order.
-    pub order: Option<OrderId>,
+    /// Numbering of tokens.
+    pub view: View,
     /// Multiplies every dot product: a real over sizes, counts, `Dim`, coordinates.
     pub scale: ExprId,
     /// Modifier over `Score`, `Q`, `K` and run-time data.
@@ -87,6 +102,14 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// Whether something is added to every score.
+    #[must_use]
+    pub fn has_bias(&self) -> bool {
+        matches!(self, Entry::Tokens { bias: Some(_), .. })
+    }
+}
+
 impl Plan {
     /// The plan before any pass: one stage that owns queries, entries as written, row sets not yet known.
     #[must_use]
@@ -111,10 +134,11 @@ impl Plan {
         Plan {
             name: a.name.clone(),
             attention,
+            given: Vec::new(),
             stages: vec![Attend {
                 role: Role::RowWalk,
                 tile: Tile { q: 64, k: 64 },
-                order: None,
+                view: View::Given,
                 scale: a.scale,
                 score: a.score,
                 entries,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use attnc_pattern::analysis::print::{expr_text, rows_text, tiles_text};
 
-use crate::plan::{Entry, Plan, Role};
+use crate::plan::{Entry, Plan, Role, View};
 
 impl Plan {
     /// The plan as text, stable for equal plans.
@@ -25,8 +25,12 @@ impl Plan {
                 Role::RowWalk => "row walk",
                 Role::ColumnWalk => "column walk",
             };
-            let order = s.order.map_or("given".to_string(), |o| self.program.order(o).name.clone());
-            let _ = writeln!(out, "  attend {role}, tile {} x {}, order {order}", s.tile.q, s.tile.k);
+            let view = match s.view {
+                View::Given => "order given".to_owned(),
+                View::Classes(modulus) => format!("classes modulo {modulus}"),
+                View::Walk(order) => format!("queries by {}", self.program.order(order).name),
+            };
+            let _ = writeln!(out, "  attend {role}, tile {} x {}, {view}", s.tile.q, s.tile.k);
             let _ = writeln!(out, "    scale {}", expr(s.scale));
             if let Some(score) = s.score {
                 let _ = writeln!(out, "    score {}", expr(score));

@@ -5,13 +5,14 @@
 //! `QHi`, both the loops around them, only filters `K`, only modifiers `Score`, only null biases `Slot`;
 //! (4) loop variables are bound once and before use, steps are at least 1; (5) combs have
 //! `1 <= width <= period` and neither reads a query; (6) a tile set has one piece for each of its row set,
-//! with its loops or none and at most its combs, and claims nothing for certain where there is a filter.
+//! with its loops or none and at most its combs, and claims nothing for certain where there is a filter;
+//! (7) numberings are over what there is.
 //! A broken rule is a mistake of a pass, never of a user.
 
 use attnc_pattern::expr::{ExprId, Ty, Var};
 use attnc_pattern::rowset::{Piece, TilePiece};
 
-use crate::plan::{Entry, Plan};
+use crate::plan::{Entry, Plan, View};
 
 /// A plan that the verifier has passed. Back ends take nothing else.
 #[derive(Clone, Debug)]
@@ -56,6 +57,13 @@ pub(crate) fn check(plan: &Plan, stage: Stage) -> Result<(), Refusal> {
         return refuse("a plan has at least one stage");
     }
     for s in &plan.stages {
+        match s.view {
+            View::Classes(modulus) if modulus < 1 => return refuse("a modulus is at least 1"),
+            View::Walk(order) if order.0 as usize >= plan.program.orders.len() => {
+                return refuse("a walk by an order that is not there");
+            }
+            _ => {}
+        }
         if s.tile.k != 64 || s.tile.q == 0 || s.tile.q > 64 || !s.tile.q.is_multiple_of(16) {
             return refuse(format!("tile {} x {}: queries are 16, 32, 48 or 64, keys 64", s.tile.q, s.tile.k));
         }
@@ -81,7 +89,7 @@ pub(crate) fn check(plan: &Plan, stage: Stage) -> Result<(), Refusal> {
                     for p in &rows.pieces {
                         c.piece(p)?;
                     }
-                    if stage == Stage::Tiles {
+                    if stage == Stage::Tiles && !matches!(s.view, View::Walk(_)) {
                         if tiles.pieces.len() != rows.pieces.len() {
                             return refuse("a tile set has one piece for each of its row set");
                         }

@@ -401,7 +401,7 @@ impl Kernel {
                     break;
                 }
                 let env = envs.env(self.at(piece.attention, 0, head)).map_err(|l| self.shared.said(l))?;
-                let cost = attnc_plan::cost(&piece.built.plan, &env, of_plan)
+                let cost = attnc_plan::cost::<attnc_cpu::Visits>(&piece.built.plan, &env, of_plan)
                     .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
                 // Heads whose sets do not depend on the head cost the same.
                 for _ in 0..if alike { heads.len() } else { 1 } {

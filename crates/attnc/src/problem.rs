@@ -234,6 +234,7 @@ impl<'a> Envs<'a> {
             layer: at.layer,
             step: at.step,
             dim: self.shape.dim,
+            class: None,
             sizes: self.sizes.clone(),
             docs: self.inputs.docs,
             maps: self.maps(at.head, n_q)?,

@@ -1,10 +1,10 @@
 //! What one head attends to, row by row: for pictures, proofs and people.
 //!
-//! One idea: rows come from the plan's closed forms, in memory that does not grow with the sequence, so that a
+//! One idea: rows come from the closed forms that the plan was made from, in memory that does not grow with the sequence, so that a
 //! million of them can be walked or one in the middle be asked for. Rows and columns are those of the tensors,
 //! from 0. Nothing here knows how a row is shown.
 
-use attnc_pattern::analysis::{Class, EvalError, RowWalker, Rows, TileWalker, Tiles};
+use attnc_pattern::analysis::{Class, EvalError, RowWalker, Rows, TileWalker, Tiles, tile_set};
 use attnc_pattern::env::Env;
 use attnc_plan::{Entry, Tile, VerifiedPlan};
 
@@ -50,22 +50,24 @@ pub struct View<'a> {
 
 impl<'a> View<'a> {
     pub(crate) fn new(plan: &VerifiedPlan, env: Env<'a>) -> Self {
-        let stage = &plan.stages[0];
         let counted = |set| {
             let draw = plan.program.multiset(set)?;
             Some(Counted { draw: draw.0 as usize, unit: plan.program.draw(draw).unit })
         };
+        // Tile sets of the given order, which stages in another do not have.
+        let mut program = (*plan.program).clone();
         let (mut rows, mut tiles, mut nulls) = (Vec::new(), Vec::new(), Vec::new());
-        for entry in &stage.entries {
+        for entry in &plan.given {
             match entry {
-                Entry::Tokens { set, rows: r, tiles: t, .. } => {
-                    rows.push((Rows::new(&plan.program, r), counted(*set)));
-                    tiles.push(Tiles::new(&plan.program, t));
+                Entry::Tokens { set, rows: r, .. } => {
+                    let t = tile_set(&mut program.exprs, r);
+                    rows.push((Rows::new(&program, r), counted(*set)));
+                    tiles.push(Tiles::new(&program, &t));
                 }
                 Entry::Null { slots, .. } => nulls.push(*slots),
             }
         }
-        View { env, rows, tiles, nulls, tile: stage.tile }
+        View { env, rows, tiles, nulls, tile: plan.stages[0].tile }
     }
 
     /// Queries and keys.

@@ -1,15 +1,18 @@
 //! The functions of a plan: `drive` computes a tile of queries, `check` looks for rows without entries.
 //!
 //! The one idea: both *walk* the tiles of keys that a tile of queries visits. The tile set's closed forms
-//! are run to mark tiles; marked tiles are visited in ascending order; a tile that is not known to be full
-//! gets one row of bits a query from the row set's closed forms. What differs is done at each tile.
+//! are run to mark tiles; marked tiles come in windows; tiles of a window that are not known to be full get one
+//! row of bits a query from the row set's closed forms. What differs is done at each window.
 //! Nothing here knows of tensors' layouts; see [`crate::stages`].
 
+use std::mem::offset_of;
+
 use attnc_kernels::abi::{BK, BQ_MAX, LANE_STEP};
+use attnc_kernels::window::{Chunk, Window};
 use attnc_pattern::expr::{Bin, ExprId, Var};
 use attnc_pattern::program::Empty;
 use attnc_pattern::rowset::{Piece, RowSet, TilePiece, TileSet};
-use attnc_plan::{Attend, Entry, Plan, Role};
+use attnc_plan::{Attend, Entry, Plan, Role, View};
 use cranelift::codegen::ir::condcodes::IntCC;
 use cranelift::codegen::ir::types::I64;
 use cranelift::codegen::ir::{Function, InstBuilder, Value};
@@ -18,12 +21,13 @@ use cranelift::codegen::isa::CallConv;
 use super::score::ScoreTile;
 use super::{Callees, Emitter, Form, trusted};
 use crate::compile::{CompileError, Uses};
-use crate::layout::Scratch;
+use crate::layout::{Ctx, Scratch};
 use crate::stages::Stage;
 
 /// The functions of a plan, and what they read of an environment.
 pub(crate) struct Code {
-    pub(crate) drive: Function,
+    /// One for each stage.
+    pub(crate) drive: Vec<Function>,
     /// Present where an empty row is an error.
     pub(crate) check: Option<Function>,
     pub(crate) uses: Uses,
@@ -31,37 +35,40 @@ pub(crate) struct Code {
 
 /// Writes the functions of a plan.
 pub(crate) fn emit(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Code, CompileError> {
-    let attend = supported(plan)?;
-    let (drive, mut uses) = drive(plan, attend, callees, conv)?;
+    let mut uses = Uses::default();
+    let mut functions = Vec::with_capacity(plan.stages.len());
+    for (i, attend) in plan.stages.iter().enumerate() {
+        supported(attend)?;
+        let (function, more) = drive(plan, attend, i > 0, callees, conv)?;
+        uses.join(more);
+        functions.push(function);
+    }
     // A null slot is an entry, so that no row is empty beside one.
-    let fed = attend.entries.iter().any(|e| matches!(e, Entry::Null { slots: 1.., .. }));
+    let fed = plan.stages.iter().flat_map(|s| &s.entries).any(|e| matches!(e, Entry::Null { slots: 1.., .. }));
     let check = if plan.empty == Some(Empty::Error) && !fed {
+        let [attend] = plan.stages.as_slice() else {
+            return Err(CompileError::Unsupported("a search for empty rows over several stages".to_owned()));
+        };
         let (check, more) = check(plan, attend, callees, conv)?;
         uses.join(more);
         Some(check)
     } else {
         None
     };
-    Ok(Code { drive, check, uses })
+    Ok(Code { drive: functions, check, uses })
 }
 
-/// The one stage of a plan that this back end runs.
-fn supported(plan: &Plan) -> Result<&Attend, CompileError> {
+/// Whether this back end runs a stage.
+fn supported(attend: &Attend) -> Result<(), CompileError> {
     let unsupported = |what: &str| Err(CompileError::Unsupported(what.to_owned()));
-    let [attend] = plan.stages.as_slice() else {
-        return unsupported("plans of several stages");
-    };
     if attend.role == Role::ColumnWalk {
         return unsupported("walks over columns: kernels for them are those of a backward pass");
-    }
-    if attend.order.is_some() {
-        return unsupported("tiles of tokens in another order than the given one");
     }
     let q = attend.tile.q;
     if attend.tile.k != BK || q == 0 || q > BQ_MAX || !q.is_multiple_of(LANE_STEP) {
         return unsupported("tiles of other sizes than those of its kernels");
     }
-    Ok(attend)
+    Ok(())
 }
 
 /// A tile of queries.
@@ -70,28 +77,18 @@ struct QueryTile<'a> {
     /// First row, numbered within the head.
     first: Value,
     rows: Value,
-    /// Position of the first row.
+    /// Position of the first row; of number 0 where rows are listed.
     at: Value,
+    /// Where numbers of rows are listed, if they do not follow one another.
+    walk: Option<Value>,
     /// Tiles of keys to visit.
     marks: Value,
-    /// Bit rows of the tile of keys being visited.
-    masks: Value,
+    /// Some of them.
+    window: Value,
 }
 
-/// A tile of keys.
-struct KeyTile {
-    /// First key, numbered within the head.
-    first: Value,
-    /// Position of the first key.
-    at: Value,
-    /// Keys.
-    keys: Value,
-    /// One bit for each key.
-    full: Value,
-}
-
-/// Begins a function: the tile of queries that its third parameter numbers.
-fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value) -> QueryTile<'a> {
+/// Begins a function: the tile of queries that its third parameter numbers, in the given order or as listed.
+fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value, listed: bool) -> QueryTile<'a> {
     let bq = attend.tile.q as i64;
     let n_q = e.variable(Var::NQ, Form::Scalar);
     let q_start = e.variable(Var::QStart, Form::Scalar);
@@ -99,22 +96,37 @@ fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value) -> Que
     let left = e.ins().get().isub(n_q, first);
     let most = e.int(bq);
     let rows = e.ins().get().smin(left, most);
-    let at = e.ins().get().iadd(q_start, first);
+    let mut at = e.ins().get().iadd(q_start, first);
     let end = e.ins().get().iadd(at, rows);
     let last = e.ins().get().iadd_imm_s(end, -1);
     e.bind(Var::QLo, Form::Scalar, at);
     e.bind(Var::QHi, Form::Scalar, last);
-    let marks = e.field(e.scratch, std::mem::offset_of!(Scratch, marks), I64);
-    let masks = e.field(e.scratch, std::mem::offset_of!(Scratch, masks), I64);
-    QueryTile { attend, first, rows, at, marks, masks }
+    let walk = listed.then(|| {
+        let list = e.field(e.ctx, offset_of!(Ctx, walk), I64);
+        let offset = e.ins().get().ishl_imm_u(first, 2);
+        at = q_start;
+        e.ins().get().iadd(list, offset)
+    });
+    let marks = e.field(e.scratch, offset_of!(Scratch, marks), I64);
+    let window = e.field(e.scratch, offset_of!(Scratch, window), I64);
+    QueryTile { attend, first, rows, at, walk, marks, window }
 }
 
 /// The function that computes a tile.
-fn drive(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Result<(Function, Uses), CompileError> {
+fn drive(
+    plan: &Plan,
+    attend: &Attend,
+    resumes: bool,
+    callees: &Callees,
+    conv: CallConv,
+) -> Result<(Function, Uses), CompileError> {
     let (mut e, number) = Emitter::new(&plan.program, callees, conv, false);
-    let t = query_tile(&mut e, attend, number);
+    let t = query_tile(&mut e, attend, number, matches!(attend.view, View::Walk(_)));
     let scale = e.scalar(attend.scale);
     e.stage(Stage::begin, &[e.ctx, e.scratch, t.first, t.rows, scale]);
+    if resumes {
+        e.stage(Stage::resume, &[e.ctx, e.scratch, t.first, t.rows]);
+    }
     for entry in &attend.entries {
         match entry {
             Entry::Tokens { rows, tiles, bias, .. } => attend_tokens(&mut e, &t, rows, tiles, *bias),
@@ -130,28 +142,16 @@ fn drive(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Res
 fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Result<(Function, Uses), CompileError> {
     let (mut emitter, number) = Emitter::new(&plan.program, callees, conv, true);
     let e = &mut emitter;
-    let t = query_tile(e, attend, number);
-    each_row(e, &t, &[], |e, r, _| {
+    let t = query_tile(e, attend, number, false);
+    each_row(e, &t, |e, r| {
         let zero = e.int(0);
-        let slot = row_slot(e, &t, r);
+        let slot = seen_slot(e, &t, r);
         e.ins().get().store(trusted(), zero, slot, 0);
-        vec![]
     });
     for entry in &attend.entries {
         let Entry::Tokens { rows, tiles, .. } = entry else { continue };
-        mark(e, &t, tiles);
-        each_tile(e, &t, |e, tile, must| {
-            // Whether a row has been seen is all that counts; which bits it has does not.
-            each_row(e, &t, &[], |e, r, _| {
-                let slot = row_slot(e, &t, r);
-                let seen = e.ins().get().load(I64, trusted(), slot, 0);
-                let bits = row_bits(e, rows, tile);
-                let bits = e.ins().get().bor(bits, must);
-                let seen = e.ins().get().bor(seen, bits);
-                e.ins().get().store(trusted(), seen, slot, 0);
-                vec![]
-            });
-        });
+        mark(e, &t, rows, tiles);
+        each_window(e, &t, rows, |e| e.support_unit("window_seen", &[t.window]));
     }
     // The first empty row is the last one found by a loop that runs downwards.
     let none = e.int(-1);
@@ -159,7 +159,7 @@ fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Res
     let found = e.loop_for((zero, t.rows), 1, &[none], |e, up, found| {
         let beyond = e.ins().get().isub(t.rows, up);
         let r = e.ins().get().iadd_imm_s(beyond, -1);
-        let slot = row_slot(e, &t, r);
+        let slot = seen_slot(e, &t, r);
         let seen = e.ins().get().load(I64, trusted(), slot, 0);
         let empty = e.ins().get().icmp_imm_s(IntCC::Equal, seen, 0);
         let row = e.ins().get().iadd(t.first, r);
@@ -172,31 +172,21 @@ fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Res
 /// One entry of tokens.
 fn attend_tokens(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet, bias: Option<ExprId>) {
     let (ctx, scratch) = (e.ctx, e.scratch);
-    mark(e, t, tiles);
-    each_tile(e, t, |e, tile, must| {
-        // Bits that some row has, and bits that all rows have.
-        let none = e.int(0);
-        let partial = e.ins().get().icmp_imm_s(IntCC::Equal, must, 0);
-        let bits = e.when(partial, &[must, must], |e| {
-            let ones = e.int(-1);
-            each_row(e, t, &[none, ones], |e, r, bits| {
-                let row = row_bits(e, rows, tile);
-                let slot = row_slot(e, t, r);
-                e.ins().get().store(trusted(), row, slot, 0);
-                let any = e.ins().get().bor(bits[0], row);
-                let all = e.ins().get().band(bits[1], row);
-                vec![any, all]
-            })
-        });
-        let some = e.ins().get().icmp_imm_s(IntCC::NotEqual, bits[0], 0);
-        e.when(some, &[], |e| {
-            e.stage(Stage::scores, &[ctx, scratch, tile.first, tile.keys]);
-            let stride = t.attend.tile.q as i64;
-            let scores = ScoreTile { q: t.at, k: tile.at, keys: tile.keys, stride };
+    mark(e, t, rows, tiles);
+    each_window(e, t, rows, |e| {
+        let chunks = e.support("window_chunks", &[t.window]);
+        let first = e.ins().get().iadd_imm_s(t.window, offset_of!(Window, chunk) as i64);
+        let bytes = e.ins().get().imul_imm_s(chunks, size_of::<Chunk>() as i64);
+        let end = e.ins().get().iadd(first, bytes);
+        e.loop_for((first, end), size_of::<Chunk>() as i64, &[], |e, chunk, _| {
+            e.stage(Stage::scores, &[ctx, scratch, chunk]);
+            let k = e.field(chunk, offset_of!(Chunk, keys), I64);
+            let keys = e.field(chunk, offset_of!(Chunk, count), I64);
+            let lane = e.field(chunk, offset_of!(Chunk, lane), I64);
+            let lanes = e.field(chunk, offset_of!(Chunk, lanes), I64);
+            let scores = ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys, stride: t.attend.tile.q as i64 };
             e.modify(&scores, t.attend.score, bias);
-            let part = e.ins().get().icmp(IntCC::NotEqual, bits[1], tile.full);
-            let masked = e.ins().get().uextend(I64, part);
-            e.stage(Stage::fold, &[ctx, scratch, tile.first, tile.keys, masked]);
+            e.stage(Stage::fold, &[ctx, scratch, chunk]);
             vec![]
         });
     });
@@ -209,68 +199,102 @@ fn attend_nulls(e: &mut Emitter<'_>, t: &QueryTile<'_>, slots: i64, bias: Option
     let slots = e.int(slots);
     e.loop_for((none, slots), 1, &[], |e, slot, _| {
         e.bind(Var::Slot, Form::Scalar, slot);
-        let first = e.int(0);
-        e.loop_for((first, t.rows), 1, &[], |e, r, _| {
-            let q = e.ins().get().iadd(t.at, r);
-            e.bind(Var::Q, Form::Scalar, q);
+        each_row(e, t, |e, r| {
             let logit = match bias {
                 Some(bias) => e.scalar(bias),
                 None => e.ins().get().f32const(0.0),
             };
             e.stage(Stage::null, &[ctx, scratch, r, logit]);
-            vec![]
         });
         vec![]
     });
 }
 
-/// Runs `body` for each row of the tile, its query bound, threading `state` through.
-fn each_row<'p>(
-    e: &mut Emitter<'p>,
-    t: &QueryTile<'_>,
-    state: &[Value],
-    body: impl FnOnce(&mut Emitter<'p>, Value, &[Value]) -> Vec<Value>,
-) -> Vec<Value> {
+/// Runs `body` for each row of the tile, its query bound.
+fn each_row<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, body: impl FnOnce(&mut Emitter<'p>, Value)) {
     let first = e.int(0);
-    e.loop_for((first, t.rows), 1, state, |e, r, state| {
-        let q = e.ins().get().iadd(t.at, r);
+    e.loop_for((first, t.rows), 1, &[], |e, r, _| {
+        let ahead = match t.walk {
+            Some(walk) => {
+                let offset = e.ins().get().ishl_imm_u(r, 2);
+                let at = e.ins().get().iadd(walk, offset);
+                e.ins().get().uload32(trusted(), at, 0)
+            }
+            None => r,
+        };
+        let q = e.ins().get().iadd(t.at, ahead);
         e.bind(Var::Q, Form::Scalar, q);
-        body(e, r, state)
-    })
+        body(e, r);
+        vec![]
+    });
 }
 
-/// Runs `body` for each marked tile with the tile and its full bit row if it is known to be full, else 0.
-fn each_tile<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, body: impl FnOnce(&mut Emitter<'p>, &KeyTile, Value)) {
+/// Runs `body` for each window of marked tiles, with the rows of bits of its partial tiles.
+fn each_window<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, rows: &RowSet, body: impl FnOnce(&mut Emitter<'p>)) {
     let n_k = e.variable(Var::NK, Form::Scalar);
     let k_start = e.variable(Var::KStart, Form::Scalar);
     let zero = e.int(0);
-    let tile = e.support("marks_next", &[t.marks, zero]);
+    e.support_unit("window_begin", &[t.window, t.rows, n_k]);
+    let next = |e: &mut Emitter<'p>, from| e.support("window_next", &[t.window, t.marks, from]);
+    let from = next(e, zero);
     e.loop_while(
-        &[tile],
-        |e, i| e.ins().get().icmp_imm_s(IntCC::SignedGreaterThanOrEqual, i[0], 0),
-        |e, i| {
-            let first = e.ins().get().ishl_imm_u(i[0], i64::from(BK.trailing_zeros()));
-            let left = e.ins().get().isub(n_k, first);
-            let most = e.int(BK as i64);
-            let keys = e.ins().get().smin(left, most);
-            let at = e.ins().get().iadd(k_start, first);
-            // keys >= 1, so that the shift is by less than 64.
-            let ones = e.int(-1);
-            let shift = e.ins().get().isub(most, keys);
-            let full = e.ins().get().ushr(ones, shift);
-            let must = e.support("marks_is_must", &[t.marks, i[0]]);
-            let must = e.ins().get().ineg(must);
-            let must = e.ins().get().band(must, full);
-            body(e, &KeyTile { first, at, keys, full }, must);
-            let next = e.ins().get().iadd_imm_s(i[0], 1);
-            vec![e.support("marks_next", &[t.marks, next])]
+        &[from],
+        |e, from| e.ins().get().icmp_imm_s(IntCC::SignedGreaterThanOrEqual, from[0], 0),
+        |e, from| {
+            let partial = e.field(t.window, offset_of!(Window, partial), I64);
+            let some = e.ins().get().icmp_imm_s(IntCC::NotEqual, partial, 0);
+            e.when(some, &[], |e| {
+                let of = |e: &mut Emitter<'p>, field| {
+                    let key = e.field(t.window, field, I64);
+                    e.ins().get().iadd(k_start, key)
+                };
+                let (from, to) = (of(e, offset_of!(Window, from)), of(e, offset_of!(Window, to)));
+                let bits = e.ins().get().iadd_imm_s(t.window, offset_of!(Window, bits) as i64);
+                let bits_end = e.ins().get().imul_imm_s(partial, COLUMN);
+                let bits_end = e.ins().get().iadd(bits, bits_end);
+                let tiles = e.ins().get().iadd_imm_s(t.window, offset_of!(Window, tile) as i64);
+                let span = Span { window: t.window, from, to, bits, bits_end, tiles };
+                each_row(e, t, |e, r| {
+                    for piece in &rows.pieces {
+                        fill(e, piece, 0, &Sink::Window(&span, r));
+                    }
+                });
+                vec![]
+            });
+            body(e);
+            vec![next(e, from[0])]
         },
     );
 }
 
-/// Marks the tiles that a tile set visits.
-fn mark(e: &mut Emitter<'_>, t: &QueryTile<'_>, tiles: &TileSet) {
+/// Bytes from the rows of bits of one partial tile to those of the next.
+const COLUMN: i64 = (BQ_MAX * size_of::<u64>()) as i64;
+
+/// The partial tiles of a window.
+struct Span {
+    window: Value,
+    /// Position of the first key of the first.
+    from: Value,
+    /// One past the position of the last key of the last.
+    to: Value,
+    /// Rows of bits of the first.
+    bits: Value,
+    /// One past those of the last.
+    bits_end: Value,
+    /// Their numbers.
+    tiles: Value,
+}
+
+/// Marks the tiles to visit: by the tile set where there is one, else row by row.
+fn mark(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet) {
     e.support_unit("marks_clear", &[t.marks]);
+    if matches!(t.attend.view, View::Walk(_)) {
+        each_row(e, t, |e, _| {
+            for piece in &rows.pieces {
+                fill(e, piece, 0, &Sink::Marks(t.marks));
+            }
+        });
+    }
     for piece in &tiles.pieces {
         mark_loops(e, t, piece, 0, None);
     }
@@ -347,33 +371,37 @@ fn mark_range(e: &mut Emitter<'_>, t: &QueryTile<'_>, piece: &TilePiece, certain
     }
 }
 
-/// The bits of one row, its query being bound.
-fn row_bits(e: &mut Emitter<'_>, rows: &RowSet, tile: &KeyTile) -> Value {
-    let mut bits = e.int(0);
-    for piece in &rows.pieces {
-        bits = piece_bits(e, piece, 0, tile, bits);
-    }
-    e.ins().get().band(bits, tile.full)
+/// Where the keys of a row are noted.
+enum Sink<'a> {
+    /// In the row of bits of a lane.
+    Window(&'a Span, Value),
+    /// As tiles to visit.
+    Marks(Value),
 }
 
-/// `bits` with those of a piece, from loop `depth` inwards.
-fn piece_bits(e: &mut Emitter<'_>, piece: &Piece, depth: usize, tile: &KeyTile, bits: Value) -> Value {
+/// Notes the keys of a piece, its query being bound; from loop `depth` inwards.
+fn fill(e: &mut Emitter<'_>, piece: &Piece, depth: usize, into: &Sink<'_>) {
     let Some(l) = piece.loops.get(depth) else {
-        return match piece.guard {
+        match piece.guard {
             Some(guard) => {
                 let guard = e.scalar(guard);
-                e.when(guard, &[bits], |e| vec![range_bits(e, piece, tile, bits)])[0]
+                e.when(guard, &[], |e| {
+                    fill_range(e, piece, into);
+                    vec![]
+                });
             }
-            None => range_bits(e, piece, tile, bits),
-        };
+            None => fill_range(e, piece, into),
+        }
+        return;
     };
     let (mut lo, mut hi) = (e.scalar(l.lo), e.scalar(l.hi));
-    if let Some((base, stride)) = l.span {
-        // Only iterations whose span meets the tile.
+    if let (Some((base, stride)), Sink::Window(span, _)) = (l.span, into) {
+        // Only iterations whose span meets the window.
         let base = e.scalar(base);
         e.scalar(stride);
-        let first = e.ins().get().isub(tile.at, base);
-        let reach = e.ins().get().iadd_imm_s(first, BK as i64 - 1);
+        let first = e.ins().get().isub(span.from, base);
+        let reach = e.ins().get().isub(span.to, base);
+        let reach = e.ins().get().iadd_imm_s(reach, -1);
         let inner = e.inner();
         let least = e.divide(Bin::Div, (first, false), (stride, Form::Scalar), inner);
         let most = e.divide(Bin::Div, (reach, false), (stride, Form::Scalar), inner);
@@ -382,22 +410,24 @@ fn piece_bits(e: &mut Emitter<'_>, piece: &Piece, depth: usize, tile: &KeyTile, 
         hi = e.ins().get().smin(hi, most);
     }
     if l.step == 1
+        && let Sink::Window(span, _) = into
         && let (Some((map, to_start)), Some((_, to_end))) =
             (e.column_of(piece.start, l.var, Bin::Max), e.column_of(piece.end, l.var, Bin::Min))
     {
-        // Columns ascend in a row: only entries that meet the tile, `start < at + 64` and `at < end`. A maximum
+        // Columns ascend in a row: only entries that meet the window, `start < to` and `from < end`. A maximum
         // of starts or a minimum of ends says the same of each of its operands.
         let map = e.map_address(map);
-        let from = position_less(e, tile.at, &to_end, 1);
-        let to = position_less(e, tile.at, &to_start, BK as i64);
+        let from = position_less(e, span.from, &to_end, 1);
+        let to = position_less(e, span.to, &to_start, 0);
         lo = e.csr_from(map, lo, hi, from);
         hi = e.csr_from(map, lo, hi, to);
     }
     let lo = first_value(e, lo, l.step, l.phase);
-    e.loop_for((lo, hi), l.step, &[bits], |e, v, bits| {
+    e.loop_for((lo, hi), l.step, &[], |e, v, _| {
         e.bind(Var::Loop(l.var), Form::Scalar, v);
-        vec![piece_bits(e, piece, depth + 1, tile, bits[0])]
-    })[0]
+        fill(e, piece, depth + 1, into);
+        vec![]
+    });
 }
 
 /// `at` less the sum of `terms`, plus `more`.
@@ -429,32 +459,79 @@ fn first_value(e: &mut Emitter<'_>, lo: Value, step: i64, phase: ExprId) -> Valu
     e.ins().get().iadd(lo, ahead)
 }
 
-/// `bits` with those of the range, combs and filter of a piece, its loop variables being bound.
-fn range_bits(e: &mut Emitter<'_>, piece: &Piece, tile: &KeyTile, bits: Value) -> Value {
+/// Notes the range of a piece, its loop variables being bound.
+fn fill_range(e: &mut Emitter<'_>, piece: &Piece, into: &Sink<'_>) {
+    let k_start = e.variable(Var::KStart, Form::Scalar);
     let (start, end) = (e.scalar(piece.start), e.scalar(piece.end));
-    let mut own = e.support("range_bits", &[start, end, tile.at]);
+    let row_of = |e: &mut Emitter<'_>, position| e.ins().get().isub(position, k_start);
+    let (span, lane) = match into {
+        Sink::Window(span, lane) => (span, *lane),
+        Sink::Marks(marks) => {
+            let (start, end) = (row_of(e, start), row_of(e, end));
+            let none = e.int(0);
+            match piece.combs.first() {
+                None => e.support_unit("marks_mark", &[*marks, start, end, none, none]),
+                Some(comb) => {
+                    let (period, width, phase) = (e.scalar(comb.period), e.scalar(comb.width), e.scalar(comb.phase));
+                    let phase = row_of(e, phase);
+                    let args = [*marks, start, end, none, none, period, width, phase, phase];
+                    e.support_unit("marks_comb", &args);
+                }
+            }
+            return;
+        }
+    };
+    match (piece.combs.as_slice(), piece.filter) {
+        ([], None) => {
+            let (start, end) = (row_of(e, start), row_of(e, end));
+            e.support_unit("window_range", &[span.window, lane, start, end]);
+        }
+        ([comb], None) => {
+            let (period, width, phase) = (e.scalar(comb.period), e.scalar(comb.width), e.scalar(comb.phase));
+            let (start, end, phase) = (row_of(e, start), row_of(e, end), row_of(e, phase));
+            e.support_unit("window_comb", &[span.window, lane, start, end, period, width, phase]);
+        }
+        _ => {
+            let slot = e.ins().get().ishl_imm_u(lane, 3);
+            let from = e.ins().get().iadd(span.bits, slot);
+            e.loop_for((from, span.bits_end), COLUMN, &[span.tiles], |e, row, tile| {
+                let number = e.ins().get().load(I64, trusted(), tile[0], 0);
+                let first = e.ins().get().ishl_imm_u(number, i64::from(BK.trailing_zeros()));
+                let at = e.ins().get().iadd(k_start, first);
+                let clipped = e.ins().get().smin(end, span.to);
+                let bits = tile_bits(e, piece, (start, clipped), at);
+                let known = e.ins().get().load(I64, trusted(), row, 0);
+                let bits = e.ins().get().bor(known, bits);
+                e.ins().get().store(trusted(), bits, row, 0);
+                vec![e.ins().get().iadd_imm_s(tile[0], size_of::<i64>() as i64)]
+            });
+        }
+    }
+}
+
+/// Bits of the keys from position `at` up that lie in a range, in every comb of a piece, and satisfy its filter.
+fn tile_bits(e: &mut Emitter<'_>, piece: &Piece, (start, end): (Value, Value), at: Value) -> Value {
+    let mut bits = e.support("range_bits", &[start, end, at]);
     for comb in &piece.combs {
-        let (period, width) = (e.scalar(comb.period), e.scalar(comb.width));
-        let phase = e.scalar(comb.phase);
-        let teeth = e.support("comb_bits", &[tile.at, period, width, phase]);
-        own = e.ins().get().band(own, teeth);
+        let (period, width, phase) = (e.scalar(comb.period), e.scalar(comb.width), e.scalar(comb.phase));
+        let teeth = e.support("comb_bits", &[at, period, width, phase]);
+        bits = e.ins().get().band(bits, teeth);
     }
-    if let Some(filter) = piece.filter {
-        own = e.ins().get().band(own, tile.full);
-        own = filter_bits(e, filter, tile, own);
+    match piece.filter {
+        Some(filter) => filter_bits(e, filter, at, bits),
+        None => bits,
     }
-    e.ins().get().bor(bits, own)
 }
 
 /// Those of `bits` whose keys satisfy a predicate.
-fn filter_bits(e: &mut Emitter<'_>, filter: ExprId, tile: &KeyTile, bits: Value) -> Value {
+fn filter_bits(e: &mut Emitter<'_>, filter: ExprId, at: Value, bits: Value) -> Value {
     let none = e.int(0);
     let last = e.loop_while(
         &[bits, none],
         |e, s| e.ins().get().icmp_imm_s(IntCC::NotEqual, s[0], 0),
         |e, s| {
             let j = e.ins().get().ctz(s[0]);
-            let k = e.ins().get().iadd(tile.at, j);
+            let k = e.ins().get().iadd(at, j);
             e.bind(Var::K, Form::Scalar, k);
             let holds = e.scalar(filter);
             let holds = e.ins().get().uextend(I64, holds);
@@ -468,8 +545,9 @@ fn filter_bits(e: &mut Emitter<'_>, filter: ExprId, tile: &KeyTile, bits: Value)
     last[1]
 }
 
-/// Address of the bit row of row `r`.
-fn row_slot(e: &mut Emitter<'_>, t: &QueryTile<'_>, r: Value) -> Value {
+/// Where it is noted that row `r` attends to something.
+fn seen_slot(e: &mut Emitter<'_>, t: &QueryTile<'_>, r: Value) -> Value {
     let offset = e.ins().get().ishl_imm_u(r, 3);
-    e.ins().get().iadd(t.masks, offset)
+    let offset = e.ins().get().iadd_imm_s(offset, offset_of!(Window, seen) as i64);
+    e.ins().get().iadd(t.window, offset)
 }

@@ -136,6 +136,8 @@ impl Emitter<'_> {
             Var::Step => std::mem::offset_of!(Ctx, step),
             Var::Dim => std::mem::offset_of!(Ctx, dim),
             Var::Docs => std::mem::offset_of!(Ctx, docs),
+            Var::Class => std::mem::offset_of!(Ctx, residue),
+            Var::Given(extent) => std::mem::offset_of!(Ctx, given) + 8 * extent as usize,
             Var::Size(id) => {
                 self.uses.sizes.push(id.0 as usize);
                 let sizes = self.context(std::mem::offset_of!(Ctx, sizes));

@@ -18,9 +18,15 @@ use crate::layout::Scratch;
 pub(super) struct ScoreTile {
     /// Position of the first query.
     pub(super) q: Value,
-    /// Position of the first key.
+    /// Where numbers of queries are listed, if they do not follow one another; `q` is then that of number 0.
+    pub(super) walk: Option<Value>,
+    /// First lane, counted from the first query.
+    pub(super) lane: Value,
+    /// How many lanes.
+    pub(super) lanes: Value,
+    /// Numbers of the keys.
     pub(super) k: Value,
-    /// Keys.
+    /// How many.
     pub(super) keys: Value,
     /// Queries from one key to the next in memory.
     pub(super) stride: i64,
@@ -34,14 +40,24 @@ impl Emitter<'_> {
         }
         let scratch = self.scratch;
         let scores = self.field(scratch, std::mem::offset_of!(Scratch, s), super::I64);
-        let lanes = self.field(scratch, std::mem::offset_of!(Scratch, lanes), super::I64);
-        let zero = self.int(0);
-        self.loop_for((zero, lanes), 4, &[scores], |e, group, at| {
-            let q = e.ins().get().iadd(tile.q, group);
-            e.bind(Var::Q, Form::Scalar, q);
+        let k_start = self.variable(Var::KStart, Form::Scalar);
+        let offset = self.ins().get().ishl_imm_u(tile.lane, 2);
+        let scores = self.ins().get().iadd(scores, offset);
+        let end = self.ins().get().iadd(tile.lane, tile.lanes);
+        self.loop_for((tile.lane, end), 4, &[scores], |e, group, at| {
+            match tile.walk {
+                Some(walk) => e.bind_listed(walk, group, tile.q),
+                None => {
+                    let q = e.ins().get().iadd(tile.q, group);
+                    e.bind(Var::Q, Form::Scalar, q);
+                }
+            }
             let first = e.int(0);
             e.loop_for((first, tile.keys), 1, at, |e, j, at| {
-                let k = e.ins().get().iadd(tile.k, j);
+                let offset = e.ins().get().ishl_imm_u(j, 2);
+                let at_key = e.ins().get().iadd(tile.k, offset);
+                let number = e.ins().get().uload32(trusted(), at_key, 0);
+                let k = e.ins().get().iadd(k_start, number);
                 let score = e.ins().get().load(F32X4, trusted(), at[0], 0);
                 e.bind(Var::K, Form::Scalar, k);
                 e.bind(Var::Score, Form::Vector, score);
@@ -58,6 +74,22 @@ impl Emitter<'_> {
             });
             vec![e.ins().get().iadd_imm_s(at[0], 16)]
         });
+    }
+
+    /// Binds four queries whose numbers are listed from place `group` on.
+    fn bind_listed(&mut self, walk: Value, group: Value, start: Value) {
+        let offset = self.ins().get().ishl_imm_u(group, 2);
+        let at = self.ins().get().iadd(walk, offset);
+        for i in 0..4 {
+            let number = self.ins().get().uload32(trusted(), at, 4 * i32::from(i));
+            let q = self.ins().get().iadd(start, number);
+            self.bind(Var::Q, Form::Lane(i), q);
+        }
+        let numbers = self.ins().get().load(I32X4, MemFlagsData::new(), at, 0);
+        let start = self.ins().get().ireduce(I32, start);
+        let start = self.ins().get().splat(I32X4, start);
+        let q = self.ins().get().iadd(start, numbers);
+        self.bind(Var::Q, Form::Vector, q);
     }
 
     /// What a vector form is made of: vectors of the operands, or its own value for each query.

@@ -13,13 +13,16 @@ pub(crate) const MATH: Math = Math { exp: exp1, log: log1, tanh: tanh1 };
 pub(crate) const MATH4: Math4 = Math4 { exp: exp4, log: log4, tanh: tanh4 };
 
 // ln 2 in two parts, the first with few enough bits for exact products with exponents.
-const LN2_HI: f32 = 0.693_359_4;
-const LN2_LO: f32 = -2.121_944_4e-4;
+pub(crate) const LN2_HI: f32 = 0.693_359_4;
+pub(crate) const LN2_LO: f32 = -2.121_944_4e-4;
 /// ln of the smallest normal number: below, [`exp_nonpositive`] gives 0.
-const EXP_FLUSH: f32 = -87.336_54;
+pub(crate) const EXP_FLUSH: f32 = -87.336_54;
 /// Adding it rounds to an integer in the low bits of the mantissa, to which 127 is added:
 /// shifted to the place of the exponent they are a power of two.
-const ROUND_BIASED: f32 = 12_582_912.0 + 127.0;
+pub(crate) const ROUND_BIASED: f32 = 12_582_912.0 + 127.0;
+/// Coefficients of P, constant first, in `exp(r) - 1` = r + r^2 P(r) of r in `-ln2/2 ..= ln2/2`, truncated at a fifth of an
+/// ulp.
+pub(crate) const EXP_M1: [f32; 5] = [0.5, 0.166_665_77, 0.041_666_556, 0.008_363_179, 0.001_392_618_4];
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
@@ -27,15 +30,15 @@ fn set(x: f32) -> __m256 {
     _mm256_set1_ps(x)
 }
 
-/// `exp(r) - 1` of r in `-ln2/2 ..= ln2/2`: r + r^2 P(r), truncated at a fifth of an ulp. The
-/// polynomial is split in halves (Estrin): a short chain, not few operations, is what counts between independent lanes.
+/// `exp(r) - 1` of r in `-ln2/2 ..= ln2/2`. The polynomial is split in halves (Estrin): a short chain, not few operations,
+/// is what counts between independent lanes.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn exp_m1_reduced(r: __m256) -> __m256 {
     let square = _mm256_mul_ps(r, r);
-    let low = _mm256_fmadd_ps(set(0.166_665_77), r, set(0.5));
-    let high = _mm256_fmadd_ps(set(0.008_363_179), r, set(0.041_666_556));
-    let high = _mm256_fmadd_ps(set(0.001_392_618_4), square, high);
+    let low = _mm256_fmadd_ps(set(EXP_M1[1]), r, set(EXP_M1[0]));
+    let high = _mm256_fmadd_ps(set(EXP_M1[3]), r, set(EXP_M1[2]));
+    let high = _mm256_fmadd_ps(set(EXP_M1[4]), square, high);
     let p = _mm256_fmadd_ps(high, square, low);
     _mm256_fmadd_ps(p, square, r)
 }

@@ -83,7 +83,7 @@ unsafe extern "C" fn qk(
     for panel in (0..lanes as usize).step_by(LANE_STEP) {
         let mut key = 0;
         while key < keys {
-            let block = BLOCK.min(keys - key);
+            let block = block(keys - key);
             let next = k.wrapping_offset((keys + key) as isize * stride);
             prefetch(next, stride, block, d, panel / LANE_STEP, lanes as usize / LANE_STEP);
             // SAFETY: blocks cover keys and lanes within the sizes that the caller promised.
@@ -102,6 +102,11 @@ unsafe extern "C" fn qk(
             key += block;
         }
     }
+}
+
+/// Rows of the next block when `left` are: the last two are alike, since small blocks leave units idle.
+fn block(left: usize) -> usize {
+    if left > BLOCK && left < 2 * BLOCK { left.div_ceil(2) } else { left.min(BLOCK) }
 }
 
 /// Brings share `share` of `shares` of the cache lines of `rows` rows of `dim` elements, line by line, to the
@@ -166,18 +171,19 @@ unsafe extern "C" fn pv(
         let panels = lanes / LANE_STEP;
         for chunk in (0..dv).step_by(DIM_CHUNK) {
             let end = dv.min(chunk + DIM_CHUNK);
+            // Each panel of queries asks for a part of the keys that follow, each block of it for a few of them.
+            let few = keys.div_ceil(panels * (end - chunk).div_ceil(BLOCK));
+            let mut next = v.wrapping_offset(keys as isize * stride).wrapping_add(chunk);
             for panel in (0..lanes).step_by(LANE_STEP) {
                 let factor = load_factor(alpha, panel);
                 let p = p.add(panel);
                 let mut dim = chunk;
                 while dim < end {
-                    // Each panel of queries asks for a part of the keys, each block of it for a few of them.
-                    let few = keys.div_ceil(panels * (DIM_CHUNK / BLOCK));
-                    let first = (panel / LANE_STEP * (DIM_CHUNK / BLOCK) + (dim - chunk) / BLOCK) * few;
-                    let next = v.wrapping_offset((keys + first) as isize * stride).wrapping_add(chunk);
                     prefetch(next, stride, few, end - chunk, 0, 1);
+                    next = next.wrapping_offset(few as isize * stride);
                     let (v, acc) = (v.add(dim), acc.add(packed(panel, dim, dv)));
-                    match end - dim {
+                    let block = block(end - dim);
+                    match block {
                         1 => pv_block::<1>(p, v, stride, keys, bq, factor, acc),
                         2 => pv_block::<2>(p, v, stride, keys, bq, factor, acc),
                         3 => pv_block::<3>(p, v, stride, keys, bq, factor, acc),
@@ -185,7 +191,7 @@ unsafe extern "C" fn pv(
                         5 => pv_block::<5>(p, v, stride, keys, bq, factor, acc),
                         _ => pv_block::<BLOCK>(p, v, stride, keys, bq, factor, acc),
                     }
-                    dim += BLOCK;
+                    dim += block;
                 }
             }
         }

@@ -10,6 +10,11 @@ use crate::abi::{DType, KvView};
 use crate::scalar::finish_lse;
 use crate::tensor::{indexed, packed};
 
+/// Rows that are fetched ahead of the one being copied.
+const AHEAD: usize = 4;
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
+
 /// One row of a tensor: its first element, element type and inner stride in bytes.
 #[derive(Clone, Copy)]
 struct Row {
@@ -177,9 +182,21 @@ pub(super) unsafe extern "C" fn kv_tile(
             return at as i64;
         }
         let dtype = DType::of_code(i64::from(view.dtype));
+        let bytes = dim * dtype.size();
         for key in 0..keys {
+            // Rows that are far apart or listed are nothing that hardware foresees.
+            if key + AHEAD < keys {
+                let next = view.row(first + key + AHEAD);
+                for line in (0..bytes).step_by(CACHE_LINE) {
+                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast());
+                }
+            }
             let from = Row { at: view.row(first + key).cast_mut(), dtype, step: view.col_stride as isize };
             let to = Row { at: scratch.add(key * dim).cast(), dtype: DType::F32, step: DType::F32.size() as isize };
+            if dtype == DType::F32 && from.contiguous() {
+                core::ptr::copy_nonoverlapping(from.at.cast::<f32>(), scratch.add(key * dim), dim);
+                continue;
+            }
             for i in (0..dim).step_by(WIDTH) {
                 let n = WIDTH.min(dim - i);
                 to.store(i, n, from.load(i, n));

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use crate::expr::{Bin, Cmp, ExprId, Exprs, Node, Ty, Un, Var};
+use crate::expr::{Bin, Cmp, ExprId, Extent, Exprs, Node, Ty, Un, Var};
 use crate::program::Program;
 use crate::rowset::{RowSet, TileSet};
 
@@ -56,6 +56,11 @@ impl Printer<'_> {
             Var::Slot => "slot",
             Var::QLo => "q_lo",
             Var::QHi => "q_hi",
+            Var::Class => "class",
+            Var::Given(Extent::QStart) => "given q_start",
+            Var::Given(Extent::KStart) => "given k_start",
+            Var::Given(Extent::NQ) => "given n_q",
+            Var::Given(Extent::NK) => "given n_k",
             Var::Loop(n) => return format!("i{n}"),
             Var::Size(s) => {
                 return self.name("size", s.0, |p| p.sizes.get(s.0 as usize).map(|x| &x.name));

@@ -375,6 +375,8 @@ impl<'a> Machine<'a> {
                 Var::Dim => env.dim,
                 Var::Docs => (env.docs.len() as i64 - 1).max(0),
                 Var::Size(s) => env.sizes[s.0 as usize],
+                Var::Class => env.residue(),
+                Var::Given(extent) => env.given(extent),
                 Var::Score | Var::Slot | Var::Q | Var::K | Var::Loop(_) | Var::QLo | Var::QHi => 0,
             };
         }

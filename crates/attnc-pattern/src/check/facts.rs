@@ -162,7 +162,9 @@ impl Facts {
             Node::Int(v) => Bounds::new(v, v),
             Node::Var(var) => match var {
                 Var::Q | Var::K => Bounds::new(0, self.positions - 1),
-                Var::QStart | Var::KStart | Var::NQ | Var::NK => Bounds::new(0, self.positions),
+                Var::QStart | Var::KStart | Var::NQ | Var::NK | Var::Given(_) | Var::Class => {
+                    Bounds::new(0, self.positions)
+                }
                 Var::Head => Bounds::new(0, MAX_HEADS - 1),
                 Var::Heads | Var::Dim => Bounds::new(1, MAX_HEADS),
                 Var::Layer | Var::Step | Var::Slot => Bounds::new(0, MAX_LENGTH - 1),

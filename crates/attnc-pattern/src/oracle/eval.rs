@@ -164,6 +164,8 @@ impl<'a> Evaluator<'a> {
             Var::Size(id) => *env.sizes.get(id.0 as usize)?,
             Var::Slot => self.point.slot?,
             Var::Score => return self.point.score.map(Value::Real),
+            Var::Class => env.residue(),
+            Var::Given(extent) => env.given(extent),
             Var::Loop(_) | Var::QLo | Var::QHi => return None,
         };
         Some(Value::Int(i128::from(int)))

@@ -1,0 +1,20 @@
+//! What the kernels of this target visit, as the cost of a plan asks for it. Nothing here knows of patterns.
+
+use attnc_kernels::abi::LANE_STEP;
+use attnc_kernels::window;
+
+const _: () = assert!(LANE_STEP == attnc_plan::PANEL);
+
+/// Pairs of a key and a lane that the kernels compute.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Visits(window::Visits);
+
+impl attnc_plan::Visits for Visits {
+    fn tile(&mut self, panels: &[u64]) {
+        self.0.tile(panels);
+    }
+
+    fn finish(self) -> u64 {
+        self.0.finish()
+    }
+}

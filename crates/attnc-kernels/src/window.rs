@@ -1,0 +1,432 @@
+//! Windows of key tiles: which keys of each tile some query attends to, and the chunks that kernels visit for them.
+//!
+//! The one idea: a driver fills one row of bits a query for each tile that is not wholly attended to; the rows
+//! together say which keys are of use to which panels of queries. A tile whose useful keys lie close together is
+//! visited where it lies, in groups of keys, each for the panels that it is of use to; useful keys of the others
+//! are *gathered* into common chunks, so that a stripe, a random key or the end of a range costs what it holds and
+//! not a tile. Chunks depend only on the rows of bits and not on how tiles fall into windows: what is gathered is kept
+//! until a chunk is full ([`Visits`] foretells what is visited).
+//!
+//! Everything is total: ranges are clipped, and nothing overflows. The contract of each function is in
+//! [`crate::abi::Support`]. Nothing here knows of patterns.
+
+use crate::abi::{BK, BQ_MAX, LANE_STEP};
+use crate::tiles::{TileMarks, comb_bits, marks_is_must, marks_next, range_bits};
+
+/// Most tiles in a window.
+pub const WINDOW_TILES: usize = 32;
+/// Most panels of queries in a tile.
+pub const PANELS: usize = BQ_MAX / LANE_STEP;
+/// Keys of a group: those of a tile that are visited by the same panels.
+const GROUP: u32 = 16;
+/// Most chunks that a window holds: each tile in groups, and what was gathered before.
+const CHUNKS: usize = WINDOW_TILES * (BK / GROUP as usize) + 1;
+/// Tiles from the first of a window that are found by a table.
+const NEAR: usize = 256;
+const TILE: i64 = BK as i64;
+
+/// Keys that are visited together, by the same queries: at most one tile of them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Chunk {
+    /// Numbers of the keys, ascending.
+    pub keys: *const u32,
+    /// How many.
+    pub count: i64,
+    /// The first key where they are contiguous, else -1.
+    pub first: i64,
+    /// First lane that visits them, a multiple of a panel.
+    pub lane: i64,
+    /// How many lanes, a multiple of a panel.
+    pub lanes: i64,
+    /// One row of bits for each of these lanes, or null where every query attends to every key.
+    pub mask: *const u64,
+}
+
+/// A window: at most [`WINDOW_TILES`] tiles at a time.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Window {
+    /// Partial tiles: for each the driver fills rows of bits.
+    pub partial: i64,
+    /// First key of the first partial tile.
+    pub from: i64,
+    /// One past the last key of the last partial tile.
+    pub to: i64,
+    /// Numbers of the partial tiles, ascending.
+    pub tile: [i64; WINDOW_TILES],
+    /// For each query, not 0 if it attends to a key; kept by the driver from window to window.
+    pub seen: [u64; BQ_MAX],
+    /// Chunks to visit.
+    pub chunk: [Chunk; CHUNKS],
+    /// Rows of bits, by partial tile and lane.
+    pub bits: [[u64; BQ_MAX]; WINDOW_TILES],
+    /// Rows of bits of groups that do not begin at the first key of their tile, and of gathered keys.
+    shifted: [[u64; BQ_MAX]; CHUNKS],
+    /// Numbers of keys, by chunk.
+    keys: [[u32; BK]; CHUNKS],
+    /// Rows of bits of the keys that are being gathered.
+    pending: [u64; BQ_MAX],
+    /// Their numbers.
+    pending_keys: [u32; BK],
+    /// How many they are.
+    pending_count: usize,
+    /// Whether the last window has come.
+    last: bool,
+    /// Column of the first partial tile that is not before the first one plus the index.
+    near: [u8; NEAR],
+    /// Chunks so far.
+    chunks: usize,
+    /// Keys of the launch.
+    n_k: i64,
+    /// Queries of the tile.
+    rows: usize,
+}
+
+/// Keys from the first useful one to the last.
+fn width(useful: u64) -> u32 {
+    u64::BITS - useful.leading_zeros() - useful.trailing_zeros()
+}
+
+/// Whether the keys of a tile are visited where they lie, `useful` being those that some query attends to: more than a
+/// few, and hardly a gap.
+fn in_place(useful: u64) -> bool {
+    let (count, width) = (useful.count_ones(), width(useful));
+    count >= 24 && 16 * count >= 15 * width
+}
+
+/// Groups of the keys of a tile that is visited where it lies: for each the first key and the number of keys, and the
+/// first panel and one past the last that visit it. Adjacent groups of the same panels are one.
+fn groups(panels: &[u64]) -> impl Iterator<Item = (u32, u32, usize, usize)> + '_ {
+    let some = panels.iter().fold(0, |all, panel| all | panel);
+    let (mut at, end) = (some.trailing_zeros(), u64::BITS - some.leading_zeros());
+    let of = move |at: u32| {
+        let stop = (at / GROUP * GROUP + GROUP).min(end);
+        let bits = (u64::MAX >> (u64::BITS - (stop - at))) << at;
+        let from = panels.iter().position(|p| p & bits != 0);
+        from.map_or((stop, 0, 0), |from| (stop, from, panels.iter().rposition(|p| p & bits != 0).map_or(0, |p| p + 1)))
+    };
+    std::iter::from_fn(move || {
+        while at < end {
+            let first = at;
+            let (mut stop, from, to) = of(at);
+            while stop < end {
+                let (next, a, b) = of(stop);
+                if (a, b) != (from, to) {
+                    break;
+                }
+                stop = next;
+            }
+            at = stop;
+            if from < to {
+                return Some((first, stop - first, from, to));
+            }
+        }
+        None
+    })
+}
+
+/// Foretells what the kernels visit, tile by tile in ascending order, as pairs of a key and a lane.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Visits {
+    pairs: u64,
+    /// Panels that the chunk being gathered is of use to, first and one past the last, and its keys.
+    gathered: (usize, usize, u32),
+}
+
+impl Visits {
+    /// Takes a tile, of which each panel of queries attends to the given keys.
+    pub fn tile(&mut self, panels: &[u64]) {
+        let some = panels.iter().fold(0, |all, panel| all | panel);
+        if in_place(some) {
+            for (_, keys, from, to) in groups(panels) {
+                self.pairs += u64::from(keys) * ((to - from) * LANE_STEP) as u64;
+            }
+            return;
+        }
+        let mut rest = some;
+        while rest != 0 {
+            let key = rest & rest.wrapping_neg();
+            rest ^= key;
+            for (panel, _) in panels.iter().enumerate().filter(|(_, bits)| *bits & key != 0) {
+                let (from, to, keys) = self.gathered;
+                self.gathered =
+                    if from == to { (panel, panel + 1, keys) } else { (from.min(panel), to.max(panel + 1), keys) };
+            }
+            self.gathered.2 += 1;
+            if self.gathered.2 == u64::BITS {
+                self.flush();
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let (from, to, keys) = std::mem::take(&mut self.gathered);
+        self.pairs += u64::from(keys) * ((to - from) * LANE_STEP) as u64;
+    }
+
+    /// The pairs visited, all tiles of a query tile having been taken.
+    #[must_use]
+    pub fn finish(mut self) -> u64 {
+        self.flush();
+        self.pairs
+    }
+}
+
+impl Window {
+    /// Adds a chunk of keys that `keys` numbers, of panels `from .. to`.
+    fn add(&mut self, first: i64, count: u32, (from, to): (usize, usize), mask: *const u64) {
+        let (lane, lanes) = ((from * LANE_STEP) as i64, ((to - from) * LANE_STEP) as i64);
+        let mask = if mask.is_null() { mask } else { mask.wrapping_add(from * LANE_STEP) };
+        let keys = self.keys[self.chunks].as_ptr();
+        self.chunk[self.chunks] = Chunk { keys, count: i64::from(count), first, lane, lanes, mask };
+        self.chunks += 1;
+    }
+
+    /// Adds a chunk of contiguous keys.
+    fn add_range(&mut self, first: i64, count: u32, panels: (usize, usize), mask: *const u64) {
+        for (j, key) in self.keys[self.chunks][..count as usize].iter_mut().enumerate() {
+            *key = first as u32 + j as u32;
+        }
+        self.add(first, count, panels, mask);
+    }
+
+    /// Panels of the tile of queries.
+    fn panels(&self) -> usize {
+        self.rows.div_ceil(LANE_STEP)
+    }
+
+    /// Partial tiles that keys `start .. end` touch.
+    fn columns(&self, start: i64, end: i64) -> std::ops::Range<usize> {
+        if start >= end {
+            return 0..0;
+        }
+        let tiles = &self.tile[..self.partial as usize];
+        // Within the window, as `start` and `end` are.
+        let (from, to) = (start / TILE - self.from / TILE, (end - 1) / TILE + 1 - self.from / TILE);
+        if to < NEAR as i64 {
+            return usize::from(self.near[from as usize])..usize::from(self.near[to as usize]);
+        }
+        tiles.partition_point(|&t| t < start / TILE)..tiles.partition_point(|&t| t < (end - 1) / TILE + 1)
+    }
+}
+
+/// Begins the windows of a query tile of `rows` queries and `n_k` keys: nothing is gathered.
+pub(crate) unsafe extern "C" fn window_begin(window: *mut Window, rows: i64, n_k: i64) {
+    // SAFETY: the driver gives its own window, whose fields are numbers and pointers that any bits are valid for,
+    // but for `last`.
+    unsafe {
+        (&raw mut (*window).last).write(false);
+        let w = &mut *window;
+        (w.rows, w.n_k, w.pending_count) = (rows as usize, n_k, 0);
+        w.pending.fill(0);
+    }
+}
+
+/// Begins a window of marked tiles from `from` up. Returns the tile to go on from, or -1 where no tile is marked and
+/// nothing gathered is left. Full tiles become chunks; rows of bits of the others are empty.
+pub(crate) unsafe extern "C" fn window_next(window: *mut Window, marks: *const TileMarks, from: i64) -> i64 {
+    // SAFETY: as in `window_begin`, which came before.
+    let w = unsafe { &mut *window };
+    w.chunks = 0;
+    let panels = (0, w.panels());
+    let (mut partial, mut seen, mut next) = (0, 0, from);
+    while seen < WINDOW_TILES {
+        // SAFETY: the marks are those of the driver's thread.
+        let tile = unsafe { marks_next(marks, next) };
+        if tile < 0 {
+            break;
+        }
+        // A short tile at the end goes with the partial ones, so that it may be gathered as they are.
+        let whole = w.n_k - tile * TILE >= TILE;
+        // SAFETY: as above.
+        if whole && unsafe { marks_is_must(marks, tile) } != 0 {
+            w.add_range(tile * TILE, BK as u32, panels, std::ptr::null());
+        } else {
+            w.tile[partial] = tile;
+            w.bits[partial].fill(0);
+            partial += 1;
+        }
+        seen += 1;
+        next = tile + 1;
+    }
+    w.partial = partial as i64;
+    (w.from, w.to) = (0, 0);
+    if partial > 0 {
+        let (first, last) = (w.tile[0], w.tile[partial - 1]);
+        (w.from, w.to) = (first * TILE, (last * TILE + TILE).min(w.n_k));
+        let mut column = 0;
+        for at in 0..((last - first + 2) as usize).min(NEAR) {
+            while column < partial && w.tile[column] < first + at as i64 {
+                column += 1;
+            }
+            w.near[at] = column as u8;
+        }
+    }
+    if seen > 0 {
+        return next;
+    }
+    // One more for what was gathered.
+    if std::mem::replace(&mut w.last, true) || w.pending_count == 0 { -1 } else { from }
+}
+
+/// Adds keys `start .. end` to the row of lane `lane`.
+pub(crate) unsafe extern "C" fn window_range(window: *mut Window, lane: i64, start: i64, end: i64) {
+    // SAFETY: as in `window_next`.
+    let w = unsafe { &mut *window };
+    let (start, end) = (start.max(w.from), end.min(w.to));
+    for column in w.columns(start, end) {
+        w.bits[column][lane as usize] |= range_bits(start, end, w.tile[column] * TILE);
+    }
+}
+
+/// Adds those of keys `start .. end` with `(k - phase) mod period < width` to the row of lane `lane`.
+pub(crate) unsafe extern "C" fn window_comb(
+    window: *mut Window,
+    lane: i64,
+    start: i64,
+    end: i64,
+    period: i64,
+    width: i64,
+    phase: i64,
+) {
+    // SAFETY: as in `window_next`.
+    let w = unsafe { &mut *window };
+    let (start, end) = (start.max(w.from), end.min(w.to));
+    for column in w.columns(start, end) {
+        let at = w.tile[column] * TILE;
+        w.bits[column][lane as usize] |= range_bits(start, end, at) & comb_bits(at, period, width, phase);
+    }
+}
+
+/// Makes chunks of the partial tiles; the number of all chunks.
+pub(crate) unsafe extern "C" fn window_chunks(window: *mut Window) -> i64 {
+    // SAFETY: as in `window_next`.
+    let w = unsafe { &mut *window };
+    if w.partial > 0 {
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("bmi2") {
+            // SAFETY: the instruction is there.
+            unsafe { chunks_bmi2(w) };
+            return w.chunks as i64;
+        }
+        chunks(w, pext);
+    } else if w.last {
+        flush(w);
+    }
+    w.chunks as i64
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "bmi2")]
+unsafe fn chunks_bmi2(w: &mut Window) {
+    chunks(w, |bits, of| core::arch::x86_64::_pext_u64(bits, of));
+}
+
+/// Bits of `bits` at the places of `of`, side by side.
+fn pext(bits: u64, of: u64) -> u64 {
+    let (mut rest, mut at, mut out) = (of, 0, 0);
+    while rest != 0 {
+        out |= (bits >> rest.trailing_zeros() & 1) << at;
+        at += 1;
+        rest &= rest - 1;
+    }
+    out
+}
+
+#[inline(always)]
+fn chunks(w: &mut Window, pext: impl Fn(u64, u64) -> u64) {
+    let rows = w.rows;
+    for column in 0..w.partial as usize {
+        let panels = some_of_panels(&w.bits[column][..rows]);
+        let panels = &panels[..w.panels()];
+        let some = panels.iter().fold(0, |all, panel| all | panel);
+        if some == 0 {
+            continue;
+        }
+        let first = w.tile[column] * TILE;
+        if in_place(some) {
+            for (skip, count, from, to) in groups(panels) {
+                let lanes = from * LANE_STEP..(to * LANE_STEP).min(rows);
+                let wanted = (u64::MAX >> (u64::BITS - count)) << skip;
+                let whole = w.bits[column][lanes.clone()].iter().all(|row| row & wanted == wanted);
+                let mask = if whole {
+                    std::ptr::null()
+                } else if skip == 0 {
+                    w.bits[column].as_ptr()
+                } else {
+                    let shifted = &mut w.shifted[w.chunks];
+                    shifted[from * LANE_STEP..to * LANE_STEP].fill(0);
+                    for (to, row) in shifted[lanes.clone()].iter_mut().zip(&w.bits[column][lanes]) {
+                        *to = row >> skip;
+                    }
+                    shifted.as_ptr()
+                };
+                w.add_range(first + i64::from(skip), count, (from, to), mask);
+            }
+            continue;
+        }
+        let mut rest = some;
+        while rest != 0 {
+            // Those of the keys that have room in the chunk.
+            let room = BK - w.pending_count;
+            let mut taken = rest;
+            if rest.count_ones() as usize > room {
+                taken = 0;
+                let mut left = rest;
+                for _ in 0..room {
+                    taken |= left & left.wrapping_neg();
+                    left &= left - 1;
+                }
+            }
+            for (to, &row) in w.pending[..rows].iter_mut().zip(&w.bits[column][..rows]) {
+                *to |= pext(row, taken) << w.pending_count;
+            }
+            let mut each = taken;
+            while each != 0 {
+                w.pending_keys[w.pending_count] = first as u32 + each.trailing_zeros();
+                w.pending_count += 1;
+                each &= each - 1;
+            }
+            rest &= !taken;
+            if w.pending_count == BK {
+                flush(w);
+            }
+        }
+    }
+}
+
+/// For each panel, the keys that some query of it attends to.
+fn some_of_panels(rows: &[u64]) -> [u64; PANELS] {
+    let mut panels = [0; PANELS];
+    for (panel, rows) in panels.iter_mut().zip(rows.chunks(LANE_STEP)) {
+        *panel = rows.iter().fold(0, |some, row| some | row);
+    }
+    panels
+}
+
+/// Makes a chunk of the gathered keys; where they happen to be contiguous they are visited where they lie.
+fn flush(w: &mut Window) {
+    let (rows, count) = (w.rows, std::mem::take(&mut w.pending_count));
+    let Some(last) = count.checked_sub(1) else { return };
+    let panels = some_of_panels(&w.pending[..rows]);
+    let from = panels.iter().position(|&p| p != 0).unwrap_or(0);
+    let to = panels.iter().rposition(|&p| p != 0).map_or(0, |p| p + 1);
+    let wanted = u64::MAX >> (BK - count);
+    let whole = w.pending[from * LANE_STEP..(to * LANE_STEP).min(rows)].iter().all(|&row| row == wanted);
+    w.shifted[w.chunks] = std::mem::replace(&mut w.pending, [0; BQ_MAX]);
+    let mask = if whole { std::ptr::null() } else { w.shifted[w.chunks].as_ptr() };
+    let (first, contiguous) = (w.pending_keys[0], (w.pending_keys[last] - w.pending_keys[0]) as usize == last);
+    w.keys[w.chunks] = w.pending_keys;
+    w.add(if contiguous { i64::from(first) } else { -1 }, count as u32, (from, to), mask);
+}
+
+/// Notes for each query whether it attends to a key of the window; full tiles count for every query.
+pub(crate) unsafe extern "C" fn window_seen(window: *mut Window) {
+    // SAFETY: as in `window_next`.
+    let w = unsafe { &mut *window };
+    let full = u64::from(w.chunks > 0);
+    for (lane, seen) in w.seen[..w.rows].iter_mut().enumerate() {
+        *seen |= w.bits[..w.partial as usize].iter().fold(full, |any, column| any | column[lane]);
+    }
+}
