@@ -271,7 +271,11 @@ fn room<T>(extents: impl IntoIterator<Item = i128>) -> Outcome<Vec<T>> {
     let count = extents.into_iter().try_fold(1_i128, i128::checked_mul).and_then(|n| usize::try_from(n).ok());
     match count.map(|n| list.try_reserve_exact(n)) {
         Some(Ok(())) => Ok(list),
-        _ => Err(Failure::run("E0733", "there is no memory for the maps and tensors of these lengths", "use fewer tokens")),
+        _ => Err(Failure::run(
+            "E0733",
+            "there is no memory for the maps and tensors of these lengths",
+            "use fewer tokens",
+        )),
     }
 }
 

@@ -15,6 +15,7 @@
 //! % tensors f q=f32[2,16,8] ..        a safetensors file of small numbers
 //! % header f LENGTH BYTES JSON        a safetensors file that says its header has LENGTH bytes (`-`: as many as it
 //!                                     has), with that header and BYTES zero bytes of data
+//! % equal f g                         both files hold the same bytes
 //! % absent NAME                       no file here has this in its name
 //! % memory MIB                        the commands that follow may map so much memory, where the system can tell
 //! $ attnc show window.attn            a command, in that directory
@@ -107,6 +108,12 @@ fn session(name: &str, text: &str, dir: &Path, wrong: &mut Vec<String>) {
                         wrong.push(format!("{name}:{}: there should be no {part}: {found:?}", n + 1));
                     }
                 }
+                Some(("equal", both)) => {
+                    let (a, b) = both.split_once(' ').expect("% equal FILE FILE");
+                    if fs::read(dir.join(a)).expect("a file") != fs::read(dir.join(b)).expect("a file") {
+                        wrong.push(format!("{name}:{}: {a} and {b} differ", n + 1));
+                    }
+                }
                 _ => prepare(dir, rest),
             },
             "$" => {
@@ -193,6 +200,7 @@ fn tensors(line: &str) -> Vec<u8> {
                 "f16" => data.extend(half::f16::from_f32(value).to_le_bytes()),
                 "bf16" => data.extend(half::bf16::from_f32(value).to_le_bytes()),
                 "i64" => data.extend((i as i64).to_le_bytes()),
+                "i32" => data.extend((i as i32).to_le_bytes()),
                 "u8" => data.push(u8::from(i % 3 != 1)),
                 _ => panic!("no such type: {kind}"),
             }
@@ -264,9 +272,11 @@ fn check(name: &str, expected: &Expected<'_>, dir: &Path, wrong: &mut Vec<String
     faults.extend(expected.says.iter().filter(|s| !flat.contains(**s)).map(|s| format!("standard error lacks: {s}")));
     for code in &expected.draws {
         match common::drawing(&err, code) {
-            Some(drawing) => insta::with_settings!({ description => expected.args.join(" "), omit_expression => true }, {
-                insta::assert_snapshot!(*code, drawing);
-            }),
+            Some(drawing) => {
+                insta::with_settings!({ description => expected.args.join(" "), omit_expression => true }, {
+                    insta::assert_snapshot!(*code, drawing);
+                })
+            }
             None => faults.push(format!("standard error lacks: {code}")),
         }
     }

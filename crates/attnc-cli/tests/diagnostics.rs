@@ -40,7 +40,8 @@ fn every_example_is_drawn() {
             .output()
             .expect("attnc runs");
         let said = String::from_utf8_lossy(&output.stderr);
-        let own = common::drawing(&said, info.code).unwrap_or_else(|| panic!("{}: its example says\n{said}", info.code));
+        let own =
+            common::drawing(&said, info.code).unwrap_or_else(|| panic!("{}: its example says\n{said}", info.code));
         let exit = if info.code.starts_with('W') {
             0
         } else if set.is_empty() {
@@ -64,7 +65,10 @@ fn every_code_is_drawn_somewhere() {
         drawn.extend(text.lines().filter_map(|line| line.strip_prefix("= ")).map(str::to_owned));
     }
     let known = known();
-    assert!(known.contains("E0701") && known.contains("E0809"), "codes of the library and of the command line: {known:?}");
+    assert!(
+        known.contains("E0701") && known.contains("E0809"),
+        "codes of the library and of the command line: {known:?}"
+    );
     let out_of_reach: BTreeSet<String> = OUT_OF_REACH.iter().map(|(code, _)| (*code).to_owned()).collect();
     assert!(drawn.is_disjoint(&out_of_reach), "within reach after all");
     let lack: Vec<_> = known.iter().filter(|code| !drawn.contains(*code) && !out_of_reach.contains(*code)).collect();
@@ -78,8 +82,7 @@ fn known() -> BTreeSet<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_attnc")).args(["explain", "none"]).output().expect("attnc runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let words = said.split_whitespace().map(|word| word.trim_end_matches(','));
-    let code = |word: &&str| {
-        word.len() == 5 && word.starts_with(['E', 'W']) && word[1..].bytes().all(|b| b.is_ascii_digit())
-    };
+    let code =
+        |word: &&str| word.len() == 5 && word.starts_with(['E', 'W']) && word[1..].bytes().all(|b| b.is_ascii_digit());
     words.filter(code).map(str::to_owned).collect()
 }

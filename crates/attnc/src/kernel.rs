@@ -334,8 +334,7 @@ impl Kernel {
                 .map(|(head, env)| oracle::Head { attention: self.attention(head), env, kv_head: reads.kv[head] })
                 .collect();
             let all: Vec<usize> = (0..problem.k.shape()[1]).collect();
-            let (q, k, v) =
-                (problem.q.item(item, &reads.q), problem.k.item(item, &all), problem.v.item(item, &all));
+            let (q, k, v) = (problem.q.item(item, &reads.q), problem.k.item(item, &all), problem.v.item(item, &all));
             let view = |data, heads, tensor: &Tensor<'_>| {
                 let [.., rows, dim] = tensor.shape();
                 oracle::View::dense(data, [heads, rows, dim])
@@ -423,7 +422,8 @@ impl Kernel {
     /// # Errors
     /// Sizes that are unknown or missing.
     pub fn wants(&self, shape: Shape, sizes: &[(&str, i64)]) -> Result<Wants, Diagnostics> {
-        problem::wants(&self.shared.program, &self.attentions(), sizes, self.told(shape)).map_err(|l| self.shared.said(l))
+        problem::wants(&self.shared.program, &self.attentions(), sizes, self.told(shape))
+            .map_err(|l| self.shared.said(l))
     }
 
     /// What one head attends to, for whoever walks its rows or tiles.
@@ -460,7 +460,8 @@ impl Kernel {
             Purpose::Look => (self.shared.sets(), Some(self.shared.candidates.as_slice())),
             Purpose::Oracle => (&*self.shared.program, None),
         };
-        Envs::new(program, &self.attentions(), inputs, self.told(shape), candidates).map_err(|list| self.shared.said(list))
+        Envs::new(program, &self.attentions(), inputs, self.told(shape), candidates)
+            .map_err(|list| self.shared.said(list))
     }
 
     /// Heads of each attention in use.

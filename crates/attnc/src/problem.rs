@@ -198,7 +198,9 @@ impl<'a> Envs<'a> {
     ) -> Result<Self, Vec<Diagnostic>> {
         within_limits(shape)?;
         if let Some(&end) = inputs.docs.last().filter(|&&end| end > MAX_LEN) {
-            return Err(one(EnvError::Documents(format!("documents end at {end}, beyond the last position {MAX_LEN}"))));
+            return Err(one(EnvError::Documents(format!(
+                "documents end at {end}, beyond the last position {MAX_LEN}"
+            ))));
         }
         let sizes = sizes(program, &reads(program, attentions), &inputs.sizes)?;
         let mut tensors = vec![TensorData::default(); program.tensors.len()];

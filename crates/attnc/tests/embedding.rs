@@ -296,3 +296,81 @@ fn files_come_through_a_loader() {
     let cost = kernel.cost(shape, 8, 4, &inputs).expect("fits");
     assert_eq!((cost.entries, cost.useful_flops), (1 + 2 + 3 + 3 + 3, 12 * 32));
 }
+
+#[test]
+fn queries_repeat_where_there_are_more_kv_heads() {
+    let text = "attention near_by {\n  attend q - k in 0 .. 3\n}\n\nattention far {\n  attend causal\n}\n\n\
+                model reversed(layers = 1, heads = 2 on 6) {\n  layer 0 { 0 => near_by, 1 => far }\n}\n";
+    let kernel = kernel(text, "reversed");
+    assert_eq!((kernel.heads(), kernel.output_heads(2)), (Some((2, 6)), 6));
+    let (n, d) = (20, 8);
+    let (q, k, v) = (normal(1, 2 * n * d), normal(2, 6 * n * d), normal(3, 6 * n * d));
+    let mut out = vec![f32::NAN; 6 * n * d];
+    let mut problem = Problem {
+        q: Tensor::of_f32(&q, [1, 2, n, d]).expect("q"),
+        k: Tensor::of_f32(&k, [1, 6, n, d]).expect("k"),
+        v: Tensor::of_f32(&v, [1, 6, n, d]).expect("v"),
+        out: TensorMut::of_f32(&mut out, [1, 6, n, d]).expect("out"),
+        lse: None,
+        inputs: Inputs::default(),
+    };
+    let oracle = kernel.oracle(&problem).expect("runs");
+    kernel.run(&mut problem, Resources::default()).unwrap_or_else(|said| panic!("{said}"));
+    assert!(compare(&oracle, &Tensor::of_f32(&out, [1, 6, n, d]).expect("out"), None).passed());
+    // Head h of the output: query head h % 2 over KV head h, as that attention alone gives it.
+    for head in 0..6 {
+        let name = ["near_by", "far"][head % 2];
+        let mut alone = vec![f32::NAN; n * d];
+        let of = |data: &[f32], head: usize| data[head * n * d..][..n * d].to_vec();
+        let (q, k, v) = (of(&q, head % 2), of(&k, head), of(&v, head));
+        let mut problem = Problem {
+            q: Tensor::of_f32(&q, [1, 1, n, d]).expect("q"),
+            k: Tensor::of_f32(&k, [1, 1, n, d]).expect("k"),
+            v: Tensor::of_f32(&v, [1, 1, n, d]).expect("v"),
+            out: TensorMut::of_f32(&mut alone, [1, 1, n, d]).expect("out"),
+            lse: None,
+            inputs: Inputs::default(),
+        };
+        self::kernel(text, name).run(&mut problem, Resources::default()).expect("runs");
+        assert_eq!(out[head * n * d..][..n * d], alone[..], "head {head}");
+    }
+}
+
+#[test]
+fn launches_beyond_every_limit_are_refused() {
+    let kernel = kernel("pattern local = q - k in 0 .. 4\n", "local");
+    let mut held = Held::new(1, (1, 1), (4, 4), (8, 8));
+    let mut run = |inputs: Inputs<'_>| codes(kernel.run(&mut held.problem(inputs), Resources::default()));
+    assert_eq!(run(Inputs { q_start: Some(i64::MAX), ..Inputs::default() }), ["E0702"]);
+    assert_eq!(run(Inputs { q_start: Some(i64::MIN), ..Inputs::default() }), ["E0702"]);
+    assert_eq!(run(Inputs { k_start: Some(attnc::MAX_LEN - 3), ..Inputs::default() }), ["E0702"]);
+    assert_eq!(run(Inputs { docs: &[0, i64::MAX], ..Inputs::default() }), ["E0703"]);
+    assert_eq!(run(Inputs { lengths: vec![(4, 4), (4, 4)], ..Inputs::default() }), ["E0702"]);
+    assert_eq!(run(Inputs { lengths: vec![(-1, -1)], ..Inputs::default() }), ["E0702", "E0702"]);
+    assert_eq!(run(Inputs { sizes: vec![("n", 3)], ..Inputs::default() }), ["E0720"]);
+    let most = i64::MAX;
+    for (shape, code) in [
+        (Shape { n_q: most, n_k: 4, heads: 1, dim: 8 }, "E0702"),
+        (Shape { n_q: 4, n_k: -4, heads: 1, dim: 8 }, "E0702"),
+        (Shape { n_q: 4, n_k: 4, heads: most, dim: 8 }, "E0722"),
+        (Shape { n_q: 4, n_k: 4, heads: 1, dim: most }, "E0721"),
+    ] {
+        assert_eq!(codes(kernel.cost(shape, 8, 4, &Inputs::default())), [code]);
+        assert_eq!(codes(kernel.wants(shape, &[])), [code]);
+    }
+    assert_eq!(codes(module("pattern p = causal\n").kernel(&Select::named("p").layer(most))), ["E0723"]);
+}
+
+#[test]
+fn values_that_do_not_fit_the_keys_are_refused() {
+    let options = Options { target: Target::Oracle, ..Options::default() };
+    for target in [Options::default(), options] {
+        let module = Compiler::new(target).source("pattern p = causal\n").expect("checks");
+        let kernel = module.kernel(&Select::named("p")).expect("plans");
+        for shape in [[2, 1, 5, 8], [1, 2, 5, 8], [1, 1, 4, 8]] {
+            let mut held = Held::new(1, (2, 1), (5, 5), (8, 8));
+            held.v = (normal(3, shape.iter().product()), shape);
+            assert_eq!(codes(kernel.run(&mut held.problem(Inputs::default()), Resources::default())), ["E0721"]);
+        }
+    }
+}
