@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use attnc::{Compiler, DType, Inputs, Loader, Memory, Module, Options, Select, Shape, TensorData};
 use attnc_tests::compare::{Case, against_oracle};
+use rayon::prelude::*;
 
 /// Stages whose expected text a machine may write.
 const BLESSED: &[&str] = &["ast", "pattern", "tiles", "plan", "clif", "fmt"];
@@ -289,11 +290,10 @@ fn filetests() {
     let mut paths = vec![];
     files(&root, &mut paths);
     assert!(paths.len() > 100, "filetests are found");
-    let mut failures = String::new();
-    for path in &paths {
-        if let Err(e) = file(path) {
-            let _ = writeln!(failures, "--- {}\n{e}", path.strip_prefix(&root).unwrap_or(path).display());
-        }
-    }
+    let failures = paths.par_iter().filter_map(|path| {
+        let said = file(path).err()?;
+        Some(format!("--- {}\n{said}\n", path.strip_prefix(&root).unwrap_or(path).display()))
+    });
+    let failures: String = failures.collect::<Vec<_>>().concat();
     assert!(failures.is_empty(), "{failures}");
 }
