@@ -120,8 +120,14 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
     let line = |data: &'_ Vec<f32>| TensorData { data: data.clone().into(), dims: vec![data.len()] };
     let tensors = given.iter().map(|(name, data)| (name.as_str(), line(data))).collect();
     let start = |name| command.get(name).map(|v: &str| v.parse::<i64>().map_err(|e| e.to_string())).transpose();
-    let inputs =
-        Inputs { sizes, docs: &docs, tensors, q_start: start("q_start")?, k_start: start("k_start")?, ..Inputs::default() };
+    let inputs = Inputs {
+        sizes,
+        docs: &docs,
+        tensors,
+        q_start: start("q_start")?,
+        k_start: start("k_start")?,
+        ..Inputs::default()
+    };
     let shape = Shape { n_q, n_k, heads: kernel.heads().map_or(command.int("heads", 8)?, |h| h.0), dim: 64 };
     let head = command.int("head", 0)?;
     let view = kernel.view(head, shape, &inputs).map_err(|e| e.to_string())?;

@@ -680,7 +680,8 @@ fn selections_and_integers_of_queries() {
 fn tensors_tables_and_documents_in_modifiers() {
     let mut pen = Pen::new();
     for name in ["bias", "relative"] {
-        let tensor = attnc_pattern::program::Tensor { name: name.to_owned(), dims: vec![], of: None, span: Default::default() };
+        let tensor =
+            attnc_pattern::program::Tensor { name: name.to_owned(), dims: vec![], of: None, span: Default::default() };
         pen.program.tensors.push(tensor);
     }
     pen.program.tables.push(vec![3, 1, 2]);
@@ -715,8 +716,10 @@ fn tensors_tables_and_documents_in_modifiers() {
         let full = f64::from(full[((h * 130 + q) * 130 + k) as usize]);
         s + full + f64::from(relative[bucket.max(0) as usize]) + 0.1 * f64::from(1 << power)
     };
-    let tensors =
-        vec![TensorData { data: (&full).into(), dims: vec![2, 130, 130] }, TensorData { data: (&relative).into(), dims: vec![32] }];
+    let tensors = vec![
+        TensorData { data: (&full).into(), dims: vec![2, 130, 130] },
+        TensorData { data: (&relative).into(), dims: vec![32] },
+    ];
     modified(&mut pen, sum, &meaning, &Env { tensors, docs: &docs, ..Env::default() });
 }
 
@@ -817,7 +820,8 @@ fn maps_of_every_kind() {
 fn random_choices_are_read_from_their_table() {
     let mut pen = Pen::new();
     let always = pen.e().bool(true);
-    let draw = Draw { count: 3, seed: 1, of: always, unit: 16, scope: DrawScope::Row, weight: None, span: Default::default() };
+    let draw =
+        Draw { count: 3, seed: 1, of: always, unit: 16, scope: DrawScope::Row, weight: None, span: Default::default() };
     pen.program.draws.push(draw);
     let (q, k, unit) = (pen.var(Var::Q), pen.var(Var::K), pen.int(16));
     let e = pen.e();

@@ -92,7 +92,8 @@ impl KvView {
         let regular = (self.page_rows == 0 && self.rows.is_null())
             || (2..keys).all(|i| row(i) == start.wrapping_offset(step * i as isize));
         let aligned = start.addr().is_multiple_of(elements) && step % elements as isize == 0;
-        (regular && aligned && !crowded(step, self.dim as usize * elements)).then(|| (start.cast(), step as i64 / elements as i64))
+        (regular && aligned && !crowded(step, self.dim as usize * elements))
+            .then(|| (start.cast(), step as i64 / elements as i64))
     }
 }
 

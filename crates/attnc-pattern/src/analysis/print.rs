@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use crate::expr::{Bin, Cmp, ExprId, Extent, Exprs, Node, Ty, Un, Var};
+use crate::expr::{Bin, Cmp, ExprId, Exprs, Extent, Node, Ty, Un, Var};
 use crate::program::Program;
 use crate::rowset::{RowSet, TileSet};
 
