@@ -162,6 +162,7 @@ fn check(name: &str, expected: &Expected<'_>, dir: &Path, wrong: &mut Vec<String
         .args(&expected.args)
         .current_dir(dir)
         .env("NO_COLOR", "1")
+        .env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -111,6 +111,19 @@ pub struct Built {
 /// # Errors
 /// See [`PlanError`].
 pub fn build(program: &Arc<Program>, attention: usize, options: &Options) -> Result<Built, PlanError> {
+    build_each(program, attention, options, |_, _| {})
+}
+
+/// As [`build`]; `after` sees the plan after each pass that ran, once the verifier has passed it.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn build_each(
+    program: &Arc<Program>,
+    attention: usize,
+    options: &Options,
+    mut after: impl FnMut(&Pass, &Plan),
+) -> Result<Built, PlanError> {
     let mut plan = Plan::new(program.clone(), attention);
     let mut notes = Vec::new();
     for pass in PASSES {
@@ -125,6 +138,7 @@ pub fn build(program: &Arc<Program>, attention: usize, options: &Options) -> Res
         if pieces > MAX_PIECES {
             return Err(PlanError::TooLarge { pieces });
         }
+        after(pass, &plan);
     }
     range::fits(&plan).map_err(|expr| PlanError::Range { expr })?;
     let plan = seal(plan).map_err(|(plan, refusal)| PlanError::Pass { pass: "seal", refusal, dump: plan.text() })?;
