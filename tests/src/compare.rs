@@ -3,8 +3,8 @@
 //! The one idea: a case is plain data, and what it finds wrong is a sentence that says how to see it again.
 
 use attnc::{
-    Compiler, DType, Inputs, Isa, MapInput, MapKind, Options, Problem, Resources, Select, Shape, Target, Tensor,
-    TensorData, TensorMut, Threads, compare, random,
+    Compiler, DType, Inputs, Isa, MapInput, MapKind, Options, Output, PASSES, PlanOptions, Problem, Resources, Select,
+    Shape, Target, Tensor, TensorData, TensorMut, Threads, compare, random,
 };
 
 /// What to run.
@@ -77,14 +77,38 @@ fn uniform(seed: u64, n: usize, bound: usize) -> Vec<usize> {
     data.iter().map(|x| ((x * bound as f32) as usize).min(bound.saturating_sub(1))).collect()
 }
 
-/// Compares every target with the oracle.
+/// Plans to compare: with every optional pass, with none, and with those that the seed chooses.
+fn plans(seed: u64) -> Vec<PlanOptions> {
+    let names: Vec<&str> = PASSES.iter().filter(|p| !p.required).map(|p| p.name).collect();
+    let without = |left_out: &dyn Fn(usize) -> bool| PlanOptions {
+        without: names.iter().enumerate().filter(|(i, _)| left_out(*i)).map(|(_, name)| name.to_string()).collect(),
+        ..PlanOptions::default()
+    };
+    let chosen = uniform(seed + 7, names.len(), 2);
+    let mut plans = vec![without(&|_| false), without(&|_| true), without(&|i| chosen[i] == 1)];
+    if plans[..2].iter().any(|p| p.without == plans[2].without) {
+        plans.pop();
+    }
+    plans
+}
+
+/// Compares every target with the oracle, with every plan of [`plans`].
 ///
 /// # Errors
 /// What does not compile, does not run, or differs by more than its bound.
 pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
-    let mut bits: Option<(Isa, Vec<u8>)> = None;
-    for (target, threads) in [(Isa::Scalar, 1), (Isa::Avx2, 1), (Isa::Avx2, 3), (Isa::Avx512, 1), (Isa::Avx512, 3)] {
-        let options = Options { set: case.set.clone(), target: Target::Cpu(Some(target)), ..Options::default() };
+    let mut bits: Option<(Isa, usize, Vec<u8>)> = None;
+    let mut oracle: Option<Vec<Output>> = None;
+    let plans = plans(case.seed);
+    let targets = [(Isa::Scalar, 1), (Isa::Avx2, 1), (Isa::Avx2, 3), (Isa::Avx512, 1), (Isa::Avx512, 3)];
+    let runs = (0..plans.len()).flat_map(|plan| targets.map(|(target, threads)| (plan, target, threads)));
+    for (plan, target, threads) in runs {
+        let options = Options {
+            set: case.set.clone(),
+            target: Target::Cpu(Some(target)),
+            plan: plans[plan].clone(),
+            ..Options::default()
+        };
         let module = Compiler::new(options).source(source).map_err(|e| e.to_string())?;
         let name = if case.name.is_empty() {
             module.default_use("").map_err(|e| e.to_string())?
@@ -147,22 +171,26 @@ pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
             lse: Some(TensorMut::of_f32(&mut lse, [o_shape[0], o_shape[1], o_shape[2], 1]).map_err(|e| e.to_string())?),
             inputs,
         };
-        let oracle = kernel.oracle(&problem).map_err(|e| e.to_string())?;
+        let oracle = match &oracle {
+            Some(known) => known,
+            None => oracle.insert(kernel.oracle(&problem).map_err(|e| e.to_string())?),
+        };
         let pool = Threads::new(threads)?;
         kernel.run(&mut problem, Resources { threads: Some(&pool), workspace: None }).map_err(|e| e.to_string())?;
         drop(problem);
         let out_view = Tensor::contiguous(&out, case.dtype, o_shape).map_err(|e| e.to_string())?;
         let lse_view = Tensor::of_f32(&lse, [o_shape[0], o_shape[1], o_shape[2], 1]).map_err(|e| e.to_string())?;
-        let report = compare(&oracle, &out_view, Some(&lse_view));
+        let report = compare(oracle, &out_view, Some(&lse_view));
         if !report.passed() {
-            return Err(format!("{target:?}, {threads} threads: {report:?}\n{case:?}\n{source}"));
+            let without = &plans[plan].without;
+            return Err(format!("{target:?}, {threads} threads, without {without:?}: {report:?}\n{case:?}\n{source}"));
         }
         let all: Vec<u8> = out.iter().copied().chain(lse.iter().flat_map(|x| x.to_ne_bytes())).collect();
         match &bits {
-            Some((isa, first)) if *isa == target && *first != all => {
+            Some((isa, of, first)) if (*isa, *of) == (target, plan) && *first != all => {
                 return Err(format!("{target:?}: {threads} threads give other bits\n{case:?}\n{source}"));
             }
-            _ => bits = Some((target, all)),
+            _ => bits = Some((target, plan, all)),
         }
     }
     Ok(())

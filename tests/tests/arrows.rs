@@ -25,6 +25,7 @@ const OWNED: &[(&str, &str)] = &[
     ("clap", "attnc-cli"),
     ("indicatif", "attnc-cli"),
     ("png", "attnc-cli"),
+    ("etcetera", "attnc-cli"),
 ];
 
 fn dependencies() -> BTreeMap<String, Vec<String>> {

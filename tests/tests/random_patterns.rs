@@ -1,4 +1,4 @@
-//! Random patterns, odd sizes, every target against the oracle. What fails shrinks to a pattern that a person can read.
+//! Random patterns, odd sizes, every target against the oracle with every optional pass, with none and with some. What fails shrinks to a pattern that a person can read.
 
 use attnc_tests::compare::{Case, against_oracle};
 use attnc_tests::generate::{Forms, Set, set};

@@ -12,6 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// `attnc`: a compiler for sparse attention patterns.
 #[derive(Debug, Parser)]
 #[command(name = "attnc", version, about, arg_required_else_help = true, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 fine, 1 diagnostics or a mismatch, 2 wrong usage, 3 a target that this machine \
+lacks, 4 a run that was refused or failed, 5 slower than --fail-if-slower allows, 101 a mistake of this program.")]
 pub(crate) struct Cli {
     /// When to colour diagnostics; NO_COLOR is honoured by `auto`.
     #[arg(long, value_enum, default_value_t = Color::Auto, global = true)]
@@ -55,6 +57,10 @@ pub(crate) enum Command {
     Build(BuildArgs),
     /// Count entries, operations and bytes before running.
     Cost(CostArgs),
+    /// Measure the rates that predicted times are made of.
+    Calibrate(CalibrateArgs),
+    /// List changes that would make a pattern cheaper, and what they do to its pairs.
+    Advise(AdviseArgs),
 }
 
 /// `FILE` or `FILE:NAME`; `-` is standard input.
@@ -158,6 +164,59 @@ pub(crate) struct SetArgs {
     /// Give a `param` another value; may be repeated.
     #[arg(long = "set", value_name = "NAME=V", value_parser = setting)]
     pub(crate) set: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) passes: PassArgs,
+}
+
+/// Optional passes of the compiler.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct PassArgs {
+    /// Leave out an optional pass; may be repeated.
+    #[arg(long = "no-pass", value_name = "NAME", value_parser = optional_pass)]
+    no_pass: Vec<String>,
+    /// Run these optional passes alone.
+    #[arg(long, value_name = "A,B,..", value_delimiter = ',', value_parser = optional_pass)]
+    passes: Option<Vec<String>>,
+}
+
+impl PassArgs {
+    /// Runs only these passes, in addition to the required ones.
+    pub(crate) fn only(passes: Vec<String>) -> PassArgs {
+        PassArgs { no_pass: Vec::new(), passes: Some(passes) }
+    }
+
+    /// Names of the passes to leave out.
+    pub(crate) fn without(&self) -> Vec<String> {
+        let left_out = |name: &str| {
+            let unwanted = self.passes.as_ref().is_some_and(|only| only.iter().all(|n| n != name));
+            unwanted || self.no_pass.iter().any(|n| n == name)
+        };
+        optional_passes().filter(|p| left_out(p.name)).map(|p| p.name.to_owned()).collect()
+    }
+}
+
+/// The passes that can be left out.
+pub(crate) fn optional_passes() -> impl Iterator<Item = &'static attnc::Pass> {
+    attnc::PASSES.iter().filter(|pass| !pass.required)
+}
+
+/// The name of an optional pass.
+fn optional_pass(text: &str) -> Result<String, String> {
+    if optional_passes().any(|pass| pass.name == text) {
+        return Ok(text.to_owned());
+    }
+    let known = attnc::PASSES.iter().any(|pass| pass.name == text);
+    let why = if known { "cannot be left out" } else { "is no pass" };
+    let list: Vec<String> = optional_passes().map(|pass| format!("  {:<10} {}", pass.name, pass.about)).collect();
+    Err(format!("`{text}` {why}; the optional passes are:\n{}", list.join("\n")))
+}
+
+/// Where rates come from.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct CalibrationArgs {
+    /// Calibration to predict times with, instead of this machine's own.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibration: Option<PathBuf>,
 }
 
 /// Lengths where there are no tensors to take them from.
@@ -390,6 +449,9 @@ pub(crate) struct VerifyArgs {
     /// Seed of the random tensors.
     #[arg(long, value_name = "S", default_value = "1", value_parser = integer, allow_negative_numbers = true)]
     pub(crate) seed: i64,
+    /// Verify plans with every optional pass, with none, and with random ones.
+    #[arg(long)]
+    pub(crate) all_passes: bool,
 }
 
 /// What a bench may be compared with.
@@ -424,6 +486,62 @@ pub(crate) struct BenchArgs {
     /// Least time to spend on the runs of one result, in milliseconds.
     #[arg(long, value_name = "MS", default_value = "1000", value_parser = length, allow_negative_numbers = true)]
     pub(crate) min_time: i64,
+    #[command(flatten)]
+    pub(crate) calibration: CalibrationArgs,
+    /// Print ratios to the results in this file, made with --format json.
+    #[arg(long, value_name = "OLD.json")]
+    pub(crate) compare: Option<PathBuf>,
+    /// End with exit code 5 if a result is slower than in --compare by more than this.
+    #[arg(long, value_name = "P%", requires = "compare", value_parser = percent)]
+    pub(crate) fail_if_slower: Option<f64>,
+    /// Text or JSON.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+/// `5%`, as a share.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(p) if p.is_finite() && p >= 0.0 => Ok(p / 100.0),
+        _ => Err(format!("`{text}` is not a percentage such as 5%")),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CalibrateArgs {
+    /// Instruction set to calibrate.
+    #[arg(long, value_enum, default_value_t = Target::Cpu)]
+    pub(crate) target: Target,
+    /// File to write [default: where `bench`, `cost` and `advise` look].
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdviseArgs {
+    /// What to make cheaper.
+    #[arg(value_name = "FILE[:NAME]", value_parser = subject)]
+    pub(crate) subject: Subject,
+    #[command(flatten)]
+    pub(crate) set: SetArgs,
+    #[command(flatten)]
+    pub(crate) lengths: LengthArgs,
+    #[command(flatten)]
+    pub(crate) sizes: SizeArgs,
+    #[command(flatten)]
+    pub(crate) shape: ShapeArgs,
+    /// Threads [default: all cores].
+    #[arg(long, value_name = "T", value_parser = positive)]
+    pub(crate) threads: Option<i64>,
+    /// What runs it.
+    #[arg(long, value_enum, default_value_t = Target::Cpu)]
+    pub(crate) target: Target,
+    /// Least gain that is worth a line.
+    #[arg(long, value_name = "P%", default_value = "2%", value_parser = percent)]
+    pub(crate) at_least: f64,
+    #[command(flatten)]
+    pub(crate) calibration: CalibrationArgs,
     /// Text or JSON.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub(crate) format: Format,
@@ -438,6 +556,8 @@ pub(crate) enum Stage {
     Pattern,
     /// The plan of each attention.
     Plan,
+    /// The plan before all passes, and after each that changed it.
+    Passes,
     /// Cranelift's IR of each driver.
     Clif,
     /// Machine code of each driver.
@@ -465,8 +585,8 @@ fn emit(text: &str) -> Result<(Stage, Option<PathBuf>), String> {
         Some((stage, out)) => (stage, Some(PathBuf::from(out))),
         None => (text, None),
     };
-    let stage =
-        Stage::from_str(stage, false).map_err(|_| format!("`{stage}` is not one of ast, pattern, plan, clif, asm"))?;
+    let stage = Stage::from_str(stage, false)
+        .map_err(|_| format!("`{stage}` is not one of ast, pattern, plan, passes, clif, asm"))?;
     Ok((stage, out))
 }
 
@@ -486,6 +606,11 @@ pub(crate) struct CostArgs {
     /// Tensors file with the program's maps.
     #[arg(long, value_name = "T.safetensors")]
     pub(crate) input: Option<PathBuf>,
+    /// Threads that the predicted time is for [default: all cores].
+    #[arg(long, value_name = "T", value_parser = positive)]
+    pub(crate) threads: Option<i64>,
+    #[command(flatten)]
+    pub(crate) calibration: CalibrationArgs,
     /// Text or JSON.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub(crate) format: Format,
@@ -508,6 +633,23 @@ mod tests {
         assert_eq!(name("dir:x/a.attn"), Ok(("dir:x/a.attn".into(), None)));
         assert_eq!(name("-:window"), Ok(("-".into(), Some("window".into()))));
         assert_eq!(name(":window"), Ok((":window".into(), None)));
+    }
+
+    #[test]
+    fn passes_are_left_out_by_name() {
+        let all: Vec<&str> = optional_passes().map(|p| p.name).collect();
+        assert!(PassArgs::default().without().is_empty());
+        assert_eq!(PassArgs::only(vec![]).without(), all);
+        assert_eq!(PassArgs::only(vec![all[0].to_owned()]).without(), all[1..]);
+        assert_eq!(PassArgs { no_pass: vec![all[0].to_owned()], passes: None }.without(), all[..1]);
+        assert!(optional_pass("rows").is_err_and(|e| e.contains("cannot be left out") && e.contains(all[0])));
+        assert!(optional_pass("row").is_err_and(|e| e.contains("is no pass")));
+    }
+
+    #[test]
+    fn percentages_are_shares() {
+        assert_eq!((percent("5%"), percent("12.5")), (Ok(0.05), Ok(0.125)));
+        assert!(percent("-1%").is_err() && percent("fast").is_err());
     }
 
     #[test]

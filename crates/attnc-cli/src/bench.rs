@@ -10,11 +10,13 @@ use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use attnc::{Compiler, Cost, Isa, Kernel, LoadError, Loader, Memory, Options, Resources, Select, Shape, Threads};
+use attnc::{Compiler, Isa, Kernel, LoadError, Loader, Memory, Options, Resources, Select, Shape, Threads};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::args::{Against, BenchArgs, Format, Subject, Target};
+use crate::args::{Against, BenchArgs, Format, SetArgs, Subject, Target};
+use crate::calibration::Calibrated;
+use crate::compare::{self, Compared, Key, Older};
 use crate::files::{self, Disk};
 use crate::inspect::print_json;
 use crate::machine::{self, Machine, Samples};
@@ -38,6 +40,9 @@ struct Report {
     schema: &'static str,
     machine: Machine,
     results: Vec<Measured>,
+    /// Beside older results, if that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    compared: Vec<Compared>,
 }
 
 /// One pattern.
@@ -63,6 +68,8 @@ struct Measured {
     /// `useful_gflops / machine_peak_gflops`
     peak_ratio: f64,
     compile_ns: CompileTimes,
+    /// What the model of time says; `None` for the oracle.
+    predicted_ns: Option<u64>,
     run_ns: RunTimes,
     peak_rss_bytes: Option<u64>,
     /// How many times as fast as dense attention of the same shape, if that was measured.
@@ -88,8 +95,19 @@ struct RunTimes {
 
 pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
     let threads = threads(args.threads)?;
+    let older = args.compare.as_deref().map(Older::read).transpose()?;
+    let rates = match subject::options(&args.set, args.target).target {
+        attnc::Target::Cpu(isa) => {
+            // A target that this machine lacks is refused below, with a better word.
+            let isa = isa.unwrap_or(Isa::best());
+            let runs = attnc::targets().iter().any(|(name, state)| *name == isa.name() && state.is_ok());
+            if runs { Some(Calibrated::known_or_measured(&args.calibration, isa)?) } else { None }
+        }
+        attnc::Target::Oracle => None,
+    };
     let progress = Progress::new(args.subjects.len());
-    let mut report = Report { schema: "attnc.bench/1", machine: Machine::here(), results: Vec::new() };
+    let mut report =
+        Report { schema: compare::SCHEMA, machine: Machine::here(), results: Vec::new(), compared: Vec::new() };
     let mut peaks: HashMap<&'static str, f64> = HashMap::new();
     for subject in &args.subjects {
         let work = Work::new(args, subject, reporter, &progress)?;
@@ -98,10 +116,10 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
             progress.say("measuring the peak");
             machine::peak_gflops(&threads, isa)
         });
-        let mut measured = work.measure(args, &threads, peak, &progress)?;
+        let mut measured = work.measure(args, &threads, peak, rates.as_ref(), &progress)?;
         if args.against == Some(Against::Dense) {
             let dense = Work::dense(args, &work, &progress)?;
-            let mut dense = dense.measure(args, &threads, peak, &progress)?;
+            let mut dense = dense.measure(args, &threads, peak, rates.as_ref(), &progress)?;
             dense.speedup_over_dense = Some(1.0);
             measured.speedup_over_dense = Some(dense.run_ns.median as f64 / measured.run_ns.median.max(1) as f64);
             report.results.extend([measured, dense]);
@@ -110,9 +128,37 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
         }
     }
     progress.finish();
+    if let Some(older) = &older {
+        report.compared = report.results.iter().map(|r| older.compare(r.key(), r.run_ns.median)).collect();
+    }
     match args.format {
-        Format::Json => print_json(&report),
-        Format::Human => files::print(&table(&report)),
+        Format::Json => print_json(&report)?,
+        Format::Human => {
+            let mut text = table(&report);
+            if older.is_some() {
+                text.push_str(&compare::table(&report.compared));
+            }
+            files::print(&text)?;
+        }
+    }
+    args.fail_if_slower.map_or(Ok(()), |allowed| compare::judge(&report.compared, allowed))
+}
+
+impl Measured {
+    /// What it is compared by.
+    fn key(&self) -> Key {
+        Key {
+            pattern: self.pattern.clone(),
+            tokens: self.tokens,
+            keys: self.keys,
+            batch: self.batch,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            value_dim: self.value_dim,
+            dtype: self.dtype.to_owned(),
+            threads: self.threads,
+        }
     }
 }
 
@@ -149,14 +195,21 @@ impl Work {
 
     /// Dense attention of the same shape.
     fn dense(args: &BenchArgs, like: &Work, progress: &Progress) -> Outcome<Work> {
-        let options = subject::options(&crate::args::SetArgs::default(), args.target);
+        let options = subject::options(&SetArgs { set: Vec::new(), ..args.set.clone() }, args.target);
         let loader = Memory::file("dense", "pattern dense = all\n");
         let (kernel, compile) = compile(&loader, "dense", &options, &Select::named("dense"), progress)?;
         let data = Data { q_start: Some(0), ..Data::default() };
         Ok(Work { name: "dense".to_owned(), kernel, compile, shape: like.shape, kv_heads: like.kv_heads, data })
     }
 
-    fn measure(&self, args: &BenchArgs, threads: &Threads, peak: f64, progress: &Progress) -> Outcome<Measured> {
+    fn measure(
+        &self,
+        args: &BenchArgs,
+        threads: &Threads,
+        peak: f64,
+        rates: Option<&Calibrated>,
+        progress: &Progress,
+    ) -> Outcome<Measured> {
         let (shape, dtype) = (self.shape, args.shape.dtype.dtype());
         let dv = args.shape.dv.unwrap_or(shape.dim);
         progress.say(&format!("{}: making tensors", self.name));
@@ -167,8 +220,11 @@ impl Work {
 
         progress.say(&format!("{}: counting", self.name));
         let inputs = self.data.inputs();
-        let one = self.kernel.cost(shape, dv, dtype.size() as u64, &inputs)?;
-        let cost: Cost = (1..args.shape.batch).fold(one, |sum, _| sum.and(one));
+        let forecast =
+            self.kernel.forecast(shape, dv, dtype.size() as u64, args.shape.batch.unsigned_abs(), &inputs)?;
+        let cost = forecast.cost;
+        let predicted_ns = rates.map(|rates| rates.predict(&forecast, dtype, threads.count()));
+        drop(forecast);
 
         let mut results = Results::new(&self.kernel, &given, dtype)?;
         let mut problem = results.problem(&given, inputs)?;
@@ -215,6 +271,7 @@ impl Work {
             machine_peak_gflops: peak,
             peak_ratio: gflops / peak,
             compile_ns: self.compile.clone(),
+            predicted_ns,
             run_ns: RunTimes {
                 median: samples.median(),
                 p05: samples.at(0.05),
@@ -327,6 +384,10 @@ fn table(report: &Report) -> String {
             machine::time(r.run_ns.p95),
             r.run_ns.samples
         );
+        if let Some(predicted) = r.predicted_ns {
+            let ratio = r.run_ns.median as f64 / predicted.max(1) as f64;
+            let _ = writeln!(text, "  model    {} predicted; it took {ratio:.2} of that", machine::time(predicted));
+        }
         let overhead = r.executed_flops as f64 / r.useful_flops.max(1) as f64;
         let _ = writeln!(
             text,

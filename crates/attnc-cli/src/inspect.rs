@@ -1,14 +1,18 @@
 //! Commands that look and do not run: `check`, `fmt`, `explain`, `targets`, `build`, `cost`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use attnc::{CodeInfo, Cost, Kind, Module, Select, Severity, Shape};
+use attnc::model::Term;
+use attnc::{CodeInfo, Cost, Forecast, Isa, Kind, Module, Select, Severity, Shape};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::args::{BuildArgs, CheckArgs, CostArgs, ExplainArgs, FmtArgs, Format, Stage, Target, TargetsArgs};
+use crate::calibration::Calibrated;
 use crate::files::{self, Disk, STDIN};
+use crate::machine;
 use crate::report::{Failure, Outcome, Reporter, exit};
 use crate::subject::{self, Data};
 use crate::tensors::{self, TensorFile};
@@ -93,6 +97,20 @@ const CODES: &[CodeInfo] = &[
         title: "nothing could be verified",
         explain: "`verify` tries many sizes; the pattern's `require` refuses them all. Give the sizes it is for with --size, \
                   or tensors of such a size with --input.",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0737",
+        title: "a file of measurements cannot be read",
+        explain: "--compare reads what `attnc bench --format json` printed, --calibration what `attnc calibrate` wrote. The \
+                  file is of another version, or damaged, or lacks the instruction set: make it anew.",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0738",
+        title: "a result is slower than it may be",
+        explain: "`bench --fail-if-slower` found a result whose median is above that of --compare by more than was allowed. \
+                  Other work on the machine slows results too: measure again before looking for a cause.",
         example: "",
     },
     CodeInfo {
@@ -185,7 +203,7 @@ fn emit(module: &Module, stage: Stage, names: &[String]) -> Outcome<String> {
     match stage {
         Stage::Ast => return Ok(module.ast_text()),
         Stage::Pattern => return Ok(module.program_text()),
-        Stage::Plan | Stage::Clif | Stage::Asm => {}
+        Stage::Plan | Stage::Passes | Stage::Clif | Stage::Asm => {}
     }
     let mut text = String::new();
     for name in names {
@@ -193,6 +211,10 @@ fn emit(module: &Module, stage: Stage, names: &[String]) -> Outcome<String> {
         let parts = match stage {
             Stage::Clif => kernel.clif(),
             Stage::Asm => kernel.asm(),
+            Stage::Passes => {
+                text.push_str(&kernel.passes_text());
+                continue;
+            }
             _ => {
                 text.push_str(&kernel.plan_text());
                 continue;
@@ -218,9 +240,12 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
     if let Some(path) = &args.input {
         data.read(&mut TensorFile::open(path)?, &kernel.wants(shape, &subject::sizes_of(&data.sizes))?)?;
     }
-    let element = args.shape.dtype.dtype().size() as u64;
-    let one = kernel.cost(shape, dv, element, &data.inputs())?;
-    let total = (1..args.shape.batch).fold(one, |sum, _| sum.and(one));
+    let dtype = args.shape.dtype.dtype();
+    let forecast = kernel.forecast(shape, dv, dtype.size() as u64, args.shape.batch.unsigned_abs(), &data.inputs())?;
+    let total = forecast.cost;
+    let threads = args.threads.map_or_else(machine::cores, |t| usize::try_from(t).unwrap_or(usize::MAX));
+    let known = Calibrated::known(&args.calibration, Isa::best())?;
+    let predicted = known.map(|known| known.predict(&forecast, dtype, threads));
     match args.format {
         Format::Json => print_json(&json!({
             "schema": "attnc.cost/1",
@@ -244,9 +269,25 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
             "max_row": total.max_row,
             "bytes_min": total.bytes_min,
             "bytes_tiles": total.bytes_tiles,
+            "work": work(&forecast),
+            "threads": threads,
+            "predicted_ns": predicted,
         })),
-        Format::Human => files::print(&table(&name, &kernel.hash(), &total, (n_q, n_k, heads * args.shape.batch))),
+        Format::Human => {
+            let mut text = table(&name, &kernel.hash(), &total, (n_q, n_k, heads * args.shape.batch));
+            if let Some(nanos) = predicted {
+                // Writing to a string does not fail.
+                let _ = writeln!(text, "  predicted time  {} on {threads} threads", machine::time(nanos));
+            }
+            files::print(&text)
+        }
     }
+}
+
+/// What a launch does, by name of a term.
+fn work(forecast: &Forecast) -> BTreeMap<&'static str, u64> {
+    let work = forecast.work();
+    Term::ALL.iter().map(|&term| (term.name(), work[term])).collect()
 }
 
 fn table(name: &str, hash: &str, cost: &Cost, (n_q, n_k, heads): (i64, i64, i64)) -> String {

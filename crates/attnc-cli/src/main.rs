@@ -6,16 +6,21 @@
 //! files    loading and whole writes               verify   every target against the oracle
 //! tensors  safetensors, random tensors            bench    compile and run times
 //! subject  FILE:NAME, lengths, run-time data      inspect  check, fmt, explain, targets, build, cost
+//! compare  results against older ones             advise   what would be cheaper
+//! calibration  rates of this machine, and their file
 //! ```
 //!
 //! Data go to standard output, diagnostics to standard error. Exit codes: 0 fine, 1 diagnostics or a mismatch,
-//! 2 wrong usage, 3 a target that this machine lacks, 4 a run that was refused or failed, 101 a mistake of
-//! this program.
+//! 2 wrong usage, 3 a target that this machine lacks, 4 a run that was refused or failed, 5 slower than
+//! `bench --fail-if-slower` allows, 101 a mistake of this program.
 
 #![forbid(unsafe_code)]
 
+mod advise;
 mod args;
 mod bench;
+mod calibration;
+mod compare;
 mod files;
 mod inspect;
 mod machine;
@@ -78,6 +83,8 @@ fn dispatch(command: Command, reporter: Reporter) -> Outcome {
         Command::Targets(args) => inspect::targets(&args),
         Command::Build(args) => inspect::build(&args, reporter),
         Command::Cost(args) => inspect::cost(&args, reporter),
+        Command::Calibrate(args) => calibration::calibrate(&args),
+        Command::Advise(args) => advise::advise(&args, reporter),
         Command::Show(args) => show::show(&args, reporter),
         Command::Run(args) => run::run(&args, reporter),
         Command::Verify(args) => verify::verify(&args, reporter),

@@ -23,6 +23,8 @@ pub(crate) mod exit {
     pub(crate) const TARGET: u8 = 3;
     /// A run was refused or failed.
     pub(crate) const RUN: u8 = 4;
+    /// A result is slower than it may be.
+    pub(crate) const SLOWER: u8 = 5;
     /// A mistake of this program.
     pub(crate) const INTERNAL: u8 = 101;
 }

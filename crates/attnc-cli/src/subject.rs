@@ -21,7 +21,8 @@ pub(crate) fn options(set: &SetArgs, target: Target) -> Options {
         Target::CpuAvx512 => attnc::Target::Cpu(Some(attnc::Isa::Avx512)),
         Target::Oracle => attnc::Target::Oracle,
     };
-    Options { set: set.set.clone(), target, ..Options::default() }
+    let plan = attnc::PlanOptions { without: set.passes.without(), ..attnc::PlanOptions::default() };
+    Options { set: set.set.clone(), target, plan, ..Options::default() }
 }
 
 /// Loads and checks a file; warnings are printed.

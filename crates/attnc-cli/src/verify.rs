@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use attnc::{Compiler, DType, Isa, Kernel, Kind, Module, Options, Output, Report, Resources, Select, Shape, Threads};
 
-use crate::args::{SetArgs, SizeArgs, Subject, Target, VerifyArgs};
+use crate::args::{PassArgs, SetArgs, SizeArgs, Subject, Target, VerifyArgs, optional_passes};
 use crate::files::{self, Disk};
 use crate::report::{Failure, Outcome, Reporter, exit};
 use crate::run::{Given, Results, padding, threads};
@@ -113,9 +113,31 @@ struct Compiled {
     module: Module,
 }
 
-/// The file for every instruction set of this machine.
+/// Random subsets of the passes that `--all-passes` verifies.
+const SUBSETS: u32 = 2;
+
+/// Choices of passes to verify, each with what it adds to a target's name.
+fn choices(args: &VerifyArgs) -> Vec<(String, PassArgs)> {
+    if !args.all_passes {
+        return vec![(String::new(), args.set.passes.clone())];
+    }
+    let names: Vec<String> = optional_passes().map(|p| p.name.to_owned()).collect();
+    let mut choices = vec![(" all".to_owned(), PassArgs::default()), (" none".to_owned(), PassArgs::only(vec![]))];
+    for subset in 0..SUBSETS {
+        let mut stream = attnc::random::Stream::new(args.seed, i64::from(subset), 0, 0);
+        let chosen: Vec<String> = names.iter().filter(|_| stream.below(2) == 1).cloned().collect();
+        let known = chosen.is_empty() || chosen.len() == names.len();
+        let name = format!(" {}", chosen.join("+"));
+        if !known && choices.iter().all(|(n, _)| *n != name) {
+            choices.push((name, PassArgs::only(chosen)));
+        }
+    }
+    choices
+}
+
+/// The file for every instruction set of this machine and every choice of passes.
 fn targets(args: &VerifyArgs, subject: &Subject, reporter: Reporter) -> Outcome<Vec<Compiled>> {
-    let set = SetArgs { set: args.set.set.clone() };
+    let choices = choices(args);
     let mut targets = Vec::new();
     for (isa, _) in attnc::targets().into_iter().filter(|(_, state)| state.is_ok()) {
         let target = match isa {
@@ -123,12 +145,15 @@ fn targets(args: &VerifyArgs, subject: &Subject, reporter: Reporter) -> Outcome<
             _ if isa == Isa::Avx2.name() => Target::CpuAvx2,
             _ => Target::CpuScalar,
         };
-        let options: Options = subject::options(&set, target);
-        let module = Compiler::new(options).compile(&Disk, &subject.path)?;
-        if targets.is_empty() {
-            reporter.print(&module.warnings());
+        for (name, passes) in &choices {
+            let set = SetArgs { set: args.set.set.clone(), passes: passes.clone() };
+            let options: Options = subject::options(&set, target);
+            let module = Compiler::new(options).compile(&Disk, &subject.path)?;
+            if targets.is_empty() {
+                reporter.print(&module.warnings());
+            }
+            targets.push(Compiled { name: format!("cpu:{isa}{name}"), module });
         }
-        targets.push(Compiled { name: format!("cpu:{isa}"), module });
     }
     if targets.is_empty() {
         let said = attnc::Diagnostic::global(attnc::NO_TARGET, "this machine runs no target but the oracle");

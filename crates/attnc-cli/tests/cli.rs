@@ -250,6 +250,7 @@ fn check(name: &str, expected: &Expected<'_>, dir: &Path, wrong: &mut Vec<String
         _ => Command::new(attnc),
     };
     command.args(&expected.args).current_dir(dir).env("NO_COLOR", "1");
+    command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("attnc runs");
     // A command that does not read its input has gone before this is written.

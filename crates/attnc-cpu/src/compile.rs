@@ -73,6 +73,8 @@ pub(crate) struct Uses {
     pub(crate) draws: Vec<usize>,
     pub(crate) orders: Vec<usize>,
     pub(crate) docs: bool,
+    /// The number of the head.
+    pub(crate) head: bool,
 }
 
 impl Uses {
@@ -89,6 +91,7 @@ impl Uses {
         all(&mut self.draws, other.draws);
         all(&mut self.orders, other.orders);
         self.docs |= other.docs;
+        self.head |= other.head;
     }
 }
 
@@ -107,6 +110,9 @@ pub struct CpuKernel {
     /// One function for each stage.
     drive: Vec<Drive>,
     check: Option<Check>,
+    /// What few queries take besides, made when a launch first has use for it; `None` if nothing can be made.
+    few: OnceLock<Option<Few>>,
+    verify: bool,
     code_bytes: usize,
     clif: Option<String>,
     asm: Option<String>,
@@ -132,7 +138,77 @@ impl Drop for CpuKernel {
     }
 }
 
+/// Machine code for few queries.
+struct Few {
+    /// `Some` until it is dropped.
+    module: Option<JITModule>,
+    folded: Drive,
+    touched: Drive,
+}
+
+impl Drop for Few {
+    fn drop(&mut self) {
+        if let Some(module) = self.module.take() {
+            // SAFETY: as for the kernel that owns it.
+            unsafe { module.free_memory() };
+        }
+    }
+}
+
+impl Few {
+    fn compile(plan: &Plan, isa: Isa, verify: bool) -> Result<Option<Few>, CompileError> {
+        let target = host(verify, modifies(plan))?;
+        let Some(code) = driver::emit_few(plan, callees(isa)?, target.default_call_conv())? else { return Ok(None) };
+        let mut maker = Maker::new(target, &Options { verify, ..Options::default() });
+        let made = maker.define("folded", code.folded).and_then(|f| Ok((f, maker.define("touched", code.touched)?)));
+        let (folded, touched) = match made {
+            Ok(made) => made,
+            Err(e) => return Err(maker.abandon(e)),
+        };
+        if let Err(e) = maker.module.finalize_definitions() {
+            return Err(maker.abandon(CompileError::Backend(e.to_string())));
+        }
+        // SAFETY: the functions were generated with this signature and the host's calling convention.
+        let [folded, touched] = [folded, touched]
+            .map(|id| unsafe { std::mem::transmute::<*const u8, Drive>(maker.module.get_finalized_function(id)) });
+        Ok(Some(Few { module: Some(maker.module), folded, touched }))
+    }
+}
+
 impl CpuKernel {
+    /// The code for few queries.
+    fn few(&self) -> Option<&Few> {
+        let compile = || Few::compile(&self.plan, self.isa, self.verify).ok().flatten();
+        self.few.get_or_init(compile).as_ref()
+    }
+
+    /// Whether there is code for few queries: it folds heads, and tells which keys they visit.
+    pub(crate) fn knows_few(&self) -> bool {
+        self.few().is_some()
+    }
+
+    /// Computes the queries of folded heads; nothing without code for few queries.
+    ///
+    /// # Safety
+    /// As for [`Self::drive`], with lanes and where their rows are listed in `ctx`.
+    pub(crate) unsafe fn drive_folded(&self, ctx: &Ctx, scratch: &mut Scratch) {
+        if let Some(few) = self.few() {
+            // SAFETY: promised by the caller.
+            unsafe { (few.folded)(ctx, scratch, 0) }
+        }
+    }
+
+    /// Marks the tiles of keys that the first tile of queries visits; nothing without code for few queries.
+    ///
+    /// # Safety
+    /// As for [`Self::drive`]; nothing but the scratch is written.
+    pub(crate) unsafe fn mark_touched(&self, ctx: &Ctx, scratch: &mut Scratch) {
+        if let Some(few) = self.few() {
+            // SAFETY: promised by the caller.
+            unsafe { (few.touched)(ctx, scratch, 0) }
+        }
+    }
+
     /// The plan it was compiled from.
     #[must_use]
     pub fn plan(&self) -> &Plan {
@@ -244,11 +320,15 @@ pub fn compile(plan: &VerifiedPlan, options: &Options) -> Result<CpuKernel, Comp
     compile_plan(plan, options)
 }
 
+/// Whether code of a plan changes scores.
+fn modifies(plan: &Plan) -> bool {
+    plan.stages.iter().any(|s| s.score.is_some() || s.entries.iter().any(Entry::has_bias))
+}
+
 pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, CompileError> {
     let isa = options.isa.unwrap_or_else(Isa::best);
     let table = Box::new(Table::of(isa).ok_or(CompileError::Isa(isa))?);
-    let modifies = plan.stages.iter().any(|s| s.score.is_some() || s.entries.iter().any(Entry::has_bias));
-    let target = host(options.verify, modifies)?;
+    let target = host(options.verify, modifies(plan))?;
     let code = driver::emit(plan, callees(isa)?, target.default_call_conv())?;
 
     let mut maker = Maker::new(target, options);
@@ -278,6 +358,8 @@ pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, 
         module: Some(maker.module),
         drive,
         check,
+        few: OnceLock::new(),
+        verify: options.verify,
         code_bytes: maker.code_bytes,
         clif: maker.clif,
         asm: maker.asm,

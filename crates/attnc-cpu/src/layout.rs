@@ -46,8 +46,17 @@ pub(crate) struct Ctx {
     pub(crate) v: KvView,
     /// Rows of output of this head.
     pub(crate) out: Rows<*mut u8>,
-    /// Numbers of the queries in the order of the stage, for whole tiles; or null where that is the given order.
+    /// Numbers of the queries in the order of the stage, for whole tiles; or null where that is the given order. Of
+    /// folded heads, those of each lane.
     pub(crate) walk: *const u32,
+    /// Lanes of folded heads.
+    pub(crate) lanes: i64,
+    /// Tiles of keys to visit.
+    pub(crate) first_tile: i64,
+    /// One past the last of them.
+    pub(crate) end_tile: i64,
+    /// 1 if null slots are among what is attended to here, else 0.
+    pub(crate) nulls: i64,
     /// Output of the stages before this one.
     pub(crate) from: Rows<*const u8>,
     /// Their `lse`.
@@ -58,9 +67,11 @@ pub(crate) struct Ctx {
     pub(crate) lse: *mut f32,
     /// Bytes from row to row of `lse`.
     pub(crate) lse_stride: i64,
+    /// As [`Rows::index`], of `lse`.
+    pub(crate) lse_index: *const u32,
 }
 
-/// Rows of one head.
+/// Rows of one head, or of folded heads.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Rows<P> {
@@ -68,6 +79,19 @@ pub(crate) struct Rows<P> {
     pub(crate) dtype: i64,
     pub(crate) row_stride: i64,
     pub(crate) col_stride: i64,
+    /// Numbers of the rows by lane, or null where they follow one another.
+    pub(crate) index: *const u32,
+}
+
+impl<P> Rows<P> {
+    /// Where a kernel begins with row `first` of those at `base`, and its row numbers.
+    pub(crate) fn from(&self, base: *const u8, first: i64) -> (*const u8, *const u32) {
+        if self.index.is_null() {
+            (base.wrapping_offset((first * self.row_stride) as isize), std::ptr::null())
+        } else {
+            (base, self.index.wrapping_offset(first as isize))
+        }
+    }
 }
 
 /// A run-time map.
@@ -203,10 +227,8 @@ pub(crate) struct Scratch {
     pub(crate) window: *mut Window,
     /// Scores `[BK][bq]`.
     pub(crate) s: *mut f32,
-    /// Queries of a tile, a multiple of 16: the stride of everything transposed.
+    /// Queries of a tile, a multiple of 16 or `FEW`: the stride of everything transposed.
     pub(crate) bq: i64,
-    /// Queries in use, rounded up to a multiple of 16.
-    pub(crate) lanes: i64,
     /// Queries `[d][bq]`.
     pub(crate) q: *mut f32,
     /// Accumulator `[dv][bq]`.
@@ -275,7 +297,6 @@ impl Scratch {
             window: window.cast(),
             s: s.cast(),
             bq: size.bq as i64,
-            lanes: 0,
             q: q.cast(),
             acc: acc.cast(),
             m: vectors,

@@ -12,8 +12,9 @@
 //! start, stride and element type.
 //!
 //! A call of [`run`] computes all heads of a launch. Its tasks are (batch item, head, tile of
-//! queries); each writes its own rows only and nothing is merged between tasks, so the result is
-//! bitwise the same for any number of threads and any batch beside it.
+//! queries), and with few queries (batch item, heads that share keys, range of keys). What a task is depends on
+//! nothing beside it, and results of ranges are merged in a fixed order, so the result is bitwise the same for any
+//! number of threads and any batch beside it.
 //!
 //! What a launch checks: shapes, strides against slice lengths, element alignment, that no two
 //! elements of an output share memory, lengths and run-time data of every [`attnc_pattern::env::Env`].
@@ -25,6 +26,7 @@
 
 mod compile;
 mod emit;
+mod few;
 mod layout;
 mod run;
 mod stages;

@@ -2,10 +2,12 @@
 //!
 //! The one idea: a task is (batch item, head, tile of queries of a stage) and owns its rows of the output, so that
 //! the tasks of a stage may run in any order on any number of threads with the same result, bit for bit. A stage
-//! begins when the one before it is done. Everything that compiled code trusts is checked here first.
+//! begins when the one before it is done. With few queries several heads are one job and a job's keys several tasks
+//! ([`crate::few`]). Everything that compiled code trusts is checked here first.
 //! Nothing here knows of patterns or machine code.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,6 +18,7 @@ use attnc_pattern::program::MapKind;
 use attnc_plan::{MAX_LEN, View};
 
 use crate::compile::{CpuKernel, Uses};
+use crate::few::{Cuts, Fold, alike, cut, groups, is_few, most_pieces, partial_bytes};
 use crate::layout::{ALIGN, Bound, Ctx, Rows, Scratch, ScratchSize};
 use crate::tensor::{Layout, Tensor, TensorMut};
 
@@ -160,7 +163,27 @@ pub fn workspace_bytes(parts: &[Part<'_>], keys: usize, d: usize, d_v: usize, th
     let threads = size.and_then(|one| one.checked_mul(threads.max(1))?.checked_add(ALIGN));
     let envs = parts.iter().filter(|p| p.kernel.stages() > 1).flat_map(|p| p.envs);
     let between = envs.map(|e| between_bytes(e.n_q, d_v)).try_fold(0_usize, |all, one| all.checked_add(one?));
-    threads.zip(between).and_then(|(a, b)| a.checked_add(b)).unwrap_or(usize::MAX)
+    let pieces = pieces_bytes(parts, keys, d_v);
+    threads.zip(between).zip(pieces).and_then(|((a, b), c)| a.checked_add(b)?.checked_add(c)).unwrap_or(usize::MAX)
+}
+
+/// Bytes for the results of pieces of keys: of all heads, or where lengths are not known, of one job at a time.
+fn pieces_bytes(parts: &[Part<'_>], keys: usize, dv: usize) -> Option<usize> {
+    let mut total = 0_usize;
+    for part in parts {
+        let tile = part.kernel.plan().stages.first().map_or(0, |s| s.tile.q);
+        if part.envs.is_empty() && is_few(part.kernel, 1) {
+            let pieces = most_pieces(keys as i64);
+            total = total.max(if pieces > 1 { partial_bytes(pieces, tile, dv)? } else { 0 });
+        }
+        for env in part.envs.iter().filter(|e| is_few(part.kernel, e.n_q)) {
+            let pieces = most_pieces(env.n_k);
+            if pieces > 1 {
+                total = total.checked_add(partial_bytes(pieces, usize::try_from(env.n_q).ok()?, dv)?)?;
+            }
+        }
+    }
+    Some(total)
 }
 
 /// Bytes of what is kept between stages for `n_q` queries of a head: output and log-sum-exp as singles.
@@ -206,29 +229,96 @@ pub fn run(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<(), RunError> 
     for job in jobs.iter_mut().filter(|j| j.kernel.stages() > 1) {
         job.between = Some(Between::of(&job.ctx, &mut memory).ok_or_else(|| short.clone())?);
     }
-    let last = parts.iter().map(|p| p.kernel.stages()).max().unwrap_or(0);
-    let stages: Vec<Tasks<'_>> = (0..last).map(|stage| Tasks::new(&jobs, stage)).collect();
-    if stages.iter().any(|s| s.total > 0) && memory.slots() == 0 {
+    if jobs.iter().any(|j| j.tiles(0) > 0) && memory.slots() == 0 {
         return Err(short);
     }
-    if let Some(tasks) = stages.first() {
-        find_empty_row(&jobs, tasks, &memory, launch.pool)?;
-    }
+    cut_jobs(&mut jobs, parts, &memory, shape.dv);
+    let rounds = give_pieces(&mut jobs, &mut memory, launch.pool).ok_or(short)?;
+    find_empty_row(&jobs, &memory, launch.pool)?;
     clear(launch, &shape, &assigned, parts);
-    for tasks in &stages {
-        tasks.each(&memory, launch.pool, |at, task, scratch, marks| {
-            let (ctx, tile) = jobs[at].task(tasks.stage, task);
-            // Not every class is as long as the longest.
-            if tile * jobs[at].kernel.plan().stages[tasks.stage].tile.q as i64 >= ctx.n_q {
-                return;
-            }
-            marks.fit(scratch, ctx.n_k);
-            // SAFETY: the checks above cover everything that the kernel reads and writes; tasks of a stage own
-            // disjoint rows, and the scratch is this thread's.
-            unsafe { jobs[at].kernel.drive(tasks.stage, &ctx, scratch, tile) };
-        });
+    let last = parts.iter().map(|p| p.kernel.stages()).max().unwrap_or(0);
+    for stage in 0..last {
+        // Only jobs of one stage are cut.
+        let rounds = if stage == 0 { rounds.clone() } else { std::iter::once(0..jobs.len()).collect() };
+        for round in rounds {
+            let jobs = &jobs[round];
+            let tasks = Tasks::new(jobs, stage, Job::tasks);
+            tasks.each(&memory, launch.pool, |at, task, scratch, marks| jobs[at].run(stage, task, scratch, marks));
+        }
     }
     Ok(())
+}
+
+/// Cuts jobs of few queries and many keys.
+fn cut_jobs(jobs: &mut [Job<'_>], parts: &[Part<'_>], memory: &Memory, dv: usize) {
+    let mut marks = Marks::default();
+    for at in 0..jobs.len() {
+        let job = &jobs[at];
+        if !is_few(job.kernel, job.ctx.n_q) || most_pieces(job.ctx.n_k) < 2 || !job.kernel.knows_few() {
+            continue;
+        }
+        let env = |job: &Job<'_>| &parts[job.part].envs[job.env];
+        let known = at.checked_sub(1).map(|before| &jobs[before]).filter(|before| {
+            let uses = job.kernel.uses();
+            before.part == job.part && !uses.head && alike(env(before), env(job), uses)
+        });
+        let cuts = match known {
+            Some(before) => before.cuts.as_ref().map(|cuts| cuts.at().to_vec()),
+            None => {
+                let size = ScratchSize { bq: job.kernel.plan().stages[0].tile.q, ..memory.size };
+                let Some(mut scratch) = Scratch::cut(memory.base, size) else { continue };
+                marks.fit(&scratch, job.ctx.n_k);
+                // A walk lists the queries of one head.
+                let mut ctx = job.ctx;
+                ctx.walk = job.walks[0].as_ref().map_or(std::ptr::null(), |w| w.as_ptr());
+                // SAFETY: the launch has been checked, the scratch is that of no thread yet, and has marks.
+                unsafe {
+                    job.kernel.mark_touched(&ctx, &mut scratch);
+                    cut(&scratch)
+                }
+            }
+        };
+        let lanes = job.lanes();
+        jobs[at].cuts = cuts.map(|cuts| Cuts::new(cuts, lanes, dv));
+    }
+}
+
+/// Gives cut jobs memory for the results of their pieces, to as many at a time as there is memory for; the jobs of each
+/// round. `None` if one of them asks for more than there is beside a scratch.
+fn give_pieces(
+    jobs: &mut [Job<'_>],
+    memory: &mut Memory,
+    pool: Option<&rayon::ThreadPool>,
+) -> Option<Vec<Range<usize>>> {
+    let wanted = |job: &Job<'_>| job.cuts.as_ref().map_or(Some(0), Cuts::bytes);
+    let (mut most, mut total) = (0_usize, 0_usize);
+    for job in &*jobs {
+        let bytes = wanted(job)?;
+        (most, total) = (most.max(bytes), total.saturating_add(bytes));
+    }
+    let threads = memory.stride.saturating_mul(threads_of(pool));
+    let room = total.min(most.max(memory.left.saturating_sub(threads)));
+    let base = memory.take(room)?;
+    let mut rounds = Vec::new();
+    let (mut first, mut used) = (0, 0);
+    for (at, job) in jobs.iter_mut().enumerate() {
+        let bytes = wanted(job)?;
+        if used + bytes > room {
+            rounds.push(first..at);
+            (first, used) = (at, 0);
+        }
+        if let Some(cuts) = &mut job.cuts {
+            cuts.give(base.wrapping_add(used));
+        }
+        used += bytes;
+    }
+    rounds.push(first..jobs.len());
+    (most == 0 || memory.slots() > 0).then_some(rounds)
+}
+
+/// Threads of a pool, or of that of the calling thread.
+fn threads_of(pool: Option<&rayon::ThreadPool>) -> usize {
+    pool.map_or_else(rayon::current_num_threads, rayon::ThreadPool::current_num_threads)
 }
 
 /// Extents of a launch.
@@ -320,7 +410,7 @@ fn check_env(env: &Env<'_>, kernel: &CpuKernel, shape: &Extents, head: usize) ->
 
 /// Checks the run-time data that a kernel uses.
 fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
-    let Uses { sizes, tensors, maps, draws, orders, docs } = kernel.uses();
+    let Uses { sizes, tensors, maps, draws, orders, docs, head: _ } = kernel.uses();
     let program = &kernel.plan().program;
     for &s in sizes {
         let name = &program.sizes[s].name;
@@ -379,7 +469,7 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
     Ok(())
 }
 
-/// One (batch item, head) to compute.
+/// One (batch item, head) to compute, or several heads of few queries.
 struct Job<'a> {
     kernel: &'a CpuKernel,
     ctx: Ctx,
@@ -387,7 +477,15 @@ struct Job<'a> {
     walks: Vec<Option<Arc<[u32]>>>,
     /// Where results are kept between stages, if there are several.
     between: Option<Between>,
+    /// The heads, if there are several.
+    fold: Option<Fold>,
+    /// Its keys in pieces, if they are cut.
+    cuts: Option<Cuts>,
+    /// Place of the part, and in it of the (first head's) environment.
+    part: usize,
+    env: usize,
     batch: usize,
+    /// The first head.
     head: usize,
 }
 
@@ -408,7 +506,8 @@ impl Between {
         }
         let base = memory.take(between_bytes(n_q, dv)?)?;
         let row = (dv * size_of::<f32>()) as i64;
-        let out = Rows { base, dtype: DType::F32 as i64, row_stride: row, col_stride: size_of::<f32>() as i64 };
+        let (col, index) = (size_of::<f32>() as i64, std::ptr::null());
+        let out = Rows { base, dtype: DType::F32 as i64, row_stride: row, col_stride: col, index };
         let lse = base.wrapping_offset((n_q * row) as isize).cast();
         Some(Between { out, lse, lse_stride: size_of::<f32>() as i64 })
     }
@@ -419,8 +518,47 @@ impl Job<'_> {
         self.kernel.plan().stages.get(stage).map(|s| s.view)
     }
 
+    /// Queries of all its heads.
+    fn lanes(&self) -> i64 {
+        self.fold.as_ref().map_or(self.ctx.n_q, Fold::lanes)
+    }
+
     /// Tasks of a stage.
     fn tasks(&self, stage: usize) -> usize {
+        match &self.cuts {
+            Some(cuts) if stage == 0 => cuts.pieces(),
+            _ => self.tiles(stage),
+        }
+    }
+
+    /// Does a task of a stage.
+    fn run(&self, stage: usize, task: usize, scratch: &mut Scratch, marks: &mut Marks) {
+        let cuts = self.cuts.as_ref();
+        let (mut ctx, tile) = self.task(stage, if cuts.is_some() { 0 } else { task });
+        // Not every class is as long as the longest.
+        if tile * self.kernel.plan().stages[stage].tile.q as i64 >= ctx.n_q {
+            return;
+        }
+        let whole = ctx;
+        if let Some(cuts) = cuts {
+            cuts.narrow(&mut ctx, task);
+        }
+        marks.fit(scratch, ctx.n_k);
+        // SAFETY: the launch's checks cover everything that the kernel reads and writes; tasks of a stage own disjoint
+        // rows, of outputs or of pieces, and the scratch is this thread's.
+        unsafe {
+            match self.fold {
+                Some(_) => self.kernel.drive_folded(&ctx, scratch),
+                None => self.kernel.drive(stage, &ctx, scratch, tile),
+            }
+            if let Some(cuts) = cuts {
+                cuts.done(&whole);
+            }
+        }
+    }
+
+    /// Tiles of queries of a stage.
+    fn tiles(&self, stage: usize) -> usize {
         let Some(attend) = self.kernel.plan().stages.get(stage) else { return 0 };
         let n_q = self.ctx.n_q as usize;
         match attend.view {
@@ -439,8 +577,8 @@ impl Job<'_> {
         let mut ctx = self.ctx;
         if let Some(between) = self.between {
             let Between { out, lse, lse_stride } = between;
-            let Rows { base, dtype, row_stride, col_stride } = out;
-            ctx.from = Rows { base: base.cast_const(), dtype, row_stride, col_stride };
+            let Rows { base, dtype, row_stride, col_stride, index } = out;
+            ctx.from = Rows { base: base.cast_const(), dtype, row_stride, col_stride, index };
             (ctx.from_lse, ctx.from_lse_stride) = (lse, lse_stride);
             if stage + 1 < self.kernel.stages() {
                 (ctx.out, ctx.lse, ctx.lse_stride) = (out, lse, lse_stride);
@@ -448,7 +586,10 @@ impl Job<'_> {
         }
         let mut tile = task;
         match self.view(stage) {
-            Some(View::Walk(_)) => ctx.walk = self.walks[stage].as_ref().map_or(std::ptr::null(), |w| w.as_ptr()),
+            Some(View::Walk(_)) if self.fold.is_none() => {
+                let walk = self.walks[stage].as_ref().map_or(std::ptr::null(), |w| w.as_ptr());
+                (ctx.walk, ctx.q.index, ctx.out.index, ctx.from.index, ctx.lse_index) = (walk, walk, walk, walk, walk);
+            }
             Some(View::Classes(modulus)) => {
                 let tiles = self.tiles_of_class(modulus, self.kernel.plan().stages[stage].tile.q);
                 tile = task % tiles;
@@ -501,8 +642,11 @@ fn jobs<'a>(
 ) -> Result<Vec<Job<'a>>, RunError> {
     let mut jobs: Vec<Job<'a>> = Vec::new();
     for batch in 0..shape.batch {
-        for (part, bounds) in parts.iter().zip(bounds) {
-            for (i, &head) in part.heads.iter().enumerate() {
+        for (number, (part, bounds)) in parts.iter().zip(bounds).enumerate() {
+            let envs = &part.envs[batch * part.heads.len()..][..part.heads.len()];
+            let same = |a: usize, b: usize| alike(&envs[a], &envs[b], part.kernel.uses());
+            for group in groups(part.kernel, part.heads, launch.kv_heads, |i| envs[i].n_q, same) {
+                let (i, head) = (group[0], part.heads[group[0]]);
                 let at = batch * part.heads.len() + i;
                 let env = &part.envs[at];
                 let ctx = context(part.kernel, env, &bounds[at], launch, (batch, head));
@@ -515,11 +659,57 @@ fn jobs<'a>(
                     Some(job) => job.walks.clone(),
                     None => walks(part.kernel, env).map_err(|what| RunError::Env { batch, head, what })?,
                 };
-                jobs.push(Job { kernel: part.kernel, ctx, walks, between: None, batch, head });
+                let job = |head, ctx, walks, env| Job {
+                    kernel: part.kernel,
+                    ctx,
+                    walks,
+                    between: None,
+                    fold: None,
+                    cuts: None,
+                    part: number,
+                    env,
+                    batch,
+                    head,
+                };
+                let heads: Vec<usize> = group.iter().map(|&i| part.heads[i]).collect();
+                if let Some((fold, ctx)) = fold(part.kernel, ctx, &walks, launch, (batch, &heads)) {
+                    jobs.push(Job { fold: Some(fold), ..job(head, ctx, walks, at) });
+                    continue;
+                }
+                for i in group {
+                    let (at, head) = (batch * part.heads.len() + i, part.heads[i]);
+                    let ctx = context(part.kernel, &part.envs[at], &bounds[at], launch, (batch, head));
+                    jobs.push(job(head, ctx, walks.clone(), at));
+                }
             }
         }
     }
     Ok(jobs)
+}
+
+/// Folds heads of a batch item, `ctx` being the context of the first; `None` for one head, without code for it, or if
+/// the layouts do not allow it.
+fn fold(
+    kernel: &CpuKernel,
+    mut ctx: Ctx,
+    walks: &[Option<Arc<[u32]>>],
+    launch: &mut Launch<'_>,
+    (batch, heads): (usize, &[usize]),
+) -> Option<(Fold, Ctx)> {
+    if heads.len() < 2 || !kernel.knows_few() {
+        return None;
+    }
+    let n_q = ctx.n_q as usize;
+    let given: Vec<u32> = (0..n_q as u32).collect();
+    let walk = walks.first()?.as_ref().map_or(given.as_slice(), |walk| &walk[..n_q]);
+    let q_heads: Vec<usize> = heads.iter().map(|&h| launch.q_heads[h]).collect();
+    let (q, out, lse) = (&launch.q, &launch.out, launch.lse.as_ref());
+    let outputs = (&out.layout, lse.map(|t| &t.layout), heads);
+    let fold = Fold::of((&q.layout, &q_heads), outputs, walk, kernel.plan().stages.first()?.tile.q)?;
+    let first = |layout: &Layout| layout.head(batch, 0);
+    let lse = lse.map_or(std::ptr::null_mut(), |t| t.base.wrapping_offset(first(&t.layout)).cast());
+    fold.apply(&mut ctx, q.base.wrapping_offset(first(&q.layout)), out.base.wrapping_offset(first(&out.layout)), lse);
+    Some((fold, ctx))
 }
 
 /// Queries in the order of each stage, filled up to whole tiles with the last.
@@ -554,7 +744,7 @@ fn context(
     };
     fn rows<P>(base: P, layout: &Layout) -> Rows<P> {
         let [.., row_stride, col_stride] = layout.strides.map(|s| s as i64);
-        Rows { base, dtype: layout.dtype as i64, row_stride, col_stride }
+        Rows { base, dtype: layout.dtype as i64, row_stride, col_stride, index: std::ptr::null() }
     }
     let (q, out) = (&launch.q, &launch.out);
     let (lse, lse_stride) = launch.lse.as_ref().map_or((std::ptr::null_mut(), 0), |t| {
@@ -573,7 +763,11 @@ fn context(
         residue: 0,
         given: [env.q_start, env.k_start, env.n_q, env.n_k],
         walk: std::ptr::null(),
-        from: Rows { base: std::ptr::null(), dtype: 0, row_stride: 0, col_stride: 0 },
+        lanes: env.n_q,
+        first_tile: 0,
+        end_tile: i64::MAX,
+        nulls: 1,
+        from: Rows { base: std::ptr::null(), dtype: 0, row_stride: 0, col_stride: 0, index: std::ptr::null() },
         from_lse: std::ptr::null(),
         from_lse_stride: 0,
         docs: env.docs.len().saturating_sub(1) as i64,
@@ -590,6 +784,7 @@ fn context(
         out: rows(out.base.wrapping_offset(out.layout.head(batch, head)), &out.layout),
         lse,
         lse_stride,
+        lse_index: std::ptr::null(),
     }
 }
 
@@ -652,12 +847,12 @@ struct Tasks<'a> {
 }
 
 impl<'a> Tasks<'a> {
-    fn new(jobs: &'a [Job<'a>], stage: usize) -> Tasks<'a> {
+    fn new(jobs: &'a [Job<'a>], stage: usize, count: impl Fn(&Job<'a>, usize) -> usize) -> Tasks<'a> {
         let mut total = 0;
         let mut before = Vec::with_capacity(jobs.len());
         for job in jobs {
             before.push(total);
-            total += job.tasks(stage);
+            total += count(job, stage);
         }
         Tasks { jobs, stage, before, total }
     }
@@ -687,8 +882,7 @@ impl<'a> Tasks<'a> {
                 task(at, i - self.before[at], &mut scratch, &mut marks);
             }
         };
-        let available = pool.map_or_else(rayon::current_num_threads, rayon::ThreadPool::current_num_threads);
-        let threads = available.min(memory.slots()).min(self.total);
+        let threads = threads_of(pool).min(memory.slots()).min(self.total);
         if threads <= 1 {
             if self.total > 0 {
                 work(0);
@@ -711,12 +905,9 @@ impl<'a> Tasks<'a> {
 }
 
 /// Looks for a row of no entries where the pattern calls that an error.
-fn find_empty_row(
-    jobs: &[Job<'_>],
-    tasks: &Tasks<'_>,
-    memory: &Memory,
-    pool: Option<&rayon::ThreadPool>,
-) -> Result<(), RunError> {
+fn find_empty_row(jobs: &[Job<'_>], memory: &Memory, pool: Option<&rayon::ThreadPool>) -> Result<(), RunError> {
+    // Folded heads have the same empty rows: the first head's are looked for.
+    let tasks = Tasks::new(jobs, 0, Job::tiles);
     if !jobs.iter().any(|j| j.kernel.checks_rows()) {
         return Ok(());
     }

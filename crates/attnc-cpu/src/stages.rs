@@ -5,7 +5,7 @@
 //! which keys. [`STAGES`] gives name, address and signature of each, from which the driver's calls are made.
 //! Nothing here knows of patterns or code generation.
 
-use attnc_kernels::abi::{Arg, KvView, Table};
+use attnc_kernels::abi::{Ahead, Arg, BK, DType, FEW, KvView, LANE_STEP, Table};
 use attnc_kernels::window::Chunk;
 
 use crate::layout::{Ctx, DrawRef, MapRef, Scratch};
@@ -43,12 +43,16 @@ stages! {
             let (ctx, scratch) = (&*ctx, &mut *scratch);
             let kernels = &*ctx.table;
             let dv = ctx.v.dim as i64;
-            scratch.lanes = (rows as usize).next_multiple_of(attnc_kernels::abi::LANE_STEP) as i64;
-            let (src, index) = ctx.rows(ctx.q.base, ctx.q.row_stride, first);
+            let few = rows as usize <= FEW;
+            let lanes = if few { rows } else { (rows as usize).next_multiple_of(LANE_STEP) as i64 };
+            if few {
+                scratch.bq = FEW as i64;
+            }
+            let (src, index) = ctx.q.from(ctx.q.base, first);
             (kernels.pack_q)(
                 src, ctx.q.dtype, ctx.q.row_stride, ctx.q.col_stride, index, rows, scratch.bq, ctx.dim, scale, scratch.q,
             );
-            (kernels.start)(scratch.lanes, scratch.bq, dv, scratch.m, scratch.l, scratch.acc);
+            (kernels.start)(lanes, scratch.bq, dv, scratch.m, scratch.l, scratch.acc);
         }
     }
 
@@ -58,7 +62,7 @@ stages! {
         // SAFETY: as in `begin`; earlier stages are finished, and no other thread reads or writes these rows.
         unsafe {
             let (ctx, scratch) = (&*ctx, &mut *scratch);
-            let (src, index) = ctx.rows(ctx.from.base, ctx.from.row_stride, first);
+            let (src, index) = ctx.from.from(ctx.from.base, first);
             ((*ctx.table).pack_q)(
                 src, ctx.from.dtype, ctx.from.row_stride, ctx.from.col_stride, index, rows, scratch.bq, ctx.v.dim as i64,
                 1.0, scratch.acc,
@@ -83,6 +87,12 @@ stages! {
         unsafe {
             let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
             let kernels = &*ctx.table;
+            if scratch.bq == FEW as i64 {
+                let (k, dtype, stride) = few_rows(kernels, &ctx.k, chunk, scratch);
+                let next = ahead(&ctx.v, chunk.first, chunk.count);
+                (kernels.few_qk)(scratch.q, k, dtype, stride, chunk.count, ctx.dim, chunk.lanes, scratch.s, &next);
+                return;
+            }
             let (k, stride) = rows(kernels, &ctx.k, chunk, scratch);
             // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
             let lane = chunk.lane as usize;
@@ -102,6 +112,16 @@ stages! {
             let [m, l, alpha] = [scratch.m, scratch.l, scratch.alpha].map(|p| p.wrapping_add(lane));
             let rescale = (kernels.softmax)(s, chunk.count, lanes, bq, mask, m, l, alpha);
             let alpha = if rescale == 0 { std::ptr::null() } else { alpha.cast_const() };
+            if bq == FEW as i64 {
+                let (v, dtype, stride) = few_rows(kernels, &ctx.v, chunk, scratch);
+                // As far as keys go on, which more often than not are the next ones.
+                let after = chunk.first + chunk.count;
+                let next = if chunk.first < 0 { -1 } else { after };
+                let end = ctx.n_k.min(ctx.end_tile.saturating_mul(BK as i64));
+                let next = ahead(&ctx.k, next, (end - after).min(BK as i64));
+                (kernels.few_pv)(s, v, dtype, stride, chunk.count, ctx.v.dim as i64, lanes, mask, alpha, acc, &next);
+                return;
+            }
             let (v, stride) = rows(kernels, &ctx.v, chunk, scratch);
             (kernels.pv)(s, v, stride, chunk.count, ctx.v.dim as i64, lanes, bq, mask, alpha, acc);
         }
@@ -122,13 +142,7 @@ stages! {
         // SAFETY: as in `begin`; no other thread writes these rows.
         unsafe {
             let (ctx, scratch) = (&*ctx, &*scratch);
-            let (dst, index) = ctx.rows(ctx.out.base.cast_const(), ctx.out.row_stride, first);
-            let (dst, skip) = (dst.cast_mut(), if index.is_null() { first } else { 0 });
-            let lse = if ctx.lse.is_null() { ctx.lse } else { ctx.lse.wrapping_byte_offset((skip * ctx.lse_stride) as isize) };
-            ((*ctx.table).finish)(
-                scratch.acc, scratch.m, scratch.l, rows, scratch.bq, ctx.v.dim as i64, dst, ctx.out.dtype, ctx.out.row_stride,
-                ctx.out.col_stride, index, lse, ctx.lse_stride,
-            );
+            ctx.finish(scratch.acc, scratch.m, scratch.l, (first, rows), scratch.bq);
         }
     }
 
@@ -168,12 +182,80 @@ stages! {
 }
 
 impl Ctx {
-    /// From the first row of a head, where a kernel begins with query `first` of the stage, and its row numbers.
-    fn rows(&self, base: *const u8, stride: i64, first: i64) -> (*const u8, *const u32) {
-        if self.walk.is_null() {
-            (base.wrapping_offset((first * stride) as isize), std::ptr::null())
+    /// Writes output and `lse` of `rows` lanes from lane `first` on: `acc` and the sums are theirs.
+    ///
+    /// # Safety
+    /// As for the stages; `acc`, `m` and `l` are those of a tile of `bq` queries.
+    pub(crate) unsafe fn finish(
+        &self,
+        acc: *const f32,
+        m: *const f32,
+        l: *const f32,
+        (first, rows): (i64, i64),
+        bq: i64,
+    ) {
+        let (dst, index) = self.out.from(self.out.base.cast_const(), first);
+        let (skip, lse_index) = if self.lse_index.is_null() {
+            (first, self.lse_index)
         } else {
-            (base, self.walk.wrapping_offset(first as isize))
+            (0, self.lse_index.wrapping_offset(first as isize))
+        };
+        let lse = if self.lse.is_null() {
+            self.lse
+        } else {
+            self.lse.wrapping_byte_offset((skip * self.lse_stride) as isize)
+        };
+        // SAFETY: promised by the caller.
+        unsafe {
+            ((*self.table).finish)(
+                acc,
+                m,
+                l,
+                rows,
+                bq,
+                self.v.dim as i64,
+                dst.cast_mut(),
+                self.out.dtype,
+                self.out.row_stride,
+                self.out.col_stride,
+                index,
+                lse,
+                self.lse_stride,
+                lse_index,
+            );
+        }
+    }
+}
+
+/// Rows from key `first` on, at most `count` of them, as what comes next; nothing for keys that do not follow one another.
+fn ahead(view: &KvView, first: i64, count: i64) -> Ahead {
+    if first < 0 || view.page_rows != 0 || !view.rows.is_null() {
+        return Ahead { at: view.base, stride: 0, rows: 0, bytes: 0 };
+    }
+    let element = if view.dtype == DType::F32 as u32 { DType::F32.size() } else { DType::F16.size() };
+    Ahead {
+        at: view.base.wrapping_offset((first * view.row_stride) as isize),
+        stride: view.row_stride,
+        rows: count,
+        bytes: view.dim as i64 * element as i64,
+    }
+}
+
+/// As [`rows`], of any type: the address of the first row, the type, and the distance of rows in bytes.
+///
+/// # Safety
+/// As for the stages.
+unsafe fn few_rows(kernels: &Table, view: &KvView, chunk: &Chunk, scratch: &Scratch) -> (*const u8, i64, i64) {
+    let listed = KvView { rows: chunk.keys, ..*view };
+    let (of, first) = if chunk.first >= 0 { (view, chunk.first) } else { (&listed, 0) };
+    // SAFETY: promised by the caller.
+    unsafe {
+        match of.spaced(first as usize, chunk.count as usize) {
+            Some((at, stride)) => (at, i64::from(view.dtype), stride),
+            None => {
+                let (at, stride) = rows(kernels, view, chunk, scratch);
+                (at.cast(), DType::F32 as i64, stride * DType::F32.size() as i64)
+            }
         }
     }
 }

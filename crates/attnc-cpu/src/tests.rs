@@ -3,6 +3,8 @@
 //! Row sets and tile sets are written by hand here, so that a mistake of the analysis cannot hide one of
 //! the code generator. Membership is a Rust closure, which shares nothing with either.
 
+mod few;
+
 use std::sync::Arc;
 
 use attnc_kernels::Isa;

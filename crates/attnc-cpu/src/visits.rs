@@ -6,15 +6,24 @@ use attnc_kernels::window;
 const _: () = assert!(LANE_STEP == attnc_plan::PANEL);
 
 /// Pairs of a key and a lane that the kernels compute.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Visits(window::Visits);
 
 impl attnc_plan::Visits for Visits {
+    fn of(rows: usize) -> Visits {
+        Visits(window::Visits::of(rows))
+    }
+
+    fn lanes(&self) -> usize {
+        self.0.lanes()
+    }
+
     fn tile(&mut self, panels: &[u64]) {
         self.0.tile(panels);
     }
 
-    fn finish(self) -> u64 {
-        self.0.finish()
+    fn finish(self) -> attnc_plan::Visited {
+        let (pairs, chunks, gathered) = self.0.finish_chunks();
+        attnc_plan::Visited { pairs, chunks, gathered }
     }
 }

@@ -6,6 +6,10 @@
 //! in place, one broadcast at a time, so nothing of K or V is packed when it is f32 with unit
 //! inner stride; row maxima, sums and rescaling are vertical vector operations.
 //!
+//! A tile of at most [`FEW`] queries would leave most lanes idle: it has `bq` = `FEW`, its packed queries and its
+//! accumulator are `[lane][d]` and `[lane][dv]`, and [`Table::few_qk`] and [`Table::few_pv`] take the place of `qk` and
+//! `pv`: elements of a row side by side, rows of any type. `lanes` is then the number of queries itself.
+//!
 //! Buffers that a driver owns are best aligned to cache lines; nothing but speed depends on it.
 //!
 //! The macro below gives for each function of a table its Rust type and the list of its
@@ -20,8 +24,10 @@ use crate::window::Window;
 pub const BK: usize = 64;
 /// Most queries in a tile.
 pub const BQ_MAX: usize = 64;
-/// `bq` and `lanes` are multiples of this.
+/// `bq` and `lanes` are multiples of this, but in a tile of [`FEW`] queries.
 pub const LANE_STEP: usize = 16;
+/// Most queries of a tile that is computed row by row: its `bq`.
+pub const FEW: usize = 8;
 
 /// Machine type of a kernel parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +89,20 @@ pub struct KvView {
     pub dim: u64,
 }
 
+/// Rows that will be read next: what a kernel asks memory for while it computes. Nothing is read of them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Ahead {
+    /// The first row; any address.
+    pub at: *const u8,
+    /// Bytes from row to row.
+    pub stride: i64,
+    /// How many rows.
+    pub rows: i64,
+    /// Bytes of a row.
+    pub bytes: i64,
+}
+
 /// Signature of a function of a table: its parameters and what it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sig {
@@ -124,6 +144,7 @@ table! {
 Table {
     /// Reads `rows` query rows (at most `bq`) of `d` elements, multiplies by `scale`, and packs them
     /// transposed into `dst`, `d * bq` elements; lanes from `rows` on are zero. `index` gives row numbers, or is null.
+    /// With `bq` = `FEW` rows stay rows, and nothing but them is written.
     pack_q: fn(src: *const u8 => Ptr, dtype: i64 => I64, row_stride: i64 => I64, col_stride: i64 => I64,
                index: *const u32 => Ptr, rows: i64 => I64, bq: i64 => I64, d: i64 => I64, scale: f32 => F32,
                dst: *mut f32 => Ptr);
@@ -139,12 +160,23 @@ Table {
     qk: fn(q: *const f32 => Ptr, k: *const f32 => Ptr, k_stride: i64 => I64, keys: i64 => I64, d: i64 => I64,
            lanes: i64 => I64, bq: i64 => I64, s: *mut f32 => Ptr);
 
+    /// As `qk`, of a tile of few queries: `lanes` at most `FEW`, `s` is `[keys][FEW]`, lanes from `lanes` on become 0.
+    /// `k` are rows of the given type with unit inner stride, `k_stride` bytes apart. Asks for the rows `ahead`.
+    few_qk: fn(q: *const f32 => Ptr, k: *const u8 => Ptr, dtype: i64 => I64, k_stride: i64 => I64, keys: i64 => I64,
+               d: i64 => I64, lanes: i64 => I64, s: *mut f32 => Ptr, ahead: *const Ahead => Ptr);
+
+    /// As `pv`, of a tile of few queries; rows of values as those of `few_qk`.
+    few_pv: fn(p: *const f32 => Ptr, v: *const u8 => Ptr, dtype: i64 => I64, v_stride: i64 => I64, keys: i64 => I64,
+               dv: i64 => I64, lanes: i64 => I64, mask: *const u64 => Ptr, alpha: *const f32 => Ptr,
+               acc: *mut f32 => Ptr, ahead: *const Ahead => Ptr);
+
     /// One step of the online softmax over `s[keys][bq]`, in place: scores become exp(s - m).
     /// `mask` is null, or one `u64` for each of `lanes` queries whose bit j says that key j takes part.
     /// Updates the running maximum `m[bq]` and sum `l[bq]`; `alpha[bq]` gets exp(old m - new m).
     /// Returns 0 if every alpha is exactly 1, so that rescaling can be left out.
     /// A masked score counts as if absent, also when it is NaN; a lane whose scores are all -inf keeps m = -inf, l = 0.
     /// Other NaN and +inf make `l` NaN; `m` is never NaN.
+    /// With `bq` = `FEW` what belongs to lanes from `lanes` on is of no meaning afterwards.
     softmax: fn(s: *mut f32 => Ptr, keys: i64 => I64, lanes: i64 => I64, bq: i64 => I64, mask: *const u64 => Ptr,
                 m: *mut f32 => Ptr, l: *mut f32 => Ptr, alpha: *mut f32 => Ptr) -> i64 => I64;
 
@@ -161,10 +193,10 @@ Table {
     start: fn(lanes: i64 => I64, bq: i64 => I64, dv: i64 => I64, m: *mut f32 => Ptr, l: *mut f32 => Ptr, acc: *mut f32 => Ptr);
 
     /// Writes `rows` output rows `acc / l` and, unless `lse` is null, `m + log l`. A row with l = 0 gets 0 and -inf.
-    /// `index` gives row numbers, or is null; strides are in bytes.
+    /// `index` and `lse_index` give row numbers, or are null; strides are in bytes.
     finish: fn(acc: *const f32 => Ptr, m: *const f32 => Ptr, l: *const f32 => Ptr, rows: i64 => I64, bq: i64 => I64,
                dv: i64 => I64, dst: *mut u8 => Ptr, dtype: i64 => I64, row_stride: i64 => I64, col_stride: i64 => I64,
-               index: *const u32 => Ptr, lse: *mut f32 => Ptr, lse_stride: i64 => I64);
+               index: *const u32 => Ptr, lse: *mut f32 => Ptr, lse_stride: i64 => I64, lse_index: *const u32 => Ptr);
 }}
 
 table! {
@@ -196,8 +228,8 @@ Support {
     /// 1 if every key of marked tile `tile` takes part for every query, else 0.
     marks_is_must: fn(marks: *const TileMarks => Ptr, tile: i64 => I64) -> i64 => I64;
 
-    /// Begins the windows of a query tile of `rows` queries, of `n_k` keys.
-    window_begin: fn(window: *mut Window => Ptr, rows: i64 => I64, n_k: i64 => I64);
+    /// Begins the windows of a query tile of `rows` queries, of `n_k` keys, up to tile `end`.
+    window_begin: fn(window: *mut Window => Ptr, rows: i64 => I64, n_k: i64 => I64, end: i64 => I64);
 
     /// Begins a window of marked tiles from `from` up. Returns the tile to go on from, or -1 where no tile is marked
     /// and nothing gathered is left. Full tiles become chunks; rows of bits of the others are empty.

@@ -1,7 +1,10 @@
 //! What this machine can do at most: fused multiply-adds and reads of memory.
 //!
 //! The one idea: bursts of known work without a clock or threads; the caller times them and runs
-//! them side by side. Nothing here knows of attention.
+//! them side by side, as [`read_bandwidth`] does with reads. Nothing here knows of attention.
+
+use std::sync::Barrier;
+use std::time::Instant;
 
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -97,6 +100,75 @@ fn fma_burst_avx512(iterations: u64) -> (u64, f32) {
 /// bandwidth of the level of memory that holds them.
 #[must_use]
 pub fn read_burst(data: &[f32]) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if Avx2::detect().is_some() {
+        // SAFETY: detection succeeded.
+        return unsafe { read_burst_avx2(data) };
+    }
+    read_burst_plain(data)
+}
+
+/// Singles ahead of those being read that memory is asked for: reading waits for nothing else.
+#[cfg(target_arch = "x86_64")]
+const READ_AHEAD: usize = 2048;
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn read_burst_avx2(data: &[f32]) -> f32 {
+    use core::arch::x86_64::*;
+
+    let mut sum = [_mm256_setzero_ps(); 8];
+    let chunks = data.chunks_exact(8 * sum.len());
+    let rest: f32 = chunks.remainder().iter().sum();
+    for chunk in chunks {
+        for line in 0..4 {
+            _mm_prefetch::<_MM_HINT_T1>(chunk.as_ptr().wrapping_add(READ_AHEAD + 16 * line).cast());
+        }
+        for (sum, x) in sum.iter_mut().zip(chunk.chunks_exact(8)) {
+            // SAFETY: eight elements.
+            *sum = unsafe { _mm256_add_ps(*sum, _mm256_loadu_ps(x.as_ptr())) };
+        }
+    }
+    let mut lanes = [0.0f32; 8];
+    // SAFETY: room for eight elements.
+    unsafe {
+        _mm256_storeu_ps(lanes.as_mut_ptr(), sum.into_iter().fold(_mm256_setzero_ps(), |a, b| _mm256_add_ps(a, b)))
+    };
+    rest + lanes.iter().sum::<f32>()
+}
+
+/// Bytes a second that `threads` threads read side by side from `bytes` bytes of memory, each its own share in order: the
+/// best of five rounds.
+#[must_use]
+pub fn read_bandwidth(threads: usize, bytes: usize) -> f64 {
+    let threads = threads.max(1);
+    let share = (bytes / size_of::<f32>() / threads).max(1);
+    // Not zero, so that every page is memory of its own.
+    let data = vec![1.0f32; share * threads];
+    let mut best = 0.0f64;
+    for _ in 0..5 {
+        let barrier = Barrier::new(threads);
+        let read = |part: &[f32]| {
+            barrier.wait();
+            let begin = Instant::now();
+            core::hint::black_box(read_burst(part));
+            (begin, Instant::now())
+        };
+        let times: Vec<_> = std::thread::scope(|scope| {
+            let running: Vec<_> = data.chunks(share).map(|part| scope.spawn(|| read(part))).collect();
+            running.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        });
+        let begin = times.iter().map(|t| t.0).min();
+        let end = times.iter().map(|t| t.1).max();
+        if let Some((begin, end)) = begin.zip(end) {
+            let seconds = end.duration_since(begin).as_secs_f64().max(1e-9);
+            best = best.max((data.len() * size_of::<f32>()) as f64 / seconds);
+        }
+    }
+    best
+}
+
+fn read_burst_plain(data: &[f32]) -> f32 {
     let mut sum = [0.0f32; 64];
     let chunks = data.chunks_exact(sum.len());
     let rest: f32 = chunks.remainder().iter().sum();
@@ -122,9 +194,18 @@ mod tests {
     }
 
     #[test]
+    fn bandwidth_is_a_rate() {
+        for (threads, bytes) in [(0, 0), (1, 1 << 20), (3, 1 << 20)] {
+            let rate = read_bandwidth(threads, bytes);
+            assert!(rate.is_finite() && rate > 0.0);
+        }
+    }
+
+    #[test]
     fn reading_reaches_every_element() {
         for n in [0, 1, 63, 64, 65, 1000] {
             assert_eq!(read_burst(&vec![1.0; n]), n as f32);
+            assert_eq!(read_burst_plain(&vec![1.0; n]), n as f32);
         }
     }
 }

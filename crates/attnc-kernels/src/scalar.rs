@@ -7,12 +7,12 @@
 //!
 //! The contract of each function is in [`crate::abi::Table`].
 
-use crate::abi::{BQ_MAX, DType, KvView, LANE_STEP, Table};
+use crate::abi::{Ahead, BQ_MAX, DType, FEW, KvView, LANE_STEP, Table};
 use crate::count;
-use crate::tensor::{indexed, packed};
+use crate::tensor::{indexed, packed, place};
 
 /// The table of these kernels.
-pub(crate) const TABLE: Table = Table { pack_q, kv_tile, qk, softmax, pv, null_slot, start, finish };
+pub(crate) const TABLE: Table = Table { pack_q, kv_tile, qk, few_qk, few_pv, softmax, pv, null_slot, start, finish };
 
 /// See [`Table::pack_q`].
 ///
@@ -35,13 +35,15 @@ pub unsafe extern "C" fn pack_q(
     let (rows, bq, d) = (rows as usize, bq as usize, d as usize);
     // SAFETY: `dst` has `d * bq` elements.
     let dst = unsafe { core::slice::from_raw_parts_mut(dst, d * bq) };
-    dst.fill(0.0);
+    if bq != FEW {
+        dst.fill(0.0);
+    }
     for lane in 0..rows {
         // SAFETY: the caller gives `rows` row numbers, and rows of `d` elements with these strides.
         unsafe {
             let row = src.offset(indexed(index, lane) * row_stride as isize);
             for i in 0..d {
-                dst[packed(lane, i, d)] = dtype.load(row.offset(i as isize * col_stride as isize)) * scale;
+                dst[place(bq, lane, i, d)] = dtype.load(row.offset(i as isize * col_stride as isize)) * scale;
             }
         }
     }
@@ -207,11 +209,84 @@ pub unsafe extern "C" fn pv(
     }
 }
 
+/// See [`Table::few_qk`].
+///
+/// # Safety
+/// `q` has `lanes` rows of `d`, `k` `keys` rows of `d`, `s` `keys` rows of [`FEW`]; `lanes <= FEW`.
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub unsafe extern "C" fn few_qk(
+    q: *const f32,
+    k: *const u8,
+    dtype: i64,
+    k_stride: i64,
+    keys: i64,
+    d: i64,
+    lanes: i64,
+    s: *mut f32,
+    _ahead: *const Ahead,
+) {
+    count::add(keys, d, lanes);
+    let (dtype, d, lanes) = (DType::of_code(dtype), d as usize, lanes as usize);
+    for key in 0..keys as usize {
+        let mut sum = [0.0f32; FEW];
+        // SAFETY: key, lane and element are within the sizes that the caller promised.
+        unsafe {
+            let row = k.offset(key as isize * k_stride as isize);
+            for i in 0..d {
+                let k = dtype.load(row.add(i * dtype.size()));
+                for (lane, sum) in sum[..lanes].iter_mut().enumerate() {
+                    *sum += k * *q.add(lane * d + i);
+                }
+            }
+            *s.add(key * FEW).cast::<[f32; FEW]>() = sum;
+        }
+    }
+}
+
+/// See [`Table::few_pv`].
+///
+/// # Safety
+/// `p` has `keys` rows of [`FEW`], `v` `keys` rows of `dv`, `acc` `lanes` rows of `dv`; `mask` and `alpha` are null or
+/// have `lanes` elements; `lanes <= FEW`, `keys <= 64`.
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub unsafe extern "C" fn few_pv(
+    p: *const f32,
+    v: *const u8,
+    dtype: i64,
+    v_stride: i64,
+    keys: i64,
+    dv: i64,
+    lanes: i64,
+    mask: *const u64,
+    alpha: *const f32,
+    acc: *mut f32,
+    _ahead: *const Ahead,
+) {
+    count::add(keys, dv, lanes);
+    let (dtype, dv) = (DType::of_code(dtype), dv as usize);
+    for lane in 0..lanes as usize {
+        for i in 0..dv {
+            let mut sum = 0.0;
+            // SAFETY: key, lane and element are within the sizes that the caller promised.
+            unsafe {
+                for key in 0..keys as usize {
+                    if mask.is_null() || *mask.add(lane) >> key & 1 == 1 {
+                        let row = v.offset(key as isize * v_stride as isize);
+                        sum += dtype.load(row.add(i * dtype.size())) * *p.add(key * FEW + lane);
+                    }
+                }
+                let acc = acc.add(lane * dv + i);
+                *acc = if alpha.is_null() { *acc } else { *acc * *alpha.add(lane) } + sum;
+            }
+        }
+    }
+}
+
 /// See [`Table::null_slot`].
 ///
 /// # Safety
 /// `lane < bq`; `m` and `l` have `bq` elements, `acc` `dv * bq`.
-pub unsafe extern "C" fn null_slot(bias: f32, lane: i64, _bq: i64, dv: i64, m: *mut f32, l: *mut f32, acc: *mut f32) {
+pub unsafe extern "C" fn null_slot(bias: f32, lane: i64, bq: i64, dv: i64, m: *mut f32, l: *mut f32, acc: *mut f32) {
     if bias == f32::NEG_INFINITY {
         return;
     }
@@ -227,7 +302,7 @@ pub unsafe extern "C" fn null_slot(bias: f32, lane: i64, _bq: i64, dv: i64, m: *
         *l.add(lane) = *l.add(lane) * alpha + (bias - origin).exp();
         if alpha != 1.0 {
             for i in 0..dv {
-                *acc.add(packed(lane, i, dv)) *= alpha;
+                *acc.add(place(bq as usize, lane, i, dv)) *= alpha;
             }
         }
     }
@@ -237,12 +312,14 @@ pub unsafe extern "C" fn null_slot(bias: f32, lane: i64, _bq: i64, dv: i64, m: *
 ///
 /// # Safety
 /// `lanes <= bq`; `m` and `l` have `bq` elements, `acc` `dv * bq`.
-pub unsafe extern "C" fn start(lanes: i64, _bq: i64, dv: i64, m: *mut f32, l: *mut f32, acc: *mut f32) {
+pub unsafe extern "C" fn start(lanes: i64, bq: i64, dv: i64, m: *mut f32, l: *mut f32, acc: *mut f32) {
     let (lanes, dv) = (lanes as usize, dv as usize);
+    // Vectors of few queries are whole.
+    let all = if bq as usize == FEW { FEW } else { lanes };
     // SAFETY: every range is within the sizes that the caller promised.
     unsafe {
-        core::slice::from_raw_parts_mut(m, lanes).fill(f32::NEG_INFINITY);
-        core::slice::from_raw_parts_mut(l, lanes).fill(0.0);
+        core::slice::from_raw_parts_mut(m, all).fill(f32::NEG_INFINITY);
+        core::slice::from_raw_parts_mut(l, all).fill(0.0);
         core::slice::from_raw_parts_mut(acc, dv * lanes).fill(0.0);
     }
 }
@@ -258,7 +335,7 @@ pub unsafe extern "C" fn finish(
     m: *const f32,
     l: *const f32,
     rows: i64,
-    _bq: i64,
+    bq: i64,
     dv: i64,
     dst: *mut u8,
     dtype: i64,
@@ -267,19 +344,20 @@ pub unsafe extern "C" fn finish(
     index: *const u32,
     lse: *mut f32,
     lse_stride: i64,
+    lse_index: *const u32,
 ) {
-    let (dtype, dv) = (DType::of_code(dtype), dv as usize);
+    let (dtype, dv, bq) = (DType::of_code(dtype), dv as usize, bq as usize);
     // SAFETY: lane, element and row are within the sizes that the caller promised.
     unsafe {
         for lane in 0..rows as usize {
             let sum = *l.add(lane);
             let row = dst.offset(indexed(index, lane) * row_stride as isize);
             for i in 0..dv {
-                let o = if sum == 0.0 { 0.0 } else { *acc.add(packed(lane, i, dv)) / sum };
+                let o = if sum == 0.0 { 0.0 } else { *acc.add(place(bq, lane, i, dv)) / sum };
                 dtype.store(row.offset(i as isize * col_stride as isize), o);
             }
         }
-        finish_lse(m, l, rows, index, lse, lse_stride);
+        finish_lse(m, l, rows, lse_index, lse, lse_stride);
     }
 }
 

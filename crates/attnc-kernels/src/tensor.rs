@@ -5,7 +5,7 @@
 
 use half::{bf16, f16};
 
-use crate::abi::{DType, KvView, LANE_STEP};
+use crate::abi::{DType, FEW, KvView, LANE_STEP};
 
 impl DType {
     /// The type with number `code`.
@@ -81,8 +81,26 @@ impl KvView {
     /// As for [`Self::row`], for each of the rows.
     #[inline]
     pub(crate) unsafe fn in_place(&self, first: usize, keys: usize) -> Option<(*const f32, i64)> {
-        let elements = DType::F32.size();
-        if self.dtype != DType::F32 as u32 || (self.col_stride != elements as i64 && self.dim > 1) {
+        if self.dtype != DType::F32 as u32 {
+            return None;
+        }
+        let bytes = DType::F32.size();
+        // SAFETY: as promised by the caller.
+        let (start, step) = unsafe { self.spaced(first, keys) }?;
+        let aligned = start.addr().is_multiple_of(bytes) && step % bytes as i64 == 0;
+        (aligned && !crowded(step as isize, self.dim as usize * bytes)).then(|| (start.cast(), step / bytes as i64))
+    }
+
+    /// The rows `first .. first + keys` where they lie, as the first row's address and the distance of rows in bytes, if
+    /// they have unit inner stride and are equally spaced.
+    ///
+    /// # Safety
+    /// `view` describes a tensor that holds the rows.
+    #[must_use]
+    #[inline]
+    pub unsafe fn spaced(&self, first: usize, keys: usize) -> Option<(*const u8, i64)> {
+        let element = DType::of_code(i64::from(self.dtype)).size();
+        if self.col_stride != element as i64 && self.dim > 1 {
             return None;
         }
         // SAFETY: the caller keeps the rows within the tensor.
@@ -91,9 +109,7 @@ impl KvView {
         let step = if keys > 1 { row(1).addr().wrapping_sub(start.addr()) as isize } else { 0 };
         let regular = (self.page_rows == 0 && self.rows.is_null())
             || (2..keys).all(|i| row(i) == start.wrapping_offset(step * i as isize));
-        let aligned = start.addr().is_multiple_of(elements) && step % elements as isize == 0;
-        (regular && aligned && !crowded(step, self.dim as usize * elements))
-            .then(|| (start.cast(), step as i64 / elements as i64))
+        regular.then_some((start, step as i64))
     }
 }
 
@@ -112,6 +128,12 @@ fn crowded(step: isize, bytes: usize) -> bool {
 pub(crate) unsafe fn indexed(index: *const u32, i: usize) -> isize {
     // SAFETY: promised by the caller.
     if index.is_null() { i as isize } else { unsafe { *index.add(i) as isize } }
+}
+
+/// As [`packed`], of tiles of few queries too.
+#[inline]
+pub(crate) fn place(bq: usize, lane: usize, i: usize, dim: usize) -> usize {
+    if bq == FEW { lane * dim + i } else { packed(lane, i, dim) }
 }
 
 /// Place of element `i` of lane `lane` in packed queries or an accumulator of `dim` elements a lane.

@@ -10,7 +10,7 @@
 //! Everything is total: ranges are clipped, and nothing overflows. The contract of each function is in
 //! [`crate::abi::Support`]. Nothing here knows of patterns.
 
-use crate::abi::{BK, BQ_MAX, LANE_STEP};
+use crate::abi::{BK, BQ_MAX, FEW, LANE_STEP};
 use crate::tiles::{TileMarks, comb_bits, marks_is_must, marks_next, range_bits};
 
 /// Most tiles in a window.
@@ -37,7 +37,7 @@ pub struct Chunk {
     pub first: i64,
     /// First lane that visits them, a multiple of a panel.
     pub lane: i64,
-    /// How many lanes, a multiple of a panel.
+    /// How many lanes, a multiple of a panel; all of a tile of few queries.
     pub lanes: i64,
     /// One row of bits for each of these lanes, or null where every query attends to every key.
     pub mask: *const u64,
@@ -79,6 +79,8 @@ pub struct Window {
     chunks: usize,
     /// Keys of the launch.
     n_k: i64,
+    /// Tiles from this one on are not visited.
+    end: i64,
     /// Queries of the tile.
     rows: usize,
 }
@@ -126,21 +128,43 @@ fn groups(panels: &[u64]) -> impl Iterator<Item = (u32, u32, usize, usize)> + '_
     })
 }
 
+/// Lanes that visit what panels `from .. to` of a tile of `rows` queries attend to: whole panels, or a few queries.
+fn lanes(rows: usize, from: usize, to: usize) -> usize {
+    if rows <= FEW && from < to { rows } else { (to - from) * LANE_STEP }
+}
+
 /// Foretells what the kernels visit, tile by tile in ascending order, as pairs of a key and a lane.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Visits {
+    /// Queries of the tile.
+    rows: usize,
     pairs: u64,
+    chunks: u64,
+    copied: u64,
     /// Panels that the chunk being gathered is of use to, first and one past the last, and its keys.
     gathered: (usize, usize, u32),
 }
 
 impl Visits {
+    /// Of a tile of `rows` queries nothing has been taken.
+    #[must_use]
+    pub fn of(rows: usize) -> Visits {
+        Visits { rows, pairs: 0, chunks: 0, copied: 0, gathered: (0, 0, 0) }
+    }
+
+    /// Lanes that visit a key of use to every panel.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        lanes(self.rows, 0, self.rows.div_ceil(LANE_STEP))
+    }
+
     /// Takes a tile, of which each panel of queries attends to the given keys.
     pub fn tile(&mut self, panels: &[u64]) {
         let some = panels.iter().fold(0, |all, panel| all | panel);
         if in_place(some) {
             for (_, keys, from, to) in groups(panels) {
-                self.pairs += u64::from(keys) * ((to - from) * LANE_STEP) as u64;
+                self.pairs += u64::from(keys) * lanes(self.rows, from, to) as u64;
+                self.chunks += 1;
             }
             return;
         }
@@ -162,21 +186,29 @@ impl Visits {
 
     fn flush(&mut self) {
         let (from, to, keys) = std::mem::take(&mut self.gathered);
-        self.pairs += u64::from(keys) * ((to - from) * LANE_STEP) as u64;
+        self.pairs += u64::from(keys) * lanes(self.rows, from, to) as u64;
+        self.chunks += u64::from(keys > 0);
+        self.copied += u64::from(keys);
     }
 
     /// The pairs visited, all tiles of a query tile having been taken.
     #[must_use]
-    pub fn finish(mut self) -> u64 {
+    pub fn finish(self) -> u64 {
+        self.finish_chunks().0
+    }
+
+    /// As [`Self::finish`]; and the number of chunks, and of gathered keys.
+    #[must_use]
+    pub fn finish_chunks(mut self) -> (u64, u64, u64) {
         self.flush();
-        self.pairs
+        (self.pairs, self.chunks, self.copied)
     }
 }
 
 impl Window {
     /// Adds a chunk of keys that `keys` numbers, of panels `from .. to`.
     fn add(&mut self, first: i64, count: u32, (from, to): (usize, usize), mask: *const u64) {
-        let (lane, lanes) = ((from * LANE_STEP) as i64, ((to - from) * LANE_STEP) as i64);
+        let (lane, lanes) = ((from * LANE_STEP) as i64, lanes(self.rows, from, to) as i64);
         let mask = if mask.is_null() { mask } else { mask.wrapping_add(from * LANE_STEP) };
         let keys = self.keys[self.chunks].as_ptr();
         self.chunk[self.chunks] = Chunk { keys, count: i64::from(count), first, lane, lanes, mask };
@@ -211,14 +243,14 @@ impl Window {
     }
 }
 
-/// Begins the windows of a query tile of `rows` queries and `n_k` keys: nothing is gathered.
-pub(crate) unsafe extern "C" fn window_begin(window: *mut Window, rows: i64, n_k: i64) {
+/// Begins the windows of a query tile of `rows` queries and `n_k` keys, up to tile `end`: nothing is gathered.
+pub(crate) unsafe extern "C" fn window_begin(window: *mut Window, rows: i64, n_k: i64, end: i64) {
     // SAFETY: the driver gives its own window, whose fields are numbers and pointers that any bits are valid for,
     // but for `last`.
     unsafe {
         (&raw mut (*window).last).write(false);
         let w = &mut *window;
-        (w.rows, w.n_k, w.pending_count) = (rows as usize, n_k, 0);
+        (w.rows, w.n_k, w.end, w.pending_count) = (rows as usize, n_k, end, 0);
         w.pending.fill(0);
     }
 }
@@ -234,7 +266,7 @@ pub(crate) unsafe extern "C" fn window_next(window: *mut Window, marks: *const T
     while seen < WINDOW_TILES {
         // SAFETY: the marks are those of the driver's thread.
         let tile = unsafe { marks_next(marks, next) };
-        if tile < 0 {
+        if tile < 0 || tile >= w.end {
             break;
         }
         // A short tile at the end goes with the partial ones, so that it may be gathered as they are.

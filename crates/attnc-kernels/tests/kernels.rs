@@ -295,7 +295,7 @@ fn output(table: &Table, size: &Pv, run: impl FnOnce(&mut [f32])) -> Vec<f32> {
         run(&mut acc);
         l.fill(1.0);
         let (acc, m, l, out) = (acc.as_ptr(), m.as_ptr(), l.as_ptr(), out.as_mut_ptr().cast());
-        (table.finish)(acc, m, l, bq, bq, dv, out, 0, 4 * dv, 4, null(), std::ptr::null_mut(), 0);
+        (table.finish)(acc, m, l, bq, bq, dv, out, 0, 4 * dv, 4, null(), std::ptr::null_mut(), 0, null());
     }
     out
 }
@@ -604,6 +604,7 @@ fn finish_divides_rounds_and_scatters() {
                                 index.map_or(null(), |index| index.as_ptr()),
                                 lse.as_mut_ptr(),
                                 8,
+                                index.map_or(null(), |index| index.as_ptr()),
                             );
                         }
                         let mut expected = vec![0xa5u8; out.len()];
@@ -668,6 +669,7 @@ fn narrow_types_round_to_nearest_even() {
                     null(),
                     no_lse,
                     0,
+                    null(),
                 );
             }
             // The accumulator starts at +0, so a negative zero is lost.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use attnc_kernels::abi::{BQ_MAX, LANE_STEP, Support};
+use attnc_kernels::abi::{BQ_MAX, FEW, LANE_STEP, Support};
 use attnc_kernels::tiles::TileMarks;
 use attnc_kernels::window::{Chunk, Visits, Window};
 use proptest::prelude::*;
@@ -42,8 +42,8 @@ fn cases() -> impl Strategy<Value = (usize, i64, Vec<Keys>, (i64, i64))> {
     })
 }
 
-/// What the chunks of all windows visit: pairs attended to, and pairs visited.
-fn walk(rows: usize, n_k: i64, given: &[Keys], all: (i64, i64)) -> (Vec<(usize, i64)>, u64) {
+/// What the chunks of all windows of tiles `from .. to` visit: pairs attended to, and pairs visited.
+fn walk(rows: usize, n_k: i64, given: &[Keys], all: (i64, i64), (from, to): (i64, i64)) -> (Vec<(usize, i64)>, u64) {
     let support = Support::get();
     let (mut found, mut visited) = (Vec::new(), 0);
     // SAFETY: memory as large and as aligned as the helpers ask for, initialised before it is used; a window is numbers
@@ -58,8 +58,8 @@ fn walk(rows: usize, n_k: i64, given: &[Keys], all: (i64, i64)) -> (Vec<(usize, 
         for k in given {
             (support.marks_mark)(marks, k.range.0, k.range.1, 0, 0);
         }
-        (support.window_begin)(window, rows as i64, n_k);
-        let mut from = 0;
+        (support.window_begin)(window, rows as i64, n_k, to);
+        let mut from = from;
         loop {
             from = (support.window_next)(window, marks, from);
             if from < 0 {
@@ -81,7 +81,8 @@ fn walk(rows: usize, n_k: i64, given: &[Keys], all: (i64, i64)) -> (Vec<(usize, 
                 let Chunk { keys, count, first, lane, lanes, mask } = (*window).chunk[i];
                 let keys = std::slice::from_raw_parts(keys, count as usize);
                 assert!(keys.is_sorted() && (first < 0 || keys.iter().map(|&k| i64::from(k)).eq(first..first + count)));
-                assert!(lane % LANE_STEP as i64 == 0 && lanes % LANE_STEP as i64 == 0 && lanes > 0);
+                let whole = lane % LANE_STEP as i64 == 0 && lanes % LANE_STEP as i64 == 0 && lanes > 0;
+                assert!(if rows <= FEW { (lane, lanes) == (0, rows as i64) } else { whole });
                 visited += count as u64 * lanes as u64;
                 for at in 0..lanes as usize {
                     let bits = if mask.is_null() { u64::MAX } else { *mask.add(at) };
@@ -104,11 +105,17 @@ proptest! {
         let everyone = (0..rows).map(|lane| Keys { lane, range: all, comb: None });
         let each: Vec<Keys> = given.iter().cloned().chain(everyone).collect();
         let expected: BTreeSet<(usize, i64)> = each.iter().flat_map(|k| k.hold(n_k)).collect();
-        let (mut found, visited) = walk(rows, n_k, &given, all);
+        let (mut found, visited) = walk(rows, n_k, &given, all, (0, i64::MAX));
         found.sort_unstable();
         prop_assert!(found.iter().eq(&expected));
 
-        let mut foretold = Visits::default();
+        // Of some of the tiles, those pairs.
+        let (from, to) = (n_k / 200, n_k / 100);
+        let (mut part, _) = walk(rows, n_k, &given, all, (from, to));
+        part.sort_unstable();
+        prop_assert!(part.iter().eq(expected.iter().filter(|(_, k)| (from..to).contains(&(k / 64)))));
+
+        let mut foretold = Visits::of(rows);
         let tiles: BTreeSet<i64> = expected.iter().map(|(_, k)| k / 64).collect();
         for tile in tiles {
             let mut panels = vec![0_u64; rows.div_ceil(LANE_STEP)];

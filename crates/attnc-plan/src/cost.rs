@@ -1,14 +1,18 @@
 //! Exact cost before running: entries, useful and executed operations, tiles, bytes.
 //!
-//! Counted from row sets, query by query, in memory that does not grow with the sequence. The executed
+//! Counted from row sets, query by query, in memory of a few numbers a tile of queries. The executed
 //! count is `2 (d_k + d_v)` for each pair of a key and a lane that the target visits; the target says which these are
-//! from what the panels of a tile of queries attend to ([`Visits`]). Nothing here knows of time.
+//! from what the panels of a tile of queries attend to ([`Visits`]). The same walk counts what each task does
+//! ([`Work`]), from which [`crate::model`] predicts time. Nothing here knows of time.
 
 use attnc_pattern::analysis::{EvalError, Row, RowWalker, Rows};
 use attnc_pattern::env::Env;
+use attnc_pattern::expr::{Bin, ExprId, Node, Ty, Un, Var};
 use attnc_pattern::order;
-use attnc_pattern::program::Program;
+use attnc_pattern::program::{Empty, Program};
+use attnc_pattern::rowset::RowSet;
 
+use crate::model::{Term, Work};
 use crate::plan::{Attend, Entry, View};
 use crate::verify::VerifiedPlan;
 
@@ -74,13 +78,41 @@ pub struct Shape {
 pub const PANEL: usize = 16;
 
 /// What a target visits for a tile of queries.
-pub trait Visits: Default {
+pub trait Visits {
+    /// For a tile of `rows` queries, of which nothing has been taken.
+    fn of(rows: usize) -> Self;
+
+    /// Lanes that visit a key of use to every query.
+    fn lanes(&self) -> usize;
+
     /// Takes a tile of 64 keys, of which each panel of queries attends to the given ones. Tiles come in ascending
     /// order.
     fn tile(&mut self, panels: &[u64]);
 
-    /// Pairs of a key and a lane that are visited, all tiles having been taken.
-    fn finish(self) -> u64;
+    /// What is visited for them, all tiles having been taken.
+    fn finish(self) -> Visited;
+}
+
+/// What a target visits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Visited {
+    /// Pairs of a key and a lane.
+    pub pairs: u64,
+    /// Groups of keys that are visited together.
+    pub chunks: u64,
+    /// Keys that are collected one by one.
+    pub gathered: u64,
+}
+
+/// What one head costs, and what its tasks do.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    /// All of it.
+    pub cost: Cost,
+    /// What a launch does once for all heads of this plan, on one thread.
+    pub once: Work,
+    /// For each stage its tasks, in ascending order. A stage begins when the one before it is done.
+    pub stages: Vec<Vec<Work>>,
 }
 
 /// Counts one head under `env`.
@@ -88,16 +120,27 @@ pub trait Visits: Default {
 /// # Errors
 /// An expression that cannot be evaluated (overflow, an index out of range).
 pub fn cost<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Result<Cost, EvalError> {
+    Ok(count::<V>(plan, env, shape)?.cost)
+}
+
+/// Counts one head under `env`, task by task.
+///
+/// # Errors
+/// As for [`cost`].
+pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Result<Counted, EvalError> {
     let row_bytes = (shape.d_k + shape.d_v) * shape.element;
-    let mut count = Count { shape, row_bytes, total: Cost::default(), of_row: None };
+    let mut count =
+        Count { shape, row_bytes, total: Cost::default(), of_row: None, once: Work::default(), tasks: vec![] };
+    let mut stages = Vec::with_capacity(plan.stages.len());
     if plan.stages.len() > 1 {
         count.of_row = Some(vec![0; usize::try_from(env.n_q).unwrap_or(0)]);
     }
-    for stage in &plan.stages {
-        let sets: Vec<Rows> = stage.entries.iter().filter_map(|e| tokens(&plan.program, e)).collect();
+    for (i, stage) in plan.stages.iter().enumerate() {
+        let sets: Vec<Set> = stage.entries.iter().filter_map(|e| Set::new(&plan.program, stage, e)).collect();
         match stage.view {
             View::Given => count.stage::<V>(stage, &sets, env, |i| (env.q_start + i, i))?,
             View::Walk(order) => {
+                count.once[Term::Ordered] += env.n_q.unsigned_abs();
                 let walk =
                     order::walk(&plan.program, order, env).map_err(|e| EvalError::Missing { what: e.to_string() })?;
                 let number = |i: i64| i64::from(walk[i as usize]);
@@ -110,6 +153,18 @@ pub fn cost<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Resu
                 }
             }
         }
+        let mut tasks = std::mem::take(&mut count.tasks);
+        for task in &mut tasks {
+            // A stage that goes on from another reads what that has written.
+            task[Term::Rows] *= if i > 0 { 2 } else { 1 };
+            if plan.empty == Some(Empty::Error) {
+                // Rows without entries are looked for first.
+                for term in [Term::Tiles, Term::Bits, Term::Tested] {
+                    task[term] *= 2;
+                }
+            }
+        }
+        stages.push(tasks);
     }
     let mut total = count.total;
     for row in count.of_row.into_iter().flatten() {
@@ -118,13 +173,64 @@ pub fn cost<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Resu
     }
     total.useful_flops = 2 * (shape.d_k + shape.d_v) * total.entries;
     total.bytes_min = (env.n_q + env.n_k) as u64 * row_bytes;
-    Ok(total)
+    Ok(Counted { cost: total, once: count.once, stages })
 }
 
-fn tokens(program: &Program, entry: &Entry) -> Option<Rows> {
-    match entry {
-        Entry::Tokens { rows, .. } => Some(Rows::new(program, rows)),
-        Entry::Null { .. } => None,
+/// The keys of an entry, and what finding and scoring them takes.
+struct Set {
+    rows: Rows,
+    /// Where keys are tested one by one: those keys, and the operations of a test.
+    tested: Option<(Rows, u64)>,
+    /// Operations of modifiers for each pair.
+    modifiers: Modifiers,
+}
+
+impl Set {
+    fn new(program: &Program, stage: &Attend, entry: &Entry) -> Option<Set> {
+        let Entry::Tokens { rows, bias, .. } = entry else { return None };
+        let filters: Vec<ExprId> = rows.pieces.iter().filter_map(|p| p.filter).collect();
+        let tested = (!filters.is_empty()).then(|| {
+            let pieces = rows.pieces.iter().filter(|p| p.filter.is_some());
+            let pieces = pieces.cloned().map(|mut piece| {
+                piece.filter = None;
+                piece
+            });
+            let reads_key = |id: &&ExprId| program.exprs.reads(**id, |v| v == Var::K);
+            let operations = program.exprs.reachable(&filters).iter().filter(reads_key).count() as u64;
+            (Rows::new(program, &RowSet { pieces: pieces.collect() }), operations)
+        });
+        let roots: Vec<ExprId> = stage.score.iter().chain(bias).copied().collect();
+        Some(Set { rows: Rows::new(program, rows), tested, modifiers: Modifiers::new(program, &roots) })
+    }
+}
+
+/// Operations for each pair.
+#[derive(Clone, Copy, Default)]
+struct Modifiers {
+    vector: u64,
+    functions: u64,
+    lookups: u64,
+}
+
+impl Modifiers {
+    fn new(program: &Program, roots: &[ExprId]) -> Modifiers {
+        let exprs = &program.exprs;
+        let mut found = Modifiers { vector: u64::from(!roots.is_empty()), ..Modifiers::default() };
+        for id in exprs.reachable(roots) {
+            // What does not depend on the key is computed once for many.
+            if !exprs.reads(id, |v| matches!(v, Var::K | Var::Score)) {
+                continue;
+            }
+            match exprs.node(id) {
+                Node::Var(_) => {}
+                Node::Un(Un::Exp | Un::Log | Un::Tanh, _) => found.functions += 1,
+                Node::Load(..) | Node::MapAt(..) | Node::Drawn(..) | Node::DrawAt(..) => found.lookups += 1,
+                Node::Bin(Bin::Mod, ..) => found.lookups += 1,
+                Node::Bin(Bin::Div, ..) if exprs.ty(id) == Ty::Int => found.lookups += 1,
+                _ => found.vector += 1,
+            }
+        }
+        found
     }
 }
 
@@ -138,6 +244,9 @@ struct Count {
     total: Cost,
     /// Keys of each row, where a row is met in several stages.
     of_row: Option<Vec<u64>>,
+    once: Work,
+    /// Tasks of the stage so far.
+    tasks: Vec<Work>,
 }
 
 impl Count {
@@ -145,14 +254,18 @@ impl Count {
     fn stage<V: Visits>(
         &mut self,
         stage: &Attend,
-        sets: &[Rows],
+        sets: &[Set],
         env: &Env<'_>,
         query: impl Fn(i64) -> (i64, i64),
     ) -> Result<(), EvalError> {
         let total = &mut self.total;
         let flops = 2 * (self.shape.d_k + self.shape.d_v);
         let null = stage.entries.iter().any(|e| matches!(e, Entry::Null { slots: 1.., .. }));
-        let mut walkers = sets.iter().map(|s| s.walker(env)).collect::<Result<Vec<RowWalker<'_>>, _>>()?;
+        let mut walkers = sets.iter().map(|s| s.rows.walker(env)).collect::<Result<Vec<RowWalker<'_>>, _>>()?;
+        let tested = sets.iter().map(|s| s.tested.as_ref().map(|(rows, _)| rows.walker(env)).transpose());
+        let mut tested = tested.collect::<Result<Vec<Option<RowWalker<'_>>>, _>>()?;
+        // Of queries in an order of their own no tile is known to be full before its rows of bits are made.
+        let listed = matches!(stage.view, View::Walk(_));
         let (bq, bk) = (stage.tile.q as i64, stage.tile.k as i64);
         let (mut full, mut ranges, mut row_full, mut merged) = (vec![], vec![], vec![], vec![]);
         let mut panels: Vec<Vec<(i64, i64)>> = vec![vec![]; stage.tile.q.div_ceil(PANEL)];
@@ -161,14 +274,21 @@ impl Count {
         while q0 < env.n_q {
             let rows = bq.min(env.n_q - q0);
             row_counts.fill(0);
-            for walker in &mut walkers {
+            let mut task = Work::one(Term::Tasks);
+            task[Term::Rows] = rows as u64;
+            for ((walker, tested), set) in walkers.iter_mut().zip(&mut tested).zip(sets) {
                 panels.iter_mut().for_each(Vec::clear);
+                let mut touched = 0;
                 for r in 0..rows {
                     let row = walker.row(query(q0 + r).0)?;
                     let count = row.count();
                     total.entries += count;
                     row_counts[r as usize] += count;
                     ranges_of(row, env, bk, &mut ranges, &mut row_full);
+                    touched += touched_tiles(&ranges, bk);
+                    if let (Some(walker), Some((_, operations))) = (tested.as_mut(), &set.tested) {
+                        task[Term::Tested] += operations * walker.row(query(q0 + r).0)?.count();
+                    }
                     merge_into(&mut panels[r as usize / PANEL], &ranges, &mut merged);
                     if r == 0 {
                         full.clone_from(&row_full);
@@ -178,12 +298,34 @@ impl Count {
                 }
                 let full: i64 = full.iter().map(|(a, b)| b - a).sum();
                 let used = (rows as usize).div_ceil(PANEL);
-                let (tiles, keys, pairs) = visits::<V>(&panels[..used]);
+                let Tiles { tiles, keys, visited, .. } = visits::<V>(rows as usize, &panels[..used]);
+                let Visited { pairs, chunks, gathered } = visited;
                 total.full_tiles += full as u64;
                 total.partial_tiles += tiles - full as u64;
                 total.executed_flops += flops * pairs;
                 total.bytes_tiles += keys * self.row_bytes;
+
+                let known = if listed { 0 } else { full as u64 };
+                let whole = full as u64 * (bk as usize * V::of(rows as usize).lanes()) as u64;
+                let Modifiers { vector, functions, lookups } = set.modifiers;
+                let far = if matches!(stage.view, View::Classes(_)) { Term::Strided } else { Term::Keys };
+                for (term, count) in [
+                    (Term::Products, pairs),
+                    (Term::Softmax, pairs),
+                    (Term::Masked, pairs.saturating_sub(whole)),
+                    (far, keys),
+                    (Term::Gathered, gathered),
+                    (Term::Chunks, chunks),
+                    (Term::Tiles, tiles - known),
+                    (Term::Bits, (touched - full * rows) as u64 + (full as u64 - known) * rows as u64),
+                    (Term::Modified, pairs * vector),
+                    (Term::Functions, pairs * functions),
+                    (Term::Lookups, pairs * lookups),
+                ] {
+                    task[term] += count;
+                }
             }
+            self.tasks.push(task);
             for (r, count) in row_counts[..rows as usize].iter().enumerate() {
                 match &mut self.of_row {
                     Some(of_row) => {
@@ -225,12 +367,32 @@ fn ranges_of(row: &Row, env: &Env<'_>, bk: i64, ranges: &mut Vec<(i64, i64)>, fu
     }
 }
 
-/// Of the keys that each panel attends to: the tiles that hold some, their keys, and the pairs of a key and a lane
-/// that are visited.
-fn visits<V: Visits>(panels: &[Vec<(i64, i64)>]) -> (u64, u64, u64) {
+/// How many tiles of `bk` keys hold keys of ascending ranges.
+fn touched_tiles(ranges: &[(i64, i64)], bk: i64) -> i64 {
+    let (mut count, mut next) = (0, 0);
+    for &(start, end) in ranges {
+        let (first, last) = ((start / bk).max(next), (end - 1) / bk + 1);
+        count += (last - first).max(0);
+        next = next.max(last);
+    }
+    count
+}
+
+/// Tiles for a tile of queries.
+#[derive(Debug, PartialEq, Eq)]
+struct Tiles {
+    /// Those that hold keys of some query.
+    tiles: u64,
+    /// Their keys that some query attends to.
+    keys: u64,
+    visited: Visited,
+}
+
+/// Of the keys that each panel attends to: the tiles that hold some, their keys, and what is visited for them.
+fn visits<V: Visits>(rows: usize, panels: &[Vec<(i64, i64)>]) -> Tiles {
     const TILE: i64 = u64::BITS as i64;
-    let (mut tiles, mut keys, mut visits) = (0, 0, V::default());
-    // Pairs of tiles that every panel attends to wholly.
+    let (mut tiles, mut keys, mut visits) = (0, 0, V::of(rows));
+    // Tiles that every panel attends to wholly.
     let mut whole = 0;
     // Next range of each panel.
     let mut next = vec![0; panels.len()];
@@ -246,7 +408,11 @@ fn visits<V: Visits>(panels: &[Vec<(i64, i64)>]) -> (u64, u64, u64) {
             first = ranges.get(*next).map_or(first, |r| first.min(r.0.max(at)));
         }
         if first == i64::MAX {
-            return (tiles, keys, whole + visits.finish());
+            let lanes = visits.lanes();
+            let mut visited = visits.finish();
+            visited.pairs += whole * (TILE as usize * lanes) as u64;
+            visited.chunks += whole;
+            return Tiles { tiles, keys, visited };
         }
         at = first / TILE * TILE;
         // As far as every panel goes on without a gap.
@@ -255,7 +421,7 @@ fn visits<V: Visits>(panels: &[Vec<(i64, i64)>]) -> (u64, u64, u64) {
         if many > 0 {
             tiles += many as u64;
             keys += (many * TILE) as u64;
-            whole += (many * TILE) as u64 * (panels.len() * PANEL) as u64;
+            whole += many as u64;
             at += many * TILE;
             continue;
         }
@@ -316,7 +482,7 @@ fn intersect(a: &[(i64, i64)], b: &[(i64, i64)]) -> Vec<(i64, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PANEL, Visits, intersect, merge_into, visits};
+    use super::{PANEL, Tiles, Visited, Visits, intersect, merge_into, touched_tiles, visits};
 
     #[test]
     fn ranges_merge_and_meet() {
@@ -329,26 +495,45 @@ mod tests {
         assert_eq!(intersect(&[(0, 4), (6, 9)], &[(2, 7), (8, 20)]), [(2, 4), (6, 7), (8, 9)]);
     }
 
+    #[test]
+    fn tiles_are_touched_once() {
+        assert_eq!(touched_tiles(&[(0, 1), (2, 3), (63, 65), (70, 71), (640, 704)], 64), 3);
+        assert_eq!(touched_tiles(&[(10, 200)], 64), 4);
+        assert_eq!(touched_tiles(&[], 64), 0);
+    }
+
     /// Every key of every lane.
-    #[derive(Default)]
-    struct All(u64);
+    struct All(u64, usize);
 
     impl Visits for All {
+        fn of(rows: usize) -> All {
+            All(0, rows.next_multiple_of(PANEL))
+        }
+
+        fn lanes(&self) -> usize {
+            self.1
+        }
+
         fn tile(&mut self, panels: &[u64]) {
             let some = panels.iter().fold(0, |all, b| all | b);
             self.0 += u64::from(some.count_ones()) * (panels.len() * PANEL) as u64;
         }
 
-        fn finish(self) -> u64 {
-            self.0
+        fn finish(self) -> Visited {
+            Visited { pairs: self.0, ..Visited::default() }
         }
+    }
+
+    fn found(panels: &[Vec<(i64, i64)>]) -> (u64, u64, u64) {
+        let Tiles { tiles, keys, visited } = visits::<All>(panels.len() * PANEL, panels);
+        (tiles, keys, visited.pairs)
     }
 
     #[test]
     fn tiles_and_keys_are_counted() {
         // A whole tile, the rest of the next with a hole, and one key far away.
-        assert_eq!(visits::<All>(&[vec![(0, 70), (72, 74), (640, 641)]]), (3, 64 + 9, 16 * (64 + 9)));
-        assert_eq!(visits::<All>(&[vec![(60, 200)], vec![(64, 199)]]), (4, 140, 32 * 140));
-        assert_eq!(visits::<All>(&[vec![], vec![]]), (0, 0, 0));
+        assert_eq!(found(&[vec![(0, 70), (72, 74), (640, 641)]]), (3, 64 + 9, 16 * (64 + 9)));
+        assert_eq!(found(&[vec![(60, 200)], vec![(64, 199)]]), (4, 140, 32 * 140));
+        assert_eq!(found(&[vec![], vec![]]), (0, 0, 0));
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod codes;
 pub mod cost;
+pub mod model;
 pub mod passes;
 pub mod plan;
 pub mod print;
@@ -19,8 +20,8 @@ pub mod range;
 mod reorder;
 pub mod verify;
 
-pub use cost::{Cost, PANEL, Visits, cost};
-pub use passes::{Built, Options, PASSES, Pass, PlanError, build};
+pub use cost::{Cost, Counted, PANEL, Visited, Visits, cost, count};
+pub use passes::{Built, Options, PASSES, Pass, PlanError, build, build_each};
 pub use plan::{Attend, Entry, Plan, Role, Tile, View};
 pub use verify::{Refusal, VerifiedPlan};
 

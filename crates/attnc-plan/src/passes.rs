@@ -70,6 +70,12 @@ pub struct Options {
     pub tile_q: Option<usize>,
 }
 
+impl Options {
+    fn leaves_out(&self, pass: &str) -> bool {
+        self.without.iter().any(|name| name == pass)
+    }
+}
+
 /// Why there is no plan.
 #[derive(Clone, Debug)]
 pub enum PlanError {
@@ -111,10 +117,39 @@ pub struct Built {
 /// # Errors
 /// See [`PlanError`].
 pub fn build(program: &Arc<Program>, attention: usize, options: &Options) -> Result<Built, PlanError> {
+    build_each(program, attention, options, |_, _| {})
+}
+
+/// As [`build`]; `after` sees the plan after each pass that ran, once the verifier has passed it.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn build_each(
+    program: &Arc<Program>,
+    attention: usize,
+    options: &Options,
+    mut after: impl FnMut(&Pass, &Plan),
+) -> Result<Built, PlanError> {
+    match run_passes(program, attention, options, &mut after) {
+        // Positions of a class are larger expressions: where they do not fit, the given order may.
+        Err(PlanError::Range { .. } | PlanError::TooLarge { .. }) if !options.leaves_out("reorder") => {
+            let without = options.without.iter().cloned().chain(["reorder".to_owned()]).collect();
+            run_passes(program, attention, &Options { without, ..options.clone() }, &mut after)
+        }
+        other => other,
+    }
+}
+
+fn run_passes(
+    program: &Arc<Program>,
+    attention: usize,
+    options: &Options,
+    after: &mut impl FnMut(&Pass, &Plan),
+) -> Result<Built, PlanError> {
     let mut plan = Plan::new(program.clone(), attention);
     let mut notes = Vec::new();
     for pass in PASSES {
-        if !pass.required && options.without.iter().any(|n| n == pass.name) {
+        if !pass.required && options.leaves_out(pass.name) {
             continue;
         }
         (pass.run)(&mut plan, options, &mut notes);
@@ -125,6 +160,7 @@ pub fn build(program: &Arc<Program>, attention: usize, options: &Options) -> Res
         if pieces > MAX_PIECES {
             return Err(PlanError::TooLarge { pieces });
         }
+        after(pass, &plan);
     }
     range::fits(&plan).map_err(|expr| PlanError::Range { expr })?;
     let plan = seal(plan).map_err(|(plan, refusal)| PlanError::Pass { pass: "seal", refusal, dump: plan.text() })?;

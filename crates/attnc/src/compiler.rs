@@ -20,6 +20,7 @@ use attnc_syntax::diag::{CodeInfo, Diagnostic, Severity};
 
 use crate::kernel::{Kernel, Select};
 use crate::loader::{self, Loader, Memory, Sources, any_error};
+use crate::numbers::Number;
 use crate::problem;
 
 /// Code of a target that this machine lacks.
@@ -252,6 +253,12 @@ impl Module {
         &self.0.ast
     }
 
+    /// The integers of the file that decide its sets.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<Number> {
+        crate::numbers::numbers(&self.0.ast)
+    }
+
     /// The syntax tree as text.
     #[must_use]
     pub fn ast_text(&self) -> String {
@@ -356,6 +363,21 @@ impl Shared {
     fn planned(&self, attention: usize) -> Result<Built, Vec<Diagnostic>> {
         attnc_plan::build(&self.program, attention, &self.options.plan)
             .map_err(|error| vec![attnc_plan::codes::diagnostic(&self.program, attention, &error)])
+    }
+
+    /// The plan of an attention before all passes, and after each that changed it.
+    pub(crate) fn passes_text(&self, attention: usize) -> String {
+        let mut last = attnc_plan::Plan::new(self.program.clone(), attention).text();
+        let mut text = format!("# before all passes\n{last}");
+        // A plan that cannot be made has been refused before.
+        let _ = attnc_plan::build_each(&self.program, attention, &self.options.plan, |pass, plan| {
+            let now = plan.text();
+            if now != last {
+                text.push_str(&format!("\n# after {}: {}\n{now}", pass.name, pass.about));
+                last = now;
+            }
+        });
+        text
     }
 
     /// The machine code of an attention; `None` where nothing is compiled.

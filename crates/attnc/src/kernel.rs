@@ -8,15 +8,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use attnc_cpu::{CpuKernel, Isa, Launch, Part, RunError};
+use attnc_pattern::analysis::EvalError;
 use attnc_pattern::env::Env;
 use attnc_pattern::oracle::{self, Evaluator, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{Model, Program};
 use attnc_pattern::tolerance::{self, Dtype, Report, Rounding};
-use attnc_plan::{Built, Cost};
+use attnc_plan::model::Work;
+use attnc_plan::{Built, Cost, Counted};
 use attnc_syntax::diag::Diagnostic;
 
 use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
+use crate::forecast::Forecast;
 use crate::problem::{self, At, Envs, Inputs, Problem, Shape, Wants, one};
 use crate::tensor::Tensor;
 use crate::view::View;
@@ -387,28 +390,83 @@ impl Kernel {
     /// # Errors
     /// Sizes and data that do not fit.
     pub fn cost(&self, shape: Shape, dim_v: i64, element: u64, inputs: &Inputs<'_>) -> Result<Cost, Diagnostics> {
+        Ok(self.forecast(shape, dim_v, element, 1, inputs)?.cost)
+    }
+
+    /// Counts what a launch of `batch` items will do, task by task. `dim_v` and `element` are as for [`Kernel::cost`].
+    ///
+    /// # Errors
+    /// As for [`Kernel::cost`].
+    pub fn forecast(
+        &self,
+        shape: Shape,
+        dim_v: i64,
+        element: u64,
+        batch: u64,
+        inputs: &Inputs<'_>,
+    ) -> Result<Forecast, Diagnostics> {
         if !(0..=problem::MAX_DIM).contains(&dim_v) {
             return Err(self.refuse("E0721", format!("the dimension of values is {dim_v}")));
         }
         let of_plan = attnc_plan::cost::Shape { d_k: shape.dim.unsigned_abs(), d_v: dim_v.unsigned_abs(), element };
         let mut envs = self.envs(inputs, shape, Purpose::Look)?;
-        let mut total = Cost::default();
+        let (mut counted, mut jobs, mut once): (Vec<Counted>, Vec<usize>, Work) = Default::default();
         for (piece, heads) in self.groups(usize::try_from(self.told(shape).heads).unwrap_or(0)) {
             let alike = !self.reads_head(piece.attention);
             for (i, &head) in heads.iter().enumerate() {
-                if alike && i > 0 {
-                    break;
-                }
-                let env = envs.env(self.at(piece.attention, 0, head)).map_err(|l| self.shared.said(l))?;
-                let cost = attnc_plan::cost::<attnc_cpu::Visits>(&piece.built.plan, &env, of_plan)
-                    .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
                 // Heads whose sets do not depend on the head cost the same.
-                for _ in 0..if alike { heads.len() } else { 1 } {
-                    total = total.and(cost);
+                if !alike || i == 0 {
+                    let env = envs.env(self.at(piece.attention, 0, head)).map_err(|l| self.shared.said(l))?;
+                    let found = attnc_plan::count::<attnc_cpu::Visits>(&piece.built.plan, &env, of_plan)
+                        .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
+                    if i == 0 {
+                        once.add(&found.once, 1);
+                    }
+                    counted.push(found);
                 }
+                jobs.push(counted.len() - 1);
             }
         }
-        Ok(total)
+        let one = jobs.iter().fold(Cost::default(), |sum, &job| sum.and(counted[job].cost));
+        let cost = (1..batch).fold(one, |sum, _| sum.and(one));
+        let jobs = (0..batch).flat_map(|_| jobs.iter().copied()).collect();
+        Ok(Forecast { cost, counted, jobs, once, elements: (of_plan.d_k + of_plan.d_v) as f64 / 2.0 })
+    }
+
+    /// How many pairs another kernel attends to that this one does not, and the other way round: over all heads of one
+    /// batch item, for the same shape and inputs. A pair that counts twice is two.
+    ///
+    /// # Errors
+    /// As for [`Kernel::cost`], of either kernel.
+    pub fn difference(&self, other: &Kernel, shape: Shape, inputs: &Inputs<'_>) -> Result<(u64, u64), Diagnostics> {
+        // Heads of one attention whose sets do not depend on the head differ alike.
+        let mut known = Vec::new();
+        let (mut added, mut removed) = (0, 0);
+        for head in 0..usize::try_from(shape.heads).unwrap_or(0) {
+            let (ours, theirs) = (self.attention(head), other.attention(head));
+            let alike = !ours.is_some_and(|a| self.reads_head(a)) && !theirs.is_some_and(|a| other.reads_head(a));
+            let found = known.iter().find(|(who, _)| alike && *who == (ours, theirs)).map(|&(_, found)| found);
+            let (more, less) = match (found, ours, theirs) {
+                (Some(found), ..) => found,
+                (None, Some(_), Some(_)) => {
+                    let views = (self.view(head as i64, shape, inputs)?, other.view(head as i64, shape, inputs)?);
+                    let wrong = |e: EvalError| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]);
+                    views.0.difference(&views.1).map_err(wrong)?
+                }
+                // A head that skips in both.
+                _ => (0, 0),
+            };
+            known.push(((ours, theirs), (more, less)));
+            added += more;
+            removed += less;
+        }
+        Ok((added, removed))
+    }
+
+    /// Texts of the plans after each pass that changed them, the plan before all passes first.
+    #[must_use]
+    pub fn passes_text(&self) -> String {
+        self.parts.iter().map(|p| self.shared.passes_text(p.attention)).collect::<Vec<_>>().join("\n")
     }
 
     /// Names of the sizes that a launch must be given.

@@ -30,8 +30,10 @@
 
 mod codes;
 mod compiler;
+mod forecast;
 mod kernel;
 mod loader;
+mod numbers;
 mod problem;
 mod tensor;
 mod text;
@@ -46,15 +48,18 @@ pub use attnc_pattern::oracle::Output;
 pub use attnc_pattern::program::{MapKind, Program};
 pub use attnc_pattern::random;
 pub use attnc_pattern::tolerance::{Report, Worst};
-pub use attnc_plan::{Cost, MAX_LEN, Options as PlanOptions, PASSES};
+pub use attnc_plan::model;
+pub use attnc_plan::{Cost, MAX_LEN, Options as PlanOptions, PASSES, Pass};
 pub use attnc_syntax::diag::{CodeInfo, Diagnostic, FileId, Label, Severity, Span};
 pub use codes::codes;
 pub use compiler::{
     BAD_SETTING, BROKEN_PLAN, Compiler, Diagnostics, Kind, Module, NO_TARGET, Options, Target, UNKNOWN_NAME,
     UNKNOWN_PARAM,
 };
+pub use forecast::Forecast;
 pub use kernel::{Kernel, Resources, Select, Threads, compare};
 pub use loader::{Formatted, LoadError, Loader, MAX_FILES, MAX_SOURCE, Memory, STD, Source, Sources, format};
+pub use numbers::Number;
 pub use problem::{Inputs, MapInput, Problem, Shape, UNKNOWN_SIZE, WantedMap, WantedTensor, Wants};
 pub use tensor::{Tensor, TensorMut};
 pub use view::{RowWalk, Run, TileRun, TileWalk, View};

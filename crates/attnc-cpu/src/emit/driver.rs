@@ -39,7 +39,7 @@ pub(crate) fn emit(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Cod
     let mut functions = Vec::with_capacity(plan.stages.len());
     for (i, attend) in plan.stages.iter().enumerate() {
         supported(attend)?;
-        let (function, more) = drive(plan, attend, i > 0, callees, conv)?;
+        let (function, more) = drive(plan, attend, (Tiled::of(attend), i > 0), callees, conv)?;
         uses.join(more);
         functions.push(function);
     }
@@ -56,6 +56,34 @@ pub(crate) fn emit(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Cod
         None
     };
     Ok(Code { drive: functions, check, uses })
+}
+
+/// What a plan of one stage needs besides for few queries.
+pub(crate) struct FewCode {
+    /// Computes the queries of several heads at once.
+    pub(crate) folded: Function,
+    /// Marks the tiles of keys that a tile of queries visits for any entry.
+    pub(crate) touched: Function,
+}
+
+/// Writes the functions of a plan for few queries; `None` for what does not run in one stage over all keys.
+pub(crate) fn emit_few(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Option<FewCode>, CompileError> {
+    let [attend] = plan.stages.as_slice() else { return Ok(None) };
+    if matches!(attend.view, View::Classes(_)) {
+        return Ok(None);
+    }
+    let (folded, _) = drive(plan, attend, (Tiled::Folded, false), callees, conv)?;
+    let (mut e, number) = Emitter::new(&plan.program, callees, conv, false);
+    let t = query_tile(&mut e, attend, number, Tiled::of(attend));
+    e.support_unit("marks_clear", &[t.marks]);
+    for entry in &attend.entries {
+        if let Entry::Tokens { rows, tiles, .. } = entry {
+            mark_more(&mut e, &t, rows, tiles);
+        }
+    }
+    e.ins().get().return_(&[]);
+    let (touched, _) = e.finish()?;
+    Ok(Some(FewCode { folded, touched }))
 }
 
 /// Whether this back end runs a stage.
@@ -87,8 +115,39 @@ struct QueryTile<'a> {
     window: Value,
 }
 
-/// Begins a function: the tile of queries that its third parameter numbers, in the given order or as listed.
-fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value, listed: bool) -> QueryTile<'a> {
+/// Which queries a tile holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tiled {
+    /// Those that follow one another.
+    Given,
+    /// Those that the stage's walk lists.
+    Listed,
+    /// All of the launch, of several heads: each lane's is listed.
+    Folded,
+}
+
+impl Tiled {
+    /// As the stage's view has it.
+    fn of(attend: &Attend) -> Tiled {
+        if matches!(attend.view, View::Walk(_)) { Tiled::Listed } else { Tiled::Given }
+    }
+}
+
+/// Begins a function: the tile of queries that its third parameter numbers.
+fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value, tiled: Tiled) -> QueryTile<'a> {
+    let marks = e.field(e.scratch, offset_of!(Scratch, marks), I64);
+    let window = e.field(e.scratch, offset_of!(Scratch, window), I64);
+    if tiled == Tiled::Folded {
+        let (n_q, at) = (e.variable(Var::NQ, Form::Scalar), e.variable(Var::QStart, Form::Scalar));
+        let end = e.ins().get().iadd(at, n_q);
+        let last = e.ins().get().iadd_imm_s(end, -1);
+        e.bind(Var::QLo, Form::Scalar, at);
+        e.bind(Var::QHi, Form::Scalar, last);
+        let first = e.int(0);
+        let rows = e.field(e.ctx, offset_of!(Ctx, lanes), I64);
+        let walk = Some(e.field(e.ctx, offset_of!(Ctx, walk), I64));
+        return QueryTile { attend, first, rows, at, walk, marks, window };
+    }
     let bq = attend.tile.q as i64;
     let n_q = e.variable(Var::NQ, Form::Scalar);
     let q_start = e.variable(Var::QStart, Form::Scalar);
@@ -101,14 +160,12 @@ fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value, listed
     let last = e.ins().get().iadd_imm_s(end, -1);
     e.bind(Var::QLo, Form::Scalar, at);
     e.bind(Var::QHi, Form::Scalar, last);
-    let walk = listed.then(|| {
+    let walk = (tiled == Tiled::Listed).then(|| {
         let list = e.field(e.ctx, offset_of!(Ctx, walk), I64);
         let offset = e.ins().get().ishl_imm_u(first, 2);
         at = q_start;
         e.ins().get().iadd(list, offset)
     });
-    let marks = e.field(e.scratch, offset_of!(Scratch, marks), I64);
-    let window = e.field(e.scratch, offset_of!(Scratch, window), I64);
     QueryTile { attend, first, rows, at, walk, marks, window }
 }
 
@@ -116,12 +173,12 @@ fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value, listed
 fn drive(
     plan: &Plan,
     attend: &Attend,
-    resumes: bool,
+    (tiled, resumes): (Tiled, bool),
     callees: &Callees,
     conv: CallConv,
 ) -> Result<(Function, Uses), CompileError> {
     let (mut e, number) = Emitter::new(&plan.program, callees, conv, false);
-    let t = query_tile(&mut e, attend, number, matches!(attend.view, View::Walk(_)));
+    let t = query_tile(&mut e, attend, number, tiled);
     let scale = e.scalar(attend.scale);
     e.stage(Stage::begin, &[e.ctx, e.scratch, t.first, t.rows, scale]);
     if resumes {
@@ -142,7 +199,7 @@ fn drive(
 fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Result<(Function, Uses), CompileError> {
     let (mut emitter, number) = Emitter::new(&plan.program, callees, conv, true);
     let e = &mut emitter;
-    let t = query_tile(e, attend, number, false);
+    let t = query_tile(e, attend, number, Tiled::Given);
     each_row(e, &t, |e, r| {
         let zero = e.int(0);
         let slot = seen_slot(e, &t, r);
@@ -184,7 +241,7 @@ fn attend_tokens(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &
             let keys = e.field(chunk, offset_of!(Chunk, count), I64);
             let lane = e.field(chunk, offset_of!(Chunk, lane), I64);
             let lanes = e.field(chunk, offset_of!(Chunk, lanes), I64);
-            let scores = ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys, stride: t.attend.tile.q as i64 };
+            let scores = ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys };
             e.modify(&scores, t.attend.score, bias);
             e.stage(Stage::fold, &[ctx, scratch, chunk]);
             vec![]
@@ -196,7 +253,8 @@ fn attend_tokens(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &
 fn attend_nulls(e: &mut Emitter<'_>, t: &QueryTile<'_>, slots: i64, bias: Option<ExprId>) {
     let (ctx, scratch) = (e.ctx, e.scratch);
     let none = e.int(0);
-    let slots = e.int(slots);
+    let here = e.field(ctx, offset_of!(Ctx, nulls), I64);
+    let slots = e.ins().get().imul_imm_s(here, slots);
     e.loop_for((none, slots), 1, &[], |e, slot, _| {
         e.bind(Var::Slot, Form::Scalar, slot);
         each_row(e, t, |e, r| {
@@ -233,10 +291,11 @@ fn each_row<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, body: impl FnOnce(&mut E
 fn each_window<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, rows: &RowSet, body: impl FnOnce(&mut Emitter<'p>)) {
     let n_k = e.variable(Var::NK, Form::Scalar);
     let k_start = e.variable(Var::KStart, Form::Scalar);
-    let zero = e.int(0);
-    e.support_unit("window_begin", &[t.window, t.rows, n_k]);
+    let first = e.field(e.ctx, offset_of!(Ctx, first_tile), I64);
+    let end = e.field(e.ctx, offset_of!(Ctx, end_tile), I64);
+    e.support_unit("window_begin", &[t.window, t.rows, n_k, end]);
     let next = |e: &mut Emitter<'p>, from| e.support("window_next", &[t.window, t.marks, from]);
-    let from = next(e, zero);
+    let from = next(e, first);
     e.loop_while(
         &[from],
         |e, from| e.ins().get().icmp_imm_s(IntCC::SignedGreaterThanOrEqual, from[0], 0),
@@ -288,6 +347,11 @@ struct Span {
 /// Marks the tiles to visit: by the tile set where there is one, else row by row.
 fn mark(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet) {
     e.support_unit("marks_clear", &[t.marks]);
+    mark_more(e, t, rows, tiles);
+}
+
+/// Marks tiles beside those that are.
+fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet) {
     if matches!(t.attend.view, View::Walk(_)) {
         each_row(e, t, |e, _| {
             for piece in &rows.pieces {

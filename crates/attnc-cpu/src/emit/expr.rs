@@ -130,7 +130,10 @@ impl Emitter<'_> {
             Var::KStart => std::mem::offset_of!(Ctx, k_start),
             Var::NQ => std::mem::offset_of!(Ctx, n_q),
             Var::NK => std::mem::offset_of!(Ctx, n_k),
-            Var::Head => std::mem::offset_of!(Ctx, head),
+            Var::Head => {
+                self.uses.head = true;
+                std::mem::offset_of!(Ctx, head)
+            }
             Var::Heads => std::mem::offset_of!(Ctx, heads),
             Var::Layer => std::mem::offset_of!(Ctx, layer),
             Var::Step => std::mem::offset_of!(Ctx, step),

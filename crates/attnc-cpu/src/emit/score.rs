@@ -28,8 +28,6 @@ pub(super) struct ScoreTile {
     pub(super) k: Value,
     /// How many.
     pub(super) keys: Value,
-    /// Queries from one key to the next in memory.
-    pub(super) stride: i64,
 }
 
 impl Emitter<'_> {
@@ -41,6 +39,9 @@ impl Emitter<'_> {
         let scratch = self.scratch;
         let scores = self.field(scratch, std::mem::offset_of!(Scratch, s), super::I64);
         let k_start = self.variable(Var::KStart, Form::Scalar);
+        // Bytes from one key to the next.
+        let stride = self.field(scratch, std::mem::offset_of!(Scratch, bq), super::I64);
+        let stride = self.ins().get().ishl_imm_u(stride, 2);
         let offset = self.ins().get().ishl_imm_u(tile.lane, 2);
         let scores = self.ins().get().iadd(scores, offset);
         let end = self.ins().get().iadd(tile.lane, tile.lanes);
@@ -70,7 +71,7 @@ impl Emitter<'_> {
                     None => modified,
                 };
                 e.ins().get().store(trusted(), result, at[0], 0);
-                vec![e.ins().get().iadd_imm_s(at[0], 4 * tile.stride)]
+                vec![e.ins().get().iadd(at[0], stride)]
             });
             vec![e.ins().get().iadd_imm_s(at[0], 16)]
         });

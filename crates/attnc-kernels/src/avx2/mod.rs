@@ -14,12 +14,13 @@
 use core::arch::x86_64::*;
 use core::ptr::null;
 
-use crate::abi::{LANE_STEP, Table};
+use crate::abi::{FEW, LANE_STEP, Table};
 use crate::tensor::packed;
 use crate::{count, scalar};
 
+pub(crate) mod few;
 pub(crate) mod math;
-mod rows;
+pub(crate) mod rows;
 
 use math::exp_nonpositive;
 
@@ -28,6 +29,8 @@ pub(crate) const TABLE: Table = Table {
     pack_q: rows::pack_q,
     kv_tile: rows::kv_tile,
     qk,
+    few_qk: few::qk,
+    few_pv: few::pv,
     softmax,
     pv,
     null_slot: scalar::null_slot,
@@ -330,6 +333,10 @@ unsafe extern "C" fn softmax(
     l: *mut f32,
     alpha: *mut f32,
 ) -> i64 {
+    if bq as usize == FEW {
+        // SAFETY: as the caller promised.
+        return unsafe { few::softmax(s, keys, lanes, mask, m, l, alpha) };
+    }
     let (keys, bq) = (keys as usize, bq as usize);
     let mut rescale = 0;
     for panel in (0..lanes as usize).step_by(LANE_STEP) {

@@ -6,7 +6,7 @@
 use core::arch::x86_64::*;
 
 use super::WIDTH;
-use crate::abi::{DType, KvView};
+use crate::abi::{DType, FEW, KvView};
 use crate::scalar::finish_lse;
 use crate::tensor::{indexed, packed};
 
@@ -24,6 +24,11 @@ struct Row {
 }
 
 impl Row {
+    /// Contiguous singles.
+    fn singles(at: *mut f32) -> Row {
+        Row { at: at.cast(), dtype: DType::F32, step: DType::F32.size() as isize }
+    }
+
     fn element(self, i: usize) -> *mut u8 {
         self.at.wrapping_offset(i as isize * self.step)
     }
@@ -126,7 +131,7 @@ fn transpose(r: [__m256; 8]) -> [__m256; 8] {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
-pub(super) unsafe extern "C" fn pack_q(
+pub(crate) unsafe extern "C" fn pack_q(
     src: *const u8,
     dtype: i64,
     row_stride: i64,
@@ -141,6 +146,20 @@ pub(super) unsafe extern "C" fn pack_q(
     let dtype = DType::of_code(dtype);
     let (rows, bq, d) = (rows as usize, bq as usize, d as usize);
     let scale = _mm256_set1_ps(scale);
+    if bq == FEW {
+        for lane in 0..rows {
+            // SAFETY: rows and elements are within the sizes that the caller promised.
+            unsafe {
+                let at = src.offset(indexed(index, lane) * row_stride as isize).cast_mut();
+                let (from, to) = (Row { at, dtype, step: col_stride as isize }, Row::singles(dst.add(lane * d)));
+                for i in (0..d).step_by(WIDTH) {
+                    let n = WIDTH.min(d - i);
+                    to.store(i, n, _mm256_mul_ps(from.load(i, n), scale));
+                }
+            }
+        }
+        return;
+    }
     for lane in (0..bq).step_by(WIDTH) {
         let present = rows.saturating_sub(lane).min(WIDTH);
         // SAFETY: rows, elements and lanes are within the sizes that the caller promised.
@@ -166,7 +185,7 @@ pub(super) unsafe extern "C" fn pack_q(
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
-pub(super) unsafe extern "C" fn kv_tile(
+pub(crate) unsafe extern "C" fn kv_tile(
     view: *const KvView,
     first: i64,
     keys: i64,
@@ -192,7 +211,7 @@ pub(super) unsafe extern "C" fn kv_tile(
                 }
             }
             let from = Row { at: view.row(first + key).cast_mut(), dtype, step: view.col_stride as isize };
-            let to = Row { at: scratch.add(key * dim).cast(), dtype: DType::F32, step: DType::F32.size() as isize };
+            let to = Row::singles(scratch.add(key * dim));
             if dtype == DType::F32 && from.contiguous() {
                 core::ptr::copy_nonoverlapping(from.at.cast::<f32>(), scratch.add(key * dim), dim);
                 continue;
@@ -209,12 +228,12 @@ pub(super) unsafe extern "C" fn kv_tile(
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
-pub(super) unsafe extern "C" fn finish(
+pub(crate) unsafe extern "C" fn finish(
     acc: *const f32,
     m: *const f32,
     l: *const f32,
     rows: i64,
-    _bq: i64,
+    bq: i64,
     dv: i64,
     dst: *mut u8,
     dtype: i64,
@@ -223,9 +242,29 @@ pub(super) unsafe extern "C" fn finish(
     index: *const u32,
     lse: *mut f32,
     lse_stride: i64,
+    lse_index: *const u32,
 ) {
     let dtype = DType::of_code(dtype);
     let dv = dv as usize;
+    // SAFETY: as the caller promised.
+    unsafe { finish_lse(m, l, rows, lse_index, lse, lse_stride) }
+    if bq as usize == FEW {
+        for lane in 0..rows as usize {
+            // SAFETY: rows and elements are within the sizes that the caller promised.
+            unsafe {
+                let at = dst.offset(indexed(index, lane) * row_stride as isize);
+                let (from, to) =
+                    (Row::singles(acc.add(lane * dv).cast_mut()), Row { at, dtype, step: col_stride as isize });
+                let sum = _mm256_broadcast_ss(&*l.add(lane));
+                let empty = _mm256_cmp_ps::<_CMP_EQ_OQ>(sum, _mm256_setzero_ps());
+                for i in (0..dv).step_by(WIDTH) {
+                    let n = WIDTH.min(dv - i);
+                    to.store(i, n, _mm256_andnot_ps(empty, _mm256_div_ps(from.load(i, n), sum)));
+                }
+            }
+        }
+        return;
+    }
     for lane in (0..rows as usize).step_by(WIDTH) {
         let present = WIDTH.min(rows as usize - lane);
         // SAFETY: rows, elements and lanes are within the sizes that the caller promised; `bq` is a multiple of 8.
@@ -250,6 +289,4 @@ pub(super) unsafe extern "C" fn finish(
             }
         }
     }
-    // SAFETY: as the caller promised.
-    unsafe { finish_lse(m, l, rows, index, lse, lse_stride) }
 }

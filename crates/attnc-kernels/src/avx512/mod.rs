@@ -8,6 +8,8 @@
 //! Dot products of bf16 pairs (AVX512-BF16) are left out: on Sapphire Rapids they issue half as often as
 //! single-precision multiply-adds, so that rows converted once a tile are as fast and exact.
 //!
+//! Tiles of few queries wait for memory, not for the width of vectors: their kernels are AVX2's.
+//!
 //! As in AVX2's version a tile's contribution is summed apart and then added to the accumulator.
 //!
 //! The contract of each function is in [`crate::abi::Table`]; addresses of rows are [`crate::tensor`]'s concern.
@@ -15,7 +17,8 @@
 use core::arch::x86_64::*;
 use core::ptr::null;
 
-use crate::abi::{LANE_STEP, Table};
+use crate::abi::{FEW, LANE_STEP, Table};
+use crate::avx2;
 use crate::avx2::math::{EXP_FLUSH, EXP_M1, LN2_HI, LN2_LO, ROUND_BIASED};
 use crate::tensor::packed;
 use crate::{count, scalar};
@@ -27,6 +30,8 @@ pub(crate) const TABLE: Table = Table {
     pack_q: rows::pack_q,
     kv_tile: rows::kv_tile,
     qk,
+    few_qk: avx2::few::qk,
+    few_pv: avx2::few::pv,
     softmax,
     pv,
     null_slot: scalar::null_slot,
@@ -365,6 +370,10 @@ unsafe extern "C" fn softmax(
     l: *mut f32,
     alpha: *mut f32,
 ) -> i64 {
+    if bq as usize == FEW {
+        // SAFETY: as the caller promised; machines with AVX-512 have AVX2.
+        return unsafe { avx2::few::softmax(s, keys, lanes, mask, m, l, alpha) };
+    }
     let (keys, lanes, bq) = (keys as usize, lanes as usize, bq as usize);
     let mut changed = 0;
     let mut lane = 0;

@@ -6,7 +6,8 @@
 use core::arch::x86_64::*;
 
 use super::{WIDTH, first as first_lanes};
-use crate::abi::{DType, KvView};
+use crate::abi::{DType, FEW, KvView};
+use crate::avx2;
 use crate::scalar::finish_lse;
 use crate::tensor::{indexed, packed};
 
@@ -153,6 +154,12 @@ pub(super) unsafe extern "C" fn pack_q(
     scale: f32,
     dst: *mut f32,
 ) {
+    if bq as usize == FEW {
+        // SAFETY: as the caller promised; AVX-512's machines run AVX2's kernels.
+        return unsafe {
+            avx2::rows::pack_q(src, dtype, row_stride, col_stride, index, rows, bq, d, scale, dst);
+        };
+    }
     let dtype = DType::of_code(dtype);
     let (rows, bq, d) = (rows as usize, bq as usize, d as usize);
     let scale = _mm512_set1_ps(scale);
@@ -229,7 +236,7 @@ pub(super) unsafe extern "C" fn finish(
     m: *const f32,
     l: *const f32,
     rows: i64,
-    _bq: i64,
+    bq: i64,
     dv: i64,
     dst: *mut u8,
     dtype: i64,
@@ -238,7 +245,16 @@ pub(super) unsafe extern "C" fn finish(
     index: *const u32,
     lse: *mut f32,
     lse_stride: i64,
+    lse_index: *const u32,
 ) {
+    if bq as usize == FEW {
+        // SAFETY: as in `pack_q`.
+        return unsafe {
+            avx2::rows::finish(
+                acc, m, l, rows, bq, dv, dst, dtype, row_stride, col_stride, index, lse, lse_stride, lse_index,
+            );
+        };
+    }
     let dtype = DType::of_code(dtype);
     let dv = dv as usize;
     for lane in (0..rows as usize).step_by(WIDTH) {
@@ -266,5 +282,5 @@ pub(super) unsafe extern "C" fn finish(
         }
     }
     // SAFETY: as the caller promised.
-    unsafe { finish_lse(m, l, rows, index, lse, lse_stride) }
+    unsafe { finish_lse(m, l, rows, lse_index, lse, lse_stride) }
 }

@@ -1,0 +1,50 @@
+//! What a launch will do: its exact cost, and the time that a calibration predicts for it.
+//!
+//! One idea: heads that attend to the same keys are counted once; the order of jobs is that of a launch, so that
+//! tasks can be dealt to threads as they will be. Nothing here measures anything.
+
+use attnc_plan::model::{Calibration, Work};
+use attnc_plan::{Cost, Counted};
+
+/// A launch that has been counted, made by [`crate::Kernel::forecast`].
+#[derive(Clone, Debug)]
+pub struct Forecast {
+    /// Cost of all heads of all batch items.
+    pub cost: Cost,
+    /// What was counted, each once.
+    pub(crate) counted: Vec<Counted>,
+    /// Indices into `counted`, in the order of a launch: batch item by batch item.
+    pub(crate) jobs: Vec<usize>,
+    /// Done once a launch.
+    pub(crate) once: Work,
+    /// Mean of the elements of a row of K and of V.
+    pub(crate) elements: f64,
+}
+
+impl Forecast {
+    /// All that it does.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        let mut sum = self.once;
+        sum.add(&Work::one(attnc_plan::model::Term::Launches), 1);
+        for &job in &self.jobs {
+            for task in self.counted[job].stages.iter().flatten() {
+                sum.add(task, 1);
+            }
+        }
+        sum
+    }
+
+    /// Mean of the elements of a row of K and of V.
+    #[must_use]
+    pub fn elements(&self) -> f64 {
+        self.elements
+    }
+
+    /// Nanoseconds on `threads` threads of a machine.
+    #[must_use]
+    pub fn nanos(&self, machine: &Calibration, threads: usize) -> f64 {
+        let heads: Vec<&[Vec<Work>]> = self.counted.iter().map(|c| c.stages.as_slice()).collect();
+        machine.nanos(&self.once, &heads, &self.jobs, self.elements, threads)
+    }
+}
