@@ -228,7 +228,8 @@ impl Work {
 
         let mut results = Results::new(&self.kernel, &given, dtype)?;
         let mut problem = results.problem(&given, inputs)?;
-        let mut workspace = vec![0; self.kernel.workspace_bytes(n_k, dim, extent(dv), threads.count())];
+        let mut workspace =
+            vec![0; self.kernel.workspace_bytes([batch, heads, n_q, extent(dv)], n_k, dim, threads.count())];
         let mut once = || -> Outcome<u64> {
             let begin = Instant::now();
             self.kernel.run(&mut problem, Resources { threads: Some(threads), workspace: Some(&mut workspace) })?;

@@ -18,6 +18,7 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
     ("E0611", "no construct is beyond the targets there are"),
     ("E0699", "a mistake of the compiler"),
     ("E0708", "the checker proves that every expression has a value, and indices are clamped"),
+    ("E0738", "it tells measured times"),
     ("E0710", "the library refuses such tensors before the oracle sees them, with E0721"),
 ];
 

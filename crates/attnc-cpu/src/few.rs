@@ -24,10 +24,11 @@ pub(crate) const FOLD_QUERIES: usize = 16;
 /// spread over threads.
 pub(crate) const CUT_TILES: usize = 64;
 
-/// Whether keys of a job of this kernel may be cut and its heads folded, `n_q` being the queries of a head.
+/// Whether keys of a job of this kernel may be cut and its heads folded, `n_q` being the queries of a head: those of
+/// one panel, so that where keys are cut does not change what is visited.
 pub(crate) fn is_few(kernel: &CpuKernel, n_q: i64) -> bool {
     let [stage] = kernel.plan().stages.as_slice() else { return false };
-    !matches!(stage.view, View::Classes(_)) && (1..=stage.tile.q as i64).contains(&n_q)
+    !matches!(stage.view, View::Classes(_)) && (1..=FOLD_QUERIES as i64).contains(&n_q)
 }
 
 /// Heads of a part in groups to compute together, as places in `heads`: by the KV head that they read, as many at a time
@@ -43,7 +44,7 @@ pub(crate) fn groups(
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (at, &head) in heads.iter().enumerate() {
         let queries = n_q(at);
-        let foldable = is_few(kernel, queries) && queries as usize <= FOLD_QUERIES && !kernel.uses().head;
+        let foldable = is_few(kernel, queries) && !kernel.uses().head;
         let joins = |group: &&mut Vec<usize>| {
             let first = group[0];
             kv_heads[heads[first]] == kv_heads[head]

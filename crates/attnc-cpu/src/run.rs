@@ -186,6 +186,17 @@ fn pieces_bytes(parts: &[Part<'_>], keys: usize, dv: usize) -> Option<usize> {
     Some(total)
 }
 
+impl CpuKernel {
+    /// Bytes of working memory for what a head of `n_q` queries keeps between stages; 0 where there is one stage.
+    #[must_use]
+    pub fn between_bytes(&self, n_q: usize, d_v: usize) -> usize {
+        match self.stages() {
+            0 | 1 => 0,
+            _ => i64::try_from(n_q).ok().and_then(|n_q| between_bytes(n_q, d_v)).unwrap_or(usize::MAX),
+        }
+    }
+}
+
 /// Bytes of what is kept between stages for `n_q` queries of a head: output and log-sum-exp as singles.
 fn between_bytes(n_q: i64, dv: usize) -> Option<usize> {
     dv.checked_add(1)?

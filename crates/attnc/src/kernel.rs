@@ -250,12 +250,17 @@ impl Kernel {
         &self.shared.program.attentions[attention].name
     }
 
-    /// Bytes of working memory with which a launch on tensors of this many keys uses `threads` threads.
+    /// Bytes of working memory with which a launch uses `threads` threads: for an output of `out`, `[batch, heads,
+    /// queries, d_v]`, and this many keys of `dim` elements.
     #[must_use]
-    pub fn workspace_bytes(&self, keys: usize, dim: usize, dim_v: usize, threads: usize) -> usize {
+    pub fn workspace_bytes(&self, out: [usize; 4], keys: usize, dim: usize, threads: usize) -> usize {
+        let [batch, heads, n_q, dim_v] = out;
         let codes = self.parts.iter().filter_map(|p| p.code.as_deref());
         let parts: Vec<Part<'_>> = codes.map(|kernel| Part { kernel, heads: &[], envs: &[] }).collect();
-        attnc_cpu::workspace_bytes(&parts, keys, dim, dim_v, threads)
+        // Which part has how many heads is known at the launch: as if all had the one that keeps most.
+        let between = parts.iter().map(|p| p.kernel.between_bytes(n_q, dim_v)).max().unwrap_or(0);
+        let between = between.saturating_mul(batch.saturating_mul(heads));
+        attnc_cpu::workspace_bytes(&parts, keys, dim, dim_v, threads).saturating_add(between)
     }
 
     /// Runs on the target that it was compiled for. Heads that skip become 0, with a log-sum-exp of -inf.
