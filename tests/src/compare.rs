@@ -92,7 +92,7 @@ fn plans(seed: u64) -> Vec<PlanOptions> {
     plans
 }
 
-/// Compares every target with the oracle, with every plan of [`plans`].
+/// Compares every target with the oracle, with every plan of `plans`.
 ///
 /// # Errors
 /// What does not compile, does not run, or differs by more than its bound.

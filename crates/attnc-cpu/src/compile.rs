@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use attnc_kernels::Isa;
 use attnc_kernels::abi::Table;
-use attnc_plan::{Entry, Plan, VerifiedPlan};
+use attnc_plan::{Plan, VerifiedPlan};
 use cranelift::codegen::ir::Function;
 use cranelift::codegen::isa::OwnedTargetIsa;
 use cranelift::codegen::settings::{self, Configurable};
@@ -157,7 +157,7 @@ impl Drop for Few {
 
 impl Few {
     fn compile(plan: &Plan, isa: Isa, verify: bool) -> Result<Option<Few>, CompileError> {
-        let target = host(verify, modifies(plan))?;
+        let target = host(verify)?;
         let Some(code) = driver::emit_few(plan, callees(isa)?, target.default_call_conv())? else { return Ok(None) };
         let mut maker = Maker::new(target, &Options { verify, ..Options::default() });
         let made = maker.define("folded", code.folded).and_then(|f| Ok((f, maker.define("touched", code.touched)?)));
@@ -279,14 +279,14 @@ impl CpuKernel {
 }
 
 /// The host's instruction set as Cranelift sees it, made once; with or without the verifier. Registers are allocated
-/// in one pass, which halves compile time, unless the code is worth more: where it computes on every score.
-pub(crate) fn host(verify: bool, modifies: bool) -> Result<&'static OwnedTargetIsa, CompileError> {
-    static HOSTS: [OnceLock<Result<OwnedTargetIsa, String>>; 4] = [const { OnceLock::new() }; 4];
-    let made = HOSTS[usize::from(verify) + 2 * usize::from(modifies)].get_or_init(|| {
+/// in one pass: that halves compile time and costs code that computes on every score a few percent.
+pub(crate) fn host(verify: bool) -> Result<&'static OwnedTargetIsa, CompileError> {
+    static HOSTS: [OnceLock<Result<OwnedTargetIsa, String>>; 2] = [const { OnceLock::new() }; 2];
+    let made = HOSTS[usize::from(verify)].get_or_init(|| {
         let mut flags = settings::builder();
         let wanted = [
             ("opt_level", "none"),
-            ("regalloc_algorithm", if modifies { "backtracking" } else { "single_pass" }),
+            ("regalloc_algorithm", "single_pass"),
             ("enable_verifier", if verify { "true" } else { "false" }),
             ("is_pic", "false"),
             ("use_colocated_libcalls", "false"),
@@ -320,15 +320,10 @@ pub fn compile(plan: &VerifiedPlan, options: &Options) -> Result<CpuKernel, Comp
     compile_plan(plan, options)
 }
 
-/// Whether code of a plan changes scores.
-fn modifies(plan: &Plan) -> bool {
-    plan.stages.iter().any(|s| s.score.is_some() || s.entries.iter().any(Entry::has_bias))
-}
-
 pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, CompileError> {
     let isa = options.isa.unwrap_or_else(Isa::best);
     let table = Box::new(Table::of(isa).ok_or(CompileError::Isa(isa))?);
-    let target = host(options.verify, modifies(plan))?;
+    let target = host(options.verify)?;
     let code = driver::emit(plan, callees(isa)?, target.default_call_conv())?;
 
     let mut maker = Maker::new(target, options);

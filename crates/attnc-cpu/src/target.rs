@@ -5,7 +5,7 @@ use attnc_kernels::Isa;
 /// Every instruction set that kernels exist for: its name, and what runs there or why it does not.
 #[must_use]
 pub fn targets() -> Vec<(&'static str, Result<String, String>)> {
-    let jit = crate::compile::host(false, false);
+    let jit = crate::compile::host(false);
     let describe = |isa: Isa, available: Result<(), &'static str>| match (&jit, available) {
         (Err(why), _) => Err(why.to_string()),
         (_, Err(why)) => Err(why.to_owned()),

@@ -102,14 +102,6 @@ pub enum Entry {
     },
 }
 
-impl Entry {
-    /// Whether something is added to every score.
-    #[must_use]
-    pub fn has_bias(&self) -> bool {
-        matches!(self, Entry::Tokens { bias: Some(_), .. })
-    }
-}
-
 impl Plan {
     /// The plan before any pass: one stage that owns queries, entries as written, row sets not yet known.
     #[must_use]

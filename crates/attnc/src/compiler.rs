@@ -384,9 +384,9 @@ impl Shared {
     pub(crate) fn compiled(&self, attention: usize) -> Result<Option<Arc<CpuKernel>>, Vec<Diagnostic>> {
         let make = || {
             let built = self.plan(attention)?;
-            let errors = self.empty_rows(attention);
-            if !errors.is_empty() {
-                return Err(errors);
+            // Rows that are or may be empty without a policy.
+            if let Some(error) = analysis::empty_rows(&mut Program::clone(&self.program), attention) {
+                return Err(vec![error]);
             }
             let Target::Cpu(isa) = self.options.target else { return Ok(None) };
             let options = attnc_cpu::Options {
@@ -399,13 +399,6 @@ impl Shared {
             kernel.map(|k| Some(Arc::new(k))).map_err(|error| vec![self.refused(attention, &error)])
         };
         self.kernels[attention].get_or_init(make).clone()
-    }
-
-    /// Why rows of an attention may be empty without a policy.
-    fn empty_rows(&self, attention: usize) -> Vec<Diagnostic> {
-        let mut said = analysis::lint_attention(&mut Program::clone(&self.program), attention);
-        said.retain(|d| d.severity == Severity::Error);
-        said
     }
 
     fn refused(&self, attention: usize, error: &CompileError) -> Diagnostic {

@@ -14,7 +14,7 @@ mod expr;
 mod range;
 mod score;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use attnc_kernels::Isa;
 use attnc_kernels::abi::{Arg, Math, Support};
@@ -28,6 +28,8 @@ use cranelift::codegen::ir::{
 };
 use cranelift::codegen::isa::CallConv;
 
+use rustc_hash::FxHashMap;
+
 use crate::compile::{CompileError, Uses};
 use crate::stages::Stage;
 
@@ -36,9 +38,9 @@ pub(crate) type Callee = (usize, &'static [Arg], Option<Arg>);
 
 /// Functions by name, from the tables of the kernels' contract.
 pub(crate) struct Callees {
-    support: HashMap<&'static str, Callee>,
-    math: HashMap<&'static str, Callee>,
-    math4: HashMap<&'static str, Callee>,
+    support: FxHashMap<&'static str, Callee>,
+    math: FxHashMap<&'static str, Callee>,
+    math4: FxHashMap<&'static str, Callee>,
 }
 
 impl Callees {
@@ -53,7 +55,7 @@ impl Callees {
             #[cfg(target_arch = "x86_64")]
             math4: by_name(attnc_kernels::abi::Math4::of(isa)?.entries()),
             #[cfg(not(target_arch = "x86_64"))]
-            math4: HashMap::new(),
+            math4: FxHashMap::default(),
         })
     }
 }
@@ -92,12 +94,12 @@ struct Scope {
     entered: Option<Inst>,
     /// Variables bound here.
     binds: Deps,
-    values: HashMap<(Var, Form), Value>,
-    memo: HashMap<(ExprId, Form), Value>,
+    values: FxHashMap<(Var, Form), Value>,
+    memo: FxHashMap<(ExprId, Form), Value>,
     /// Quotients and remainders, floored, by dividend and divisor.
-    divisions: HashMap<(Value, ExprId), (Value, Value)>,
+    divisions: FxHashMap<(Value, ExprId), (Value, Value)>,
     /// Divisors that are not 0.
-    divisors: HashMap<ExprId, Value>,
+    divisors: FxHashMap<ExprId, Value>,
 }
 
 /// Builds one function.
@@ -113,9 +115,9 @@ pub(crate) struct Emitter<'a> {
     /// Dependencies of every expression of the arena.
     deps: Vec<Deps>,
     /// Bounds of integers, for those that have been asked.
-    ranges: HashMap<ExprId, (i64, i64)>,
+    ranges: FxHashMap<ExprId, (i64, i64)>,
     /// What has been read of constant memory, by address and offset.
-    parts: HashMap<(Value, i32), Value>,
+    parts: FxHashMap<(Value, i32), Value>,
     uses: Uses,
     tensors: BTreeMap<usize, usize>,
     /// Why there will be no function, if so.
@@ -159,8 +161,8 @@ impl<'a> Emitter<'a> {
             scopes: vec![Scope::default()],
             signatures: Vec::new(),
             deps: dependencies(&program.exprs),
-            ranges: HashMap::new(),
-            parts: HashMap::new(),
+            ranges: FxHashMap::default(),
+            parts: FxHashMap::default(),
             uses: Uses::default(),
             tensors: BTreeMap::new(),
             refused: None,

@@ -21,10 +21,7 @@ pub fn lint(program: &mut Program) -> Vec<Diagnostic> {
 
 /// Diagnostics of the analysis of one attention.
 pub fn lint_attention(program: &mut Program, attention: usize) -> Vec<Diagnostic> {
-    let mut all = vec![];
-    if program.attentions[attention].empty.is_none() {
-        all.extend(empty_row(program, attention));
-    }
+    let mut all: Vec<Diagnostic> = empty_rows(program, attention).into_iter().collect();
     for arm in dead_arms(program, attention) {
         all.push(if arm.hits_nothing {
             Diagnostic::warning("W0504", arm.span, "a part of the set holds no key of any launch", "hits nothing")
@@ -50,7 +47,11 @@ pub fn lint_attention(program: &mut Program, attention: usize) -> Vec<Diagnostic
     all
 }
 
-fn empty_row(program: &mut Program, attention: usize) -> Option<Diagnostic> {
+/// The error of an attention some row of which is, or may be, empty without a policy. The program gains expressions.
+pub fn empty_rows(program: &mut Program, attention: usize) -> Option<Diagnostic> {
+    if program.attentions[attention].empty.is_some() {
+        return None;
+    }
     let help = "say what an empty row is: `empty = zero` (output 0) or `empty = error` (refused when run)";
     let found = check_empty(program, attention);
     let a = &program.attentions[attention];
