@@ -232,19 +232,17 @@ pub fn run(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<(), RunError> 
     let mut jobs = jobs(parts, &bounds, launch, &shape)?;
 
     let size = scratch_size(parts, shape.n_k, shape.d, shape.dv);
-    let short = RunError::Workspace {
-        needed: workspace_bytes(parts, shape.n_k, shape.d, shape.dv, 1),
-        found: launch.workspace.len(),
-    };
+    let found = launch.workspace.len();
+    let short = || RunError::Workspace { needed: workspace_bytes(parts, shape.n_k, shape.d, shape.dv, 1), found };
     let mut memory = Memory::of(launch.workspace, size);
     for job in jobs.iter_mut().filter(|j| j.kernel.stages() > 1) {
-        job.between = Some(Between::of(&job.ctx, &mut memory).ok_or_else(|| short.clone())?);
+        job.between = Some(Between::of(&job.ctx, &mut memory).ok_or_else(short)?);
     }
     if jobs.iter().any(|j| j.tiles(0) > 0) && memory.slots() == 0 {
-        return Err(short);
+        return Err(short());
     }
     cut_jobs(&mut jobs, parts, &memory, shape.dv);
-    let rounds = give_pieces(&mut jobs, &mut memory, launch.pool).ok_or(short)?;
+    let rounds = give_pieces(&mut jobs, &mut memory, launch.pool).ok_or_else(short)?;
     find_empty_row(&jobs, &memory, launch.pool)?;
     clear(launch, &shape, &assigned, parts);
     let last = parts.iter().map(|p| p.kernel.stages()).max().unwrap_or(0);
@@ -917,11 +915,11 @@ impl<'a> Tasks<'a> {
 
 /// Looks for a row of no entries where the pattern calls that an error.
 fn find_empty_row(jobs: &[Job<'_>], memory: &Memory, pool: Option<&rayon::ThreadPool>) -> Result<(), RunError> {
-    // Folded heads have the same empty rows: the first head's are looked for.
-    let tasks = Tasks::new(jobs, 0, Job::tiles);
     if !jobs.iter().any(|j| j.kernel.checks_rows()) {
         return Ok(());
     }
+    // Folded heads have the same empty rows: the first head's are looked for.
+    let tasks = Tasks::new(jobs, 0, Job::tiles);
     // Rows are numbered over all jobs, so that the least is the first whatever the threads do.
     let mut rows = 0;
     let before = jobs.iter().map(|j| {
