@@ -480,6 +480,9 @@ pub(crate) struct BenchArgs {
     /// What runs it.
     #[arg(long, value_enum, default_value_t = Target::Cpu)]
     pub(crate) target: Target,
+    /// Measure compiling alone: of each file from its text to the machine code of every plan, or of FILE:NAME.
+    #[arg(long, conflicts_with_all = ["against", "compare"])]
+    pub(crate) compile_only: bool,
     /// Also measure this, and print the ratio.
     #[arg(long, value_enum)]
     pub(crate) against: Option<Against>,

@@ -40,6 +40,9 @@ struct Report {
     schema: &'static str,
     machine: Machine,
     results: Vec<Measured>,
+    /// Files that were only compiled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    files: Vec<CompiledFile>,
     /// Beside older results, if that was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     compared: Vec<Compared>,
@@ -85,6 +88,22 @@ struct CompileTimes {
     samples: usize,
 }
 
+impl std::fmt::Display for CompileTimes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [median, first] = [self.median, self.first].map(machine::time);
+        write!(f, "{median} median of {}, {first} the first time", self.samples)
+    }
+}
+
+/// A file that was compiled whole, or one pattern of it.
+#[derive(Debug, Serialize)]
+struct CompiledFile {
+    file: String,
+    plans: usize,
+    threads: usize,
+    compile_ns: CompileTimes,
+}
+
 #[derive(Clone, Debug, Serialize)]
 struct RunTimes {
     median: u64,
@@ -95,6 +114,9 @@ struct RunTimes {
 
 pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
     let threads = threads(args.threads)?;
+    if args.compile_only {
+        return compile_only(args, &threads, reporter);
+    }
     let older = args.compare.as_deref().map(Older::read).transpose()?;
     let rates = match subject::options(&args.set, args.target).target {
         attnc::Target::Cpu(isa) => {
@@ -106,8 +128,7 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
         attnc::Target::Oracle => None,
     };
     let progress = Progress::new(args.subjects.len());
-    let mut report =
-        Report { schema: compare::SCHEMA, machine: Machine::here(), results: Vec::new(), compared: Vec::new() };
+    let mut report = Report::default();
     let mut peaks: HashMap<&'static str, f64> = HashMap::new();
     for subject in &args.subjects {
         let work = Work::new(args, subject, reporter, &progress)?;
@@ -142,6 +163,40 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
         }
     }
     args.fail_if_slower.map_or(Ok(()), |allowed| compare::judge(&report.compared, allowed))
+}
+
+impl Default for Report {
+    fn default() -> Report {
+        let (results, files, compared) = (Vec::new(), Vec::new(), Vec::new());
+        Report { schema: compare::SCHEMA, machine: Machine::here(), results, files, compared }
+    }
+}
+
+/// `--compile-only`: nothing is run, so no lengths are needed.
+fn compile_only(args: &BenchArgs, threads: &Threads, reporter: Reporter) -> Outcome {
+    let options = subject::options(&args.set, args.target);
+    let progress = Progress::new(args.subjects.len());
+    let mut report = Report::default();
+    for subject in &args.subjects {
+        let loader = Remembering::default();
+        let module = Compiler::new(options.clone()).compile(&loader, &subject.path)?;
+        reporter.print(&module.warnings());
+        progress.say(&format!("{subject}: compiling"));
+        let (plans, compile_ns) = timed(|| {
+            let module = Compiler::new(options.clone()).compile(&loader, &subject.path)?;
+            Ok(match &subject.name {
+                Some(name) => module.kernel(&Select::named(name.as_str()))?.attentions().len(),
+                None => threads.within(|| module.compile_all())?,
+            })
+        })?;
+        report.files.push(CompiledFile { file: subject.to_string(), plans, threads: threads.count(), compile_ns });
+        progress.done();
+    }
+    progress.finish();
+    match args.format {
+        Format::Json => print_json(&report),
+        Format::Human => files::print(&table(&report)),
+    }
 }
 
 impl Measured {
@@ -303,20 +358,25 @@ fn compile(
     progress: &Progress,
 ) -> Outcome<(Kernel, CompileTimes)> {
     progress.say(&format!("{}: compiling", select.name));
-    let once = || -> Outcome<(Kernel, u64)> {
+    timed(|| Ok(Compiler::new(options.clone()).compile(loader, path)?.kernel(select)?))
+}
+
+/// Compiles again and again; the result is that of the last time.
+fn timed<T>(once: impl Fn() -> Outcome<T>) -> Outcome<(T, CompileTimes)> {
+    let sample = || -> Outcome<(T, u64)> {
         let begin = Instant::now();
-        let kernel = Compiler::new(options.clone()).compile(loader, path)?.kernel(select)?;
-        Ok((kernel, machine::nanos(begin)))
+        let made = once()?;
+        Ok((made, machine::nanos(begin)))
     };
-    let (mut kernel, first) = once()?;
+    let (mut made, first) = sample()?;
     let mut samples = vec![first];
     while samples.len() < COMPILATIONS {
-        let (again, time) = once()?;
+        let (again, time) = sample()?;
         samples.push(time);
-        kernel = again;
+        made = again;
     }
     let samples = Samples::new(samples);
-    Ok((kernel, CompileTimes { median: samples.median(), first, samples: samples.count() }))
+    Ok((made, CompileTimes { median: samples.median(), first, samples: samples.count() }))
 }
 
 /// What a loader answers: a canonical name and bytes, or why not.
@@ -397,15 +457,12 @@ fn table(report: &Report) -> String {
             100.0 * r.peak_ratio,
             r.machine_peak_gflops
         );
-        let _ = writeln!(
-            text,
-            "  compile  {} median of {}, {} the first time",
-            machine::time(r.compile_ns.median),
-            r.compile_ns.samples,
-            machine::time(r.compile_ns.first)
-        );
+        let _ = writeln!(text, "  compile  {}", r.compile_ns);
         let rss = r.peak_rss_bytes.map_or("unknown".to_owned(), |b| format!("{:.1} MiB", b as f64 / 1_048_576.0));
         let _ = writeln!(text, "  entries  {}; peak memory {rss}", r.entries);
+    }
+    for f in &report.files {
+        let _ = writeln!(text, "\n{}\n  compile  {} plans in {}, {} threads", f.file, f.plans, f.compile_ns, f.threads);
     }
     text
 }

@@ -17,6 +17,7 @@ use attnc_pattern::program::Program;
 use attnc_plan::Built;
 use attnc_syntax::ast::{File, ItemKind};
 use attnc_syntax::diag::{CodeInfo, Diagnostic, Severity};
+use rayon::prelude::*;
 
 use crate::kernel::{Kernel, Select};
 use crate::loader::{self, Loader, Memory, Sources, any_error};
@@ -327,6 +328,17 @@ impl Module {
     pub fn kernel(&self, select: &Select) -> Result<Kernel, Diagnostics> {
         Kernel::new(&self.0, select)
     }
+
+    /// Plans and compiles every attention of the file, side by side on the host's pool of rayon: kernels are then made
+    /// without delay. Returns how many there are.
+    ///
+    /// # Errors
+    /// As for [`Module::kernel`], of every attention.
+    pub fn compile_all(&self) -> Result<usize, Diagnostics> {
+        let all: Vec<usize> = (0..self.0.program.attentions.len()).collect();
+        self.0.compile_each(&all).map_err(|list| self.0.said(list))?;
+        Ok(all.len())
+    }
 }
 
 impl Shared {
@@ -399,6 +411,13 @@ impl Shared {
             kernel.map(|k| Some(Arc::new(k))).map_err(|error| vec![self.refused(attention, &error)])
         };
         self.kernels[attention].get_or_init(make).clone()
+    }
+
+    /// Compiles these attentions side by side; what is wrong is told in their order.
+    pub(crate) fn compile_each(&self, attentions: &[usize]) -> Result<(), Vec<Diagnostic>> {
+        let errors: Vec<Diagnostic> =
+            attentions.par_iter().flat_map_iter(|a| self.compiled(*a).err().into_iter().flatten()).collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     fn refused(&self, attention: usize, error: &CompileError) -> Diagnostic {

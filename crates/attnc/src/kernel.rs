@@ -80,6 +80,11 @@ impl Threads {
         self.0.current_num_threads()
     }
 
+    /// Runs `work` in the pool: what it does side by side is done by these threads.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.0.install(work)
+    }
+
     /// Runs `work` on every thread at once and returns the results.
     pub fn broadcast<T: Send>(&self, work: impl Fn() -> T + Sync) -> Vec<T> {
         self.0.broadcast(|_| work())
@@ -156,6 +161,9 @@ impl Kernel {
         };
         used.sort_unstable();
         used.dedup();
+        if used.len() > 1 {
+            shared.compile_each(&used).map_err(|list| shared.said(list))?;
+        }
         let mut parts = Vec::with_capacity(used.len());
         for attention in used {
             let piece = || {
