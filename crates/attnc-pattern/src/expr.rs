@@ -213,10 +213,64 @@ pub enum Node {
     DrawAt(DrawId, ExprId, ExprId),
 }
 
+impl Node {
+    /// The kind of its value, given those of all expressions before it.
+    fn ty(&self, tys: &[Ty]) -> Ty {
+        let of = |id: ExprId| tys[id.0 as usize];
+        match self {
+            Node::Int(_) | Node::DrawAt(..) => Ty::Int,
+            Node::Real(_) | Node::Var(Var::Score) | Node::Load(..) => Ty::Real,
+            Node::Var(_) => Ty::Int,
+            Node::Bool(_)
+            | Node::Cmp(..)
+            | Node::And(_)
+            | Node::Or(_)
+            | Node::Not(_)
+            | Node::MapAt(..)
+            | Node::Drawn(..) => Ty::Bool,
+            Node::Un(op, a) => match op {
+                Un::Neg | Un::Abs => of(*a),
+                Un::ToReal | Un::Exp | Un::Log | Un::Sqrt | Un::Tanh => Ty::Real,
+                _ => Ty::Int,
+            },
+            Node::Bin(_, a, _) | Node::Select(_, a, _) => of(*a),
+        }
+    }
+}
+
+/// Expressions that a walk from users to operands has met, a bit for each. One word of 64 is skipped at a time,
+/// so that a walk costs little more than what it meets, however large the arena is.
+struct Met(Vec<u64>);
+
+impl Met {
+    fn up_to(last: ExprId) -> Self {
+        Met(vec![0; last.0 as usize / 64 + 1])
+    }
+
+    fn add(&mut self, id: ExprId) {
+        self.0[id.0 as usize / 64] |= 1 << (id.0 % 64);
+    }
+
+    /// The greatest that is met, which is forgotten. Operands have smaller ids than their users.
+    fn take_last(&mut self) -> Option<ExprId> {
+        while let Some(word) = self.0.last_mut() {
+            if *word != 0 {
+                let bit = 63 - word.leading_zeros();
+                *word &= !(1 << bit);
+                return Some(ExprId((self.0.len() - 1) as u32 * 64 + bit));
+            }
+            self.0.pop();
+        }
+        None
+    }
+}
+
 /// The arena.
 #[derive(Clone, Debug, Default)]
 pub struct Exprs {
     nodes: Vec<Node>,
+    /// The kind of each: a chain of operations asks for that of its first operand.
+    tys: Vec<Ty>,
     ids: FxHashMap<Node, ExprId>,
     spans: FxHashMap<ExprId, Span>,
 }
@@ -263,6 +317,7 @@ impl Exprs {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => {
                 let id = ExprId(u32::try_from(self.nodes.len()).expect("fewer than 2^32 nodes"));
+                self.tys.push(new.key().ty(&self.tys));
                 self.nodes.push(new.key().clone());
                 *new.insert(id)
             }
@@ -319,25 +374,7 @@ impl Exprs {
     /// The kind of an expression.
     #[must_use]
     pub fn ty(&self, id: ExprId) -> Ty {
-        match self.node(id) {
-            Node::Int(_) | Node::DrawAt(..) => Ty::Int,
-            Node::Real(_) | Node::Var(Var::Score) | Node::Load(..) => Ty::Real,
-            Node::Var(_) => Ty::Int,
-            Node::Bool(_)
-            | Node::Cmp(..)
-            | Node::And(_)
-            | Node::Or(_)
-            | Node::Not(_)
-            | Node::MapAt(..)
-            | Node::Drawn(..) => Ty::Bool,
-            Node::Un(op, a) => match op {
-                Un::Neg | Un::Abs => self.ty(*a),
-                Un::ToReal | Un::Exp | Un::Log | Un::Sqrt | Un::Tanh => Ty::Real,
-                _ => Ty::Int,
-            },
-            Node::Bin(_, a, _) => self.ty(*a),
-            Node::Select(_, a, _) => self.ty(*a),
-        }
+        self.tys[id.0 as usize]
     }
 
     /// Operands of a node, in order.
@@ -373,17 +410,13 @@ impl Exprs {
     /// Every expression reachable from `roots`, operands before users, each once.
     #[must_use]
     pub fn reachable(&self, roots: &[ExprId]) -> Vec<ExprId> {
-        let Some(last) = roots.iter().map(|r| r.0 as usize).max() else { return vec![] };
-        let mut seen = vec![false; last + 1];
-        roots.iter().for_each(|r| seen[r.0 as usize] = true);
+        let Some(&last) = roots.iter().max() else { return vec![] };
+        let mut met = Met::up_to(last);
+        roots.iter().for_each(|&r| met.add(r));
         let mut found = Vec::new();
-        // Operands have smaller ids than their users.
-        for id in (0..=last).rev() {
-            if seen[id] {
-                let id = ExprId(id as u32);
-                found.push(id);
-                self.each_operand(id, |o| seen[o.0 as usize] = true);
-            }
+        while let Some(id) = met.take_last() {
+            found.push(id);
+            self.each_operand(id, |o| met.add(o));
         }
         found.reverse();
         found
@@ -392,15 +425,14 @@ impl Exprs {
     /// Whether an expression reads a variable for which `pred` holds.
     #[must_use]
     pub fn reads(&self, id: ExprId, pred: impl Fn(Var) -> bool) -> bool {
-        let mut seen = vec![false; id.0 as usize + 1];
-        seen[id.0 as usize] = true;
-        (0..=id.0).rev().any(|at| {
-            let at = ExprId(at);
-            if !seen[at.0 as usize] {
-                return false;
+        let mut met = Met::up_to(id);
+        met.add(id);
+        while let Some(at) = met.take_last() {
+            if matches!(*self.node(at), Node::Var(v) if pred(v)) {
+                return true;
             }
-            self.each_operand(at, |o| seen[o.0 as usize] = true);
-            matches!(*self.node(at), Node::Var(v) if pred(v))
-        })
+            self.each_operand(at, |o| met.add(o));
+        }
+        false
     }
 }

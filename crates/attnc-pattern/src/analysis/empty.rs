@@ -365,17 +365,26 @@ fn cause(program: &mut Program, attention: &Attention, env: &Env<'_>, query: i64
     let entries: Vec<(ExprId, Span)> = entries.collect();
     let [(set, span)] = *entries else { return entries.first().map_or(attention.span, |e| e.1) };
     let Node::And(xs) = program.exprs.node(set).clone() else { return program.exprs.span(set).unwrap_or(span) };
+    let keys = usize::try_from(env.n_k).unwrap_or(0);
+    if (keys as i64).saturating_mul(xs.len() as i64) > MOST_WORK {
+        return span;
+    }
+    // For each key, how many conditions it fails, and the last of them: where it is the only one, it is to blame.
+    let mut failed = vec![(0_usize, 0_usize); keys];
+    let (k_start, n_k) = (program.exprs.var(Var::KStart), program.exprs.var(Var::NK));
+    let k_end = program.exprs.add(k_start, n_k);
     for (i, &x) in xs.iter().enumerate() {
-        let rest = program.exprs.and(xs.iter().enumerate().filter(|&(j, _)| j != i).map(|(_, &x)| x));
-        let rows = row_set(program, rest, Role::Row).rows;
-        let row = Rows::new(program, &rows).row(env, env.q_start + query);
-        if row.is_ok_and(|r| !r.is_empty())
-            && let Some(span) = program.exprs.span(x)
-        {
-            return span;
+        let alone = Piece { loops: vec![], guard: None, start: k_start, end: k_end, combs: vec![], filter: Some(x) };
+        let rows = RowSet { pieces: vec![alone] };
+        let Ok(held) = Rows::new(program, &rows).row(env, env.q_start + query) else { return span };
+        for (key, failed) in failed.iter_mut().enumerate() {
+            if !held.contains(env.k_start + key as i64) {
+                *failed = (failed.0 + 1, i);
+            }
         }
     }
-    span
+    let blamed = failed.iter().filter(|f| f.0 == 1).map(|f| f.1).filter_map(|i| Some((i, program.exprs.span(xs[i])?)));
+    blamed.min_by_key(|b| b.0).map_or(span, |b| b.1)
 }
 
 /// A part of a set that does nothing.

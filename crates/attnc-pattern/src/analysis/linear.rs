@@ -72,8 +72,12 @@ impl Linear {
     }
 }
 
-/// What is remembered of expressions: a table by id, which are small and dense.
-pub(super) struct Memo<T>(Vec<Option<T>>);
+/// What is remembered of expressions: a table by id in pages, made when something of them is remembered. A large
+/// program has many sets, each of which reads little of one arena.
+pub(super) struct Memo<T>(Vec<Option<Box<[Option<T>; PAGE]>>>);
+
+/// Expressions of a page of a [`Memo`].
+const PAGE: usize = 64;
 
 impl<T> Memo<T> {
     pub(super) fn new() -> Self {
@@ -81,15 +85,16 @@ impl<T> Memo<T> {
     }
 
     pub(super) fn get(&self, id: ExprId) -> Option<&T> {
-        self.0.get(id.0 as usize)?.as_ref()
+        let id = id.0 as usize;
+        self.0.get(id / PAGE)?.as_ref()?[id % PAGE].as_ref()
     }
 
     pub(super) fn insert(&mut self, id: ExprId, value: T) {
-        let at = id.0 as usize;
-        if self.0.len() <= at {
-            self.0.resize_with(at + 1 + at / 2, || None);
+        let (page, at) = (id.0 as usize / PAGE, id.0 as usize % PAGE);
+        if self.0.len() <= page {
+            self.0.resize_with(page + 1, || None);
         }
-        self.0[at] = Some(value);
+        self.0[page].get_or_insert_with(|| Box::new([const { None }; PAGE]))[at] = Some(value);
     }
 }
 

@@ -132,13 +132,16 @@ impl Solver<'_, '_> {
                 if all[0].is_empty(&mut self.algebra) {
                     return vec![];
                 }
+                // What is left of the unions is one filter: bounds that it does not change are not looked at again.
+                let mut rest = vec![];
                 for union in unions {
-                    let mut factor = self.disjunction(union, most);
+                    let factor = self.disjunction(union, most);
                     if all.len() * factor.len() > most
                         && let Form::Or(_, source) = union
                         && factor.len() > 1
                     {
-                        factor = vec![self.as_filter(*source)];
+                        rest.push(*source);
+                        continue;
                     }
                     let mut product = Vec::with_capacity(all.len() * factor.len());
                     for a in &all {
@@ -150,6 +153,13 @@ impl Solver<'_, '_> {
                         }
                     }
                     all = product;
+                }
+                for source in rest {
+                    let Conjunction { filters, guards, .. } = self.as_filter(source);
+                    for c in &mut all {
+                        c.filters.extend(&filters);
+                        c.guards.extend(&guards);
+                    }
                 }
                 all
             }
