@@ -96,6 +96,32 @@ pub fn walk(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Vec<u32>
     Ok(walk)
 }
 
+/// The position that has each index; an index that no position has is its own.
+#[must_use]
+pub fn inverse(index: &[u32]) -> Arc<[u32]> {
+    let mut positions: Vec<u32> = (0..index.len() as u32).collect();
+    for (position, &at) in index.iter().enumerate() {
+        if let Some(slot) = positions.get_mut(at as usize) {
+            *slot = position as u32;
+        }
+    }
+    positions.into()
+}
+
+/// Positions `start .. start + len` as they come in an order: for each its index and its number from `start`,
+/// ascending by index. `None` if the order does not give each of them an index of its own.
+#[must_use]
+pub fn ranked(index: &[u32], start: i64, len: i64) -> Option<Vec<(u32, u32)>> {
+    let (start, len) = (usize::try_from(start).ok()?, usize::try_from(len).ok()?);
+    let mut number = vec![u32::MAX; index.len()];
+    for (i, &at) in index.get(start..start.checked_add(len)?)?.iter().enumerate() {
+        *number.get_mut(at as usize)? = i as u32;
+    }
+    let ranked = number.into_iter().enumerate().filter(|n| n.1 != u32::MAX).map(|(at, i)| (at as u32, i));
+    let ranked: Vec<(u32, u32)> = ranked.collect();
+    (ranked.len() == len).then_some(ranked)
+}
+
 /// A size of the space that cannot be negative.
 pub(crate) fn size(program: &Program, env: &Env<'_>, expr: ExprId) -> Result<i64, EnvError> {
     let value = Evaluator::new(program, env, &[expr]).int(expr, Point::default())?;

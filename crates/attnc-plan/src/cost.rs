@@ -7,7 +7,7 @@
 
 use attnc_pattern::analysis::{EvalError, Row, RowWalker, Rows};
 use attnc_pattern::env::Env;
-use attnc_pattern::expr::{Bin, ExprId, Node, Ty, Un, Var};
+use attnc_pattern::expr::{Bin, ExprId, Node, OrderId, Ty, Un, Var};
 use attnc_pattern::order;
 use attnc_pattern::program::{Empty, Program};
 use attnc_pattern::rowset::RowSet;
@@ -138,18 +138,24 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
     for (i, stage) in plan.stages.iter().enumerate() {
         let sets: Vec<Set> = stage.entries.iter().filter_map(|e| Set::new(&plan.program, stage, e)).collect();
         match stage.view {
-            View::Given => count.stage::<V>(stage, &sets, env, |i| (env.q_start + i, i))?,
+            View::Given => count.stage::<V>(stage, &sets, env, env.n_q, None, |i| (env.q_start + i, i))?,
             View::Walk(order) => {
                 count.once[Term::Ordered] += env.n_q.unsigned_abs();
                 let walk =
                     order::walk(&plan.program, order, env).map_err(|e| EvalError::Missing { what: e.to_string() })?;
                 let number = |i: i64| i64::from(walk[i as usize]);
-                count.stage::<V>(stage, &sets, env, |i| (env.q_start + number(i), number(i)))?;
+                count.stage::<V>(stage, &sets, env, env.n_q, None, |i| (env.q_start + number(i), number(i)))?;
+            }
+            View::Ordered { queries, keys } => {
+                count.once[Term::Ordered] += env.n_q.unsigned_abs() + env.n_k.unsigned_abs();
+                let Ranked { rows, present, of } = Ranked::new(&plan.program, env, (queries, keys))?;
+                let query = |i: i64| (i64::from(rows[i as usize].0), i64::from(rows[i as usize].1));
+                count.stage::<V>(stage, &sets, &of, env.n_q, present.as_deref(), query)?;
             }
             View::Classes(modulus) => {
                 for first in 0..modulus.min(env.n_q) {
                     let of = env.of_class(modulus, (env.q_start + first) % modulus);
-                    count.stage::<V>(stage, &sets, &of, |i| (of.q_start + i, first + modulus * i))?;
+                    count.stage::<V>(stage, &sets, &of, of.n_q, None, |i| (of.q_start + i, first + modulus * i))?;
                 }
             }
         }
@@ -174,6 +180,41 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
     total.useful_flops = 2 * (shape.d_k + shape.d_v) * total.entries;
     total.bytes_min = (env.n_q + env.n_k) as u64 * row_bytes;
     Ok(Counted { cost: total, once: count.once, stages })
+}
+
+/// A launch in the numbering by orders.
+struct Ranked<'a> {
+    /// Index and number of each query, ascending by index.
+    rows: Vec<(u32, u32)>,
+    /// Ranges of the indices of keys that the launch has; `None` if it has all.
+    present: Option<Vec<(i64, i64)>>,
+    of: Env<'a>,
+}
+
+impl<'a> Ranked<'a> {
+    fn new(program: &Program, env: &Env<'a>, (queries, keys): (OrderId, OrderId)) -> Result<Ranked<'a>, EvalError> {
+        let index = |order: OrderId| {
+            let missing = move || EvalError::Missing { what: format!("order `{}`", program.order(order).name) };
+            let index = env.orders.get(order.0 as usize).ok_or_else(missing)?;
+            Ok((index.len() as i64, index, missing))
+        };
+        let (of_queries, index_of_query, missing) = index(queries)?;
+        let rows = order::ranked(index_of_query, env.q_start, env.n_q).ok_or_else(missing)?;
+        let (of_keys, index_of_key, missing) = index(keys)?;
+        let listed = order::ranked(index_of_key, env.k_start, env.n_k).ok_or_else(missing)?;
+        let present = (env.n_k < of_keys).then(|| {
+            let mut ranges: Vec<(i64, i64)> = Vec::new();
+            for (at, _) in listed {
+                let at = i64::from(at);
+                match ranges.last_mut() {
+                    Some(last) if last.1 == at => last.1 += 1,
+                    _ => ranges.push((at, at + 1)),
+                }
+            }
+            ranges
+        });
+        Ok(Ranked { rows, present, of: env.in_orders(of_queries, of_keys) })
+    }
 }
 
 /// The keys of an entry, and what finding and scoring them takes.
@@ -250,12 +291,15 @@ struct Count {
 }
 
 impl Count {
-    /// Counts the queries of `env`; `query` gives the position of the i-th and its number in the launch.
+    /// Counts `n_q` queries under `env`; `query` gives the position of the i-th and its number in the launch. Of the
+    /// keys of `env` those in the ranges `present` are there.
     fn stage<V: Visits>(
         &mut self,
         stage: &Attend,
         sets: &[Set],
         env: &Env<'_>,
+        n_q: i64,
+        present: Option<&[(i64, i64)]>,
         query: impl Fn(i64) -> (i64, i64),
     ) -> Result<(), EvalError> {
         let total = &mut self.total;
@@ -271,8 +315,8 @@ impl Count {
         let mut panels: Vec<Vec<(i64, i64)>> = vec![vec![]; stage.tile.q.div_ceil(PANEL)];
         let mut row_counts = vec![0u64; bq as usize];
         let mut q0 = 0;
-        while q0 < env.n_q {
-            let rows = bq.min(env.n_q - q0);
+        while q0 < n_q {
+            let rows = bq.min(n_q - q0);
             row_counts.fill(0);
             let mut task = Work::one(Term::Tasks);
             task[Term::Rows] = rows as u64;
@@ -281,10 +325,13 @@ impl Count {
                 let mut touched = 0;
                 for r in 0..rows {
                     let row = walker.row(query(q0 + r).0)?;
-                    let count = row.count();
+                    ranges_of(row, env, bk, present, &mut ranges, &mut row_full);
+                    let count = match present {
+                        Some(_) => ranges.iter().map(|(from, to)| to.abs_diff(*from)).sum(),
+                        None => row.count(),
+                    };
                     total.entries += count;
                     row_counts[r as usize] += count;
-                    ranges_of(row, env, bk, &mut ranges, &mut row_full);
                     touched += touched_tiles(&ranges, bk);
                     if let (Some(walker), Some((_, operations))) = (tested.as_mut(), &set.tested) {
                         task[Term::Tested] += operations * walker.row(query(q0 + r).0)?.count();
@@ -308,7 +355,12 @@ impl Count {
                 let known = if listed { 0 } else { full as u64 };
                 let whole = full as u64 * (bk as usize * V::of(rows as usize).lanes()) as u64;
                 let Modifiers { vector, functions, lookups } = set.modifiers;
-                let far = if matches!(stage.view, View::Classes(_)) { Term::Strided } else { Term::Keys };
+                // Listed keys are gathered wherever they are visited.
+                let (far, gathered) = match stage.view {
+                    View::Classes(_) => (Term::Strided, gathered),
+                    View::Ordered { .. } => (Term::Gathered, 0),
+                    View::Given | View::Walk(_) => (Term::Keys, gathered),
+                };
                 for (term, count) in [
                     (Term::Products, pairs),
                     (Term::Softmax, pairs),
@@ -347,7 +399,14 @@ impl Count {
 
 /// Keys of a row, counted from the first key of the launch, and the tiles of `bk` keys that it covers. The last tile
 /// of the sequence is covered by the keys there are.
-fn ranges_of(row: &Row, env: &Env<'_>, bk: i64, ranges: &mut Vec<(i64, i64)>, full: &mut Vec<(i64, i64)>) {
+fn ranges_of(
+    row: &Row,
+    env: &Env<'_>,
+    bk: i64,
+    present: Option<&[(i64, i64)]>,
+    ranges: &mut Vec<(i64, i64)>,
+    full: &mut Vec<(i64, i64)>,
+) {
     ranges.clear();
     full.clear();
     let mut from = env.k_start;
@@ -358,6 +417,9 @@ fn ranges_of(row: &Row, env: &Env<'_>, bk: i64, ranges: &mut Vec<(i64, i64)>, fu
             Some(last) if last.1 == start => last.1 = end,
             _ => ranges.push((start, end)),
         }
+    }
+    if let Some(present) = present {
+        *ranges = intersect(ranges, present);
     }
     for &(start, end) in &*ranges {
         let covered = ((start + bk - 1) / bk, if end == env.n_k { (end - 1) / bk + 1 } else { end / bk });

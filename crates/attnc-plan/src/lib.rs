@@ -17,6 +17,7 @@ pub mod passes;
 pub mod plan;
 pub mod print;
 pub mod range;
+mod ordered;
 mod reorder;
 pub mod verify;
 

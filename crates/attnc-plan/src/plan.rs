@@ -39,6 +39,14 @@ pub enum View {
     /// Queries in a declared order, keys as given: neighbours in the order share keys. A tile's queries are no range,
     /// so that the stage has no tile sets.
     Walk(OrderId),
+    /// By index in declared orders, and expressions are over indices ([`attnc_pattern::expr::Un::OrderPosition`] gives
+    /// the position). Rows are listed, and those of keys are gathered as they are visited.
+    Ordered {
+        /// The order that queries have.
+        queries: OrderId,
+        /// The order that keys have.
+        keys: OrderId,
+    },
 }
 
 /// How one attention is computed.

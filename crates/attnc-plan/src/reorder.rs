@@ -1,6 +1,6 @@
 //! The `reorder` pass: what is sparse in the given order and dense in another runs in the other.
 //!
-//! Two numberings pay on their own. Keys a multiple of m away from their query (dilated, strided, diagonals) are
+//! Sets that are written along an order run in it ([`crate::ordered`]). Two more numberings pay on their own. Keys a multiple of m away from their query (dilated, strided, diagonals) are
 //! a dense band in the *class* of positions with the query's residue: such pieces become a stage over classes,
 //! less what the other pieces hold, so that no pair counts twice. Neighbourhoods on a grid overlap most for queries
 //! of a small box: their stage *walks* queries box by box. Nothing here knows of targets or of sizes at run time.
@@ -12,6 +12,7 @@ use attnc_pattern::expr::{Cmp, ExprId, Exprs, Extent, OrderId, Var};
 use attnc_pattern::program::{Empty, Order, OrderKind, Program};
 use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
+use crate::ordered::ordered;
 use crate::passes::Options;
 use crate::plan::{Attend, Entry, Plan, Role, View};
 
@@ -21,7 +22,12 @@ pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
         return;
     }
     // Rows without entries are looked for stage by stage: a row may be empty in one of two.
-    if plan.empty != Some(Empty::Error)
+    let whole = plan.empty == Some(Empty::Error);
+    if let Some(stages) = ordered(Arc::make_mut(&mut plan.program), stage, whole) {
+        plan.stages = stages;
+        return;
+    }
+    if !whole
         && let Some(modulus) = modulus(&mut Arc::make_mut(&mut plan.program).exprs, stage)
         && let Some(stages) = classes(Arc::make_mut(&mut plan.program), stage, modulus)
     {
