@@ -212,13 +212,14 @@ fn scratch_size(parts: &[Part<'_>], keys: usize, d: usize, dv: usize) -> Scratch
     let bq = tiles.max().unwrap_or(0);
     // A numbering by orders may have keys that the launch has not.
     let numbered = parts.iter().flat_map(|p| {
-        let orders = p.kernel.plan().stages.iter().filter_map(|s| match s.view {
+        let plan = p.kernel.plan();
+        let orders = plan.stages.iter().filter_map(|s| match s.view {
             View::Ordered { keys, .. } => Some(keys),
             _ => None,
         });
-        orders.flat_map(|o| p.envs.iter().filter_map(move |e| e.orders.get(o.0 as usize)))
+        orders.flat_map(move |order| p.envs.iter().map(move |env| order::positions(&plan.program, order, env)))
     });
-    let keys = numbered.map(|order| order.len()).fold(keys, usize::max);
+    let keys = numbered.fold(keys, usize::max);
     // SAFETY: a function of one number.
     let marks = unsafe { (Support::get().marks_bytes)(keys as i64) } as usize;
     ScratchSize { bq, d, dv, marks }
@@ -546,10 +547,11 @@ impl Listing {
         tile: usize,
     ) -> Result<Listing, String> {
         let ranked = |order: OrderId, start, len| {
-            let index = env.orders.get(order.0 as usize);
-            let ranked = index.and_then(|index| Some((order::ranked(index, start, len)?, index.len())));
-            let name = || &kernel.plan().program.order(order).name;
-            ranked.ok_or_else(|| format!("order `{}` should give each position an index of its own", name()))
+            let program = &kernel.plan().program;
+            let index = order::of(program, order, env).map_err(|e| e.to_string())?;
+            let wrong =
+                || format!("order `{}` should give each position an index of its own", program.order(order).name);
+            Ok::<_, String>((order::ranked(&index, start, len).ok_or_else(wrong)?, index.len()))
         };
         let (of_queries, queries) = ranked(queries, env.q_start, env.n_q)?;
         let (of_keys, keys) = ranked(keys, env.k_start, env.n_k)?;
@@ -833,7 +835,8 @@ fn listings(kernel: &CpuKernel, env: &Env<'_>) -> Result<Vec<Option<Arc<Listing>
 fn same_orders(kernel: &CpuKernel, a: &Env<'_>, b: &Env<'_>) -> bool {
     let same = |o: OrderId| match (a.orders.get(o.0 as usize), b.orders.get(o.0 as usize)) {
         (Some(x), Some(y)) => Arc::ptr_eq(x, y),
-        _ => false,
+        // Orders that only a schedule knows depend on sizes alone.
+        (x, y) => x.is_none() && y.is_none(),
     };
     kernel.plan().stages.iter().all(|s| match s.view {
         View::Ordered { queries, keys } => same(queries) && same(keys),

@@ -270,13 +270,7 @@ impl Window {
 }
 
 /// Begins the windows of a query tile of `rows` queries and `n_k` keys, up to tile `end`: nothing is gathered.
-pub(crate) unsafe extern "C" fn window_begin(
-    window: *mut Window,
-    rows: i64,
-    n_k: i64,
-    end: i64,
-    present: *const u64,
-) {
+pub(crate) unsafe extern "C" fn window_begin(window: *mut Window, rows: i64, n_k: i64, end: i64, present: *const u64) {
     // SAFETY: the driver gives its own window, whose fields are numbers and pointers that any bits are valid for,
     // but for `last`.
     unsafe {

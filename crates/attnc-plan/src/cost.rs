@@ -193,15 +193,15 @@ struct Ranked<'a> {
 
 impl<'a> Ranked<'a> {
     fn new(program: &Program, env: &Env<'a>, (queries, keys): (OrderId, OrderId)) -> Result<Ranked<'a>, EvalError> {
-        let index = |order: OrderId| {
-            let missing = move || EvalError::Missing { what: format!("order `{}`", program.order(order).name) };
-            let index = env.orders.get(order.0 as usize).ok_or_else(missing)?;
-            Ok((index.len() as i64, index, missing))
+        let ranked = |order: OrderId, start, len| {
+            let missing = |e: String| EvalError::Missing { what: e };
+            let index = order::of(program, order, env).map_err(|e| missing(e.to_string()))?;
+            let ranked = order::ranked(&index, start, len);
+            let ranked = ranked.ok_or_else(|| missing(format!("order `{}`", program.order(order).name)))?;
+            Ok((ranked, index.len() as i64))
         };
-        let (of_queries, index_of_query, missing) = index(queries)?;
-        let rows = order::ranked(index_of_query, env.q_start, env.n_q).ok_or_else(missing)?;
-        let (of_keys, index_of_key, missing) = index(keys)?;
-        let listed = order::ranked(index_of_key, env.k_start, env.n_k).ok_or_else(missing)?;
+        let (rows, of_queries) = ranked(queries, env.q_start, env.n_q)?;
+        let (listed, of_keys) = ranked(keys, env.k_start, env.n_k)?;
         let present = (env.n_k < of_keys).then(|| {
             let mut ranges: Vec<(i64, i64)> = Vec::new();
             for (at, _) in listed {

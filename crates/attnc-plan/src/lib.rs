@@ -13,11 +13,11 @@
 pub mod codes;
 pub mod cost;
 pub mod model;
+mod ordered;
 pub mod passes;
 pub mod plan;
 pub mod print;
 pub mod range;
-mod ordered;
 mod reorder;
 pub mod verify;
 

@@ -12,7 +12,7 @@ use attnc_pattern::expr::{Cmp, ExprId, Exprs, Extent, OrderId, Var};
 use attnc_pattern::program::{Empty, Order, OrderKind, Program};
 use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
-use crate::ordered::ordered;
+use crate::ordered::{along, permuted};
 use crate::passes::Options;
 use crate::plan::{Attend, Entry, Plan, Role, View};
 
@@ -23,23 +23,22 @@ pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
     }
     // Rows without entries are looked for stage by stage: a row may be empty in one of two.
     let whole = plan.empty == Some(Empty::Error);
-    if let Some(stages) = ordered(Arc::make_mut(&mut plan.program), stage, whole) {
-        plan.stages = stages;
-        return;
-    }
-    if !whole
-        && let Some(modulus) = modulus(&mut Arc::make_mut(&mut plan.program).exprs, stage)
-        && let Some(stages) = classes(Arc::make_mut(&mut plan.program), stage, modulus)
-    {
-        plan.stages = stages;
-    }
-    for stage in &mut plan.stages {
-        if stage.view == View::Given
-            && let Some(order) = boxes(Arc::make_mut(&mut plan.program), stage)
+    let program = Arc::make_mut(&mut plan.program);
+    let mut stages = vec![stage.clone()];
+    for found in [along, permuted, classes] {
+        // What is left in the given order may be dense in the next.
+        if let Some(at) = stages.iter().position(|s| s.view == View::Given)
+            && let Some(more) = found(program, &stages[at], whole)
         {
+            stages.splice(at..=at, more);
+        }
+    }
+    for stage in stages.iter_mut().filter(|s| s.view == View::Given) {
+        if let Some(order) = boxes(program, stage) {
             stage.view = View::Walk(order);
         }
     }
+    plan.stages = stages;
 }
 
 /// The largest modulus by which a piece keeps to the query's class.
@@ -65,8 +64,9 @@ fn class_of(exprs: &mut Exprs, piece: &Piece) -> Option<i64> {
 }
 
 /// The stage as given, without the pieces that keep to classes, and a stage of these. `None` if either has no
-/// closed form.
-fn classes(program: &mut Program, stage: &Attend, modulus: i64) -> Option<Vec<Attend>> {
+/// closed form, and for a single stage.
+fn classes(program: &mut Program, stage: &Attend, whole: bool) -> Option<Vec<Attend>> {
+    let modulus = modulus(&mut program.exprs, stage).filter(|_| !whole)?;
     let (mut given, mut apart) = (Vec::new(), Vec::new());
     for entry in &stage.entries {
         let Entry::Tokens { set, rows, bias, .. } = entry else {
@@ -172,7 +172,6 @@ fn boxes(program: &mut Program, stage: &Attend) -> Option<OrderId> {
     let space = &program.space;
     let at = space.axes.iter().position(|a| a.stride == stride)?;
     let segment = space.axes[at].segment;
-    let axes = &space.segments[segment].axes;
     let reads_runtime = stage.entries.iter().any(|e| match e {
         Entry::Tokens { rows, .. } => rows.pieces.iter().any(|p| p.filter.is_some()),
         Entry::Null { .. } => false,
@@ -180,16 +179,46 @@ fn boxes(program: &mut Program, stage: &Attend) -> Option<OrderId> {
     if reads_runtime {
         return None;
     }
+    let distances = distances(program, stage, segment);
+    let axes = &program.space.segments[segment].axes;
     let sides: &[i64] = match axes.len() {
         2 => &[8, 8],
         3 => &[4, 4, 4],
         _ => return None,
     };
     debug_assert_eq!(sides.iter().product::<i64>(), TILE as i64);
-    let tiles: Vec<_> = axes.iter().copied().zip(sides.iter().copied()).collect();
-    let named: Vec<String> =
-        tiles.iter().map(|(axis, side)| format!("{} = {side}", program.axis(*axis).name)).collect();
-    let name = format!("tile({})", named.join(", "));
-    program.orders.push(Order { name, segment: Some(segment), kind: OrderKind::Tile(tiles), span: Default::default() });
+    let tiles = axes.iter().copied().zip(sides.iter().copied());
+    let named = tiles.clone().zip(&distances).map(|((axis, side), distance)| {
+        let name = &program.axis(axis).name;
+        if *distance == 1 { format!("{name} = {side}") } else { format!("{name} = {side} step {distance}") }
+    });
+    let name = format!("tile({})", named.collect::<Vec<_>>().join(", "));
+    let kind = if distances.iter().all(|d| *d == 1) {
+        OrderKind::Tile(tiles.collect())
+    } else {
+        OrderKind::Spread(tiles.zip(distances).map(|((axis, side), distance)| (axis, side, distance)).collect())
+    };
+    program.orders.push(Order { name, segment: Some(segment), kind, span: Default::default() });
     Some(OrderId(program.orders.len() as u32 - 1))
+}
+
+/// How far apart the keys of a neighbourhood are on each axis of a segment: cells of one residue share keys.
+fn distances(program: &Program, stage: &Attend, segment: usize) -> Vec<i64> {
+    let axes = &program.space.segments[segment].axes;
+    let pieces = stage.entries.iter().flat_map(|e| match e {
+        Entry::Tokens { rows, .. } => rows.pieces.as_slice(),
+        Entry::Null { .. } => &[],
+    });
+    let mut distances = vec![i64::MAX; axes.len()];
+    for piece in pieces.filter(|p| !p.loops.is_empty() && p.loops.iter().all(|l| l.span.is_some())) {
+        let inner = match piece.combs.as_slice() {
+            [comb] if program.exprs.as_int(comb.width) == Some(1) => program.exprs.as_int(comb.period).unwrap_or(1),
+            _ => 1,
+        };
+        let steps = piece.loops.iter().map(|l| l.step).chain([inner]).chain(std::iter::repeat(1));
+        for (distance, step) in distances.iter_mut().zip(steps) {
+            *distance = (*distance).min(step);
+        }
+    }
+    distances.into_iter().map(|d| if d == i64::MAX { 1 } else { d }).collect()
 }

@@ -39,9 +39,6 @@ pub(crate) fn emit(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Cod
     let mut functions = Vec::with_capacity(plan.stages.len());
     for (i, attend) in plan.stages.iter().enumerate() {
         supported(attend)?;
-        if let View::Ordered { queries, keys } = attend.view {
-            uses.join(Uses { orders: vec![queries.0 as usize, keys.0 as usize], ..Uses::default() });
-        }
         let (function, more) = drive(plan, attend, (Tiled::of(attend), i > 0), callees, conv)?;
         uses.join(more);
         functions.push(function);
