@@ -57,6 +57,8 @@ pub struct Launch<'a> {
     pub workspace: &'a mut [u8],
     /// Threads to run on; `None` is the pool of the calling thread.
     pub pool: Option<&'a rayon::ThreadPool>,
+    /// Parts run one after the other instead of side by side.
+    pub apart: bool,
 }
 
 /// Why a launch was refused. Nothing has been written then.
@@ -257,12 +259,14 @@ pub fn run(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<(), RunError> 
     find_empty_row(&jobs, &memory, launch.pool)?;
     clear(launch, &shape, &assigned, parts);
     let last = parts.iter().map(|p| p.kernel.stages()).max().unwrap_or(0);
-    for stage in 0..last {
+    let turns: Vec<Option<usize>> = if launch.apart { (0..parts.len()).map(Some).collect() } else { vec![None] };
+    for (turn, stage) in turns.into_iter().flat_map(|turn| (0..last).map(move |stage| (turn, stage))) {
         // Only jobs of one stage are cut.
         let rounds = if stage == 0 { rounds.clone() } else { std::iter::once(0..jobs.len()).collect() };
         for round in rounds {
             let jobs = &jobs[round];
-            let tasks = Tasks::new(jobs, stage, Job::tasks);
+            let of_turn = |job: &Job<'_>, stage| if turn.is_none_or(|p| job.part == p) { job.tasks(stage) } else { 0 };
+            let tasks = Tasks::new(jobs, stage, of_turn);
             tasks.each(&memory, launch.pool, |at, task, scratch, marks| jobs[at].run(stage, task, scratch, marks));
         }
     }
@@ -495,6 +499,8 @@ struct Job<'a> {
     ctx: Ctx,
     /// Rows in the order of each stage, where it has one of its own.
     listings: Vec<Option<Arc<Listing>>>,
+    /// Modulus of each stage over classes; 1 of others.
+    moduli: Vec<i64>,
     /// Where results are kept between stages, if there are several.
     between: Option<Between>,
     /// The heads, if there are several.
@@ -662,7 +668,10 @@ impl Job<'_> {
         let n_q = self.ctx.n_q as usize;
         match attend.view {
             View::Given | View::Walk(_) | View::Ordered { .. } => n_q.div_ceil(attend.tile.q),
-            View::Classes(modulus) => n_q.min(modulus as usize) * self.tiles_of_class(modulus, attend.tile.q),
+            View::Classes(_) => {
+                let modulus = self.moduli[stage];
+                n_q.min(modulus as usize) * self.tiles_of_class(modulus, attend.tile.q)
+            }
         }
     }
 
@@ -690,7 +699,8 @@ impl Job<'_> {
                     listing.apply(&mut ctx);
                 }
             }
-            Some(View::Classes(modulus)) => {
+            Some(View::Classes(_)) => {
+                let modulus = self.moduli[stage];
                 let tiles = self.tiles_of_class(modulus, self.kernel.plan().stages[stage].tile.q);
                 tile = task % tiles;
                 ctx.keep_class(modulus, (task / tiles) as i64);
@@ -764,10 +774,12 @@ fn jobs<'a>(
                     }
                 };
                 let of_first = listings_of(&jobs, at, head)?;
+                let moduli = moduli(part.kernel, env).map_err(|what| RunError::Env { batch, head, what })?;
                 let job = |head, ctx, listings, env| Job {
                     kernel: part.kernel,
                     ctx,
                     listings,
+                    moduli: moduli.clone(),
                     between: None,
                     fold: None,
                     cuts: None,
@@ -829,6 +841,16 @@ fn listings(kernel: &CpuKernel, env: &Env<'_>) -> Result<Vec<Option<Arc<Listing>
         Ok(Some(Arc::new(listing)))
     };
     kernel.plan().stages.iter().map(listing).collect()
+}
+
+/// The modulus of each stage.
+fn moduli(kernel: &CpuKernel, env: &Env<'_>) -> Result<Vec<i64>, String> {
+    let plan = kernel.plan();
+    let modulus = |s: &attnc_plan::Attend| match s.view {
+        View::Classes(modulus) => attnc_plan::modulus_of(&plan.program, modulus, env).map_err(|e| e.to_string()),
+        View::Given | View::Walk(_) | View::Ordered { .. } => Ok(1),
+    };
+    plan.stages.iter().map(modulus).collect()
 }
 
 /// Whether stages of a kernel number alike in two environments of the same lengths.

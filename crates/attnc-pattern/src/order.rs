@@ -159,8 +159,11 @@ pub fn ranked(index: &[u32], start: i64, len: i64) -> Option<Vec<(u32, u32)>> {
     (ranked.len() == len).then_some(ranked)
 }
 
-/// A size of the space that cannot be negative.
-pub(crate) fn size(program: &Program, env: &Env<'_>, expr: ExprId) -> Result<i64, EnvError> {
+/// A size of the launch that cannot be negative.
+///
+/// # Errors
+/// An expression without a value, or with one that is no size.
+pub fn size(program: &Program, env: &Env<'_>, expr: ExprId) -> Result<i64, EnvError> {
     let value = Evaluator::new(program, env, &[expr]).int(expr, Point::default())?;
     match i64::try_from(value) {
         Ok(v) if v >= 0 => Ok(v),

@@ -71,7 +71,11 @@ impl Machine {
     #[must_use]
     pub fn tile(&self, program: &Program, stage: &Attend) -> usize {
         let [largest, .., smallest] = TILES;
-        if stage.entries.iter().any(|e| matches!(e, Entry::Tokens { rows, .. } if rows.pieces.iter().any(|p| scattered(program, p)))) {
+        if stage
+            .entries
+            .iter()
+            .any(|e| matches!(e, Entry::Tokens { rows, .. } if rows.pieces.iter().any(|p| scattered(program, p))))
+        {
             return smallest;
         }
         let elements = (self.shape.d_k + self.shape.d_v) as f64 / 2.0;

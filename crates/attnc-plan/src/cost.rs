@@ -13,7 +13,7 @@ use attnc_pattern::program::{Empty, Program};
 use attnc_pattern::rowset::RowSet;
 
 use crate::model::{Term, Work};
-use crate::plan::{Attend, Entry, View};
+use crate::plan::{Attend, Entry, Tile, View};
 use crate::verify::VerifiedPlan;
 
 /// Cost of one head.
@@ -128,9 +128,7 @@ pub fn cost<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Resu
 /// # Errors
 /// As for [`cost`].
 pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Result<Counted, EvalError> {
-    let row_bytes = (shape.d_k + shape.d_v) * shape.element;
-    let mut count =
-        Count { shape, row_bytes, total: Cost::default(), of_row: None, once: Work::default(), tasks: vec![] };
+    let mut count = Count::of(shape);
     let mut stages = Vec::with_capacity(plan.stages.len());
     if plan.stages.len() > 1 {
         count.of_row = Some(vec![0; usize::try_from(env.n_q).unwrap_or(0)]);
@@ -153,6 +151,7 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
                 count.stage::<V>(stage, &sets, &of, env.n_q, present.as_deref(), query)?;
             }
             View::Classes(modulus) => {
+                let modulus = modulus_of(&plan.program, modulus, env)?;
                 for first in 0..modulus.min(env.n_q) {
                     let of = env.of_class(modulus, (env.q_start + first) % modulus);
                     count.stage::<V>(stage, &sets, &of, of.n_q, None, |i| (of.q_start + i, first + modulus * i))?;
@@ -178,8 +177,43 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
         total.empty_rows += u64::from(row == 0);
     }
     total.useful_flops = 2 * (shape.d_k + shape.d_v) * total.entries;
-    total.bytes_min = (env.n_q + env.n_k) as u64 * row_bytes;
+    total.bytes_min = (env.n_q + env.n_k) as u64 * count.row_bytes;
     Ok(Counted { cost: total, once: count.once, stages })
+}
+
+/// Counts the queries of `env`, which is in the numbering of the stage, with each of several tiles: what the tasks do.
+pub(crate) fn sample<V: Visits>(
+    program: &Program,
+    stage: &Attend,
+    env: &Env<'_>,
+    tiles: &[usize],
+    shape: Shape,
+) -> Result<Vec<Work>, EvalError> {
+    let sets: Vec<Set> = stage.entries.iter().filter_map(|e| Set::new(program, stage, e)).collect();
+    let mut works = Vec::with_capacity(tiles.len());
+    for &q in tiles {
+        let mut count = Count::of(shape);
+        let tiled = Attend { tile: Tile { q, ..stage.tile }, entries: vec![], ..stage.clone() };
+        count.stage::<V>(&tiled, &sets, env, env.n_q, None, |i| (env.q_start + i, i))?;
+        let mut work = Work::default();
+        count.tasks.iter().for_each(|task| work.add(task, 1));
+        works.push(work);
+    }
+    Ok(works)
+}
+
+/// The modulus of a stage over classes.
+///
+/// # Errors
+/// An expression without a value.
+pub fn modulus_of(program: &Program, modulus: ExprId, env: &Env<'_>) -> Result<i64, EvalError> {
+    match program.exprs.as_int(modulus) {
+        Some(modulus) => Ok(modulus.max(1)),
+        None => {
+            let size = order::size(program, env, modulus).map_err(|e| EvalError::Missing { what: e.to_string() })?;
+            Ok(size.max(1))
+        }
+    }
 }
 
 /// A launch in the numbering by orders.
@@ -291,6 +325,11 @@ struct Count {
 }
 
 impl Count {
+    fn of(shape: Shape) -> Count {
+        let row_bytes = (shape.d_k + shape.d_v) * shape.element;
+        Count { shape, row_bytes, total: Cost::default(), of_row: None, once: Work::default(), tasks: vec![] }
+    }
+
     /// Counts `n_q` queries under `env`; `query` gives the position of the i-th and its number in the launch. Of the
     /// keys of `env` those in the ranges `present` are there.
     fn stage<V: Visits>(

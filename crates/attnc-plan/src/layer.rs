@@ -161,7 +161,7 @@ mod tests {
         let text = "layer l\n  launch\n    far: heads 0, 3-4 on KV heads 0-1\n    near: heads 1 on KV heads 1\n  skip: heads 2\n";
         assert_eq!(fused.text(), text);
         let without = Options { without: vec!["fuse".to_owned()], ..Options::default() };
-        assert_eq!(plan.clone().passed(&without, |..| ()).unwrap(), plan);
+        assert_eq!(plan.clone().passed(&without, |_, _| ()).unwrap(), plan);
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl Plan {
             };
             let view = match s.view {
                 View::Given => "order given".to_owned(),
-                View::Classes(modulus) => format!("classes modulo {modulus}"),
+                View::Classes(modulus) => format!("classes modulo {}", expr(modulus)),
                 View::Walk(order) => format!("queries by {}", self.program.order(order).name),
                 View::Ordered { queries, keys } if queries == keys => {
                     format!("numbered by {}", self.program.order(keys).name)

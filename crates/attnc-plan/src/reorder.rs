@@ -41,26 +41,31 @@ pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
     plan.stages = stages;
 }
 
-/// The largest modulus by which a piece keeps to the query's class.
-fn modulus(exprs: &mut Exprs, stage: &Attend) -> Option<i64> {
+/// The modulus by which a piece keeps to the query's class: the largest constant, else one that is known when run.
+fn modulus(exprs: &mut Exprs, stage: &Attend) -> Option<ExprId> {
     let pieces = stage.entries.iter().flat_map(|e| match e {
         Entry::Tokens { rows, .. } => rows.pieces.as_slice(),
         Entry::Null { .. } => &[],
     });
-    pieces.filter_map(|p| class_of(exprs, p)).max()
+    let found: Vec<ExprId> = pieces.filter_map(|p| class_of(exprs, p)).collect();
+    found.iter().copied().max_by_key(|&m| exprs.as_int(m)).or_else(|| found.first().copied())
 }
 
 /// m, if a piece holds only keys that are a multiple of m away from the query.
-fn class_of(exprs: &mut Exprs, piece: &Piece) -> Option<i64> {
+fn class_of(exprs: &mut Exprs, piece: &Piece) -> Option<ExprId> {
     let [comb] = piece.combs.as_slice() else { return None };
-    let (period, width) = (exprs.as_int(comb.period)?, exprs.as_int(comb.width)?);
-    if !piece.loops.is_empty() || piece.filter.is_some() || width != 1 || period < 2 {
+    let width = exprs.as_int(comb.width)?;
+    if !piece.loops.is_empty()
+        || piece.filter.is_some()
+        || width != 1
+        || exprs.as_int(comb.period).is_some_and(|p| p < 2)
+    {
         return None;
     }
     let q = exprs.var(Var::Q);
     let ahead = exprs.sub(comb.phase, q);
     let ahead = exprs.modulo(ahead, comb.period);
-    (exprs.as_int(ahead) == Some(0)).then_some(period)
+    (exprs.as_int(ahead) == Some(0)).then_some(comb.period)
 }
 
 /// The stage as given, without the pieces that keep to classes, and a stage of these. `None` if either has no
@@ -75,8 +80,12 @@ fn classes(program: &mut Program, stage: &Attend, whole: bool) -> Option<Vec<Att
         };
         let (mut ours, mut others) = (Vec::new(), Vec::new());
         for piece in &rows.pieces {
-            if class_of(&mut program.exprs, piece) == Some(modulus) { &mut ours } else { &mut others }
-                .push(piece.clone());
+            if class_of(&mut program.exprs, piece) == Some(modulus) {
+                // In a class the comb says nothing.
+                ours.push(Piece { combs: vec![], ..piece.clone() });
+            } else {
+                others.push(piece.clone());
+            }
         }
         if ours.is_empty() {
             given.push(entry.clone());
@@ -115,7 +124,7 @@ fn classes(program: &mut Program, stage: &Attend, whole: bool) -> Option<Vec<Att
 }
 
 /// The predicate of pieces without loops.
-fn any(exprs: &mut Exprs, pieces: &[Piece]) -> Option<ExprId> {
+pub(crate) fn any(exprs: &mut Exprs, pieces: &[Piece]) -> Option<ExprId> {
     let (k, k_start, n_k) = (exprs.var(Var::K), exprs.var(Var::KStart), exprs.var(Var::NK));
     let k_end = exprs.add(k_start, n_k);
     let mut arms = Vec::new();
@@ -142,12 +151,12 @@ fn any(exprs: &mut Exprs, pieces: &[Piece]) -> Option<ExprId> {
 }
 
 /// An expression over the positions of one class.
-fn in_class(exprs: &mut Exprs, expr: ExprId, modulus: i64) -> ExprId {
+fn in_class(exprs: &mut Exprs, expr: ExprId, modulus: ExprId) -> ExprId {
     exprs.substitute(expr, |e, v| {
         Some(match v {
             Var::Q | Var::K => {
-                let (at, m, class) = (e.var(v), e.int(modulus), e.var(Var::Class));
-                let at = e.mul(m, at);
+                let (at, class) = (e.var(v), e.var(Var::Class));
+                let at = e.mul(modulus, at);
                 e.add(at, class)
             }
             Var::QStart => e.var(Var::Given(Extent::QStart)),

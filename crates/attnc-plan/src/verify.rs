@@ -58,7 +58,12 @@ pub(crate) fn check(plan: &Plan, stage: Stage) -> Result<(), Refusal> {
     }
     for s in &plan.stages {
         match s.view {
-            View::Classes(modulus) if modulus < 1 => return refuse("a modulus is at least 1"),
+            View::Classes(modulus) => {
+                c.expr("modulus", modulus, Ty::Int, launch)?;
+                if plan.program.exprs.as_int(modulus).is_some_and(|m| m < 1) {
+                    return refuse("a modulus is at least 1");
+                }
+            }
             View::Walk(order) if !c.has(order) => return refuse("a walk by an order that is not there"),
             View::Ordered { queries, keys } if !c.has(queries) || !c.has(keys) => {
                 return refuse("a numbering by an order that is not there");
