@@ -246,10 +246,11 @@ fn ahead(view: &KvView, first: i64, count: i64) -> Ahead {
 /// # Safety
 /// As for the stages.
 unsafe fn few_rows(kernels: &Table, view: &KvView, chunk: &Chunk, scratch: &Scratch) -> (*const u8, i64, i64) {
-    let listed = KvView { rows: chunk.keys, ..*view };
-    let (of, first) = if chunk.first >= 0 { (view, chunk.first) } else { (&listed, 0) };
+    let mut numbers = [0; BK];
     // SAFETY: promised by the caller.
     unsafe {
+        let listed = KvView { rows: numbers_of(view, chunk, &mut numbers), ..*view };
+        let (of, first) = if chunk.first >= 0 { (view, chunk.first) } else { (&listed, 0) };
         match of.spaced(first as usize, chunk.count as usize) {
             Some((at, stride)) => (at, i64::from(view.dtype), stride),
             None => {
@@ -271,11 +272,27 @@ unsafe fn rows(kernels: &Table, view: &KvView, chunk: &Chunk, scratch: &Scratch)
         if chunk.first >= 0 {
             (kernels.kv_tile)(view, chunk.first, chunk.count, scratch.rows, &mut stride)
         } else {
-            let listed = KvView { rows: chunk.keys, ..*view };
+            let mut numbers = [0; BK];
+            let listed = KvView { rows: numbers_of(view, chunk, &mut numbers), ..*view };
             (kernels.kv_tile)(&listed, 0, chunk.count, scratch.rows, &mut stride)
         }
     };
     (at as *const f32, stride)
+}
+
+/// Numbers of the rows of a chunk's keys, which are places in the list of rows of a view that has one.
+///
+/// # Safety
+/// As for the stages.
+unsafe fn numbers_of(view: &KvView, chunk: &Chunk, numbers: &mut [u32; BK]) -> *const u32 {
+    if view.rows.is_null() {
+        return chunk.keys;
+    }
+    for (i, number) in numbers[..chunk.count as usize].iter_mut().enumerate() {
+        // SAFETY: keys of a chunk are below the number of listed rows.
+        *number = unsafe { *view.rows.add(*chunk.keys.add(i) as usize) };
+    }
+    numbers.as_ptr()
 }
 
 /// Offsets and columns of a compressed map.

@@ -272,6 +272,7 @@ fn run_dense(
         kv_heads: &heads,
         workspace: &mut workspace,
         pool: Some(&pool),
+        apart: false,
     };
     run(&parts, &mut launch)?;
     Ok((out, lse))
@@ -1009,6 +1010,7 @@ fn batches_groups_types_strides_and_padding() {
             kv_heads: &kv_of,
             workspace: &mut workspace,
             pool: Some(&threads),
+            apart: false,
         };
         run(&parts, &mut launch).expect("runs");
         let out = loaded(out_type, bytes_of(&out_mem, out_len));
@@ -1089,6 +1091,7 @@ fn launches_that_do_not_fit_are_refused() {
                 kv_heads: t.kv_heads,
                 workspace: &mut workspace,
                 pool: None,
+                apart: false,
             },
         );
         if result.is_err() {

@@ -29,7 +29,7 @@ pub struct Env<'a> {
     pub step: i64,
     /// Dimension of queries and keys.
     pub dim: i64,
-    /// The class that lengths and starts above belong to, if they are those of one.
+    /// The class, or the numbering by orders, that lengths and starts above belong to, if they are those of one.
     pub class: Option<Class>,
     /// Values of the program's sizes, by `SizeId`.
     pub sizes: Vec<i64>,
@@ -43,12 +43,14 @@ pub struct Env<'a> {
     pub draws: Vec<DrawTable>,
     /// Index in the order of each position of the sequence, by `OrderId`; see [`crate::order`].
     pub orders: Vec<std::sync::Arc<[u32]>>,
+    /// Position that has each index, by `OrderId`: the inverse of `orders`.
+    pub positions: Vec<std::sync::Arc<[u32]>>,
 }
 
-/// The positions of one residue, as a sequence of their own. See [`Var::Class`].
+/// The positions of one residue, or all in another order, as a sequence of their own. See [`Var::Class`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Class {
-    /// The residue.
+    /// The residue; 0 for an order.
     pub residue: i64,
     /// Of the whole launch: position of the first query, of the first key, number of queries, of keys.
     pub given: [i64; 4],
@@ -75,6 +77,14 @@ impl Env<'_> {
         let (k_start, n_k) = in_class(self.k_start, self.n_k, modulus, residue);
         let class = Class { residue, given: [self.q_start, self.k_start, self.n_q, self.n_k] };
         Env { q_start, n_q, k_start, n_k, class: Some(class), ..self.clone() }
+    }
+
+    /// The environment of numbering queries and keys by their index in orders of so many positions: both begin at 0,
+    /// and an index that the launch does not have has no row.
+    #[must_use]
+    pub fn in_orders(&self, queries: i64, keys: i64) -> Self {
+        let class = Class { residue: 0, given: [self.q_start, self.k_start, self.n_q, self.n_k] };
+        Env { q_start: 0, n_q: queries, k_start: 0, n_k: keys, class: Some(class), ..self.clone() }
     }
 }
 

@@ -5,17 +5,17 @@
 //! nothing. What a launch is given is checked here, against the program, before anything is written.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use attnc_cpu::{CpuKernel, Isa, Launch, Part, RunError};
-use attnc_pattern::analysis::EvalError;
+use attnc_pattern::analysis::{EvalError, Rows};
 use attnc_pattern::env::Env;
 use attnc_pattern::oracle::{self, Evaluator, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{Model, Program};
 use attnc_pattern::tolerance::{self, Dtype, Report, Rounding};
 use attnc_plan::model::Work;
-use attnc_plan::{Built, Cost, Counted};
+use attnc_plan::{Built, Cost, Counted, LayerPlan};
 use attnc_syntax::diag::Diagnostic;
 
 use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
@@ -117,6 +117,32 @@ struct Piece {
     built: Arc<Built>,
     /// Absent where the oracle runs.
     code: Option<Arc<CpuKernel>>,
+    /// Rows of every entry, made when a launch first asks how long they are.
+    rows: Arc<OnceLock<Vec<Rows>>>,
+}
+
+/// Heads of a part, and its plan.
+type Group<'a> = (&'a Piece, Vec<usize>);
+
+impl Piece {
+    /// How long the rows of a head are: keys of the first, the middle and the last.
+    fn weight(&self, env: &Env<'_>) -> u64 {
+        let plan = &self.built.plan;
+        let rows = self.rows.get_or_init(|| {
+            let of = |e: &attnc_plan::Entry| match e {
+                attnc_plan::Entry::Tokens { rows, .. } => Some(Rows::new(&plan.program, rows)),
+                attnc_plan::Entry::Null { .. } => None,
+            };
+            plan.given.iter().filter_map(of).collect()
+        });
+        let sampled = [0, env.n_q / 2, env.n_q - 1].map(|i| env.q_start + i);
+        // Rows that cannot be computed are refused elsewhere.
+        let row = |rows: &Rows| {
+            let mut walker = rows.walker(env).ok()?;
+            sampled.iter().map(|&q| Some(walker.row(q).ok()?.count())).sum::<Option<u64>>()
+        };
+        if env.n_q == 0 { 0 } else { rows.iter().filter_map(row).sum() }
+    }
 }
 
 /// What environments are made for.
@@ -168,7 +194,7 @@ impl Kernel {
         for attention in used {
             let piece = || {
                 let code = shared.compiled(attention)?;
-                Ok(Piece { attention, built: shared.plan(attention)?, code })
+                Ok(Piece { attention, built: shared.plan(attention)?, code, rows: Arc::default() })
             };
             parts.push(piece().map_err(|list| shared.said(list))?);
         }
@@ -224,10 +250,14 @@ impl Kernel {
         self.parts.iter().map(|p| p.attention).collect()
     }
 
-    /// Texts of the plans.
+    /// Texts of the plans; of a model also that of the layer.
     #[must_use]
     pub fn plan_text(&self) -> String {
-        self.parts.iter().map(|p| p.built.plan.text()).collect::<Vec<_>>().join("\n")
+        let mut texts: Vec<String> = self.parts.iter().map(|p| p.built.plan.text()).collect();
+        if let Who::Model { reads, .. } = &self.who {
+            texts.extend(self.layer_passed(reads, |_, _| ()).ok().map(|plan| plan.text()));
+        }
+        texts.join("\n")
     }
 
     /// Hash of the plans: of the only one, or of all, joined by `+`. Equal hashes round alike.
@@ -281,7 +311,7 @@ impl Kernel {
         }
         let shape = self.shape_of(problem)?;
         let reads = self.reads(problem.q.shape()[1], problem.k.shape()[1])?;
-        let groups = self.groups(reads.q.len());
+        let (mut groups, apart) = self.groups(&reads)?;
         let mut envs = self.envs(&problem.inputs, shape, Purpose::Run)?;
         let batch = problem.q.shape()[0];
         let mut made = Vec::with_capacity(groups.len());
@@ -294,6 +324,7 @@ impl Kernel {
             }
             made.push(of_part);
         }
+        order_by_weight(&mut groups, &mut made, apart, |envs| envs.first());
         let parts: Vec<Part<'_>> = groups
             .iter()
             .zip(&made)
@@ -321,6 +352,7 @@ impl Kernel {
             kv_heads: &reads.kv,
             workspace,
             pool: resources.threads.map(|t| &t.0),
+            apart,
         };
         attnc_cpu::run(&parts, &mut launch).map_err(|error| self.failed(&error))
     }
@@ -424,13 +456,19 @@ impl Kernel {
         let of_plan = attnc_plan::cost::Shape { d_k: shape.dim.unsigned_abs(), d_v: dim_v.unsigned_abs(), element };
         let mut envs = self.envs(inputs, shape, Purpose::Look)?;
         let (mut counted, mut jobs, mut once): (Vec<Counted>, Vec<usize>, Work) = Default::default();
-        for (piece, heads) in self.groups(usize::try_from(self.told(shape).heads).unwrap_or(0)) {
-            let alike = !self.reads_head(piece.attention);
-            for (i, &head) in heads.iter().enumerate() {
-                // Heads whose sets do not depend on the head cost the same.
-                if !alike || i == 0 {
-                    let env = envs.env(self.at(piece.attention, 0, head)).map_err(|l| self.shared.said(l))?;
-                    let found = attnc_plan::count::<attnc_cpu::Visits>(&piece.built.plan, &env, of_plan)
+        let (mut groups, apart) = self.groups(&self.reads_of(usize::try_from(self.told(shape).heads).unwrap_or(0)))?;
+        let mut made = Vec::with_capacity(groups.len());
+        for (piece, heads) in &groups {
+            // Heads whose sets do not depend on the head cost the same.
+            let own = if self.reads_head(piece.attention) { &heads[..] } else { &heads[..heads.len().min(1)] };
+            let envs = own.iter().map(|&head| envs.env(self.at(piece.attention, 0, head)));
+            made.push(envs.collect::<Result<Vec<_>, _>>().map_err(|l| self.shared.said(l))?);
+        }
+        order_by_weight(&mut groups, &mut made, apart, |envs| envs.first());
+        for ((piece, heads), envs) in groups.into_iter().zip(made) {
+            for i in 0..heads.len() {
+                if let Some(env) = envs.get(i) {
+                    let found = attnc_plan::count::<attnc_cpu::Visits>(&piece.built.plan, env, of_plan)
                         .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
                     if i == 0 {
                         once.add(&found.once, 1);
@@ -479,7 +517,16 @@ impl Kernel {
     /// Texts of the plans after each pass that changed them, the plan before all passes first.
     #[must_use]
     pub fn passes_text(&self) -> String {
-        self.parts.iter().map(|p| self.shared.passes_text(p.attention)).collect::<Vec<_>>().join("\n")
+        let mut texts: Vec<String> = self.parts.iter().map(|p| self.shared.passes_text(p.attention)).collect();
+        if let Who::Model { reads, .. } = &self.who {
+            let mut text = format!("# before all passes over layers\n{}", self.layer(reads).text());
+            // A plan that cannot be made is refused when it is run.
+            let _ = self.layer_passed(reads, |pass, plan| {
+                text.push_str(&format!("\n# after {pass}\n{}", plan.text()));
+            });
+            texts.push(text);
+        }
+        texts.join("\n")
     }
 
     /// Names of the sizes that a launch must be given.
@@ -535,10 +582,46 @@ impl Kernel {
             .map_err(|list| self.shared.said(list))
     }
 
-    /// Heads of each attention in use.
-    fn groups(&self, heads: usize) -> Vec<(&Piece, Vec<usize>)> {
-        let of = |p: &Piece| (0..heads).filter(|&h| self.attention(h) == Some(p.attention)).collect();
-        self.parts.iter().map(|p| (p, of(p))).collect()
+    /// The plan of the layer for heads that read so, before all passes.
+    fn layer(&self, reads: &Reads) -> LayerPlan {
+        let Select { name, layer, step } = &self.select;
+        let name = match self.who {
+            Who::Every(_) => name.clone(),
+            Who::Model { .. } => format!("{layer} of {name}, step {step}"),
+        };
+        let heads = reads.kv.iter().enumerate().map(|(head, &kv)| Some((self.attention(head)?, kv)));
+        LayerPlan::new(&name, &heads.collect::<Vec<_>>(), |attention| self.name_of(attention).to_owned())
+    }
+
+    /// The plan of the layer after its passes; `after` sees it after each.
+    fn layer_passed(
+        &self,
+        reads: &Reads,
+        after: impl FnMut(&'static str, &LayerPlan),
+    ) -> Result<LayerPlan, Diagnostics> {
+        self.layer(reads).passed(self.shared.plan_options(), after).map_err(|(pass, refusal)| {
+            let sentence = format!("the pass `{pass}` broke a rule of layers: {}", refusal.rule);
+            self.shared.said(vec![Diagnostic::global("E0699", sentence)])
+        })
+    }
+
+    /// Heads of each part, and whether parts run one after the other.
+    fn groups(&self, reads: &Reads) -> Result<(Vec<Group<'_>>, bool), Diagnostics> {
+        let plan = self.layer_passed(reads, |_, _| ())?;
+        let apart = plan.launches.len() > 1;
+        let parts = plan.launches.into_iter().flat_map(|l| l.parts).filter_map(|part| {
+            let piece = self.parts.iter().find(|p| p.attention == part.attention)?;
+            Some((piece, part.heads.into_iter().map(|h| h.0).collect()))
+        });
+        Ok((parts.collect(), apart))
+    }
+
+    /// Which heads are read by so many heads of the output: KV heads of an attention are known when it is run.
+    fn reads_of(&self, heads: usize) -> Reads {
+        match &self.who {
+            Who::Every(_) => Reads { q: (0..heads).collect(), kv: (0..heads).collect() },
+            Who::Model { reads, .. } => reads.clone(),
+        }
     }
 
     /// Whether the sets of an attention differ between heads.
@@ -636,6 +719,24 @@ impl Kernel {
         }
         self.refuse("E0721", error.to_string())
     }
+}
+
+/// Parts in the order of a launch, which begins with the last: that of the longest rows. Parts that run one after the
+/// other stay as they are. `first` is the environment of a part's first head.
+fn order_by_weight<E>(
+    groups: &mut Vec<Group<'_>>,
+    envs: &mut Vec<E>,
+    apart: bool,
+    first: impl for<'e> Fn(&'e E) -> Option<&'e Env<'e>>,
+) {
+    if apart || groups.len() < 2 {
+        return;
+    }
+    let weight = |(piece, _): &Group<'_>, envs: &E| first(envs).map_or(0, |env| piece.weight(env));
+    let mut all: Vec<(u64, (Group<'_>, E))> =
+        groups.drain(..).zip(envs.drain(..)).map(|(group, envs)| (weight(&group, &envs), (group, envs))).collect();
+    all.sort_by_key(|part| part.0);
+    (*groups, *envs) = all.into_iter().map(|part| part.1).unzip();
 }
 
 /// Compares what a target computed with the oracle's outputs, one for each batch item.

@@ -260,13 +260,18 @@ impl Emitter<'_> {
                 let next = self.at(scope).get().iadd_imm_s(a, 1);
                 self.element(offsets, next, docs, scope)
             }
-            Un::OrderIndex(order) => {
+            Un::OrderIndex(order) | Un::OrderPosition(order) => {
                 let order = order.0 as usize;
                 self.uses.orders.push(order);
                 let orders = self.context(std::mem::offset_of!(Ctx, orders));
                 let at = (order * size_of::<OrderRef>()) as i32;
-                let index = self.part(orders, at, std::mem::offset_of!(OrderRef, index));
-                let len = self.part(orders, at, std::mem::offset_of!(OrderRef, len));
+                let (items, count) = if matches!(op, Un::OrderIndex(_)) {
+                    (std::mem::offset_of!(OrderRef, index), std::mem::offset_of!(OrderRef, len))
+                } else {
+                    (std::mem::offset_of!(OrderRef, position), std::mem::offset_of!(OrderRef, positions))
+                };
+                let index = self.part(orders, at, items);
+                let len = self.part(orders, at, count);
                 let last = self.at(0).get().iadd_imm_s(len, -1);
                 let i = self.clamp(a, last, scope);
                 let offset = self.at(scope).get().ishl_imm_u(i, 2);

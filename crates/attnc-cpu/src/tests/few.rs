@@ -119,6 +119,7 @@ impl Decode {
                 kv_heads: &self.kv_of,
                 workspace: &mut workspace,
                 pool: Some(&pool),
+                apart: false,
             };
             run(&parts, &mut launch)?;
         }

@@ -119,6 +119,9 @@ impl Printer<'_> {
                     Un::DocBegin => "doc_begin".to_owned(),
                     Un::DocEnd => "doc_end".to_owned(),
                     Un::OrderIndex(o) => self.name("order", o.0, |p| p.orders.get(o.0 as usize).map(|x| &x.name)),
+                    Un::OrderPosition(o) => {
+                        format!("{}.pos", self.name("order", o.0, |p| p.orders.get(o.0 as usize).map(|x| &x.name)))
+                    }
                     Un::Table(t) => format!("table{}", t.0),
                     Un::CsrBegin(m) => format!("{}.indptr", self.map(m.0)),
                     Un::CsrIndex(m) => format!("{}.indices", self.map(m.0)),
