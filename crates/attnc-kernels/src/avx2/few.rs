@@ -12,7 +12,7 @@ use core::arch::x86_64::*;
 use super::WIDTH;
 use super::math::exp_nonpositive;
 use crate::abi::{Ahead, BK, DType, FEW};
-use crate::{count, scalar};
+use crate::scalar;
 
 const _: () = assert!(FEW == WIDTH);
 /// Queries that share what has been read.
@@ -128,7 +128,6 @@ pub(crate) unsafe extern "C" fn qk(
     s: *mut f32,
     ahead: *const Ahead,
 ) {
-    count::add(keys, d, lanes);
     let (keys, d, lanes, stride) = (keys as usize, d as usize, lanes as usize, k_stride as isize);
     // SAFETY: as the caller promised.
     unsafe {
@@ -283,7 +282,6 @@ pub(crate) unsafe extern "C" fn pv(
             // A masked value must not be multiplied, not even by zero.
             return scalar::few_pv(p, v, dtype, v_stride, keys, dv, lanes, mask, alpha, acc, ahead);
         }
-        count::add(keys, dv, lanes);
         let lanes = lanes as usize;
         let row = values.dv * DType::of_code(dtype).size();
         let ahead = Stream::new(v, values.stride, values.keys, row, *ahead);
