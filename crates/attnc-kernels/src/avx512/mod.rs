@@ -8,7 +8,7 @@
 //! Dot products of bf16 pairs (AVX512-BF16) are left out: on Sapphire Rapids they issue half as often as
 //! single-precision multiply-adds, so that rows converted once a tile are as fast and exact.
 //!
-//! Tiles of few queries wait for memory, not for the width of vectors: their kernels are AVX2's.
+//! The softmax of a tile of few queries is AVX2's: it is a small part of the tile, and as wide as the tile's lanes.
 //!
 //! As in AVX2's version a tile's contribution is summed apart and then added to the accumulator.
 //!
@@ -23,6 +23,7 @@ use crate::avx2::math::{EXP_FLUSH, EXP_M1, LN2_HI, LN2_LO, ROUND_BIASED};
 use crate::tensor::packed;
 use crate::{count, scalar};
 
+mod few;
 mod rows;
 
 /// The table of these kernels. What touches one lane, or is a fill, is the scalar version's.
@@ -30,8 +31,8 @@ pub(crate) const TABLE: Table = Table {
     pack_q: rows::pack_q,
     kv_tile: rows::kv_tile,
     qk,
-    few_qk: avx2::few::qk,
-    few_pv: avx2::few::pv,
+    few_qk: few::qk,
+    few_pv: few::pv,
     softmax,
     pv,
     null_slot: scalar::null_slot,
