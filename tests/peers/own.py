@@ -1,13 +1,15 @@
 """Figures of `attnc bench` beside each other: no other system is needed.
 
     cargo build --release -p attnc-cli
-    python3 tests/peers/own.py dense | types | growth | even | decode  [--threads 2] [--target cpu:avx2] [--attnc BINARY]
+    python3 tests/peers/own.py dense | types | growth | even | decode | model  [--threads 2] [--target cpu:avx2] [--attnc BINARY]
 
 dense   every pattern of patterns/ beside dense attention of the same shape
 types   f16 and bf16 beside f32
 growth  eight patterns of constant row size from 65,536 to 1,048,576 tokens: time a token
 even    from which length on a pattern is faster than dense
 decode  one query, 131,072 keys: bytes of K and V a second
+model   predicted beside measured times: patterns, lengths, dimensions, types and decoding steps, none of which calibrates
+        (--json FILE keeps all results)
 """
 
 import argparse
@@ -142,13 +144,79 @@ def decode(args):
         print(f"{dtype:5} {result['run_ns']['median'] / 1e6:8.2f} ms, {rate:6.1f} GB/s{share}", flush=True)
 
 
+# What the model is asked for besides every pattern at three lengths: a few patterns in other shapes.
+OTHERS = [
+    *[(f"D {dim}", ["--dim", dim]) for dim in (32, 96, 128)],
+    ("D 64, f16", ["--dim", 64, "--dtype", "f16"]), ("D 96, bf16", ["--dim", 96, "--dtype", "bf16"]), ("D 128, f16", ["--dim", 128, "--dtype", "f16"]),
+    ("1 thread", ["--dim", 64, "--threads", 1]), ("8 heads on 2", ["--dim", 64, "--heads", 8, "--kv-heads", 2]),
+]
+DECODE = [(keys, heads, kv, dtype) for keys in (4096, 32768, 131072) for heads, kv in ((32, 8), (8, 8)) for dtype in ("f32", "f16")]
+
+
+def scaled(at, lengths):
+    """Arguments for shorter sequences and smaller grids."""
+    out = list(at)
+    for i, word in enumerate(at):
+        if word == "--tokens":
+            out[i + 1] = lengths[0]
+        elif str(word).startswith("image."):
+            out[i] = f"image.{'h' if 'h' in word else 'w'}={lengths[1][0 if '.h' in word else 1]}"
+        elif str(word).startswith("video.") and at is VIDEO:
+            out[i] = f"{word[:8]}{lengths[2]['thw'.index(word[6])]}"
+        elif word == "--docs":
+            out[i + 1] = ",".join(str(int(d) * lengths[0] // 8192) for d in str(at[i + 1]).split(","))
+    return out
+
+
+def model(args):
+    """Errors of the model."""
+    groups = {}
+
+    def take(group, results, why, pattern):
+        if results is None:
+            print(f"{group}: {pattern}: {why}", flush=True)
+            return
+        for result in results:
+            groups.setdefault(group, []).append(result)
+
+    for lengths in ((1500, (24, 48), (5, 20, 24)), (4096, (64, 64), (8, 24, 24)), (8192, (64, 128), (8, 32, 32))):
+        for pattern, at in PATTERNS:
+            take(f"{lengths[0]} tokens", *bench(args, pattern, *scaled(at, lengths), "--dim", 64, "--min-time", 100, *heads(pattern)), pattern)
+    for name, shape in OTHERS:
+        for pattern in ("causal:autoregressive", "window:window", "longformer", "bigbird", "dilated:comb", "strided:strided", "stripes:stripes",
+                        "alibi", "neighbourhood_2d:neighbourhood_2d"):
+            at = ["--size", "image.h=48", "--size", "image.w=64"] if pattern.startswith("neighbourhood_2d") else ["--tokens", 3000]
+            take(name, *bench(args, pattern, *at, "--min-time", 100, *heads(pattern), *shape), pattern)
+    for keys, h, kv, dtype in DECODE:
+        take("decode", *bench(args, "dense", "--tokens", 1, "--keys", keys, "--heads", h, "--kv-heads", kv, "--dim", 128, "--dtype", dtype, "--min-time", 100), "dense")
+    for keys in (8192, 65536):
+        for pattern in ("window:window", "causal:autoregressive"):
+            take("decode", *bench(args, pattern, "--tokens", 1, "--keys", keys, "--heads", 16, "--kv-heads", 4, "--dim", 64, "--min-time", 100), pattern)
+
+    def errors(results):
+        return sorted(abs(r["predicted_ns"] / r["run_ns"]["median"] - 1) for r in results)
+
+    def line(name, results):
+        all_ = errors(results)
+        worst = max(results, key=lambda r: abs(r["predicted_ns"] / r["run_ns"]["median"] - 1))
+        print(f"{name:14} {len(all_):4} results: median error {100 * statistics.median(all_):5.1f} %, 90th percentile {100 * all_[int(0.9 * (len(all_) - 1))]:5.1f} %; "
+              f"furthest {worst['pattern']}, {worst['predicted_ns'] / worst['run_ns']['median']:.2f} of the time", flush=True)
+
+    for name, results in groups.items():
+        line(name, results)
+    line("all", [r for results in groups.values() for r in results])
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(groups))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    runs = {"dense": dense, "types": types, "growth": growth, "even": even, "decode": decode}
+    runs = {"dense": dense, "types": types, "growth": growth, "even": even, "decode": decode, "model": model}
     parser.add_argument("what", choices=runs)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--attnc", default=str(ROOT / "target/release/attnc"), help="the binary")
+    parser.add_argument("--json", help="a file for all results of `model`")
     args = parser.parse_args()
     runs[args.what](args)
 

@@ -5,7 +5,7 @@
 //! asked for, dense attention of the same shape.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::args::{Against, BenchArgs, Format, SetArgs, Subject, Target};
 use crate::calibration::Calibrated;
 use crate::compare::{self, Compared, Key, Older};
 use crate::files::{self, Disk};
-use crate::inspect::print_json;
+use crate::inspect::{print_json, work};
 use crate::machine::{self, Machine, Samples};
 use crate::report::{Outcome, Reporter};
 use crate::run::{Given, Results, threads};
@@ -31,6 +31,8 @@ const COMPILATIONS: usize = 20;
 const RUNS: usize = 5;
 /// Runs that are timed, at most.
 const MOST_RUNS: usize = 10_000;
+/// Most queries of a head with which reading K and V is what takes the time.
+const FEW_QUERIES: i64 = 16;
 /// Seed of the tensors.
 const SEED: u64 = 1;
 
@@ -75,9 +77,23 @@ struct Measured {
     predicted_ns: Option<u64>,
     run_ns: RunTimes,
     peak_rss_bytes: Option<u64>,
+    /// Bytes that have to be read, heads that share keys reading them once, over the time: GB/s.
+    gbps: f64,
+    /// What these threads read of memory in the same run, where queries are few enough for that to be the limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine_read_gbps: Option<f64>,
+    /// What the model counts, by name of a term.
+    work: BTreeMap<&'static str, u64>,
     /// How many times as fast as dense attention of the same shape, if that was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     speedup_over_dense: Option<f64>,
+}
+
+/// What the machine can do at most, with the threads of a run.
+#[derive(Clone, Copy)]
+struct Limits {
+    gflops: f64,
+    read_gbps: Option<f64>,
 }
 
 /// From text to machine code of every plan.
@@ -130,6 +146,7 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
     let progress = Progress::new(args.subjects.len());
     let mut report = Report::default();
     let mut peaks: HashMap<&'static str, f64> = HashMap::new();
+    let mut read = None;
     for subject in &args.subjects {
         let work = Work::new(args, subject, reporter, &progress)?;
         let isa = work.kernel.isa().unwrap_or(Isa::best());
@@ -137,10 +154,18 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
             progress.say("measuring the peak");
             machine::peak_gflops(&threads, isa)
         });
-        let mut measured = work.measure(args, &threads, peak, rates.as_ref(), &progress)?;
+        // Memory is the limit where each of its bytes meets a handful of queries.
+        let read = (work.shape.n_q <= FEW_QUERIES).then(|| {
+            *read.get_or_insert_with(|| {
+                progress.say("measuring memory");
+                machine::read_gbps(&threads)
+            })
+        });
+        let limits = Limits { gflops: peak, read_gbps: read };
+        let mut measured = work.measure(args, &threads, limits, rates.as_ref(), &progress)?;
         if args.against == Some(Against::Dense) {
             let dense = Work::dense(args, &work, &progress)?;
-            let mut dense = dense.measure(args, &threads, peak, rates.as_ref(), &progress)?;
+            let mut dense = dense.measure(args, &threads, limits, rates.as_ref(), &progress)?;
             dense.speedup_over_dense = Some(1.0);
             measured.speedup_over_dense = Some(dense.run_ns.median as f64 / measured.run_ns.median.max(1) as f64);
             report.results.extend([measured, dense]);
@@ -261,7 +286,7 @@ impl Work {
         &self,
         args: &BenchArgs,
         threads: &Threads,
-        peak: f64,
+        limits: Limits,
         rates: Option<&Calibrated>,
         progress: &Progress,
     ) -> Outcome<Measured> {
@@ -279,8 +304,12 @@ impl Work {
             self.kernel.forecast(shape, dv, dtype.size() as u64, args.shape.batch.unsigned_abs(), &inputs)?;
         let cost = forecast.cost;
         let predicted_ns = rates.map(|rates| rates.predict(&forecast, dtype, threads.count()));
+        let work = work(&forecast);
         drop(forecast);
 
+        // What the set attends to of each KV head, at most all of it.
+        let stored = [&given.q, &given.k, &given.v].map(|t| t.data.bytes().len()).iter().sum::<usize>() as f64;
+        let bytes = stored.min(cost.bytes_tiles as f64 * self.kv_heads as f64 / shape.heads as f64);
         let mut results = Results::new(&self.kernel, &given, dtype)?;
         let mut problem = results.problem(&given, inputs)?;
         let mut workspace =
@@ -324,8 +353,8 @@ impl Work {
             useful_flops: cost.useful_flops,
             executed_flops: cost.executed_flops,
             useful_gflops: gflops,
-            machine_peak_gflops: peak,
-            peak_ratio: gflops / peak,
+            machine_peak_gflops: limits.gflops,
+            peak_ratio: gflops / limits.gflops,
             compile_ns: self.compile.clone(),
             predicted_ns,
             run_ns: RunTimes {
@@ -335,6 +364,9 @@ impl Work {
                 samples: samples.count(),
             },
             peak_rss_bytes: machine::peak_rss_bytes(),
+            gbps: bytes / samples.median().max(1) as f64,
+            machine_read_gbps: limits.read_gbps,
+            work,
             speedup_over_dense: None,
         })
     }
@@ -457,6 +489,14 @@ fn table(report: &Report) -> String {
             100.0 * r.peak_ratio,
             r.machine_peak_gflops
         );
+        if let Some(read) = r.machine_read_gbps {
+            let share = 100.0 * r.gbps / read;
+            let _ = writeln!(
+                text,
+                "  memory   {:.1} GB/s, {share:.0} % of the {read:.1} GB/s that these threads read",
+                r.gbps
+            );
+        }
         let _ = writeln!(text, "  compile  {}", r.compile_ns);
         let rss = r.peak_rss_bytes.map_or("unknown".to_owned(), |b| format!("{:.1} MiB", b as f64 / 1_048_576.0));
         let _ = writeln!(text, "  entries  {}; peak memory {rss}", r.entries);

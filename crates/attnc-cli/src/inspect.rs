@@ -285,7 +285,7 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
 }
 
 /// What a launch does, by name of a term.
-fn work(forecast: &Forecast) -> BTreeMap<&'static str, u64> {
+pub(crate) fn work(forecast: &Forecast) -> BTreeMap<&'static str, u64> {
     let work = forecast.work();
     Term::ALL.iter().map(|&term| (term.name(), work[term])).collect()
 }

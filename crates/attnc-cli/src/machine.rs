@@ -74,6 +74,14 @@ pub(crate) fn peak_gflops(threads: &Threads, isa: Isa) -> f64 {
     (0..5).map(|_| burst(iterations)).map(|(flops, time)| flops / time.as_secs_f64() / 1e9).fold(0.0, f64::max)
 }
 
+/// Bytes of which reading is measured: more than caches hold.
+const READ_BYTES: usize = 512 << 20;
+
+/// What as many threads read of memory, in GB/s: the best of five rounds over 512 MiB.
+pub(crate) fn read_gbps(threads: &Threads) -> f64 {
+    attnc::read_bandwidth(threads.count(), READ_BYTES) / 1e9
+}
+
 /// Order statistics of nanoseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Samples(Vec<u64>);

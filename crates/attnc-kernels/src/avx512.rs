@@ -3,14 +3,16 @@
 //! The one idea: a panel of 16 queries is one vector, and lanes that are left out are a mask register, under which the last
 //! operation of a computation is done.
 //!
-//! Tiles of few queries wait for memory, not for the width of vectors: their kernels are AVX2's.
+//! The softmax of a tile of few queries is AVX2's: it is a small part of the tile, and as wide as the tile's lanes.
 
 use core::arch::x86_64::*;
 
 use crate::avx2::BITS;
 use crate::vector::{BF16, F16, F32, Vector, instructions};
 
-crate::vector::table!("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c", __m512);
+crate::vector::table!("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c", __m512, self::few);
+
+mod few;
 
 /// Singles in a vector.
 const WIDTH: usize = 16;

@@ -22,12 +22,12 @@ const SUMS: usize = 8;
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
 
-const F32: u32 = DType::F32 as u32;
-const F16: u32 = DType::F16 as u32;
-const BF16: u32 = DType::Bf16 as u32;
+pub(crate) const F32: u32 = DType::F32 as u32;
+pub(crate) const F16: u32 = DType::F16 as u32;
+pub(crate) const BF16: u32 = DType::Bf16 as u32;
 
 /// Bytes of an element.
-const fn size<const T: u32>() -> usize {
+pub(crate) const fn size<const T: u32>() -> usize {
     if T == F32 { 4 } else { 2 }
 }
 
@@ -58,50 +58,103 @@ unsafe fn load_some<const T: u32>(at: *const u8, n: usize) -> __m256 {
 }
 
 /// Bytes between what is read and what is asked for, at most a tile: more than memory's latency lets pass.
-const DISTANCE: usize = 16384;
+const DISTANCE: usize = 8192;
 /// Keys whose values are read column by column, so that rows follow one another closely.
 const GROUP: usize = 16;
 
-/// The rows of a tile and those that come next, which are asked for in order.
-#[derive(Clone, Copy)]
-struct Stream {
-    at: *const u8,
+/// Rows to ask for; addresses are numbers, since nothing is read of them.
+#[derive(Clone, Copy, Default)]
+struct Asked {
+    at: usize,
     stride: isize,
-    rows: usize,
     bytes: usize,
-    /// Rows that are not asked for: they were before.
-    skip: usize,
-    next: Ahead,
+    rows: usize,
+}
+
+impl Asked {
+    fn of(at: *const u8, stride: isize, rows: usize, bytes: usize) -> Asked {
+        let (at, rows) = (at.addr(), if bytes > 0 { rows } else { 0 });
+        // Rows without a gap are one.
+        if stride == bytes as isize && rows > 0 {
+            return Asked { at, stride, bytes: rows * bytes, rows: 1 };
+        }
+        Asked { at, stride, bytes, rows }
+    }
+}
+
+/// The cache lines of a tile's rows and of those that come next, asked for in order and evenly: a burst of them would
+/// wait for itself, and a pause leaves memory idle.
+pub(crate) struct Stream {
+    /// The next line, and the end of its row.
+    at: usize,
+    end: usize,
+    /// Rows after it, and those that come next.
+    rows: Asked,
+    next: Asked,
+    /// Lines of a tile, over how many steps they are spread, and what steps are owed.
+    lines: usize,
+    steps: usize,
+    owed: usize,
 }
 
 impl Stream {
-    #[inline]
-    fn new(at: *const u8, stride: isize, rows: usize, bytes: usize, next: Ahead) -> Stream {
-        Stream { at, stride, rows, bytes, skip: DISTANCE.div_ceil(bytes.max(1)).min(rows), next }
+    /// For a tile of `rows` rows of `bytes` bytes; the first of them were asked for with the tile before.
+    pub(crate) fn new(at: *const u8, stride: isize, rows: usize, bytes: usize, next: Ahead) -> Stream {
+        let lines = rows * bytes.div_ceil(CACHE_LINE);
+        let next = Asked::of(next.at, next.stride as isize, next.rows as usize, next.bytes as usize);
+        let mut rows = Asked::of(at, stride, rows, bytes);
+        let (mut at, mut end) = (0, 0);
+        if rows.rows == 1 {
+            (at, end) = (rows.at + DISTANCE.min(rows.bytes), rows.at + rows.bytes);
+            rows.rows = 0;
+        } else {
+            let skip = DISTANCE.div_ceil(bytes.max(1)).min(rows.rows);
+            rows.at = rows.at.wrapping_add_signed(skip as isize * stride);
+            rows.rows -= skip;
+        }
+        Stream { at, end, rows, next, lines, steps: 1, owed: 0 }
     }
 
     /// Nothing to ask for.
-    fn nothing(self) -> Stream {
-        Stream { rows: 0, next: Ahead { rows: 0, ..self.next }, ..self }
+    pub(crate) fn nothing() -> Stream {
+        let none = Asked::default();
+        Stream { at: 0, end: 0, rows: none, next: none, lines: 0, steps: 1, owed: 0 }
     }
 
-    /// Asks for what comes some rows after row `row`.
+    /// Spreads the lines of a tile over `steps` calls of [`Self::step`].
+    pub(crate) fn spread(mut self, steps: usize) -> Stream {
+        self.steps = steps.max(1);
+        self
+    }
+
+    /// Asks for a step's share.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    fn ask(&self, row: usize) {
-        let row = row + self.skip;
-        let (at, bytes) = if row < self.rows {
-            (self.at.wrapping_offset(row as isize * self.stride), self.bytes)
-        } else {
-            let row = row - self.rows;
-            if row as i64 >= self.next.rows {
-                return;
+    pub(crate) fn step(&mut self) {
+        self.owed += self.lines;
+        while self.owed >= self.steps {
+            self.owed -= self.steps;
+            if self.at < self.end || self.turn() {
+                // To the second-level cache: what the first one waits for at once is few lines.
+                _mm_prefetch::<_MM_HINT_T1>(core::ptr::without_provenance(self.at));
+                self.at += CACHE_LINE;
             }
-            (self.next.at.wrapping_offset(row as isize * self.next.stride as isize), self.next.bytes as usize)
-        };
-        for byte in (0..bytes).step_by(CACHE_LINE) {
-            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(byte).cast());
         }
+    }
+
+    /// Begins the next row; whether there is one.
+    #[cold]
+    fn turn(&mut self) -> bool {
+        if self.rows.rows == 0 {
+            self.rows = core::mem::take(&mut self.next);
+        }
+        if self.rows.rows == 0 {
+            return false;
+        }
+        (self.at, self.end) = (self.rows.at, self.rows.at + self.rows.bytes);
+        self.rows.at = self.rows.at.wrapping_add_signed(self.rows.stride);
+        self.rows.rows -= 1;
+        true
     }
 }
 
@@ -151,14 +204,14 @@ unsafe fn qk_of<const T: u32>(
     d: usize,
     lanes: usize,
     s: *mut f32,
-    ahead: Stream,
+    mut ahead: Stream,
 ) {
     for lane in (0..lanes).step_by(QUERIES) {
         // SAFETY: lanes are within the sizes that the caller promised.
         unsafe {
             let (q, s) = (q.add(lane * d), s.add(lane));
             // What comes next is asked for once.
-            let ahead = if lane == 0 { ahead } else { ahead.nothing() };
+            let ahead = core::mem::replace(&mut ahead, Stream::nothing());
             match lanes - lane {
                 1 => qk_lanes::<T, 1, 4>(q, k, stride, keys, d, s, ahead),
                 2 => qk_lanes::<T, 2, 4>(q, k, stride, keys, d, s, ahead),
@@ -189,10 +242,8 @@ unsafe fn qk_lanes<const T: u32, const LANES: usize, const KEYS: usize>(
     ahead: Stream,
 ) {
     let whole = d / WIDTH * WIDTH;
+    let mut ahead = ahead.spread(keys.div_ceil(KEYS) * d.div_ceil(WIDTH));
     for first in (0..keys).step_by(KEYS) {
-        for row in first..first + KEYS {
-            ahead.ask(row);
-        }
         // Beyond the last key it is read again.
         let row = |key: usize| k.wrapping_offset((first + key).min(keys - 1) as isize * stride);
         let rows: [*const u8; KEYS] = core::array::from_fn(row);
@@ -200,6 +251,7 @@ unsafe fn qk_lanes<const T: u32, const LANES: usize, const KEYS: usize>(
         // SAFETY: keys, lanes and elements are within the sizes that the caller promised.
         unsafe {
             let mut step = |i: usize, n: usize| {
+                ahead.step();
                 let k: [__m256; KEYS] = core::array::from_fn(|key| {
                     let at = rows[key].wrapping_add(i * size::<T>());
                     if n == WIDTH { load::<T>(at) } else { load_some::<T>(at, n) }
@@ -305,13 +357,19 @@ struct Values {
 impl Values {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn pv<const T: u32>(self, p: *const f32, lanes: usize, alpha: *const f32, acc: *mut f32, ahead: Stream) {
+        let wide = match lanes {
+            1 => 8,
+            2 => 4,
+            _ => 2,
+        };
+        let vectors = self.dv.div_ceil(WIDTH);
+        let mut ahead = ahead.spread(self.keys * (vectors / wide + vectors % wide));
         for first in (0..self.keys).step_by(GROUP) {
             let v = self.v.wrapping_offset(first as isize * self.stride);
             let group = Values { v, keys: GROUP.min(self.keys - first), ..self };
             let alpha = if first == 0 { alpha } else { core::ptr::null() };
-            let ahead = Stream { skip: ahead.skip + first, ..ahead };
             // SAFETY: keys are within the sizes that the caller promised.
-            unsafe { group.pv_group::<T>(p.add(first * FEW), lanes, alpha, acc, ahead) }
+            unsafe { group.pv_group::<T>(p.add(first * FEW), lanes, alpha, acc, &mut ahead) }
         }
     }
 
@@ -323,14 +381,15 @@ impl Values {
         lanes: usize,
         alpha: *const f32,
         acc: *mut f32,
-        ahead: Stream,
+        ahead: &mut Stream,
     ) {
+        let mut none = Stream::nothing();
         for lane in (0..lanes).step_by(QUERIES) {
             // SAFETY: lanes are within the sizes that the caller promised.
             unsafe {
                 let (p, acc) = (p.add(lane), acc.add(lane * self.dv));
                 let alpha = if alpha.is_null() { alpha } else { alpha.add(lane) };
-                let ahead = if lane == 0 { ahead } else { ahead.nothing() };
+                let ahead = if lane == 0 { &mut *ahead } else { &mut none };
                 match lanes - lane {
                     1 => self.pv_lanes::<T, 1, 8>(p, alpha, acc, ahead),
                     2 => self.pv_lanes::<T, 2, 4>(p, alpha, acc, ahead),
@@ -349,27 +408,19 @@ impl Values {
         p: *const f32,
         alpha: *const f32,
         acc: *mut f32,
-        ahead: Stream,
+        ahead: &mut Stream,
     ) {
         let dv = self.dv;
         let mut dim = 0;
-        // Each block asks for some of the rows that come next, in order.
-        let few = self.keys.div_ceil((dv / WIDTH / WIDE).max(1));
-        let mut asked = 0;
-        let mut share = || {
-            let from = asked;
-            asked = (asked + few).min(self.keys);
-            from..asked
-        };
         // SAFETY: dims are within the sizes that the caller promised.
         unsafe {
             while dim + WIDE * WIDTH <= dv {
-                self.pv_block::<T, LANES, WIDE>(p, alpha, acc, dim, WIDTH, (&ahead, share()));
+                self.pv_block::<T, LANES, WIDE>(p, alpha, acc, dim, WIDTH, ahead);
                 dim += WIDE * WIDTH;
             }
             while dim < dv {
                 let n = WIDTH.min(dv - dim);
-                self.pv_block::<T, LANES, 1>(p, alpha, acc, dim, n, (&ahead, share()));
+                self.pv_block::<T, LANES, 1>(p, alpha, acc, dim, n, ahead);
                 dim += WIDTH;
             }
         }
@@ -385,20 +436,14 @@ impl Values {
         acc: *mut f32,
         dim: usize,
         n: usize,
-        (ahead, mut rows): (&Stream, core::ops::Range<usize>),
+        ahead: &mut Stream,
     ) {
         let mut sum = [[_mm256_setzero_ps(); WIDE]; LANES];
-        let every = (self.keys / rows.len().max(1)).max(1);
-        let mut wait = every;
         // SAFETY: keys, lanes and dims are within the sizes that the caller promised.
         unsafe {
             let mut row = self.v.wrapping_add(dim * size::<T>());
             for key in 0..self.keys {
-                wait -= 1;
-                if wait == 0 {
-                    wait = every;
-                    rows.next().into_iter().for_each(|row| ahead.ask(row));
-                }
+                ahead.step();
                 let v: [__m256; WIDE] = core::array::from_fn(|i| {
                     let at = row.wrapping_add(i * WIDTH * size::<T>());
                     if n == WIDTH { load::<T>(at) } else { load_some::<T>(at, n) }

@@ -1,0 +1,314 @@
+//! Tiles of few queries, as AVX2's ([`crate::avx2::few`]): elements of a row side by side, in vectors of sixteen.
+//!
+//! The one idea: four queries by four rows of K, or by four vectors of V, fill sixteen accumulators, so that what is
+//! computed stays well below what memory takes, conversion of f16 and bf16 included. A query's numbers are formed
+//! in the same order whatever queries are beside it.
+//!
+//! The contract of each function is in [`crate::abi::Table`].
+
+use core::arch::x86_64::*;
+
+use super::{WIDTH, first};
+use crate::abi::{Ahead, DType, FEW};
+use crate::avx2::few::{BF16, F16, F32, Stream, size};
+use crate::scalar;
+
+/// Queries that share what has been read.
+const QUERIES: usize = 4;
+/// Vectors of a row of V beside them.
+const WIDE: usize = 4;
+/// Keys whose values are read column by column, so that rows follow one another closely.
+const GROUP: usize = 16;
+
+/// The first `n` of sixteen elements of a type, then zeros.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+#[inline]
+unsafe fn load<const T: u32>(at: *const u8, n: usize) -> __m512 {
+    // SAFETY: the caller gives the address of `n` elements, or of sixteen; others are not read.
+    unsafe {
+        if T == F32 {
+            return if n >= WIDTH { _mm512_loadu_ps(at.cast()) } else { _mm512_maskz_loadu_ps(first(n), at.cast()) };
+        }
+        let halves =
+            if n >= WIDTH { _mm256_loadu_si256(at.cast()) } else { _mm256_maskz_loadu_epi16(first(n), at.cast()) };
+        match T {
+            F16 => _mm512_cvtph_ps(halves),
+            _ => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves))),
+        }
+    }
+}
+
+/// The sum of the lanes of each of sixteen vectors.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+#[inline]
+fn sums(x: [__m512; WIDTH]) -> __m512 {
+    // Each step sums two halves of two vectors, and puts the second vector's beside the first's.
+    let by_one = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let by_two = |a, b| {
+        let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+        _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)))
+    };
+    let by_four =
+        |a, b| _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b));
+    // After two steps each quarter holds sums of its own of four vectors.
+    let four = |at: usize| by_two(by_one(x[at], x[at + 1]), by_one(x[at + 2], x[at + 3]));
+    by_four(by_four(four(0), four(4)), by_four(four(8), four(12)))
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub(crate) unsafe extern "C" fn qk(
+    q: *const f32,
+    k: *const u8,
+    dtype: i64,
+    k_stride: i64,
+    keys: i64,
+    d: i64,
+    lanes: i64,
+    s: *mut f32,
+    ahead: *const Ahead,
+) {
+    let rows = Rows { at: k, stride: k_stride as isize, keys: keys as usize, dim: d as usize };
+    // SAFETY: as the caller promised.
+    unsafe {
+        let ahead = rows.stream(dtype, *ahead);
+        match DType::of_code(dtype) {
+            DType::F32 => rows.qk::<F32>(q, lanes as usize, s, ahead),
+            DType::F16 => rows.qk::<F16>(q, lanes as usize, s, ahead),
+            DType::Bf16 => rows.qk::<BF16>(q, lanes as usize, s, ahead),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub(crate) unsafe extern "C" fn pv(
+    p: *const f32,
+    v: *const u8,
+    dtype: i64,
+    v_stride: i64,
+    keys: i64,
+    dv: i64,
+    lanes: i64,
+    mask: *const u64,
+    alpha: *const f32,
+    acc: *mut f32,
+    ahead: *const Ahead,
+) {
+    let rows = Rows { at: v, stride: v_stride as isize, keys: keys as usize, dim: dv as usize };
+    // SAFETY: as the caller promised.
+    unsafe {
+        let finite = mask.is_null()
+            || match DType::of_code(dtype) {
+                DType::F32 => rows.all_finite::<F32>(),
+                DType::F16 => rows.all_finite::<F16>(),
+                DType::Bf16 => rows.all_finite::<BF16>(),
+            };
+        if !finite {
+            // A masked value must not be multiplied, not even by zero.
+            return scalar::few_pv(p, v, dtype, v_stride, keys, dv, lanes, mask, alpha, acc, ahead);
+        }
+        let ahead = rows.stream(dtype, *ahead);
+        match DType::of_code(dtype) {
+            DType::F32 => rows.pv::<F32>(p, lanes as usize, alpha, acc, ahead),
+            DType::F16 => rows.pv::<F16>(p, lanes as usize, alpha, acc, ahead),
+            DType::Bf16 => rows.pv::<BF16>(p, lanes as usize, alpha, acc, ahead),
+        }
+    }
+}
+
+/// Rows of K or V.
+#[derive(Clone, Copy)]
+struct Rows {
+    at: *const u8,
+    stride: isize,
+    keys: usize,
+    dim: usize,
+}
+
+impl Rows {
+    /// What to ask memory for.
+    fn stream(self, dtype: i64, next: Ahead) -> Stream {
+        Stream::new(self.at, self.stride, self.keys, self.dim * DType::of_code(dtype).size(), next)
+    }
+
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+    unsafe fn qk<const T: u32>(self, q: *const f32, lanes: usize, s: *mut f32, mut ahead: Stream) {
+        for lane in (0..lanes).step_by(QUERIES) {
+            // SAFETY: lanes are within the sizes that the caller promised.
+            unsafe {
+                let (q, s) = (q.add(lane * self.dim), s.add(lane));
+                // What comes next is asked for once.
+                let ahead = core::mem::replace(&mut ahead, Stream::nothing());
+                match lanes - lane {
+                    1 => self.qk_lanes::<T, 1>(q, s, ahead),
+                    2 => self.qk_lanes::<T, 2>(q, s, ahead),
+                    3 => self.qk_lanes::<T, 3>(q, s, ahead),
+                    _ => self.qk_lanes::<T, 4>(q, s, ahead),
+                }
+            }
+        }
+        if lanes <= QUERIES {
+            for key in 0..self.keys {
+                // SAFETY: the scores have room for [`FEW`] lanes.
+                unsafe { _mm_storeu_ps(s.add(key * FEW + QUERIES), _mm_setzero_ps()) };
+            }
+        }
+    }
+
+    /// Scores of `LANES` queries, four keys at a time; of lanes up to the fourth, zeros.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+    #[inline]
+    unsafe fn qk_lanes<const T: u32, const LANES: usize>(self, q: *const f32, s: *mut f32, ahead: Stream) {
+        const KEYS: usize = 4;
+        let mut ahead = ahead.spread(self.keys.div_ceil(KEYS) * self.dim.div_ceil(WIDTH));
+        for first in (0..self.keys).step_by(KEYS) {
+            // Beyond the last key it is read again.
+            let row = |key: usize| self.at.wrapping_offset((first + key).min(self.keys - 1) as isize * self.stride);
+            let rows: [*const u8; KEYS] = core::array::from_fn(row);
+            let mut sum = [[_mm512_setzero_ps(); QUERIES]; KEYS];
+            // SAFETY: keys, lanes and elements are within the sizes that the caller promised.
+            unsafe {
+                let mut step = |i: usize, n: usize| {
+                    ahead.step();
+                    let q: [__m512; LANES] =
+                        core::array::from_fn(|lane| load::<F32>(q.wrapping_add(lane * self.dim + i).cast(), n));
+                    for (row, sum) in rows.iter().zip(&mut sum) {
+                        let k = load::<T>(row.wrapping_add(i * size::<T>()), n);
+                        for (sum, q) in sum.iter_mut().zip(q) {
+                            *sum = _mm512_fmadd_ps(k, q, *sum);
+                        }
+                    }
+                };
+                let whole = self.dim / WIDTH * WIDTH;
+                for i in (0..whole).step_by(WIDTH) {
+                    step(i, WIDTH);
+                }
+                if whole < self.dim {
+                    step(whole, self.dim - whole);
+                }
+                let flat: [__m512; WIDTH] = core::array::from_fn(|i| sum[i / QUERIES][i % QUERIES]);
+                let scores = sums(flat);
+                let quarters = [
+                    _mm512_castps512_ps128(scores),
+                    _mm512_extractf32x4_ps::<1>(scores),
+                    _mm512_extractf32x4_ps::<2>(scores),
+                    _mm512_extractf32x4_ps::<3>(scores),
+                ];
+                for (key, four) in quarters.into_iter().enumerate().take(self.keys - first) {
+                    _mm_storeu_ps(s.add((first + key) * FEW), four);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+    unsafe fn pv<const T: u32>(self, p: *const f32, lanes: usize, alpha: *const f32, acc: *mut f32, ahead: Stream) {
+        let vectors = self.dim.div_ceil(WIDTH);
+        let mut ahead = ahead.spread(self.keys * (vectors / WIDE + vectors % WIDE));
+        let mut none = Stream::nothing();
+        for first in (0..self.keys).step_by(GROUP) {
+            let at = self.at.wrapping_offset(first as isize * self.stride);
+            let group = Rows { at, keys: GROUP.min(self.keys - first), ..self };
+            let alpha = if first == 0 { alpha } else { core::ptr::null() };
+            for lane in (0..lanes).step_by(QUERIES) {
+                // SAFETY: keys and lanes are within the sizes that the caller promised.
+                unsafe {
+                    let (p, acc) = (p.add(first * FEW + lane), acc.add(lane * self.dim));
+                    let alpha = if alpha.is_null() { alpha } else { alpha.add(lane) };
+                    let ahead = if lane == 0 { &mut ahead } else { &mut none };
+                    match lanes - lane {
+                        1 => group.pv_lanes::<T, 1>(p, alpha, acc, ahead),
+                        2 => group.pv_lanes::<T, 2>(p, alpha, acc, ahead),
+                        3 => group.pv_lanes::<T, 3>(p, alpha, acc, ahead),
+                        _ => group.pv_lanes::<T, 4>(p, alpha, acc, ahead),
+                    }
+                }
+            }
+        }
+    }
+
+    /// All dims of `LANES` queries, [`WIDE`] vectors at a time and then one.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+    #[inline]
+    unsafe fn pv_lanes<const T: u32, const LANES: usize>(
+        self,
+        p: *const f32,
+        alpha: *const f32,
+        acc: *mut f32,
+        ahead: &mut Stream,
+    ) {
+        let mut dim = 0;
+        while dim < self.dim {
+            // SAFETY: dims are within the sizes that the caller promised.
+            unsafe {
+                if dim + WIDE * WIDTH <= self.dim {
+                    self.pv_block::<T, LANES, WIDE>(p, alpha, acc, dim, WIDTH, ahead);
+                    dim += WIDE * WIDTH;
+                } else {
+                    self.pv_block::<T, LANES, 1>(p, alpha, acc, dim, WIDTH.min(self.dim - dim), ahead);
+                    dim += WIDTH;
+                }
+            }
+        }
+    }
+
+    /// Dims from `dim` on, `WIDE` vectors of `n` elements each.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+    #[inline]
+    unsafe fn pv_block<const T: u32, const LANES: usize, const WIDE: usize>(
+        self,
+        p: *const f32,
+        alpha: *const f32,
+        acc: *mut f32,
+        dim: usize,
+        n: usize,
+        ahead: &mut Stream,
+    ) {
+        let mut sum = [[_mm512_setzero_ps(); WIDE]; LANES];
+        // SAFETY: keys, lanes and dims are within the sizes that the caller promised.
+        unsafe {
+            let mut row = self.at.wrapping_add(dim * size::<T>());
+            for key in 0..self.keys {
+                ahead.step();
+                let v: [__m512; WIDE] =
+                    core::array::from_fn(|i| load::<T>(row.wrapping_add(i * WIDTH * size::<T>()), n));
+                for (lane, sum) in sum.iter_mut().enumerate() {
+                    let p = _mm512_set1_ps(*p.add(key * FEW + lane));
+                    for (sum, v) in sum.iter_mut().zip(v) {
+                        *sum = _mm512_fmadd_ps(v, p, *sum);
+                    }
+                }
+                row = row.wrapping_offset(self.stride);
+            }
+            for (lane, sum) in sum.into_iter().enumerate() {
+                let factor = _mm512_set1_ps(if alpha.is_null() { 1.0 } else { *alpha.add(lane) });
+                for (i, sum) in sum.into_iter().enumerate() {
+                    let at = acc.add(lane * self.dim + dim + i * WIDTH);
+                    let new = _mm512_fmadd_ps(load::<F32>(at.cast(), n), factor, sum);
+                    if n >= WIDTH {
+                        _mm512_storeu_ps(at, new);
+                    } else {
+                        _mm512_mask_storeu_ps(at, first(n), new);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether neither infinities nor NaN are among the elements.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+    unsafe fn all_finite<const T: u32>(self) -> bool {
+        // 0 x is 0 for finite x only, and a sum with NaN stays NaN.
+        let mut sum = _mm512_setzero_ps();
+        for key in 0..self.keys {
+            for dim in (0..self.dim).step_by(WIDTH) {
+                let at = self.at.wrapping_offset(key as isize * self.stride).wrapping_add(dim * size::<T>());
+                // SAFETY: keys and dims are within the sizes that the caller promised.
+                let x = unsafe { load::<T>(at, self.dim - dim) };
+                sum = _mm512_fmadd_ps(x, _mm512_setzero_ps(), sum);
+            }
+        }
+        _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(sum, sum) == 0
+    }
+}
