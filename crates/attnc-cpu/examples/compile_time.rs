@@ -65,7 +65,9 @@ fn plan(name: &str, pattern: Pattern) -> VerifiedPlan {
         require,
         require_written: false,
         depends_on_alignment: false,
-        entries: vec![Entry { source: Source::Tokens(set), bias: None, span }],
+        merge: None,
+        pooled: None,
+        entries: vec![Entry { source: Source::Tokens(set), bias: None, score: None, span }],
         span,
     });
     attnc_plan::build(&Arc::new(program), 0, &attnc_plan::Options::default()).expect("has a plan").plan

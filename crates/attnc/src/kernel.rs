@@ -114,7 +114,8 @@ pub struct Kernel {
 #[derive(Clone)]
 struct Piece {
     attention: usize,
-    built: Arc<Built>,
+    /// Absent where the oracle runs what has no plan.
+    built: Option<Arc<Built>>,
     /// Absent where the oracle runs.
     code: Option<Arc<CpuKernel>>,
     /// Rows of every entry, made when a launch first asks how long they are.
@@ -127,7 +128,8 @@ type Group<'a> = (&'a Piece, Vec<usize>);
 impl Piece {
     /// How long the rows of a head are: keys of the first, the middle and the last.
     fn weight(&self, env: &Env<'_>) -> u64 {
-        let plan = &self.built.plan;
+        let Some(built) = &self.built else { return 0 };
+        let plan = &built.plan;
         let rows = self.rows.get_or_init(|| {
             let of = |e: &attnc_plan::Entry| match e {
                 attnc_plan::Entry::Tokens { rows, .. } => Some(Rows::new(&plan.program, rows)),
@@ -194,7 +196,9 @@ impl Kernel {
         for attention in used {
             let piece = || {
                 let code = shared.compiled(attention)?;
-                Ok(Piece { attention, built: shared.plan(attention)?, code, rows: Arc::default() })
+                let planned = shared.target() != Target::Oracle || !shared.program.is_dynamic(attention);
+                let built = planned.then(|| shared.plan(attention)).transpose()?;
+                Ok(Piece { attention, built, code, rows: Arc::default() })
             };
             parts.push(piece().map_err(|list| shared.said(list))?);
         }
@@ -253,7 +257,7 @@ impl Kernel {
     /// Texts of the plans; of a model also that of the layer.
     #[must_use]
     pub fn plan_text(&self) -> String {
-        let mut texts: Vec<String> = self.parts.iter().map(|p| p.built.plan.text()).collect();
+        let mut texts: Vec<String> = self.plans().map(|b| b.plan.text()).collect();
         if let Who::Model { reads, .. } = &self.who {
             texts.extend(self.layer_passed(reads, |_, _| ()).ok().map(|plan| plan.text()));
         }
@@ -263,7 +267,22 @@ impl Kernel {
     /// Hash of the plans: of the only one, or of all, joined by `+`. Equal hashes round alike.
     #[must_use]
     pub fn hash(&self) -> String {
-        self.parts.iter().map(|p| p.built.plan.hash()).collect::<Vec<_>>().join("+")
+        self.plans().map(|b| b.plan.hash()).collect::<Vec<_>>().join("+")
+    }
+
+    fn plans(&self) -> impl Iterator<Item = &Built> {
+        self.parts.iter().filter_map(|p| p.built.as_deref())
+    }
+
+    /// The plan of an attention, or the error of one that has none.
+    fn plan_of<'a>(&self, piece: &'a Piece) -> Result<&'a Built, Diagnostics> {
+        let none = || {
+            let attention = &self.shared.program.attentions[piece.attention];
+            let message = format!("`{}` has no plan: it has levels, selections or a merge", attention.name);
+            let said = Diagnostic::error("E0611", attention.span, message, "depends on the data of a launch");
+            self.shared.said(vec![said.help("give its inputs: `--input FILE --target oracle`")])
+        };
+        piece.built.as_deref().ok_or_else(none)
     }
 
     /// Instruction set of the kernels; `None` if nothing is compiled.
@@ -468,7 +487,7 @@ impl Kernel {
         for ((piece, heads), envs) in groups.into_iter().zip(made) {
             for i in 0..heads.len() {
                 if let Some(env) = envs.get(i) {
-                    let found = attnc_plan::count::<attnc_cpu::Visits>(&piece.built.plan, env, of_plan)
+                    let found = attnc_plan::count::<attnc_cpu::Visits>(&self.plan_of(piece)?.plan, env, of_plan)
                         .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
                     if i == 0 {
                         once.add(&found.once, 1);
@@ -559,7 +578,7 @@ impl Kernel {
         };
         let at = self.at(piece.attention, 0, usize::try_from(head).unwrap_or(0));
         let env = self.envs(inputs, shape, Purpose::Look)?.env(at).map_err(|l| self.shared.said(l))?;
-        Ok(View::new(&piece.built.plan, env))
+        Ok(View::new(&self.plan_of(piece)?.plan, env))
     }
 
     fn at(&self, attention: usize, batch: usize, head: usize) -> At {
@@ -635,6 +654,7 @@ impl Kernel {
         }
         let sets = program.attentions[attention].entries.iter().filter_map(|e| match e.source {
             attnc_pattern::program::Source::Tokens(set) => Some(set),
+            attnc_pattern::program::Source::Slots(_, set) => Some(set),
             attnc_pattern::program::Source::Null(_) => None,
         });
         let sets: Vec<_> = sets.collect();

@@ -12,7 +12,7 @@ use super::scope::{self, Cx, Scope, Val};
 use super::space::AxisRef;
 use super::{Checker, MAX_LENGTH};
 use crate::expr::{DrawId, ExprId, Node, OrderId, TensorId, Un, Var};
-use crate::program::{Draw, DrawScope, MapKind, Order, OrderKind, Tensor};
+use crate::program::{Chooser, Draw, DrawScope, MapKind, Order, OrderKind, Tensor};
 
 /// Deepest leaves of `halves`: each level costs a compiler as much as a set of its own.
 const MOST_HALVINGS: u32 = 16;
@@ -161,7 +161,7 @@ impl<'a> Checker<'a> {
     }
 
     /// The place of a position in an order; a launch has positions that the order knows.
-    fn in_order(&mut self, order: OrderId, position: ExprId) -> ExprId {
+    pub(super) fn in_order(&mut self, order: OrderId, position: ExprId) -> ExprId {
         self.need_extents(self.program.order(order).segment);
         if let Some(sorted) = self.sorted(order) {
             let end = if position == self.tokens.q { self.tokens.end_q } else { self.tokens.end_k };
@@ -179,7 +179,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn order_named(&mut self, cx: &Cx<'a>, name: &'a Name) -> Option<OrderId> {
+    pub(super) fn order_named(&mut self, cx: &Cx<'a>, name: &'a Name) -> Option<OrderId> {
         let item = match self.names[cx.frame.module].get(&name.text) {
             Some((Named::Item(item), _)) => item,
             Some((Named::Broken, _)) => return None,
@@ -478,10 +478,11 @@ impl<'a> Checker<'a> {
             let message = "a random set cannot be drawn from a random set".to_owned();
             return self.no_meaning(cx, of.span, message, "draw from a set of positions");
         }
-        let draw = Draw { count, seed, of: from, unit: cx.scope.block.unwrap_or(1), scope, weight: None, span };
+        let (chooser, unit) = (Chooser::Random { count, seed }, cx.scope.block.unwrap_or(1));
+        let draw = Draw { chooser, of: from, unit, scope, weight: None, span };
         // The same words say the same choice, wherever they are expanded.
         let known = self.program.draws.iter().position(|d| {
-            (d.count, d.seed, d.of, d.unit, d.scope) == (draw.count, draw.seed, draw.of, draw.unit, draw.scope)
+            (&d.chooser, d.of, d.unit, d.scope) == (&draw.chooser, draw.of, draw.unit, draw.scope)
                 && d.weight.is_some() == *replace
         });
         let index = known.unwrap_or_else(|| {
@@ -535,7 +536,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Places of an order are rows or columns of a launch only if it has all that the order moves.
-    fn whole_sequence(&mut self, start: Var, order: OrderId, n: ExprId) {
+    pub(super) fn whole_sequence(&mut self, start: Var, order: OrderId, n: ExprId) {
         let end = match self.program.order(order).segment {
             Some(segment) => {
                 let segment = &self.program.space.segments[segment];
