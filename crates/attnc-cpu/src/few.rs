@@ -89,7 +89,7 @@ pub(crate) fn alike(a: &Env<'_>, b: &Env<'_>, uses: &Uses) -> bool {
         && uses.maps.iter().all(maps)
         && uses.tensors.iter().all(tensors)
         && uses.draws.iter().all(draws)
-        && uses.orders.iter().all(orders)
+        && uses.orders.iter().chain(&uses.positions).all(orders)
 }
 
 /// Rows of several heads as multiples of one distance.

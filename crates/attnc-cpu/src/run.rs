@@ -434,7 +434,7 @@ fn check_env(env: &Env<'_>, kernel: &CpuKernel, shape: &Extents, head: usize) ->
 
 /// Checks the run-time data that a kernel uses.
 fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
-    let Uses { sizes, tensors, maps, draws, orders, docs, head: _ } = kernel.uses();
+    let Uses { sizes, tensors, maps, draws, orders, positions, docs, head: _ } = kernel.uses();
     let program = &kernel.plan().program;
     for &s in sizes {
         let name = &program.sizes[s].name;
@@ -485,6 +485,12 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
     for &o in orders {
         if env.orders.get(o).is_none() {
             return Err(format!("order `{}` is not given", program.orders[o].name));
+        }
+    }
+    for &o in positions {
+        // Compiled code finds the array through that of orders.
+        if env.orders.get(o).is_none() || env.positions.get(o).is_none() {
+            return Err(format!("order `{}` or its inverse is not given", program.orders[o].name));
         }
     }
     if *docs && (env.docs.is_empty() || !env.docs.is_sorted() || env.docs[0] != 0) {

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use attnc_kernels::Isa;
 use attnc_kernels::abi::DType;
 use attnc_pattern::env::{DrawTable, Env, MapData, TensorData};
-use attnc_pattern::expr::{Bin, Cmp, DrawId, ExprId, Exprs, MapId, Node, SizeId, TableId, TensorId, Un, Var};
-use attnc_pattern::program::{Chooser, Draw, DrawScope, Empty, Map, MapKind, Program, Size};
+use attnc_pattern::expr::{Bin, Cmp, DrawId, ExprId, Exprs, MapId, Node, OrderId, SizeId, TableId, TensorId, Un, Var};
+use attnc_pattern::program::{
+    Chooser, Draw, DrawScope, Empty, Map, MapKind, Order, OrderKind, Program, Size,
+};
 use attnc_pattern::rowset::{Comb, Loop, Must, Piece, RowSet, TileComb, TileLoop, TilePiece, TileSet};
-use attnc_plan::{Attend, Entry, Plan, Role, Tile};
+use attnc_plan::{Attend, Entry, Plan, Role, Tile, View};
 
 use crate::compile::compile_plan;
 use crate::{CompileError, CpuKernel, Launch, Options, Part, RunError, Tensor, TensorMut, run, workspace_bytes};
@@ -132,7 +134,7 @@ impl Pen {
             stages: vec![Attend {
                 role: Role::RowWalk,
                 tile: Tile { q: 64, k: 64 },
-                view: attnc_plan::View::Given,
+                view: View::Given,
                 scale,
                 score: None,
                 entries,
@@ -376,6 +378,65 @@ fn two_combs_hold_together() {
 }
 
 /// A filtered piece over all keys.
+/// Place of each of 400 positions: multiples of a number without a common divisor.
+fn scattered(by: u32) -> Arc<[u32]> {
+    (0..400).map(|position| position * by % 400).collect()
+}
+
+fn inverse(order: &[u32]) -> Arc<[u32]> {
+    attnc_pattern::order::inverse(order)
+}
+
+#[test]
+fn rows_are_listed_by_the_orders_of_a_launch() {
+    let mut pen = Pen::new();
+    let (mut near, mut near_tile) = pen.window(70);
+    // Position 100 and what is before it, told by position and not by place.
+    let (k, hundred) = (pen.var(Var::K), pen.int(100));
+    let at = pen.e().un(Un::OrderPosition(OrderId(1)), k);
+    near.filter = Some(pen.e().le(hundred, at));
+    near_tile.must = None;
+    let everything = pen.window(3);
+    for name in ["of queries", "of keys"] {
+        let kind = OrderKind::Sort(TensorId(0));
+        pen.program.orders.push(Order { name: name.to_owned(), segment: None, kind, span: Default::default() });
+    }
+    let mut plan = one(&mut pen, vec![(near, near_tile), everything], None);
+    plan.stages[0].view = View::Ordered { queries: OrderId(0), keys: OrderId(1) };
+    let (of_queries, of_keys) = (scattered(7), scattered(3));
+    let member = |_: i64, q: i64, k: i64| {
+        let apart = i64::from(of_queries[q as usize]) - i64::from(of_keys[k as usize]);
+        usize::from((0..70).contains(&apart) && k >= 100 || (0..3).contains(&apart))
+    };
+    let orders = vec![of_queries.clone(), of_keys.clone()];
+    let positions: Vec<Arc<[u32]>> = orders.iter().map(|o| inverse(o)).collect();
+    let whole = Shape { d: 16, dv: 8, heads: 2, ..Shape::square(400) };
+    let some = Shape { n_q: 130, n_k: 290, q_start: 250, k_start: 60, ..whole };
+    let few = Shape { n_q: 3, n_k: 390, q_start: 9, k_start: 10, ..whole };
+    for s in [whole, some, few] {
+        let env = |h| Env { orders: orders.clone(), positions: positions.clone(), ..s.env(h) };
+        agrees(&plan, &s, &plain(&member), env);
+    }
+
+    // Orders that lie are refused before anything runs.
+    let kernel = kernel(&plan, Isa::best());
+    let s = Shape { heads: 1, ..whole };
+    let x = noise(4, 400 * 16);
+    let (twice, short): (Arc<[u32]>, Arc<[u32]>) = ((0..400).map(|i| i / 2).collect(), (0..399).collect());
+    let far: Arc<[u32]> = (0..400).map(|i| i + 1).collect();
+    for wrong in [twice, short, far] {
+        for at in 0..2 {
+            let mut env = Env { orders: orders.clone(), positions: positions.clone(), ..s.env(0) };
+            env.orders[at] = wrong.clone();
+            let refused = run_dense(&kernel, &s, &[env], (&x, &x, &x[..400 * 8]), 1);
+            assert!(matches!(refused, Err(RunError::Env { .. })), "{refused:?}");
+        }
+    }
+    let env = Env { orders, ..s.env(0) };
+    let refused = run_dense(&kernel, &s, &[env], (&x, &x, &x[..400 * 8]), 1);
+    assert!(matches!(refused, Err(RunError::Env { .. })), "{refused:?}");
+}
+
 fn filtered(pen: &mut Pen, filter: ExprId) -> (Piece, TilePiece) {
     let (mut piece, mut tile) = pen.everything();
     piece.filter = Some(filter);

@@ -8,7 +8,7 @@
 
 use attnc_pattern::analysis::EvalError;
 use attnc_pattern::env::Env;
-use attnc_pattern::expr::{ExprId, Node, Un};
+use attnc_pattern::expr::{ExprId, Node, Un, Var};
 use attnc_pattern::program::Program;
 use attnc_pattern::rowset::Piece;
 
@@ -71,12 +71,16 @@ impl Machine {
     #[must_use]
     pub fn tile(&self, program: &Program, stage: &Attend) -> usize {
         let [largest, .., smallest] = TILES;
-        if stage
-            .entries
-            .iter()
-            .any(|e| matches!(e, Entry::Tokens { rows, .. } if rows.pieces.iter().any(|p| scattered(program, p))))
-        {
-            return smallest;
+        let pieces = stage.entries.iter().flat_map(|e| match e {
+            Entry::Tokens { rows, .. } => rows.pieces.as_slice(),
+            Entry::Null { .. } => &[],
+        });
+        let (listed, others): (Vec<&Piece>, Vec<&Piece>) = pieces.partition(|p| scattered(program, p));
+        if !listed.is_empty() {
+            // Of rows that grow with the sequence own keys are a small part.
+            let local = |end| program.exprs.reads(end, |v| v == Var::Q);
+            let short = others.iter().all(|p| local(p.start) && local(p.end));
+            return if short { smallest } else { largest };
         }
         let elements = (self.shape.d_k + self.shape.d_v) as f64 / 2.0;
         // Boxes of a walk fill the largest.

@@ -263,14 +263,15 @@ impl Emitter<'_> {
             }
             Un::OrderIndex(order) | Un::OrderPosition(order) => {
                 let order = order.0 as usize;
-                self.uses.orders.push(order);
-                let orders = self.context(std::mem::offset_of!(Ctx, orders));
-                let at = (order * size_of::<OrderRef>()) as i32;
                 let (items, count) = if matches!(op, Un::OrderIndex(_)) {
+                    self.uses.orders.push(order);
                     (std::mem::offset_of!(OrderRef, index), std::mem::offset_of!(OrderRef, len))
                 } else {
+                    self.uses.positions.push(order);
                     (std::mem::offset_of!(OrderRef, position), std::mem::offset_of!(OrderRef, positions))
                 };
+                let orders = self.context(std::mem::offset_of!(Ctx, orders));
+                let at = (order * size_of::<OrderRef>()) as i32;
                 let index = self.part(orders, at, items);
                 let len = self.part(orders, at, count);
                 let last = self.at(0).get().iadd_imm_s(len, -1);
