@@ -31,12 +31,14 @@ pub struct Options {
     pub asm: bool,
     /// Run Cranelift's verifier on what is generated: a third more time, for tests.
     pub verify: bool,
+    /// Call kernels that count their operations, see [`crate::flops_executed`].
+    pub counting: bool,
 }
 
 impl Default for Options {
     /// The fastest kernels, no texts; the verifier in debug builds.
     fn default() -> Self {
-        Options { isa: None, clif: false, asm: false, verify: cfg!(debug_assertions) }
+        Options { isa: None, clif: false, asm: false, verify: cfg!(debug_assertions), counting: false }
     }
 }
 
@@ -322,7 +324,8 @@ pub fn compile(plan: &VerifiedPlan, options: &Options) -> Result<CpuKernel, Comp
 
 pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, CompileError> {
     let isa = options.isa.unwrap_or_else(Isa::best);
-    let table = Box::new(Table::of(isa).ok_or(CompileError::Isa(isa))?);
+    let table = if options.counting { Table::counting(isa) } else { Table::of(isa) };
+    let table = Box::new(table.ok_or(CompileError::Isa(isa))?);
     let target = host(options.verify)?;
     let code = driver::emit(plan, callees(isa)?, target.default_call_conv())?;
 

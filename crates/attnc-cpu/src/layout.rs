@@ -240,7 +240,15 @@ pub(crate) struct Scratch {
     /// Factors `[bq]`.
     pub(crate) alpha: *mut f32,
     /// Rows of K or V that had to be converted, `[BK][max(d, dv)]`.
-    pub(crate) rows: *mut f32,
+    pub(crate) copy: *mut f32,
+    /// Addresses of rows of K, `[BK]`.
+    pub(crate) keys: *mut *const u8,
+    /// Addresses of rows of V, `[BK]`.
+    pub(crate) values: *mut *const u8,
+    /// First query of the tile, numbered within the head (or the folded heads).
+    pub(crate) first: i64,
+    /// Queries of the tile.
+    pub(crate) rows: i64,
 }
 
 /// Alignment of everything in a scratch.
@@ -258,7 +266,7 @@ pub(crate) struct ScratchSize {
 
 impl ScratchSize {
     /// Bytes of each part, in the order of [`Scratch::cut`].
-    fn parts(self) -> Option<[usize; 7]> {
+    fn parts(self) -> Option<[usize; 8]> {
         let ScratchSize { bq, d, dv, marks } = self;
         let f32s = |rows: usize, cols: usize| rows.checked_mul(cols)?.checked_mul(4)?.checked_next_multiple_of(ALIGN);
         Some([
@@ -270,6 +278,7 @@ impl ScratchSize {
             // Three vectors, each aligned.
             f32s(1, bq)?.checked_mul(3)?,
             f32s(BK, d.max(dv))?,
+            2 * BK * size_of::<*const u8>(),
         ])
     }
 
@@ -290,7 +299,7 @@ impl Scratch {
             part
         });
         let (marks, window, s, q, acc) = (next.next()?, next.next()?, next.next()?, next.next()?, next.next()?);
-        let (vectors, rows) = (next.next()?.cast::<f32>(), next.next()?);
+        let (vectors, copy, keys) = (next.next()?.cast::<f32>(), next.next()?, next.next()?.cast::<*const u8>());
         let vector = (parts[5] / 3) / size_of::<f32>();
         Some(Scratch {
             marks: marks.cast(),
@@ -302,7 +311,11 @@ impl Scratch {
             m: vectors,
             l: vectors.wrapping_add(vector),
             alpha: vectors.wrapping_add(2 * vector),
-            rows: rows.cast(),
+            copy: copy.cast(),
+            keys,
+            values: keys.wrapping_add(BK),
+            first: 0,
+            rows: 0,
         })
     }
 }

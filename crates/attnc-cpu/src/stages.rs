@@ -5,7 +5,7 @@
 //! which keys. [`STAGES`] gives name, address and signature of each, from which the driver's calls are made.
 //! Nothing here knows of patterns or code generation.
 
-use attnc_kernels::abi::{Ahead, Arg, BK, DType, FEW, KvView, LANE_STEP, Table};
+use attnc_kernels::abi::{Ahead, Arg, BK, DType, FEW, KvView, LANE_STEP, Next, Table};
 use attnc_kernels::window::Chunk;
 
 use crate::layout::{Ctx, DrawRef, MapRef, Scratch};
@@ -48,6 +48,7 @@ stages! {
             if few {
                 scratch.bq = FEW as i64;
             }
+            (scratch.first, scratch.rows) = (first, rows);
             let (src, index) = ctx.q.from(ctx.q.base, first);
             (kernels.pack_q)(
                 src, ctx.q.dtype, ctx.q.row_stride, ctx.q.col_stride, index, rows, scratch.bq, ctx.dim, scale, scratch.q,
@@ -93,11 +94,14 @@ stages! {
                 (kernels.few_qk)(scratch.q, k, dtype, stride, chunk.count, ctx.dim, chunk.lanes, scratch.s, &next);
                 return;
             }
-            let (k, stride) = rows(kernels, &ctx.k, chunk, scratch);
+            // Values are read next, and where they are.
+            addresses(&ctx.v, chunk, scratch.values);
+            let next = Next { rows: scratch.values, count: chunk.count, bytes: row_bytes(&ctx.v) };
+            let k = rows(kernels, &ctx.k, chunk, scratch, scratch.keys);
             // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
             let lane = chunk.lane as usize;
             let (q, s) = (scratch.q.wrapping_add(lane * ctx.dim as usize), scratch.s.wrapping_add(lane));
-            (kernels.qk)(q, k, stride, chunk.count, ctx.dim, chunk.lanes, scratch.bq, s);
+            (kernels.qk)(q, k, chunk.count, ctx.dim, chunk.lanes, scratch.bq, s, &next);
         }
     }
 
@@ -122,8 +126,14 @@ stages! {
                 (kernels.few_pv)(s, v, dtype, stride, chunk.count, ctx.v.dim as i64, lanes, mask, alpha, acc, &next);
                 return;
             }
-            let (v, stride) = rows(kernels, &ctx.v, chunk, scratch);
-            (kernels.pv)(s, v, stride, chunk.count, ctx.v.dim as i64, lanes, bq, mask, alpha, acc);
+            let next = after(ctx, chunk, scratch);
+            // Where they lie they have been found with the scores.
+            let v = if ctx.v.in_place() {
+                scratch.values.cast_const().cast()
+            } else {
+                rows(kernels, &ctx.v, chunk, scratch, scratch.values)
+            };
+            (kernels.pv)(s, v, chunk.count, ctx.v.dim as i64, lanes, bq, mask, alpha, acc, &next);
         }
     }
 
@@ -232,50 +242,104 @@ fn ahead(view: &KvView, first: i64, count: i64) -> Ahead {
     if first < 0 || view.page_rows != 0 || !view.rows.is_null() {
         return Ahead { at: view.base, stride: 0, rows: 0, bytes: 0 };
     }
-    let element = if view.dtype == DType::F32 as u32 { DType::F32.size() } else { DType::F16.size() };
     Ahead {
         at: view.base.wrapping_offset((first * view.row_stride) as isize),
         stride: view.row_stride,
         rows: count,
-        bytes: view.dim as i64 * element as i64,
+        bytes: row_bytes(view),
     }
 }
 
-/// As [`rows`], of any type: the address of the first row, the type, and the distance of rows in bytes.
+/// Rows of any type for a tile of few queries: the address of the first, the type, and the distance of rows in bytes.
 ///
 /// # Safety
 /// As for the stages.
 unsafe fn few_rows(kernels: &Table, view: &KvView, chunk: &Chunk, scratch: &Scratch) -> (*const u8, i64, i64) {
-    let listed = KvView { rows: chunk.keys, ..*view };
-    let (of, first) = if chunk.first >= 0 { (view, chunk.first) } else { (&listed, 0) };
+    let (of, first) = of_chunk(view, chunk);
     // SAFETY: promised by the caller.
     unsafe {
         match of.spaced(first as usize, chunk.count as usize) {
             Some((at, stride)) => (at, i64::from(view.dtype), stride),
             None => {
-                let (at, stride) = rows(kernels, view, chunk, scratch);
-                (at.cast(), DType::F32 as i64, stride * DType::F32.size() as i64)
+                (kernels.kv_tile)(&of, first, chunk.count, scratch.copy);
+                (scratch.copy.cast(), DType::F32 as i64, view.dim as i64 * DType::F32.size() as i64)
             }
         }
     }
 }
 
-/// Rows of a view for a chunk, as the address of the first and their distance in elements.
+/// The view of a chunk's keys, and which of its rows is the first.
+fn of_chunk(view: &KvView, chunk: &Chunk) -> (KvView, i64) {
+    if chunk.first >= 0 { (*view, chunk.first) } else { (KvView { rows: chunk.keys, ..*view }, 0) }
+}
+
+/// Stores the addresses of a chunk's rows, of any type.
+///
+/// # Safety
+/// As for the stages; `to` has room for [`BK`] addresses.
+unsafe fn addresses(view: &KvView, chunk: &Chunk, to: *mut *const u8) {
+    let (of, first) = of_chunk(view, chunk);
+    // SAFETY: promised by the caller.
+    unsafe { of.addresses(first as usize, chunk.count as usize, to) }
+}
+
+/// Bytes of a row.
+fn row_bytes(view: &KvView) -> i64 {
+    let element = if view.dtype == DType::F32 as u32 { DType::F32.size() } else { DType::F16.size() };
+    view.dim as i64 * element as i64
+}
+
+/// The addresses of a chunk's rows as singles, at `to`: where they lie, or of copies.
+///
+/// # Safety
+/// As for [`addresses`].
+unsafe fn rows(
+    kernels: &Table,
+    view: &KvView,
+    chunk: &Chunk,
+    scratch: &Scratch,
+    to: *mut *const u8,
+) -> *const *const f32 {
+    // SAFETY: promised by the caller; the copies have room.
+    unsafe {
+        if view.in_place() {
+            addresses(view, chunk, to);
+        } else {
+            let (of, first) = of_chunk(view, chunk);
+            (kernels.kv_tile)(&of, first, chunk.count, scratch.copy);
+            let bytes = view.dim as usize * DType::F32.size();
+            for key in 0..chunk.count as usize {
+                to.add(key).write(scratch.copy.cast_const().cast::<u8>().wrapping_add(key * bytes));
+            }
+        }
+    }
+    to.cast_const().cast()
+}
+
+/// What is read or written after the values of a chunk: keys of the next one, or if it is the window's last, the tile's
+/// output, more often than not.
 ///
 /// # Safety
 /// As for the stages.
-unsafe fn rows(kernels: &Table, view: &KvView, chunk: &Chunk, scratch: &Scratch) -> (*const f32, i64) {
-    let mut stride = 0;
+unsafe fn after(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch) -> Next {
     // SAFETY: promised by the caller.
-    let at = unsafe {
-        if chunk.first >= 0 {
-            (kernels.kv_tile)(view, chunk.first, chunk.count, scratch.rows, &mut stride)
-        } else {
-            let listed = KvView { rows: chunk.keys, ..*view };
-            (kernels.kv_tile)(&listed, 0, chunk.count, scratch.rows, &mut stride)
+    unsafe {
+        match (*scratch.window).after(chunk) {
+            Some(next) => {
+                addresses(&ctx.k, next, scratch.keys);
+                Next { rows: scratch.keys, count: next.count, bytes: row_bytes(&ctx.k) }
+            }
+            None => {
+                for r in 0..scratch.rows {
+                    let (at, index) = ctx.out.from(ctx.out.base.cast_const(), scratch.first + r);
+                    let number = if index.is_null() { 0 } else { i64::from(*index) };
+                    scratch.keys.add(r as usize).write(at.wrapping_offset((number * ctx.out.row_stride) as isize));
+                }
+                let element = if ctx.out.dtype == DType::F32 as i64 { DType::F32.size() } else { DType::F16.size() };
+                Next { rows: scratch.keys, count: scratch.rows, bytes: ctx.v.dim as i64 * element as i64 }
+            }
         }
-    };
-    (at as *const f32, stride)
+    }
 }
 
 /// Offsets and columns of a compressed map.

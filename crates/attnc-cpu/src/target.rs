@@ -1,4 +1,4 @@
-//! What this machine can run, and the counters of a counting build.
+//! What this machine can run, and the counter of kernels that count.
 
 use attnc_kernels::Isa;
 
@@ -17,10 +17,10 @@ pub fn targets() -> Vec<(&'static str, Result<String, String>)> {
     Isa::available().into_iter().map(|(isa, available)| (isa.name(), describe(isa, available))).collect()
 }
 
-/// FLOPs of matrix products that kernels have executed since [`flops_reset`]; `None` unless this is a
-/// counting build (feature `count`). The counter is global to the process.
+/// FLOPs of matrix products that kernels compiled to count have executed since [`flops_reset`]. The counter is global to
+/// the process.
 #[must_use]
-pub fn flops_executed() -> Option<u64> {
+pub fn flops_executed() -> u64 {
     attnc_kernels::count::flops_executed()
 }
 

@@ -3,8 +3,8 @@
 //! The one idea: **queries are lanes**, in panels of [`LANE_STEP`]. A score tile is `[keys][bq]`, queries
 //! contiguous; packed queries are `[panel][d][LANE_STEP]` and the accumulator `[panel][dv][LANE_STEP]`, so that a
 //! panel is a few adjacent cache lines (only kernels look inside these two). Rows of K and V are read
-//! in place, one broadcast at a time, so nothing of K or V is packed when it is f32 with unit
-//! inner stride; row maxima, sums and rescaling are vertical vector operations.
+//! in place, one broadcast at a time, each by its address, so nothing of K or V is packed or gathered when it is f32 with
+//! unit inner stride; row maxima, sums and rescaling are vertical vector operations.
 //!
 //! A tile of at most [`FEW`] queries would leave most lanes idle: it has `bq` = `FEW`, its packed queries and its
 //! accumulator are `[lane][d]` and `[lane][dv]`, and [`Table::few_qk`] and [`Table::few_pv`] take the place of `qk` and
@@ -103,6 +103,23 @@ pub struct Ahead {
     pub bytes: i64,
 }
 
+/// Rows that are read next, wherever they lie: what a kernel asks memory for while it computes. Nothing is read of them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Next {
+    /// Address of each.
+    pub rows: *const *const u8,
+    /// How many.
+    pub count: i64,
+    /// Bytes of each.
+    pub bytes: i64,
+}
+
+impl Next {
+    /// No rows.
+    pub const NOTHING: Next = Next { rows: core::ptr::null(), count: 0, bytes: 0 };
+}
+
 /// Signature of a function of a table: its parameters and what it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sig {
@@ -149,16 +166,14 @@ Table {
                index: *const u32 => Ptr, rows: i64 => I64, bq: i64 => I64, d: i64 => I64, scale: f32 => F32,
                dst: *mut f32 => Ptr);
 
-    /// Rows `first .. first + keys` of `view` as f32 with unit inner stride. Returns the address of the
-    /// first row and stores the distance of rows, in elements, to `*stride`. Points into the tensor where
-    /// the layout allows it, else converts or gathers into `scratch[keys][dim]`.
-    kv_tile: fn(view: *const KvView => Ptr, first: i64 => I64, keys: i64 => I64, scratch: *mut f32 => Ptr,
-                stride: *mut i64 => Ptr) -> i64 => I64;
+    /// Copies rows `first .. first + keys` of `view` to `scratch[keys][dim]`, as f32.
+    kv_tile: fn(view: *const KvView => Ptr, first: i64 => I64, keys: i64 => I64, scratch: *mut f32 => Ptr);
 
     /// `s[key][lane] = sum_d k[key][d] * q[lane][d]` for `keys` keys (at most `BK`) and `lanes` lanes.
-    /// `q` is packed for `bq` lanes, `s` is `[keys][bq]`.
-    qk: fn(q: *const f32 => Ptr, k: *const f32 => Ptr, k_stride: i64 => I64, keys: i64 => I64, d: i64 => I64,
-           lanes: i64 => I64, bq: i64 => I64, s: *mut f32 => Ptr);
+    /// `q` is packed for `bq` lanes, `k` holds the address of each key's row, `s` is `[keys][bq]`. Asks for the rows `next`,
+    /// unless that is null.
+    qk: fn(q: *const f32 => Ptr, k: *const *const f32 => Ptr, keys: i64 => I64, d: i64 => I64, lanes: i64 => I64,
+           bq: i64 => I64, s: *mut f32 => Ptr, next: *const Next => Ptr);
 
     /// As `qk`, of a tile of few queries: `lanes` at most `FEW`, `s` is `[keys][FEW]`, lanes from `lanes` on become 0.
     /// `k` are rows of the given type with unit inner stride, `k_stride` bytes apart. Asks for the rows `ahead`.
@@ -182,8 +197,9 @@ Table {
 
     /// `acc[lane][dv] = acc[lane][dv] * alpha[lane] + sum_key v[key][dv] * p[key][lane]`; without the product
     /// if `alpha` is null. With `mask`, a masked key contributes nothing even where V is not finite.
-    pv: fn(p: *const f32 => Ptr, v: *const f32 => Ptr, v_stride: i64 => I64, keys: i64 => I64, dv: i64 => I64,
-           lanes: i64 => I64, bq: i64 => I64, mask: *const u64 => Ptr, alpha: *const f32 => Ptr, acc: *mut f32 => Ptr);
+    /// `v` holds the address of each key's row. Asks for the rows `next`, unless that is null.
+    pv: fn(p: *const f32 => Ptr, v: *const *const f32 => Ptr, keys: i64 => I64, dv: i64 => I64, lanes: i64 => I64,
+           bq: i64 => I64, mask: *const u64 => Ptr, alpha: *const f32 => Ptr, acc: *mut f32 => Ptr, next: *const Next => Ptr);
 
     /// Adds one null slot (V = 0) of logit `bias` to lane `lane`: only `m` and `l` move, and `acc` is rescaled.
     null_slot: fn(bias: f32 => F32, lane: i64 => I64, bq: i64 => I64, dv: i64 => I64, m: *mut f32 => Ptr,

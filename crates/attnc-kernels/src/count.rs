@@ -1,29 +1,101 @@
-//! The counter of the counting build (feature `count`): FLOPs that `qk` and `pv` execute.
+//! Counting kernels: tables whose products count their FLOPs.
 //!
-//! The one idea: count in the kernels, on whole tiles, so that what a cost model says beforehand can be
-//! compared with what ran. Without the feature nothing is counted and nothing is paid.
+//! The one idea: count whole tiles, in front of the kernels, so that what a cost model says beforehand can be compared with
+//! what ran. Other tables count nothing and pay nothing.
 
-#[cfg(feature = "count")]
-static FLOPS: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+use core::sync::atomic::{AtomicU64, Ordering};
 
-/// FLOPs of `qk` and `pv` in this process since the last [`reset`]; `None` unless this is a counting build.
+use crate::abi::{Ahead, Next, Table};
+use crate::isa::Isa;
+use crate::scalar;
+
+static FLOPS: AtomicU64 = AtomicU64::new(0);
+
+/// FLOPs of the products of counting tables in this process since the last [`reset`].
 #[must_use]
-pub fn flops_executed() -> Option<u64> {
-    #[cfg(feature = "count")]
-    return Some(FLOPS.load(core::sync::atomic::Ordering::Relaxed));
-    #[cfg(not(feature = "count"))]
-    None
+pub fn flops_executed() -> u64 {
+    FLOPS.load(Ordering::Relaxed)
 }
 
 /// Sets the counter to zero.
 pub fn reset() {
-    #[cfg(feature = "count")]
-    FLOPS.store(0, core::sync::atomic::Ordering::Relaxed);
+    FLOPS.store(0, Ordering::Relaxed);
 }
 
 /// One multiplication and one addition for each of `keys * dim * lanes`.
-#[inline(always)]
-pub(crate) fn add(_keys: i64, _dim: i64, _lanes: i64) {
-    #[cfg(feature = "count")]
-    FLOPS.fetch_add((2 * _keys * _dim * _lanes) as u64, core::sync::atomic::Ordering::Relaxed);
+fn add(keys: i64, dim: i64, lanes: i64) {
+    FLOPS.fetch_add((2 * keys * dim * lanes) as u64, Ordering::Relaxed);
+}
+
+/// A table as a type, so that functions can be made for it.
+trait Kernels {
+    const TABLE: Table;
+}
+
+struct Scalar;
+
+impl Kernels for Scalar {
+    const TABLE: Table = scalar::TABLE;
+}
+
+#[cfg(target_arch = "x86_64")]
+struct Avx2;
+
+#[cfg(target_arch = "x86_64")]
+impl Kernels for Avx2 {
+    const TABLE: Table = crate::avx2::TABLE;
+}
+
+#[cfg(target_arch = "x86_64")]
+struct Avx512;
+
+#[cfg(target_arch = "x86_64")]
+impl Kernels for Avx512 {
+    const TABLE: Table = crate::avx512::TABLE;
+}
+
+impl Table {
+    /// As [`Table::of`], of kernels that count.
+    #[must_use]
+    pub fn counting(isa: Isa) -> Option<Table> {
+        Table::of(isa)?;
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Some(counting::<Avx2>()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Some(counting::<Avx512>()),
+            _ => Some(counting::<Scalar>()),
+        }
+    }
+}
+
+fn counting<T: Kernels>() -> Table {
+    Table { qk: qk::<T>, pv: pv::<T>, few_qk: few_qk::<T>, few_pv: few_pv::<T>, ..T::TABLE }
+}
+
+macro_rules! counted {
+    ($(fn $name:ident($($arg:ident: $ty:ty),*), $keys:ident * $dim:ident * $lanes:ident;)*) => {
+        $(
+            #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+            unsafe extern "C" fn $name<T: Kernels>($($arg: $ty),*) {
+                add($keys, $dim, $lanes);
+                // SAFETY: as the caller promised; the table was given out after detection.
+                unsafe { (T::TABLE.$name)($($arg),*) }
+            }
+        )*
+    };
+}
+
+counted! {
+    fn qk(q: *const f32, k: *const *const f32, keys: i64, d: i64, lanes: i64, bq: i64, s: *mut f32, next: *const Next),
+        keys * d * lanes;
+    fn pv(p: *const f32, v: *const *const f32, keys: i64, dv: i64, lanes: i64, bq: i64, mask: *const u64,
+          alpha: *const f32, acc: *mut f32, next: *const Next),
+        keys * dv * lanes;
+    fn few_qk(q: *const f32, k: *const u8, dtype: i64, k_stride: i64, keys: i64, d: i64, lanes: i64, s: *mut f32,
+              ahead: *const Ahead),
+        keys * d * lanes;
+    fn few_pv(p: *const f32, v: *const u8, dtype: i64, v_stride: i64, keys: i64, dv: i64, lanes: i64, mask: *const u64,
+              alpha: *const f32, acc: *mut f32, ahead: *const Ahead),
+        keys * dv * lanes;
 }

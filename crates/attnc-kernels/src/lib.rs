@@ -18,9 +18,17 @@ pub mod isa;
 pub mod math;
 pub mod merge;
 pub mod peak;
+#[cfg(target_arch = "x86_64")]
+mod product;
+#[cfg(target_arch = "x86_64")]
+mod rows;
 pub mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod softmax;
 mod tensor;
 pub mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 pub mod window;
 
 pub use isa::{Avx2, Avx512, Isa};

@@ -7,8 +7,7 @@
 //!
 //! The contract of each function is in [`crate::abi::Table`].
 
-use crate::abi::{Ahead, BQ_MAX, DType, FEW, KvView, LANE_STEP, Table};
-use crate::count;
+use crate::abi::{Ahead, BQ_MAX, DType, FEW, KvView, LANE_STEP, Next, Table};
 use crate::tensor::{indexed, packed, place};
 
 /// The table of these kernels.
@@ -52,57 +51,45 @@ pub unsafe extern "C" fn pack_q(
 /// See [`Table::kv_tile`].
 ///
 /// # Safety
-/// `view` describes a tensor that holds the rows, `scratch` has `keys * dim` elements, `stride` is writable.
-pub unsafe extern "C" fn kv_tile(
-    view: *const KvView,
-    first: i64,
-    keys: i64,
-    scratch: *mut f32,
-    stride: *mut i64,
-) -> i64 {
+/// `view` describes a tensor that holds the rows, `scratch` has `keys * dim` elements.
+pub unsafe extern "C" fn kv_tile(view: *const KvView, first: i64, keys: i64, scratch: *mut f32) {
     // SAFETY: promised by the caller.
     unsafe {
         let view = &*view;
-        let (first, keys, dim) = (first as usize, keys as usize, view.dim as usize);
-        if let Some((at, step)) = view.in_place(first, keys) {
-            *stride = step;
-            return at as i64;
-        }
         let dtype = DType::of_code(i64::from(view.dtype));
-        for key in 0..keys {
-            let row = view.row(first + key);
+        let dim = view.dim as usize;
+        for key in 0..keys as usize {
+            let row = view.row(first as usize + key);
             for i in 0..dim {
                 *scratch.add(key * dim + i) = dtype.load(row.offset(i as isize * view.col_stride as isize));
             }
         }
-        *stride = dim as i64;
-        scratch as i64
     }
 }
 
 /// See [`Table::qk`].
 ///
 /// # Safety
-/// `q` has `d * bq` elements, `k` `keys` rows of `d`, `s` `keys * bq`; `lanes <= bq`, a multiple of [`LANE_STEP`].
+/// `q` has `d * bq` elements, `k` addresses of `keys` rows of `d`, `s` `keys * bq`; `lanes <= bq`, a multiple of
+/// [`LANE_STEP`].
 #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
 pub unsafe extern "C" fn qk(
     q: *const f32,
-    k: *const f32,
-    k_stride: i64,
+    k: *const *const f32,
     keys: i64,
     d: i64,
     lanes: i64,
     bq: i64,
     s: *mut f32,
+    _next: *const Next,
 ) {
-    count::add(keys, d, lanes);
     let (d, bq) = (d as usize, bq as usize);
     for key in 0..keys as usize {
         for panel in (0..lanes as usize).step_by(LANE_STEP) {
             let mut sum = [0.0f32; LANE_STEP];
             // SAFETY: key, lane and element are within the sizes that the caller promised.
             unsafe {
-                let row = k.offset(key as isize * k_stride as isize);
+                let row = *k.add(key);
                 for i in 0..d {
                     let q = &*q.add(packed(panel, i, d)).cast::<[f32; LANE_STEP]>();
                     let k = *row.add(i);
@@ -172,13 +159,12 @@ pub unsafe extern "C" fn softmax(
 /// See [`Table::pv`].
 ///
 /// # Safety
-/// `p` has `keys * bq` elements, `v` `keys` rows of `dv`, `acc` `dv * bq`; `mask` is null or has `lanes`
+/// `p` has `keys * bq` elements, `v` addresses of `keys` rows of `dv`, `acc` `dv * bq`; `mask` is null or has `lanes`
 /// elements, `alpha` is null or has `bq`; `lanes <= bq <= BQ_MAX`, `keys <= 64`.
 #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
 pub unsafe extern "C" fn pv(
     p: *const f32,
-    v: *const f32,
-    v_stride: i64,
+    v: *const *const f32,
     keys: i64,
     dv: i64,
     lanes: i64,
@@ -186,15 +172,15 @@ pub unsafe extern "C" fn pv(
     mask: *const u64,
     alpha: *const f32,
     acc: *mut f32,
+    _next: *const Next,
 ) {
-    count::add(keys, dv, lanes);
     let (lanes, bq, dv) = (lanes as usize, bq as usize, dv as usize);
     for i in 0..dv {
         let mut sum = [0.0f32; BQ_MAX];
         // SAFETY: key, lane and element are within the sizes that the caller promised.
         unsafe {
             for key in 0..keys as usize {
-                let v = *v.offset(key as isize * v_stride as isize + i as isize);
+                let v = *(*v.add(key)).add(i);
                 for (lane, sum) in sum[..lanes].iter_mut().enumerate() {
                     if mask.is_null() || *mask.add(lane) >> key & 1 == 1 {
                         *sum += v * *p.add(key * bq + lane);
@@ -225,7 +211,6 @@ pub unsafe extern "C" fn few_qk(
     s: *mut f32,
     _ahead: *const Ahead,
 ) {
-    count::add(keys, d, lanes);
     let (dtype, d, lanes) = (DType::of_code(dtype), d as usize, lanes as usize);
     for key in 0..keys as usize {
         let mut sum = [0.0f32; FEW];
@@ -262,7 +247,6 @@ pub unsafe extern "C" fn few_pv(
     acc: *mut f32,
     _ahead: *const Ahead,
 ) {
-    count::add(keys, dv, lanes);
     let (dtype, dv) = (DType::of_code(dtype), dv as usize);
     for lane in 0..lanes as usize {
         for i in 0..dv {

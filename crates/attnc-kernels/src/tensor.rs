@@ -74,28 +74,46 @@ impl KvView {
             .wrapping_offset((row & (page_rows - 1)) as isize * self.row_stride as isize)
     }
 
-    /// The rows `first .. first + keys` where they lie, as the first row's address and the distance of rows in
-    /// elements, if they are aligned f32 with unit inner stride and equally spaced, and a cache holds a tile of them.
+    /// Stores the addresses of rows `first .. first + keys`, of any type, to `to`.
     ///
     /// # Safety
-    /// As for [`Self::row`], for each of the rows.
+    /// The view describes a tensor that holds the rows, and `to` has room for as many addresses.
     #[inline]
-    pub(crate) unsafe fn in_place(&self, first: usize, keys: usize) -> Option<(*const f32, i64)> {
-        if self.dtype != DType::F32 as u32 {
-            return None;
-        }
-        let bytes = DType::F32.size();
+    pub unsafe fn addresses(&self, first: usize, keys: usize, to: *mut *const u8) {
         // SAFETY: as promised by the caller.
-        let (start, step) = unsafe { self.spaced(first, keys) }?;
-        let aligned = start.addr().is_multiple_of(bytes) && step % bytes as i64 == 0;
-        (aligned && !crowded(step as isize, self.dim as usize * bytes)).then(|| (start.cast(), step / bytes as i64))
+        unsafe {
+            if self.page_rows == 0 && self.rows.is_null() {
+                let start = self.base.wrapping_offset(first as isize * self.row_stride as isize);
+                for key in 0..keys {
+                    to.add(key).write(start.wrapping_offset(key as isize * self.row_stride as isize));
+                }
+                return;
+            }
+            for key in 0..keys {
+                to.add(key).write(self.row(first + key));
+            }
+        }
+    }
+
+    /// Whether kernels read the rows where they lie: aligned f32 with unit inner stride, of which a cache holds a tile.
+    #[must_use]
+    #[inline]
+    pub fn in_place(&self) -> bool {
+        let bytes = DType::F32.size() as i64;
+        let aligned = |x: i64| x % bytes == 0;
+        self.dtype == DType::F32 as u32
+            && (self.col_stride == bytes || self.dim == 1)
+            && aligned(self.base.addr() as i64)
+            && aligned(self.row_stride)
+            && (self.page_rows == 0 || aligned(self.page_stride))
+            && !crowded(self.row_stride as isize, self.dim as usize * DType::F32.size())
     }
 
     /// The rows `first .. first + keys` where they lie, as the first row's address and the distance of rows in bytes, if
     /// they have unit inner stride and are equally spaced.
     ///
     /// # Safety
-    /// `view` describes a tensor that holds the rows.
+    /// The view describes a tensor that holds the rows.
     #[must_use]
     #[inline]
     pub unsafe fn spaced(&self, first: usize, keys: usize) -> Option<(*const u8, i64)> {
@@ -140,4 +158,34 @@ pub(crate) fn place(bq: usize, lane: usize, i: usize, dim: usize) -> usize {
 #[inline]
 pub(crate) fn packed(lane: usize, i: usize, dim: usize) -> usize {
     (lane / LANE_STEP * dim + i) * LANE_STEP + lane % LANE_STEP
+}
+
+/// Bytes of a cache line.
+pub(crate) const CACHE_LINE: usize = 64;
+
+/// Asks memory for the line at `at`, any address, to the second-level cache: what is asked for is not the next thing
+/// that is read, and the first level is full of what is.
+#[inline(always)]
+pub(crate) fn ask(at: *const u8) {
+    // SAFETY: a prefetch reads nothing that could fault.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Asks memory for a row of `bytes` bytes at `at`, to the first-level cache.
+#[inline(always)]
+pub(crate) fn ask_row(at: *const u8, bytes: usize) {
+    for byte in (0..bytes).step_by(CACHE_LINE) {
+        // SAFETY: as in `ask`.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(at.wrapping_add(byte).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (at, byte);
+    }
 }

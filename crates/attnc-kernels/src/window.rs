@@ -223,6 +223,13 @@ impl Window {
         self.add(first, count, panels, mask);
     }
 
+    /// The chunk after `chunk`, which is one of these.
+    #[must_use]
+    pub fn after(&self, chunk: &Chunk) -> Option<&Chunk> {
+        let at = (std::ptr::from_ref(chunk).addr() - self.chunk.as_ptr().addr()) / size_of::<Chunk>();
+        self.chunk[..self.chunks].get(at + 1)
+    }
+
     /// Panels of the tile of queries.
     fn panels(&self) -> usize {
         self.rows.div_ceil(LANE_STEP)

@@ -3,7 +3,7 @@
 use std::ptr::null;
 
 use attnc_kernels::Isa;
-use attnc_kernels::abi::{BK, BQ_MAX, DType, KvView, LANE_STEP, Table};
+use attnc_kernels::abi::{BK, BQ_MAX, DType, KvView, LANE_STEP, Next, Table};
 use half::{bf16, f16};
 
 const DIMS: [usize; 13] = [1, 2, 3, 5, 6, 7, 31, 32, 33, 64, 80, 128, 1000];
@@ -57,22 +57,16 @@ fn qk_is_the_matrix_product() {
                 let lanes = if keys % 2 == 0 { bq } else { LANE_STEP };
                 let stride = d + keys % 3;
                 let (queries, k) = (random.reals(bq * d), random.reals(keys * stride));
+                let rows: Vec<*const f32> = k.chunks(stride).map(<[f32]>::as_ptr).collect();
                 for table in tables() {
                     let (mut q, mut s) = (vec![CANARY; d * bq], vec![CANARY; keys * bq]);
                     // SAFETY: the buffers have these sizes.
                     unsafe {
                         let (d, bq) = (d as i64, bq as i64);
                         (table.pack_q)(queries.as_ptr().cast(), 0, 4 * d, 4, null(), bq, bq, d, 1.0, q.as_mut_ptr());
-                        (table.qk)(
-                            q.as_ptr(),
-                            k.as_ptr(),
-                            stride as i64,
-                            keys as i64,
-                            d,
-                            lanes as i64,
-                            bq,
-                            s.as_mut_ptr(),
-                        );
+                        let next = Next { rows: rows.as_ptr().cast(), count: keys as i64, bytes: 4 * d };
+                        let next = if keys % 5 == 0 { null() } else { &raw const next };
+                        (table.qk)(q.as_ptr(), rows.as_ptr(), keys as i64, d, lanes as i64, bq, s.as_mut_ptr(), next);
                     }
                     let expected: Vec<f32> = (0..keys * bq)
                         .map(|i| {
@@ -213,7 +207,7 @@ fn softmax_keeps_nan_in_its_row_and_ignores_masked_ones() {
 }
 
 #[test]
-fn softmax_exponential_is_within_two_ulp() {
+fn softmax_exponential_is_within_its_bound() {
     // Two keys: the second is the maximum, 0, so the first becomes exp(x).
     for table in tables() {
         let (lanes, step) = (BQ_MAX, 61);
@@ -236,13 +230,13 @@ fn softmax_exponential_is_within_two_ulp() {
                     assert!((0.0..=f32::MIN_POSITIVE).contains(&y), "exp({x}) = {y}");
                 } else {
                     let ulp = f64::from(f32::from_bits((exact as f32).to_bits() + 1)) - f64::from(exact as f32);
-                    worst = worst.max((f64::from(y) - exact).abs() / ulp);
+                    worst = worst.max((f64::from(y) - exact).abs() / ulp / (3.0 + f64::from(x.abs()) / 4.0));
                 }
             }
             // Below 2^-20 the exponential is 1 for whole ranges: larger steps there.
             bits += lanes as u32 * step * if x[0] > -1e-6 { 512 } else { 1 };
         }
-        assert!(worst <= 2.0, "{worst} ulp");
+        assert!(worst <= 1.0, "{worst} of the bound");
         assert!(worst > 0.1, "the comparison must see rounding");
     }
 }
@@ -265,12 +259,13 @@ impl Pv {
         alpha: Option<&[f32]>,
         acc: &mut [f32],
     ) {
+        let rows: Vec<*const f32> = v.chunks(self.stride).map(<[f32]>::as_ptr).collect();
+        let next = Next { rows: rows.as_ptr().cast(), count: rows.len() as i64, bytes: 4 * self.dv as i64 };
         // SAFETY: the slices have the sizes of `self`.
         unsafe {
             (table.pv)(
                 p.as_ptr(),
-                v.as_ptr(),
-                self.stride as i64,
+                rows.as_ptr(),
                 self.keys as i64,
                 self.dv as i64,
                 self.lanes as i64,
@@ -278,6 +273,7 @@ impl Pv {
                 mask_ptr(mask),
                 alpha.map_or(null(), <[f32]>::as_ptr),
                 acc.as_mut_ptr(),
+                if self.keys % 5 == 0 { null() } else { &raw const next },
             );
         }
     }
@@ -448,7 +444,7 @@ fn pack_q_scales_gathers_and_zeroes_the_rest() {
                                 unit[i] = 1.0;
                                 let (bq, d) = (bq as i64, d as i64);
                                 // SAFETY: one key of `d` elements.
-                                unsafe { (table.qk)(q.as_ptr(), unit.as_ptr(), d, 1, d, bq, bq, s.as_mut_ptr()) };
+                                unsafe { (table.qk)(q.as_ptr(), &unit.as_ptr(), 1, d, bq, bq, s.as_mut_ptr(), null()) };
                                 unit[i] = 0.0;
                                 for (lane, &s) in s.iter().enumerate() {
                                     let row = index.map_or(lane, |index| index.get(lane).map_or(0, |&i| i as usize));
@@ -464,19 +460,23 @@ fn pack_q_scales_gathers_and_zeroes_the_rest() {
     }
 }
 
-/// A tile of `keys` rows from `first` on as `[keys][dim]`, and whether it was left in place.
-fn read_tile(table: &Table, view: &KvView, first: usize, keys: usize) -> (Vec<f32>, bool) {
+/// Rows `first .. first + keys` as `[keys][dim]`: copied by a kernel, and where they lie if kernels would read them there.
+fn read_tile(table: &Table, view: &KvView, first: usize, keys: usize) -> (Vec<f32>, Option<Vec<f32>>) {
     let dim = view.dim as usize;
     let mut scratch = vec![CANARY; keys * dim + 1];
-    let mut stride = 0i64;
     // SAFETY: the view's buffers hold the rows.
-    let at = unsafe { (table.kv_tile)(view, first as i64, keys as i64, scratch.as_mut_ptr(), &raw mut stride) };
-    assert_eq!(scratch[keys * dim], CANARY);
-    let at = at as *const f32;
-    let rows = (0..keys).flat_map(|key| (0..dim).map(move |i| (key, i)));
-    // SAFETY: the kernel returned rows with this distance.
-    let tile = rows.map(|(key, i)| unsafe { *at.offset(key as isize * stride as isize + i as isize) }).collect();
-    (tile, !std::ptr::eq(at, scratch.as_ptr()))
+    unsafe { (table.kv_tile)(view, first as i64, keys as i64, scratch.as_mut_ptr()) };
+    assert_eq!(scratch.pop(), Some(CANARY));
+    let in_place = view.in_place().then(|| {
+        let mut rows = vec![null(); keys];
+        // SAFETY: as above.
+        unsafe { view.addresses(first, keys, rows.as_mut_ptr()) };
+        // SAFETY: the addresses are those of aligned rows of singles.
+        rows.into_iter()
+            .flat_map(|row| unsafe { std::slice::from_raw_parts(row.cast::<f32>(), dim) }.to_vec())
+            .collect()
+    });
+    (scratch, in_place)
 }
 
 #[test]
@@ -524,15 +524,8 @@ fn kv_tile_reads_strided_paged_and_listed_rows_of_each_type() {
                             for kernels in tables() {
                                 let (tile, in_place) = read_tile(&kernels, &view, first, keys);
                                 assert_eq!(tile, expected, "dim {dim} {dtype:?} gap {gap} paged {paged}");
-                                let same_page = !paged || first / page_rows == (first + keys - 1) / page_rows;
                                 let plain = dtype == DType::F32 && (gap == 1 || dim == 1);
-                                if plain && same_page && rows.is_none() {
-                                    assert!(in_place, "must not be copied");
-                                }
-                                if plain && !paged && rows == Some(&every_third) {
-                                    assert!(in_place, "every third row is a stride");
-                                }
-                                assert!(plain || !in_place);
+                                assert_eq!(in_place, plain.then(|| expected.clone()), "dim {dim} {dtype:?} gap {gap}");
                             }
                         }
                     }
@@ -559,7 +552,7 @@ fn unaligned_singles_are_copied() {
         dim: 8,
     };
     for table in tables() {
-        assert_eq!(read_tile(&table, &view, 0, 8).0, reals);
+        assert_eq!(read_tile(&table, &view, 0, 8), (reals.clone(), None));
     }
 }
 
@@ -574,8 +567,8 @@ fn finish_divides_rounds_and_scatters() {
                 let v = random.reals(dv);
                 let p: Vec<f32> = random.reals(bq).iter().map(|x| x * 100.0).collect();
                 let m = random.reals(bq);
-                // Lanes with an empty sum, and one with a NaN.
-                let mut l: Vec<f32> = random.reals(bq).iter().map(|x| x + 1.5).collect();
+                // Sums by which division is exact, lanes with an empty one, and one with a NaN.
+                let mut l: Vec<f32> = random.reals(bq).iter().map(|x| (4.0 * x).floor().exp2()).collect();
                 l[1] = 0.0;
                 l[bq - 1] = f32::NAN;
                 let index: Vec<u32> = (0..rows as u32).map(|i| rows as u32 - 1 - i).collect();
@@ -626,6 +619,30 @@ fn finish_divides_rounds_and_scatters() {
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn quotients_are_within_two_roundings() {
+    let mut random = Random(9);
+    let size = Pv { keys: 1, dv: 33, lanes: BQ_MAX, bq: BQ_MAX, stride: 33 };
+    let (p, v) = (random.reals(size.bq), random.reals(size.dv));
+    let l: Vec<f32> = random.reals(size.bq).iter().map(|x| x + 1.5).collect();
+    for table in tables() {
+        let (mut acc, mut out) = (vec![0.0; size.dv * size.bq], vec![CANARY; size.bq * size.dv]);
+        size.run(&table, &p, &v, &None, None, &mut acc);
+        let (bq, dv, m) = (size.bq as i64, size.dv as i64, vec![0.0; size.bq]);
+        let (to, no_lse) = (out.as_mut_ptr().cast(), std::ptr::null_mut());
+        // SAFETY: the buffers have these sizes.
+        unsafe {
+            let (acc, m, l) = (acc.as_ptr(), m.as_ptr(), l.as_ptr());
+            (table.finish)(acc, m, l, bq, bq, dv, to, 0, 4 * dv, 4, null(), no_lse, 0, null());
+        }
+        for (i, &o) in out.iter().enumerate() {
+            let (lane, dim) = (i / size.dv, i % size.dv);
+            let exact = f64::from(p[lane]) * f64::from(v[dim]) / f64::from(l[lane]);
+            assert!((f64::from(o) - exact).abs() <= 3.0 * exact.abs() / 16_777_216.0, "{o} {exact}");
         }
     }
 }

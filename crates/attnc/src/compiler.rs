@@ -100,6 +100,8 @@ pub struct Options {
     pub clif: bool,
     /// Keep the text of the machine code.
     pub asm: bool,
+    /// Count the operations that kernels execute, see [`crate::flops_executed`].
+    pub counting: bool,
 }
 
 /// Compiles files.
@@ -405,6 +407,7 @@ impl Shared {
                 isa,
                 clif: self.options.clif,
                 asm: self.options.asm,
+                counting: self.options.counting,
                 ..attnc_cpu::Options::default()
             };
             let kernel = attnc_cpu::compile(&built.plan, &options);

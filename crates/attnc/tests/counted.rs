@@ -1,10 +1,8 @@
 //! The operations that kernels execute are those that the cost foretells, for every pattern of the project.
 //!
-//! Only a counting build counts (feature `count`), and no other build shall pay for it. So this test builds itself
-//! again with the feature and runs that; the counter is global to the process, and this file holds one test.
+//! The counter is global to the process, and this file holds one test.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use attnc::{
     Compiler, Inputs, Isa, Kernel, LoadError, Loader, MapInput, MapKind, Module, Options, Problem, Resources, Select,
@@ -23,9 +21,6 @@ const WHOLE: i64 = 2000;
 
 #[test]
 fn executed_operations_are_foretold() {
-    if attnc::flops_executed().is_none() {
-        return in_a_counting_build();
-    }
     let (mut cases, mut wrong) = (0, Vec::new());
     for file in patterns() {
         let name = file.file_stem().expect("a name").to_string_lossy().into_owned();
@@ -49,23 +44,6 @@ fn executed_operations_are_foretold() {
     wrong.extend(differs(&kernel, &[], (333, 333, None)));
     assert!(cases > 300, "{cases} cases");
     assert!(wrong.is_empty(), "{} of {cases} differ:\n{}", wrong.len(), wrong.join("\n"));
-}
-
-/// Builds this test with the feature `count` beside the build that runs it, and runs it.
-fn in_a_counting_build() {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target directory");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // Of the whole workspace, so that other crates have the features that they were built with and are not built again.
-    cargo.args(["test", "--workspace", "--features", "attnc/count", "--test", "counted", "--locked", "--offline"]);
-    cargo.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
-    let output = cargo.output().expect("cargo runs");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("1 passed"), "the counting build ran no test: {said}");
 }
 
 fn patterns_dir() -> PathBuf {
@@ -97,7 +75,7 @@ impl Loader for Beside {
 }
 
 fn compile(file: &Path, target: Target) -> Module {
-    let compiler = Compiler::new(Options { target, ..Options::default() });
+    let compiler = Compiler::new(Options { target, counting: true, ..Options::default() });
     let name = file.file_name().expect("a name").to_string_lossy();
     let dir = file.parent().expect("a directory").to_path_buf();
     compiler.compile(&Beside(dir), &name).unwrap_or_else(|said| panic!("{name}: {said}"))
@@ -216,6 +194,6 @@ fn differs(kernel: &Kernel, sizes: &[(&str, i64)], lengths: (i64, i64, Option<i6
     };
     attnc::flops_reset();
     kernel.run(&mut problem, Resources::default()).unwrap_or_else(|said| panic!("{said}"));
-    let executed = attnc::flops_executed().expect("a counting build");
+    let executed = attnc::flops_executed();
     (executed != cost.executed_flops).then(|| format!("executed {executed}, foretold {}", cost.executed_flops))
 }

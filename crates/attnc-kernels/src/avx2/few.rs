@@ -12,7 +12,8 @@ use core::arch::x86_64::*;
 use super::WIDTH;
 use super::math::exp_nonpositive;
 use crate::abi::{Ahead, BK, DType, FEW};
-use crate::{count, scalar};
+use crate::scalar;
+use crate::vector::{BF16, F16, F32, size};
 
 const _: () = assert!(FEW == WIDTH);
 /// Queries that share what has been read.
@@ -21,15 +22,6 @@ const QUERIES: usize = 4;
 const SUMS: usize = 8;
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
-
-pub(crate) const F32: u32 = DType::F32 as u32;
-pub(crate) const F16: u32 = DType::F16 as u32;
-pub(crate) const BF16: u32 = DType::Bf16 as u32;
-
-/// Bytes of an element.
-pub(crate) const fn size<const T: u32>() -> usize {
-    if T == F32 { 4 } else { 2 }
-}
 
 /// Eight elements of a type.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -181,7 +173,6 @@ pub(crate) unsafe extern "C" fn qk(
     s: *mut f32,
     ahead: *const Ahead,
 ) {
-    count::add(keys, d, lanes);
     let (keys, d, lanes, stride) = (keys as usize, d as usize, lanes as usize, k_stride as isize);
     // SAFETY: as the caller promised.
     unsafe {
@@ -335,7 +326,6 @@ pub(crate) unsafe extern "C" fn pv(
             // A masked value must not be multiplied, not even by zero.
             return scalar::few_pv(p, v, dtype, v_stride, keys, dv, lanes, mask, alpha, acc, ahead);
         }
-        count::add(keys, dv, lanes);
         let lanes = lanes as usize;
         let row = values.dv * DType::of_code(dtype).size();
         let ahead = Stream::new(v, values.stride, values.keys, row, *ahead);

@@ -6,6 +6,7 @@
 use core::arch::x86_64::*;
 
 use crate::abi::{Math, Math4};
+use crate::softmax;
 
 /// [`Math`] by the polynomials of this module.
 pub(crate) const MATH: Math = Math { exp: exp1, log: log1, tanh: tanh1 };
@@ -13,16 +14,11 @@ pub(crate) const MATH: Math = Math { exp: exp1, log: log1, tanh: tanh1 };
 pub(crate) const MATH4: Math4 = Math4 { exp: exp4, log: log4, tanh: tanh4 };
 
 // ln 2 in two parts, the first with few enough bits for exact products with exponents.
-pub(crate) const LN2_HI: f32 = 0.693_359_4;
-pub(crate) const LN2_LO: f32 = -2.121_944_4e-4;
-/// ln of the smallest normal number: below, [`exp_nonpositive`] gives 0.
-pub(crate) const EXP_FLUSH: f32 = -87.336_54;
-/// Adding it rounds to an integer in the low bits of the mantissa, to which 127 is added:
-/// shifted to the place of the exponent they are a power of two.
-pub(crate) const ROUND_BIASED: f32 = 12_582_912.0 + 127.0;
+const LN2_HI: f32 = 0.693_359_4;
+const LN2_LO: f32 = -2.121_944_4e-4;
 /// Coefficients of P, constant first, in `exp(r) - 1` = r + r^2 P(r) of r in `-ln2/2 ..= ln2/2`, truncated at a fifth of an
 /// ulp.
-pub(crate) const EXP_M1: [f32; 5] = [0.5, 0.166_665_77, 0.041_666_556, 0.008_363_179, 0.001_392_618_4];
+const EXP_M1: [f32; 5] = [0.5, 0.166_665_77, 0.041_666_556, 0.008_363_179, 0.001_392_618_4];
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
@@ -43,23 +39,12 @@ fn exp_m1_reduced(r: __m256) -> __m256 {
     _mm256_fmadd_ps(p, square, r)
 }
 
-/// `exp` of two vectors of x <= 0: at most 2 ulp off where the result is normal, 0 below (also for -inf), exactly 1 at 0,
-/// NaN for NaN.
+/// [`softmax::exp_nonpositive`] of two vectors.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub(super) fn exp_nonpositive(x: [__m256; 2]) -> [__m256; 2] {
-    let one = |x| {
-        let biased = _mm256_fmadd_ps(x, set(core::f32::consts::LOG2_E), set(ROUND_BIASED));
-        let n = _mm256_sub_ps(biased, set(ROUND_BIASED));
-        let r = _mm256_fnmadd_ps(n, set(LN2_HI), x);
-        let r = _mm256_fnmadd_ps(n, set(LN2_LO), r);
-        let power = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(biased)));
-        let y = _mm256_fmadd_ps(exp_m1_reduced(r), power, power);
-        // False for NaN, which passes.
-        let flushed = _mm256_cmp_ps::<_CMP_LT_OQ>(x, set(EXP_FLUSH));
-        _mm256_andnot_ps(flushed, y)
-    };
-    [one(x[0]), one(x[1])]
+    // SAFETY: this function has the instruction set.
+    unsafe { [softmax::exp_nonpositive(x[0], None), softmax::exp_nonpositive(x[1], None)] }
 }
 
 /// `exp` of any x.

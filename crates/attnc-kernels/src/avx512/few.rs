@@ -10,8 +10,9 @@ use core::arch::x86_64::*;
 
 use super::{WIDTH, first};
 use crate::abi::{Ahead, DType, FEW};
-use crate::avx2::few::{BF16, F16, F32, Stream, size};
-use crate::{count, scalar};
+use crate::avx2::few::Stream;
+use crate::scalar;
+use crate::vector::{BF16, F16, F32, size};
 
 /// Queries that share what has been read.
 const QUERIES: usize = 4;
@@ -68,7 +69,6 @@ pub(crate) unsafe extern "C" fn qk(
     s: *mut f32,
     ahead: *const Ahead,
 ) {
-    count::add(keys, d, lanes);
     let rows = Rows { at: k, stride: k_stride as isize, keys: keys as usize, dim: d as usize };
     // SAFETY: as the caller promised.
     unsafe {
@@ -109,7 +109,6 @@ pub(crate) unsafe extern "C" fn pv(
             // A masked value must not be multiplied, not even by zero.
             return scalar::few_pv(p, v, dtype, v_stride, keys, dv, lanes, mask, alpha, acc, ahead);
         }
-        count::add(keys, dv, lanes);
         let ahead = rows.stream(dtype, *ahead);
         match DType::of_code(dtype) {
             DType::F32 => rows.pv::<F32>(p, lanes as usize, alpha, acc, ahead),

@@ -1,0 +1,393 @@
+//! The two products of a tile, on vectors of any width.
+//!
+//! The one idea: queries are lanes, and a block of accumulators never leaves the registers: some keys (`qk`) or value
+//! dims (`pv`) by some vectors of queries, 6 x 2 of 16 registers and 6 x 4 of 32, so that each element that is read serves
+//! several multiply-adds and their latency is covered. Fewer vectors take more keys or dims.
+//! Inner loops run in steps of [`STEP`] without a branch: a processor does not foresee the end of a long loop. Each step asks
+//! for a few lines of the rows that come next.
+//!
+//! A tile's contribution is summed apart and then added to the accumulator, so that the error grows with the number of
+//! tiles and not of keys.
+//!
+//! The contract of each function is in [`crate::abi::Table`].
+
+use crate::abi::Next;
+use crate::tensor::{CACHE_LINE, ask, packed};
+use crate::vector::Vector;
+
+/// Elements of a row, or keys, that an inner loop runs over before it asks for rows again, and how many of them without a
+/// branch. Code of 24 accumulators is not repeated, since a compiler then runs out of registers.
+const fn steps<V: Vector>() -> (usize, usize) {
+    if V::REGISTERS < 32 { (64, 4) } else { (16, 1) }
+}
+/// Value dims that are finished for all queries before the next, where few queries go at a time: whole cache lines of V's
+/// rows, few enough for them and P to share the first-level cache.
+const DIM_CHUNK: usize = 48;
+/// Bytes of packed queries that a block of keys goes over: two thirds of a first-level cache.
+const QUERY_BYTES: usize = 32768;
+
+/// The rows that come next, asked for line by line.
+struct Asking {
+    next: Next,
+    /// The line to ask for: its row, and its first byte.
+    row: i64,
+    byte: i64,
+    /// Lines of a step.
+    lines: usize,
+}
+
+impl Asking {
+    /// Spreads the rows over `steps` steps.
+    ///
+    /// # Safety
+    /// `next` is null or holds `count` addresses.
+    #[inline(always)]
+    unsafe fn over(next: *const Next, steps: usize) -> Asking {
+        // SAFETY: promised by the caller.
+        let next = if next.is_null() { Next::NOTHING } else { unsafe { *next } };
+        let lines = next.count as usize * (next.bytes as usize).div_ceil(CACHE_LINE);
+        Asking { next, row: 0, byte: 0, lines: lines.div_ceil(steps.max(1)) }
+    }
+
+    /// Asks for the lines of a step; when all have been asked for, for the last row again.
+    #[inline(always)]
+    fn step(&mut self) {
+        for _ in 0..self.lines {
+            // SAFETY: the row is one of those listed; without any there are no lines.
+            let at = unsafe { *self.next.rows.offset(self.row as isize) };
+            ask(at.wrapping_offset(self.byte as isize));
+            let byte = self.byte + CACHE_LINE as i64;
+            let end = byte >= self.next.bytes;
+            self.byte = if end { 0 } else { byte };
+            self.row = (self.row + i64::from(end)).min(self.next.count - 1);
+        }
+    }
+}
+
+/// Calls a block function for a number of vectors of queries and as many keys or dims as `$left` allows, of sizes that are
+/// given for registers of AVX2, and for 4, 3, 2 and 1 vectors of queries where there are more.
+macro_rules! blocks {
+    ($v:ty, $cols:expr, $left:expr, $four:tt $three:tt $two:tt $one:tt, $block:ident $args:tt) => {
+        match (<$v>::REGISTERS < 32, $cols) {
+            (true, _) => blocks!(@ $v, 2, $left, [6 5 4 3 2], $block $args),
+            (_, 4) => blocks!(@ $v, 4, $left, $four, $block $args),
+            (_, 3) => blocks!(@ $v, 3, $left, $three, $block $args),
+            (_, 2) => blocks!(@ $v, 2, $left, $two, $block $args),
+            _ => blocks!(@ $v, 1, $left, $one, $block $args),
+        }
+    };
+    (@ $v:ty, $cols:literal, $left:expr, [$most:literal $($n:literal)*], $block:ident $args:tt) => {{
+        // The last two blocks are alike, since small ones leave units idle.
+        let left = if $left > $most && $left < 2 * $most { $left.div_ceil(2) } else { $left };
+        match left {
+            $most.. => $block::<$v, $cols, $most> $args,
+            $($n.. => $block::<$v, $cols, $n> $args,)*
+            _ => $block::<$v, $cols, 1> $args,
+        }
+    }};
+}
+
+/// Vectors of queries that go together when `left` are.
+#[inline(always)]
+fn together<V: Vector>(left: usize) -> usize {
+    if V::REGISTERS < 32 { 2 } else { left.min(4) }
+}
+
+/// See [`crate::abi::Table::qk`].
+///
+/// # Safety
+/// As there, and for [`Vector`].
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub(crate) unsafe fn qk<V: Vector>(
+    q: *const f32,
+    k: *const *const f32,
+    keys: i64,
+    d: i64,
+    lanes: i64,
+    bq: i64,
+    s: *mut f32,
+    next: *const Next,
+) {
+    let (keys, d, lanes, bq) = (keys as usize, d as usize, lanes as usize, bq as usize);
+    let vectors = lanes / V::WIDTH;
+    let steps = keys.div_ceil(6) * vectors.div_ceil(together::<V>(vectors)) * d.div_ceil(steps::<V>().0);
+    // SAFETY: blocks cover keys and vectors within the sizes that the caller promised.
+    unsafe {
+        let mut asking = Asking::over(next, steps);
+        let mut col = 0;
+        while col < vectors {
+            let cols = together::<V>(vectors - col);
+            let (q, s) = (q.add(packed(col * V::WIDTH, 0, d)), s.add(col * V::WIDTH));
+            let chunk = QUERY_BYTES / (cols * V::WIDTH * size_of::<f32>());
+            for first in (0..d).step_by(chunk) {
+                let dims = first..d.min(first + chunk);
+                let mut key = 0;
+                while key < keys {
+                    let (k, s) = (k.add(key), s.add(key * bq));
+                    let block = (d, dims.clone(), bq);
+                    // Each key has its address in a register of its own.
+                    key += blocks!(V, cols, keys - key, [6 5 4 2] [8 6 4 2] [8 6 4 2] [8 4 2], qk_block(q, k, block, s, &mut asking));
+                }
+            }
+            col += cols;
+        }
+    }
+}
+
+/// Adds the products of elements `dims` to the scores of `KEYS` keys and `COLS` vectors of queries, which begin with
+/// element 0. Returns `KEYS`.
+#[inline(always)]
+unsafe fn qk_block<V: Vector, const COLS: usize, const KEYS: usize>(
+    q: *const f32,
+    k: *const *const f32,
+    (d, dims, bq): (usize, core::ops::Range<usize>, usize),
+    s: *mut f32,
+    asking: &mut Asking,
+) -> usize {
+    // SAFETY: the caller gives `d` rows of each vector of queries, `KEYS` rows of K and of S.
+    unsafe {
+        // Few accumulators would wait for each other: then odd elements have their own.
+        let mut sum = [[[V::set(0.0); COLS]; KEYS]; 2];
+        let odd = usize::from(COLS == 1);
+        let mut rows = [core::ptr::null::<f32>(); KEYS];
+        for (key, row) in rows.iter_mut().enumerate() {
+            *row = *k.add(key);
+        }
+        if dims.start > 0 {
+            for (key, sum) in sum[0].iter_mut().enumerate() {
+                for (col, sum) in sum.iter_mut().enumerate() {
+                    *sum = V::load(s.add(key * bq + col * V::WIDTH));
+                }
+            }
+        }
+        let (line, step) = (steps::<V>().0, steps::<V>().1 + odd);
+        let mut i = dims.start;
+        while i < dims.end {
+            asking.step();
+            let end = dims.end.min(i + line);
+            while i + step <= end {
+                for j in 0..step {
+                    add_products(&mut sum[j & odd], queries_at(q, i + j, d), rows, i + j);
+                }
+                i += step;
+            }
+            while step > 1 && i < end {
+                add_products(&mut sum[0], queries_at(q, i, d), rows, i);
+                i += 1;
+            }
+        }
+        let [even, odds] = sum;
+        for (key, (sum, odds)) in even.into_iter().zip(odds).enumerate() {
+            for (col, (sum, odds)) in sum.into_iter().zip(odds).enumerate() {
+                let sum = if odd > 0 { sum.add(odds) } else { sum };
+                sum.store(s.add(key * bq + col * V::WIDTH));
+            }
+        }
+    }
+    KEYS
+}
+
+/// Element `i` of `COLS` vectors of queries.
+#[inline(always)]
+unsafe fn queries_at<V: Vector, const COLS: usize>(q: *const f32, i: usize, d: usize) -> [V; COLS] {
+    // SAFETY: the caller gives the element of each vector of queries.
+    unsafe {
+        let mut query = [V::set(0.0); COLS];
+        for (col, query) in query.iter_mut().enumerate() {
+            *query = V::load(q.add(packed(col * V::WIDTH, i, d)));
+        }
+        query
+    }
+}
+
+/// Adds the products of element `i` of each row with that of queries.
+#[inline(always)]
+unsafe fn add_products<V: Vector, const COLS: usize, const KEYS: usize>(
+    sum: &mut [[V; COLS]; KEYS],
+    query: [V; COLS],
+    rows: [*const f32; KEYS],
+    i: usize,
+) {
+    // SAFETY: the caller gives rows that have the element.
+    unsafe {
+        for (row, sum) in rows.into_iter().zip(sum) {
+            let k = V::set(*row.add(i));
+            for (sum, query) in sum.iter_mut().zip(query) {
+                *sum = k.fma(query, *sum);
+            }
+        }
+    }
+}
+
+/// See [`crate::abi::Table::pv`].
+///
+/// # Safety
+/// As there, and for [`Vector`].
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub(crate) unsafe fn pv<V: Vector>(
+    p: *const f32,
+    v: *const *const f32,
+    keys: i64,
+    dv: i64,
+    lanes: i64,
+    bq: i64,
+    mask: *const u64,
+    alpha: *const f32,
+    acc: *mut f32,
+    next: *const Next,
+) {
+    let (keys, dv, lanes, bq) = (keys as usize, dv as usize, lanes as usize, bq as usize);
+    let vectors = lanes / V::WIDTH;
+    let steps = dv.div_ceil(6) * vectors.div_ceil(together::<V>(vectors)) * keys.div_ceil(steps::<V>().0);
+    let chunk = if V::REGISTERS < 32 { DIM_CHUNK } else { dv };
+    // SAFETY: blocks cover dims, keys and vectors within the sizes that the caller promised.
+    unsafe {
+        let mut asking = Asking::over(next, steps);
+        for first in (0..dv).step_by(chunk) {
+            let end = dv.min(first + chunk);
+            let mut col = 0;
+            while col < vectors {
+                let cols = together::<V>(vectors - col);
+                let lane = col * V::WIDTH;
+                let (p, mask) = (p.add(lane), mask.wrapping_add(if mask.is_null() { 0 } else { lane }));
+                let alpha = if alpha.is_null() { alpha } else { alpha.add(lane) };
+                let mut dim = first;
+                while dim < end {
+                    let (of, acc) = (Values { v, keys, dim, dv }, acc.add(packed(lane, dim, dv)));
+                    let (dims, sound) = blocks!(V, cols, end - dim, [6 5 4 2] [8 6 4 2] [12 8 6 4 2] [16 8 4 2], pv_block(p, of, bq, mask, alpha, acc, &mut asking));
+                    if !sound {
+                        for col in 0..cols {
+                            pv_masked::<V>(p, of, dims, bq, mask, col * V::WIDTH, alpha, acc);
+                        }
+                    }
+                    dim += dims;
+                }
+                col += cols;
+            }
+        }
+    }
+}
+
+/// Rows of values, from dim `dim` of `dv` on.
+#[derive(Clone, Copy)]
+struct Values {
+    v: *const *const f32,
+    keys: usize,
+    dim: usize,
+    dv: usize,
+}
+
+/// `DIMS` dims of `COLS` vectors of queries: `acc = acc * alpha + sum over keys`. With masks, does nothing if the sums are
+/// not numbers, since a masked value must not be multiplied then, not even by zero. Returns `DIMS`, and whether it is done.
+#[inline(always)]
+unsafe fn pv_block<V: Vector, const COLS: usize, const DIMS: usize>(
+    p: *const f32,
+    of: Values,
+    bq: usize,
+    mask: *const u64,
+    alpha: *const f32,
+    acc: *mut f32,
+    asking: &mut Asking,
+) -> (usize, bool) {
+    // SAFETY: the caller gives `keys` rows of P and of V (`DIMS` elements of each), and `DIMS` rows of each vector of the
+    // accumulator.
+    unsafe {
+        let mut sum = [[V::set(0.0); COLS]; DIMS];
+        let (line, step) = steps::<V>();
+        let mut key = 0;
+        while key < of.keys {
+            asking.step();
+            let end = of.keys.min(key + line);
+            while key + step <= end {
+                for j in 0..step {
+                    add_values(&mut sum, p.add((key + j) * bq), (*of.v.add(key + j)).add(of.dim));
+                }
+                key += step;
+            }
+            while step > 1 && key < end {
+                add_values(&mut sum, p.add(key * bq), (*of.v.add(key)).add(of.dim));
+                key += 1;
+            }
+        }
+        if !mask.is_null() {
+            // One NaN is enough. Infinities of both signs may look like one, which costs time alone.
+            let mut all = [V::set(0.0); COLS];
+            for sum in &sum {
+                for (all, sum) in all.iter_mut().zip(sum) {
+                    *all = all.add(*sum);
+                }
+            }
+            if all.into_iter().any(|all| V::any(all.is_nan())) {
+                return (DIMS, false);
+            }
+        }
+        for col in 0..COLS {
+            let factor = factor_at::<V>(alpha, col * V::WIDTH);
+            for (dim, sum) in sum.iter().enumerate() {
+                let at = acc.add(packed(col * V::WIDTH, dim, of.dv));
+                V::load(at).fma(factor, sum[col]).store(at);
+            }
+        }
+    }
+    (DIMS, true)
+}
+
+/// Adds the products of a key's weights, at `p`, with its values, at `row`.
+#[inline(always)]
+unsafe fn add_values<V: Vector, const COLS: usize, const DIMS: usize>(
+    sum: &mut [[V; COLS]; DIMS],
+    p: *const f32,
+    row: *const f32,
+) {
+    // SAFETY: the caller gives `COLS` vectors of weights and `DIMS` values.
+    unsafe {
+        let mut weight = [V::set(0.0); COLS];
+        for (col, weight) in weight.iter_mut().enumerate() {
+            *weight = V::load(p.add(col * V::WIDTH));
+        }
+        for (dim, sum) in sum.iter_mut().enumerate() {
+            let v = V::set(*row.add(dim));
+            for (sum, weight) in sum.iter_mut().zip(weight) {
+                *sum = v.fma(weight, *sum);
+            }
+        }
+    }
+}
+
+/// `dims` dims of the vector of queries that begins with `lane`, without the values of masked keys. For values that are
+/// not finite, thus rare.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "those of a block, at any place")]
+unsafe fn pv_masked<V: Vector>(
+    p: *const f32,
+    of: Values,
+    dims: usize,
+    bq: usize,
+    mask: *const u64,
+    lane: usize,
+    alpha: *const f32,
+    acc: *mut f32,
+) {
+    // SAFETY: as in `pv_block`; the caller gives masks of these lanes.
+    unsafe {
+        let (masks, factor) = (V::masks(mask.add(lane)), factor_at::<V>(alpha, lane));
+        for dim in 0..dims {
+            let mut sum = V::set(0.0);
+            for key in 0..of.keys {
+                let v = V::set(*(*of.v.add(key)).add(of.dim + dim)).only(V::lanes_of(masks[key / 32], key % 32));
+                sum = v.fma(V::load(p.add(key * bq + lane)), sum);
+            }
+            let at = acc.add(packed(lane, dim, of.dv));
+            V::load(at).fma(factor, sum).store(at);
+        }
+    }
+}
+
+/// The factors of the vector of queries that begins with `lane`; ones if there are none.
+#[inline(always)]
+unsafe fn factor_at<V: Vector>(alpha: *const f32, lane: usize) -> V {
+    // SAFETY: the caller gives null, or the factors of these lanes.
+    unsafe { if alpha.is_null() { V::set(1.0) } else { V::load(alpha.add(lane)) } }
+}
