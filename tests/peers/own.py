@@ -15,10 +15,12 @@ model   predicted beside measured times: patterns, lengths, dimensions, types an
 
 import argparse
 import json
+import math
 import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -45,11 +47,15 @@ PATTERNS = [
 ]
 
 
-def bench(args, pattern, *rest):
-    """The results of `attnc bench` of one pattern, or why there are none."""
-    file, _, name = pattern.partition(":")
-    subject = str(ROOT / "patterns" / f"{file}.attn") + (f":{name}" if name else "")
-    command = [args.attnc, "bench", subject, "--threads", str(args.threads), "--target", args.target, "--format", "json", *map(str, rest)]
+def bench(args, patterns, *rest, threads=None):
+    """The results of `attnc bench` of patterns, or why there are none."""
+    subjects = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        file, _, name = pattern.partition(":")
+        subjects.append(str(ROOT / "patterns" / f"{file}.attn") + (f":{name}" if name else ""))
+    command = [args.attnc, "bench", *subjects, "--threads", str(threads or args.threads), "--target", args.target, "--format", "json", *map(str, rest)]
+    if args.calibration:
+        command += ["--calibration", args.calibration]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         return None, " ".join(done.stderr.split())[:160]
@@ -58,7 +64,7 @@ def bench(args, pattern, *rest):
 
 def heads(pattern):
     """Models fix how many heads there are."""
-    fixed = {"models/mistral": (32, 8), "models/gemma3": (32, 16), "models/gpt_oss": (64, 8), "models/llama4": (40, 8), "masformer": (16, 16)}
+    fixed = {"models/mistral": (32, 8), "models/gemma3": (32, 16), "models/gpt_oss": (64, 8), "models/llama4": (40, 8), "masformer": (16, 16), "sparse_vdit": (48, 48)}
     h, g = fixed.get(pattern, (4, 4))
     return ["--heads", h, "--kv-heads", g]
 
@@ -162,9 +168,9 @@ def decode(args):
 
 # What the model is asked for besides every pattern at three lengths: a few patterns in other shapes.
 OTHERS = [
-    *[(f"D {dim}", ["--dim", dim]) for dim in (32, 96, 128)],
-    ("D 64, f16", ["--dim", 64, "--dtype", "f16"]), ("D 96, bf16", ["--dim", 96, "--dtype", "bf16"]), ("D 128, f16", ["--dim", 128, "--dtype", "f16"]),
-    ("1 thread", ["--dim", 64, "--threads", 1]), ("8 heads on 2", ["--dim", 64, "--heads", 8, "--kv-heads", 2]),
+    *[(f"D {dim}", (4, 4), None, ["--dim", dim]) for dim in (32, 96, 128)],
+    *[(f"D {dim}, {dtype}", (4, 4), None, ["--dim", dim, "--dtype", dtype]) for dim, dtype in ((64, "f16"), (96, "bf16"), (128, "f16"))],
+    ("1 thread", (4, 4), 1, ["--dim", 64]), ("8 heads on 2", (8, 2), None, ["--dim", 64]),
 ]
 DECODE = [(keys, heads, kv, dtype) for keys in (4096, 32768, 131072) for heads, kv in ((32, 8), (8, 8)) for dtype in ("f32", "f16")]
 
@@ -185,44 +191,58 @@ def scaled(at, lengths):
 
 
 def model(args):
-    """Errors of the model."""
+    """Errors of the model, with a calibration made for it on as many threads."""
     groups = {}
-
-    def take(group, results, why, pattern):
-        if results is None:
-            print(f"{group}: {pattern}: {why}", flush=True)
-            return
-        for result in results:
-            groups.setdefault(group, []).append(result)
-
-    for lengths in ((1500, (24, 48), (5, 20, 24)), (4096, (64, 64), (8, 24, 24)), (8192, (64, 128), (8, 32, 32))):
-        for pattern, at in PATTERNS:
-            take(f"{lengths[0]} tokens", *bench(args, pattern, *scaled(at, lengths), "--dim", 64, "--min-time", 100, *heads(pattern)), pattern)
-    for name, shape in OTHERS:
-        for pattern in ("causal:autoregressive", "window:window", "longformer", "bigbird", "dilated:comb", "strided:strided", "stripes:stripes",
-                        "alibi", "neighbourhood_2d:neighbourhood_2d"):
-            at = ["--size", "image.h=48", "--size", "image.w=64"] if pattern.startswith("neighbourhood_2d") else ["--tokens", 3000]
-            take(name, *bench(args, pattern, *at, "--min-time", 100, *heads(pattern), *shape), pattern)
-    for keys, h, kv, dtype in DECODE:
-        take("decode", *bench(args, "dense", "--tokens", 1, "--keys", keys, "--heads", h, "--kv-heads", kv, "--dim", 128, "--dtype", dtype, "--min-time", 100), "dense")
-    for keys in (8192, 65536):
-        for pattern in ("window:window", "causal:autoregressive"):
-            take("decode", *bench(args, pattern, "--tokens", 1, "--keys", keys, "--heads", 16, "--kv-heads", 4, "--dim", 64, "--min-time", 100), pattern)
-
-    def errors(results):
-        return sorted(abs(r["predicted_ns"] / r["run_ns"]["median"] - 1) for r in results)
-
-    def line(name, results):
-        all_ = errors(results)
-        worst = max(results, key=lambda r: abs(r["predicted_ns"] / r["run_ns"]["median"] - 1))
-        print(f"{name:14} {len(all_):4} results: median error {100 * statistics.median(all_):5.1f} %, 90th percentile {100 * all_[int(0.9 * (len(all_) - 1))]:5.1f} %; "
-              f"furthest {worst['pattern']}, {worst['predicted_ns'] / worst['run_ns']['median']:.2f} of the time", flush=True)
-
+    with tempfile.TemporaryDirectory() as directory:
+        args.calibration = str(pathlib.Path(directory) / "calibration.json")
+        subprocess.run([args.attnc, "calibrate", "--target", args.target, "--threads", str(args.threads), "--output", args.calibration],
+                       check=True, stdout=subprocess.DEVNULL)
+        measure(args, groups)
     for name, results in groups.items():
         line(name, results)
-    line("all", [r for results in groups.values() for r in results])
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(groups))
+    everything = [r for results in groups.values() for r in results]
+    line("all", everything)
+    line("clock of then", everything, lambda r: r["predicted_ns"] / r["slowness"])
+
+
+def line(name, results, predicted=lambda r: r["predicted_ns"]):
+    """How far predictions are off."""
+    ratios = [(predicted(r) / r["run_ns"]["median"], r) for r in results]
+    errors = sorted(abs(ratio - 1) for ratio, _ in ratios)
+    worst, of = max(ratios, key=lambda x: abs(x[0] - 1))
+    print(f"{name:14} {len(errors):4} results: median error {100 * statistics.median(errors):5.1f} %, 90th percentile "
+          f"{100 * errors[math.ceil(0.9 * len(errors)) - 1]:5.1f} %; furthest {of['pattern']}, {worst:.2f} of the time", flush=True)
+
+
+def measure(args, groups):
+    """Fills lists of results by name of a group."""
+    def take(group, patterns, *rest, threads=None):
+        results, why = bench(args, patterns, *rest, "--min-time", 50, threads=threads)
+        if results is None:
+            sys.exit(f"{group}: {patterns}: {why}")
+        groups.setdefault(group, []).extend(results)
+        if args.json:
+            calibration = json.loads(pathlib.Path(args.calibration).read_text())
+            pathlib.Path(args.json).write_text(json.dumps({"calibration": calibration, "results": groups}))
+
+    for lengths in ((1500, (24, 48), (5, 20, 24)), (4096, (64, 64), (8, 24, 24)), (8192, (64, 128), (8, 32, 32))):
+        # Patterns of the same shape share what is measured once.
+        alike = {}
+        for pattern, at in PATTERNS:
+            # Dilated neighbours want a grid of some size; models of many heads are long at full length.
+            if not (pattern == "neighbourhood_2d:dilated" and lengths[0] < 4096) and not (heads(pattern)[1] > 16 and lengths[0] > 4096):
+                alike.setdefault(tuple([*scaled(at, lengths), *heads(pattern)]), []).append(pattern)
+        for at, patterns in alike.items():
+            take(f"{lengths[0]} tokens", patterns, *at, "--dim", 64)
+    some = ["causal:autoregressive", "window:window", "longformer", "bigbird", "dilated:comb", "strided:strided", "stripes:stripes", "alibi"]
+    for name, (h, kv), threads, shape in OTHERS:
+        of_heads = ["--heads", h, "--kv-heads", kv, *shape]
+        take(name, some, "--tokens", 3000, *of_heads, threads=threads)
+        take(name, "neighbourhood_2d:neighbourhood_2d", "--size", "image.h=48", "--size", "image.w=64", *of_heads, threads=threads)
+    for keys, h, kv, dtype in DECODE:
+        take("decode", "dense", "--tokens", 1, "--keys", keys, "--heads", h, "--kv-heads", kv, "--dim", 128, "--dtype", dtype)
+    for keys in (8192, 65536):
+        take("decode", ["window:window", "causal:autoregressive"], "--tokens", 1, "--keys", keys, "--q-start", keys - 1, "--heads", 16, "--kv-heads", 4, "--dim", 64)
 
 
 def main():
@@ -232,6 +252,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--attnc", default=str(ROOT / "target/release/attnc"), help="the binary")
+    parser.add_argument("--calibration", help="a file of `attnc calibrate`; `model` makes its own")
     parser.add_argument("--json", help="a file for all results of `model`")
     args = parser.parse_args()
     runs[args.what](args)

@@ -131,6 +131,7 @@ struct Trial<'a> {
     rates: &'a Calibrated,
     select: Select,
     shape: Shape,
+    kv_heads: i64,
     /// Tokens of a fixed space.
     tokens: Option<i64>,
     data: Data,
@@ -142,14 +143,14 @@ impl<'a> Trial<'a> {
         let name = subject::name_of(module, &args.subject)?;
         let (n_q, n_k) = subject::lengths(module, &args.lengths, &args.sizes)?;
         let kernel = subject::kernel(module, &name, &args.sizes)?;
-        let (heads, _) = subject::heads(&kernel, args.shape.heads, args.shape.kv_heads)?;
+        let (heads, kv_heads) = subject::heads(&kernel, args.shape.heads, args.shape.kv_heads)?;
         let shape = Shape { n_q, n_k, heads, dim: args.shape.dim };
         let mut data = Data::new(&args.sizes, n_q.max(n_k));
         data.fill(&kernel.wants(shape, &subject::sizes_of(&data.sizes))?, shape, SEED)?;
         let tokens = module.tokens(&subject::sizes_of(&data.sizes))?;
         let select = Select::named(name).layer(args.sizes.layer).step(args.sizes.step);
         let threads = args.threads.map_or_else(machine::cores, |t| usize::try_from(t).unwrap_or(usize::MAX));
-        Ok(Trial { args, rates, select, shape, tokens, data, threads })
+        Ok(Trial { args, rates, select, shape, kv_heads, tokens, data, threads })
     }
 
     fn kernel(&self, module: &Module) -> Outcome<Kernel> {
@@ -163,7 +164,7 @@ impl<'a> Trial<'a> {
     fn forecast(&self, kernel: &Kernel) -> Outcome<Forecast> {
         let shape = &self.args.shape;
         let (dv, size) = (shape.dv.unwrap_or(shape.dim), shape.dtype.dtype().size() as u64);
-        Ok(kernel.forecast(self.shape, dv, size, shape.batch.unsigned_abs(), &self.inputs())?)
+        Ok(kernel.forecast(self.shape, self.kv_heads, dv, size, shape.batch.unsigned_abs(), &self.inputs())?)
     }
 
     fn nanos(&self, forecast: &Forecast) -> u64 {

@@ -516,6 +516,9 @@ pub(crate) struct CalibrateArgs {
     /// Instruction set to calibrate.
     #[arg(long, value_enum, default_value_t = Target::Cpu)]
     pub(crate) target: Target,
+    /// Threads to measure with [default: all].
+    #[arg(long, value_name = "T", value_parser = positive, allow_negative_numbers = true)]
+    pub(crate) threads: Option<i64>,
     /// File to write [default: where `bench`, `cost` and `advise` look].
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,

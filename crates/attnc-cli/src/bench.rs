@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::args::{Against, BenchArgs, Format, SetArgs, Subject, Target};
-use crate::calibration::Calibrated;
+use crate::calibration::{Calibrated, Pace};
 use crate::compare::{self, Compared, Key, Older};
 use crate::files::{self, Disk};
 use crate::inspect::{print_json, work};
@@ -31,6 +31,8 @@ const COMPILATIONS: usize = 20;
 const RUNS: usize = 5;
 /// Runs that are timed, at most.
 const MOST_RUNS: usize = 10_000;
+/// Time between looks at how fast the machine is.
+const PACE: Duration = Duration::from_millis(40);
 /// Most queries of a head with which reading K and V is what takes the time.
 const FEW_QUERIES: i64 = 16;
 /// Seed of the tensors.
@@ -73,8 +75,10 @@ struct Measured {
     /// `useful_gflops / machine_peak_gflops`
     peak_ratio: f64,
     compile_ns: CompileTimes,
-    /// What the model of time says; `None` for the oracle.
+    /// What the model of time says, for a machine as fast as this one was meanwhile; `None` for the oracle.
     predicted_ns: Option<u64>,
+    /// What one and the same launch took meanwhile over what it took when the machine was calibrated.
+    slowness: Option<f64>,
     run_ns: RunTimes,
     peak_rss_bytes: Option<u64>,
     /// Bytes that have to be read, heads that share keys reading them once, over the time: GB/s.
@@ -300,8 +304,14 @@ impl Work {
 
         progress.say(&format!("{}: counting", self.name));
         let inputs = self.data.inputs();
-        let forecast =
-            self.kernel.forecast(shape, dv, dtype.size() as u64, args.shape.batch.unsigned_abs(), &inputs)?;
+        let forecast = self.kernel.forecast(
+            shape,
+            self.kv_heads,
+            dv,
+            dtype.size() as u64,
+            args.shape.batch.unsigned_abs(),
+            &inputs,
+        )?;
         let cost = forecast.cost;
         let predicted_ns = rates.map(|rates| rates.predict(&forecast, dtype, threads.count()));
         let work = work(&forecast);
@@ -328,11 +338,29 @@ impl Work {
             once()?;
         }
         progress.say(&format!("{}: running", self.name));
+        let mut pace = match (rates, self.kernel.isa()) {
+            (Some(known), Some(isa)) => Some(Pace::new(known, isa, threads, shape.n_q <= FEW_QUERIES)?),
+            _ => None,
+        };
         let (begin, mut samples) = (Instant::now(), Vec::new());
+        let mut paced: Option<Instant> = None;
         while samples.len() < RUNS || (begin.elapsed() < least && samples.len() < MOST_RUNS) {
+            if let Some(pace) = pace.as_mut().filter(|_| paced.is_none_or(|at| at.elapsed() >= PACE)) {
+                pace.take()?;
+                // It has used the caches for something else, which a long run does not mind.
+                if samples.last().is_none_or(|&last: &u64| Duration::from_nanos(last) < PACE / 4) {
+                    once()?;
+                }
+                paced = Some(Instant::now());
+            }
             samples.push(once()?);
         }
+        if let Some(pace) = &mut pace {
+            pace.take()?;
+        }
         progress.done();
+        let slowness = pace.map(|pace| pace.slowness());
+        let predicted_ns = predicted_ns.map(|ns| (ns as f64 * slowness.unwrap_or(1.0)) as u64);
 
         let samples = Samples::new(samples);
         let gflops = cost.useful_flops as f64 / samples.median().max(1) as f64;
@@ -357,6 +385,7 @@ impl Work {
             peak_ratio: gflops / limits.gflops,
             compile_ns: self.compile.clone(),
             predicted_ns,
+            slowness,
             run_ns: RunTimes {
                 median: samples.median(),
                 p05: samples.at(0.05),
@@ -479,7 +508,9 @@ fn table(report: &Report) -> String {
         );
         if let Some(predicted) = r.predicted_ns {
             let ratio = r.run_ns.median as f64 / predicted.max(1) as f64;
-            let _ = writeln!(text, "  model    {} predicted; it took {ratio:.2} of that", machine::time(predicted));
+            let slow = r.slowness.map_or(String::new(), |s| format!("; the machine took {s:.2} x its calibrated time"));
+            let _ =
+                writeln!(text, "  model    {} predicted; it took {ratio:.2} of that{slow}", machine::time(predicted));
         }
         let overhead = r.executed_flops as f64 / r.useful_flops.max(1) as f64;
         let _ = writeln!(

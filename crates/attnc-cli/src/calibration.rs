@@ -10,7 +10,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use attnc::model::{Calibration, Rates, Sample, Term, Work};
+use attnc::model::{self, Calibration, Rates, Sample, Term, Work};
 use attnc::{
     Compiler, DType, Forecast, Isa, Kernel, LoadError, Options, Problem, Resources, Select, Shape, Tensor, TensorMut,
     Threads,
@@ -28,7 +28,7 @@ use crate::subject::{self, Data};
 use crate::tensors;
 
 /// Schema and version of the file.
-const SCHEMA: &str = "attnc.calibration/1";
+const SCHEMA: &str = "attnc.calibration/2";
 
 /// A calibration as its file has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,8 @@ struct File {
     alone: f64,
     /// Peak of multiply-adds of all threads at that time, in GFLOP/s.
     peak_gflops: f64,
+    /// See [`Calibration::cache`].
+    cache_bytes: u64,
     /// Nanoseconds by element type and name of a term.
     rates: BTreeMap<String, BTreeMap<String, f64>>,
     /// What was measured, and what the rates make of it: nothing reads them but people.
@@ -63,6 +65,9 @@ struct Probed {
     measured_ns: f64,
     /// With the rates fitted to it and the others.
     fitted_ns: f64,
+    /// What it does, by name of a term.
+    #[serde(default)]
+    work: BTreeMap<String, u64>,
 }
 
 /// A calibration, ready to predict with.
@@ -86,7 +91,7 @@ impl Calibrated {
         if let Some(known) = Calibrated::known(args, isa)? {
             return Ok(known);
         }
-        let file = measure(isa)?;
+        let file = measure(isa, None)?;
         if let Some(path) = place(isa) {
             let _ = write(&path, &file);
         }
@@ -113,7 +118,8 @@ impl Calibrated {
                 }
                 rates[term] = rate;
             }
-            all.push((dtype, Calibration { rates, threads: file.threads, alone: file.alone }));
+            let cache = file.cache_bytes as f64;
+            all.push((dtype, Calibration { rates, threads: file.threads, alone: file.alone, cache }));
         }
         Ok(Calibrated(all))
     }
@@ -164,7 +170,7 @@ pub(crate) fn calibrate(args: &CalibrateArgs) -> Outcome {
         attnc::Target::Cpu(isa) => isa.unwrap_or(Isa::best()),
         attnc::Target::Oracle => return Err(Failure::usage("the oracle is not calibrated", "use --target cpu")),
     };
-    let file = measure(isa)?;
+    let file = measure(isa, args.threads)?;
     let path =
         args.output.clone().or_else(|| place(isa)).ok_or_else(|| {
             Failure::run("E0809", "this user has no directory for caches", "name a file with --output")
@@ -178,6 +184,7 @@ pub(crate) fn calibrate(args: &CalibrateArgs) -> Outcome {
 }
 
 /// A synthetic pattern at one length and dimension.
+#[derive(Clone, Copy)]
 struct Probe {
     source: &'static str,
     n_q: i64,
@@ -241,8 +248,18 @@ const HALVES: &[Probe] = &[
     Probe { source: CLASSES, n_q: 8192, n_k: 8192, grid: None, dim: 64 },
 ];
 
+/// Few queries over keys that a cache holds, and over keys that none does; a head for each of `heads` threads.
+fn few(heads: usize, element: Element) -> [Probe; 4] {
+    let probe = |n_q, n_k, dim| Probe { source: DENSE, n_q, n_k, grid: None, dim };
+    let far = (FAR_BYTES / (2 * 128 * element.dtype().size() * heads.max(1))) as i64;
+    [probe(4, 2048, 128), probe(1, 4096, 64), probe(8, 1024, 64), probe(4, far, 128)]
+}
+
+/// Bytes of K and V that no cache holds.
+const FAR_BYTES: usize = 256 << 20;
+
 /// What is fitted to [`HALVES`]; all else is as for singles.
-const OF_HALVES: &[Term] = &[Term::Keys, Term::Gathered, Term::Strided, Term::Rows];
+const OF_HALVES: &[Term] = &[Term::Keys, Term::Gathered, Term::Strided, Term::Rows, Term::Few, Term::Streamed];
 
 /// Probes that are run on one thread, too.
 const ALONE: usize = 9;
@@ -252,30 +269,38 @@ const ROUNDS: usize = 4;
 /// Time for the runs of a probe in a round.
 const PROBE_TIME: Duration = Duration::from_millis(7);
 
-/// Measures this machine.
-fn measure(isa: Isa) -> Outcome<File> {
-    let (pool, single) = (threads(None)?, threads(Some(1))?);
+/// Measures this machine with as many threads.
+fn measure(isa: Isa, count: Option<i64>) -> Outcome<File> {
+    let (pool, single) = (threads(count)?, threads(Some(1))?);
     let count = pool.count();
     // A thread alone has the caches and the clock for itself.
-    let alone = &PROBES[..if count > 1 { ALONE } else { 0 }];
-    let parts: [(&[Probe], Element, &Threads); 4] = [
-        (PROBES, Element::F32, &pool),
+    let alone = PROBES[..if count > 1 { ALONE } else { 0 }].to_vec();
+    let with_few = |probes: &[Probe], element| [probes, &few(count, element)].concat();
+    let parts: [(Vec<Probe>, Element, &Threads); 4] = [
+        (with_few(PROBES, Element::F32), Element::F32, &pool),
         (alone, Element::F32, &single),
-        (HALVES, Element::F16, &pool),
-        (HALVES, Element::Bf16, &pool),
+        (with_few(HALVES, Element::F16), Element::F16, &pool),
+        (with_few(HALVES, Element::Bf16), Element::Bf16, &pool),
     ];
+    let cache_bytes = machine::cache_bytes();
     let mut tests = Vec::new();
-    for (part, (probes, element, pool)) in parts.into_iter().enumerate() {
+    for (part, (probes, element, pool)) in parts.iter().enumerate() {
         for probe in probes {
-            tests.push((part, Test::new(probe, isa, element.dtype(), pool, count)?));
+            tests.push((part, Test::new(probe, isa, element.dtype(), pool, count, cache_bytes)?));
         }
     }
     let bar = progress(ROUNDS * tests.len());
     let peak_gflops = machine::peak_gflops(&pool, isa);
     let mut numbers = Numbers::default();
+    let mut speeds = [&pool, &single].map(|pool| Test::new(&PROBES[0], isa, DType::F32, pool, count, cache_bytes));
     for _ in 0..ROUNDS {
-        for (_, test) in &mut tests {
-            test.run(&mut numbers)?;
+        for (part, test) in &mut tests {
+            // How fast the machine is just now. What waits for memory does not follow the clock.
+            let speed = match &mut speeds[usize::from(*part == 1)] {
+                Ok(speed) if test.work[Term::Streamed] == 0 => speed.once(&mut numbers)?,
+                _ => 0,
+            };
+            test.run(&mut numbers, speed)?;
             bar.inc(1);
         }
     }
@@ -288,12 +313,12 @@ fn measure(isa: Isa) -> Outcome<File> {
         samples(1).iter().map(|sample| sample.nanos / of_singles.nanos(&sample.work, sample.elements)).collect();
     shares.sort_by(f64::total_cmp);
     let alone = shares.get(shares.len() / 2).map_or(1.0, |share| share.clamp(0.2, 1.2));
-    let mut probes = probed(PROBES, Element::F32, &singles, &of_singles, count);
+    let mut probes = probed(&parts[0].0, Element::F32, &singles, &of_singles, count);
     let mut rates = BTreeMap::from([("f32".to_owned(), named(&of_singles))]);
-    for (part, element) in [(2, Element::F16), (3, Element::Bf16)] {
-        let samples = samples(part);
+    for part in [2, 3] {
+        let (samples, element) = (samples(part), parts[part].1);
         let fitted = of_singles.fit(OF_HALVES, &samples);
-        probes.extend(probed(HALVES, element, &samples, &fitted, count));
+        probes.extend(probed(&parts[part].0, element, &samples, &fitted, count));
         rates.insert(tensors::type_name(element.dtype()).to_owned(), named(&fitted));
     }
     let Machine { cpu, cores, version, .. } = Machine::here();
@@ -306,6 +331,7 @@ fn measure(isa: Isa) -> Outcome<File> {
         threads: count,
         alone: rounded(alone),
         peak_gflops: rounded(peak_gflops),
+        cache_bytes,
         rates,
         probes,
     })
@@ -326,6 +352,7 @@ fn probed(probes: &[Probe], element: Element, samples: &[Sample], rates: &Rates,
         dtype: tensors::type_name(element.dtype()).to_owned(),
         measured_ns: rounded(sample.nanos / threads as f64),
         fitted_ns: rounded(rates.nanos(&sample.work, sample.elements) / threads as f64),
+        work: Term::ALL.iter().map(|&term| (term.name().to_owned(), sample.work[term])).collect(),
     });
     each.collect()
 }
@@ -356,12 +383,13 @@ struct Test<'a> {
     pool: &'a Threads,
     work: Work,
     elements: f64,
-    times: Vec<u64>,
+    /// What runs took, and what the launch that tells the machine's speed took just before.
+    times: Vec<(u64, u64)>,
 }
 
-impl Test<'_> {
+impl<'a> Test<'a> {
     /// On as many `heads` as there are threads, so that each thread has the same to do.
-    fn new<'a>(probe: &Probe, isa: Isa, dtype: DType, pool: &'a Threads, heads: usize) -> Outcome<Test<'a>> {
+    fn new(probe: &Probe, isa: Isa, dtype: DType, pool: &'a Threads, heads: usize, cache: u64) -> Outcome<Test<'a>> {
         let kernel = kernel(probe, isa)?;
         let shape = Shape { n_q: probe.n_q, n_k: probe.n_k, heads: heads as i64, dim: probe.dim };
         let mut data = Data::new(&SizeArgs::default(), probe.n_q.max(probe.n_k));
@@ -370,23 +398,42 @@ impl Test<'_> {
         }
         data.q_start = Some(0);
         data.fill(&kernel.wants(shape, &subject::sizes_of(&data.sizes))?, shape, 1)?;
-        let forecast = kernel.forecast(shape, probe.dim, dtype.size() as u64, 1, &data.inputs())?;
+        let forecast = kernel.forecast(shape, shape.heads, probe.dim, dtype.size() as u64, 1, &data.inputs())?;
         // What one thread does before the others is time of all of them.
         let mut work = forecast.work();
         for term in [Term::Ordered, Term::Launches] {
             work[term] *= pool.count() as u64;
         }
+        let read = model::uncached(forecast.bytes(), cache as f64);
+        work[Term::Streamed] = (work[Term::Streamed] as f64 * read) as u64;
         Ok(Test { kernel, shape, dtype, data, pool, work, elements: forecast.elements(), times: Vec::new() })
     }
 
-    /// What was measured: the first quartile, since what disturbs makes runs longer.
+    /// What was measured, as if the machine had been equally fast all the time: the first quartile, since what disturbs
+    /// makes runs longer.
     fn sample(&self) -> Sample {
-        let nanos = machine::Samples::new(self.times.clone()).at(0.25) as f64;
+        let usual = machine::Samples::new(self.times.iter().map(|t| t.1).collect()).median() as f64;
+        let alike = |&(time, speed): &(u64, u64)| match speed {
+            0 => time,
+            speed => (time as f64 * usual / speed as f64) as u64,
+        };
+        let nanos = machine::Samples::new(self.times.iter().map(alike).collect()).at(0.25) as f64;
         Sample { work: self.work, elements: self.elements, nanos: nanos * self.pool.count() as f64 }
     }
 
     /// Runs for a while, after one run that touches memory for the first time.
-    fn run(&mut self, numbers: &mut Numbers) -> Outcome {
+    fn run(&mut self, numbers: &mut Numbers, speed: u64) -> Outcome {
+        let times = self.times_of(numbers, PROBE_TIME)?;
+        self.times.extend(times.into_iter().map(|time| (time, speed)));
+        Ok(())
+    }
+
+    /// What one run takes, after one that is not counted.
+    fn once(&mut self, numbers: &mut Numbers) -> Outcome<u64> {
+        Ok(machine::Samples::new(self.times_of(numbers, Duration::ZERO)?).median())
+    }
+
+    fn times_of(&mut self, numbers: &mut Numbers, least: Duration) -> Outcome<Vec<u64>> {
         let extent = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
         let [heads, n_q, n_k, dim] = [self.shape.heads, self.shape.n_q, self.shape.n_k, self.shape.dim].map(extent);
         let (dtype, of_q, of_k) = (self.dtype, [1, heads, n_q, dim], [1, heads, n_k, dim]);
@@ -413,13 +460,47 @@ impl Test<'_> {
             Ok(machine::nanos(begin))
         };
         once()?;
-        let begin = Instant::now();
+        let (begin, mut times) = (Instant::now(), Vec::new());
         loop {
-            self.times.push(once()?);
-            if begin.elapsed() >= PROBE_TIME {
-                return Ok(());
+            times.push(once()?);
+            if begin.elapsed() >= least {
+                return Ok(times);
             }
         }
+    }
+}
+
+/// A launch that was among those of a calibration, to be run beside others: how fast the machine is now against then.
+pub(crate) struct Pace<'a> {
+    test: Test<'a>,
+    numbers: Numbers,
+    /// What the calibration says it takes.
+    then: f64,
+    now: Vec<u64>,
+}
+
+impl<'a> Pace<'a> {
+    /// For launches of `few` queries over many keys, or of many.
+    pub(crate) fn new(known: &Calibrated, isa: Isa, pool: &'a Threads, few: bool) -> Outcome<Pace<'a>> {
+        let heads = pool.count();
+        let probe = if few { self::few(heads, Element::F32)[3] } else { PROBES[0] };
+        let test = Test::new(&probe, isa, DType::F32, pool, heads, machine::cache_bytes())?;
+        let shape = test.shape;
+        let forecast = test.kernel.forecast(shape, shape.heads, probe.dim, 4, 1, &test.data.inputs())?;
+        let then = known.predict(&forecast, DType::F32, heads) as f64;
+        Ok(Pace { test, numbers: Numbers::default(), then, now: Vec::new() })
+    }
+
+    /// Runs it once.
+    pub(crate) fn take(&mut self) -> Outcome {
+        self.now.push(self.test.once(&mut self.numbers)?);
+        Ok(())
+    }
+
+    /// What a launch takes now over what it took at the time of the calibration.
+    pub(crate) fn slowness(&self) -> f64 {
+        let now = machine::Samples::new(self.now.clone()).median() as f64;
+        if self.now.is_empty() || self.then <= 0.0 { 1.0 } else { now / self.then }
     }
 }
 
@@ -430,18 +511,22 @@ fn kernel(probe: &Probe, isa: Isa) -> Outcome<Kernel> {
 
 /// Normal numbers of each type, which all tests read.
 #[derive(Default)]
-struct Numbers(Vec<(DType, tensors::Stored)>);
+struct Numbers(Vec<(DType, tensors::Buffer)>);
 
 impl Numbers {
-    /// At least `bytes` bytes of them.
+    /// At least `bytes` bytes of them; beyond the first million they repeat.
     fn of(&mut self, dtype: DType, bytes: usize) -> Outcome<&[u8]> {
-        let fits = |(d, stored): &(DType, tensors::Stored)| *d == dtype && stored.data.bytes().len() >= bytes;
+        let fits = |(d, data): &(DType, tensors::Buffer)| *d == dtype && data.bytes().len() >= bytes;
         if !self.0.iter().any(fits) {
-            let count = (bytes / dtype.size()).next_power_of_two();
+            let some = tensors::normal(dtype, [1, 1, 1, 1 << 20], 1)?;
+            let mut data = tensors::Buffer::zeroed(bytes.next_multiple_of(1 << 20))?;
+            for part in data.bytes_mut().chunks_mut(some.data.bytes().len()) {
+                part.copy_from_slice(&some.data.bytes()[..part.len()]);
+            }
             self.0.retain(|(d, _)| *d != dtype);
-            self.0.push((dtype, tensors::normal(dtype, [1, 1, 1, count], 1)?));
+            self.0.push((dtype, data));
         }
-        Ok(self.0.iter().find(|entry| fits(entry)).map_or(&[], |(_, stored)| stored.data.bytes()))
+        Ok(self.0.iter().find(|entry| fits(entry)).map_or(&[], |(_, data)| data.bytes()))
     }
 }
 
@@ -460,6 +545,7 @@ mod tests {
             threads: 2,
             alone: 0.9,
             peak_gflops: 100.0,
+            cache_bytes: 1 << 20,
             rates: ["f32", "f16", "bf16"].map(|t| (t.to_owned(), rates.clone())).into(),
             probes: Vec::new(),
         }

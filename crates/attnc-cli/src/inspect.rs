@@ -241,7 +241,8 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
         data.read(&mut TensorFile::open(path)?, &kernel.wants(shape, &subject::sizes_of(&data.sizes))?)?;
     }
     let dtype = args.shape.dtype.dtype();
-    let forecast = kernel.forecast(shape, dv, dtype.size() as u64, args.shape.batch.unsigned_abs(), &data.inputs())?;
+    let forecast =
+        kernel.forecast(shape, kv_heads, dv, dtype.size() as u64, args.shape.batch.unsigned_abs(), &data.inputs())?;
     let total = forecast.cost;
     let threads = args.threads.map_or_else(machine::cores, |t| usize::try_from(t).unwrap_or(usize::MAX));
     let known = Calibrated::known(&args.calibration, Isa::best())?;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use attnc_kernels::abi::{BK, DType, FEW, Support};
 use attnc_pattern::env::{Env, MapData};
-use attnc_plan::View;
+use attnc_plan::{Plan, View};
 
 use crate::compile::{CpuKernel, Uses};
 use crate::layout::{ALIGN, Ctx, Rows, Scratch};
@@ -27,7 +27,12 @@ pub(crate) const CUT_TILES: usize = 64;
 /// Whether keys of a job of this kernel may be cut and its heads folded, `n_q` being the queries of a head: those of
 /// one panel, so that where keys are cut does not change what is visited.
 pub(crate) fn is_few(kernel: &CpuKernel, n_q: i64) -> bool {
-    let [stage] = kernel.plan().stages.as_slice() else { return false };
+    plan_is_few(kernel.plan(), n_q)
+}
+
+/// The same of a plan.
+pub(crate) fn plan_is_few(plan: &Plan, n_q: i64) -> bool {
+    let [stage] = plan.stages.as_slice() else { return false };
     !matches!(stage.view, View::Classes(_) | View::Ordered { .. }) && (1..=FOLD_QUERIES as i64).contains(&n_q)
 }
 

@@ -42,4 +42,4 @@ pub use compile::{CompileError, CpuKernel, Options, compile};
 pub use run::{Launch, Part, RunError, run, workspace_bytes};
 pub use target::{flops_executed, flops_reset, targets};
 pub use tensor::{LayoutError, Tensor, TensorMut};
-pub use visits::Visits;
+pub use visits::{Visits, few_tasks, most_folded};

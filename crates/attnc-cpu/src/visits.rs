@@ -1,7 +1,12 @@
-//! What the kernels of this target visit, as the cost of a plan asks for it. Nothing here knows of patterns.
+//! What the kernels of this target visit, and what its tasks are where queries are few, as the cost of a plan asks for
+//! it. Nothing here knows of patterns.
 
-use attnc_kernels::abi::LANE_STEP;
+use attnc_kernels::abi::{BK, FEW, LANE_STEP};
 use attnc_kernels::window;
+use attnc_plan::Plan;
+use attnc_plan::model::{Term, Work};
+
+use crate::few::{CUT_TILES, FOLD_QUERIES, most_pieces, plan_is_few};
 
 const _: () = assert!(LANE_STEP == attnc_plan::PANEL);
 
@@ -26,4 +31,41 @@ impl attnc_plan::Visits for Visits {
         let (pairs, chunks, gathered) = self.0.finish_chunks();
         attnc_plan::Visited { pairs, chunks, gathered }
     }
+}
+
+/// Most heads of `n_q` queries that are computed together where they share keys and differ in nothing else.
+#[must_use]
+pub fn most_folded(plan: &Plan, n_q: i64) -> usize {
+    let lanes = plan.stages.first().map_or(0, |s| s.tile.q);
+    if plan_is_few(plan, n_q) { (lanes / n_q as usize).max(1) } else { 1 }
+}
+
+/// What the tasks of `heads` folded heads of `n_q` queries and `n_k` keys do, `tasks` being those of a stage of one of
+/// them: rows of K and V are read once, and a long row of keys is cut into tasks of its own.
+#[must_use]
+pub fn few_tasks(plan: &Plan, tasks: &[Work], heads: usize, n_q: i64, n_k: i64) -> Vec<Work> {
+    if !(1..=FOLD_QUERIES as i64).contains(&n_q) {
+        return tasks.to_vec();
+    }
+    let lanes = |rows: usize| if rows <= FEW { rows } else { rows.next_multiple_of(LANE_STEP) } as u64;
+    let (before, after) = (lanes(n_q as usize), lanes(heads * n_q as usize));
+    let cut = plan_is_few(plan, n_q) && most_pieces(n_k) > 1;
+    let mut all = Vec::new();
+    for &task in tasks {
+        let mut task = task;
+        let keys = task[Term::Products] / before;
+        for term in [Term::Products, Term::Softmax, Term::Masked, Term::Modified, Term::Functions, Term::Lookups] {
+            task[term] = task[term] / before * after;
+        }
+        for term in [Term::Rows, Term::Bits, Term::Tested] {
+            task[term] *= heads as u64;
+        }
+        if after <= FEW as u64 {
+            (task[Term::Products], task[Term::Keys], task[Term::Strided]) = (0, 0, 0);
+            (task[Term::Few], task[Term::Streamed]) = (keys * after.div_ceil(4), keys);
+        }
+        let pieces = if cut { keys.div_ceil(BK as u64).div_ceil(CUT_TILES as u64).max(1) } else { 1 };
+        all.extend((0..pieces).map(|i| task.part(i, pieces)));
+    }
+    all
 }

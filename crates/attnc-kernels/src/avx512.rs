@@ -10,9 +10,9 @@ use core::arch::x86_64::*;
 use crate::avx2::BITS;
 use crate::vector::{BF16, F16, F32, Vector, instructions};
 
-crate::vector::table!("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c", __m512, self::few);
-
 mod few;
+
+crate::vector::table!("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c", __m512);
 
 /// Singles in a vector.
 const WIDTH: usize = 16;

@@ -108,19 +108,17 @@ macro_rules! instructions {
 }
 pub(crate) use instructions;
 
-/// A table of the generic kernels for a vector, in functions that enable an instruction set; kernels of few queries are
-/// those of a module.
+/// A table of the generic kernels for a vector, in functions that enable an instruction set. The module has kernels
+/// of few queries in `few`.
 macro_rules! table {
-    ($features:literal, $vector:ty, $few:path) => {
-        use $few as of_few;
-
+    ($features:literal, $vector:ty) => {
         /// The table of these kernels. What touches one lane, or is a fill, is the scalar version's.
         pub(crate) const TABLE: $crate::abi::Table = $crate::abi::Table {
             pack_q,
             kv_tile,
             qk,
-            few_qk: of_few::qk,
-            few_pv: of_few::pv,
+            few_qk: few::qk,
+            few_pv: few::pv,
             softmax,
             pv,
             null_slot: $crate::scalar::null_slot,

@@ -11,8 +11,9 @@
 //! and what it does on its own before. [`Rates::fit`] finds the rates from a few measured launches, as the
 //! non-negative numbers that make the *relative* errors least.
 //!
-//! What the model does not know: caches (a rate is that of the launches it was fitted to), other programs, pages of
-//! memory that are touched for the first time, and the run-time data beyond the sets. Nothing here knows of clocks,
+//! What the model does not know: caches (a rate is that of the launches it was fitted to; only where few queries
+//! meet many keys it asks whether K and V stay in one), other programs, pages of memory that are touched for the first
+//! time, and the run-time data beyond the sets. Nothing here knows of clocks,
 //! files or machines.
 
 use std::cmp::Reverse;
@@ -61,6 +62,10 @@ terms! {
     Gathered "gathered" true,
     /// Keys whose rows lie apart, as those of a residue class.
     Strided "strided" true,
+    /// Keys of a tile of few queries, once for every four of them: both products, and rows of K and V.
+    Few "few" true,
+    /// The same keys once, as far as K and V do not stay in a cache from launch to launch ([`Calibration::reading`]).
+    Streamed "streamed" true,
     /// Chunks: calls of the kernels.
     Chunks "chunks" false,
     /// Queries of tasks, elements of which are packed, and written at the end.
@@ -123,6 +128,20 @@ impl Work {
         for (a, b) in self.0.iter_mut().zip(other.0) {
             *a += b * times;
         }
+    }
+
+    /// The `i`-th of `n` parts of a task, which are tasks of their own: each has all of its rows.
+    #[must_use]
+    pub fn part(&self, i: u64, n: u64) -> Work {
+        let mut part = Work::default();
+        for (&term, count) in Term::ALL.iter().zip(self.0) {
+            let upto = |i: u64| (u128::from(count) * u128::from(i) / u128::from(n.max(1))) as u64;
+            part[term] = match term {
+                Term::Rows | Term::Tasks => count,
+                _ => upto(i + 1) - upto(i),
+            };
+        }
+        part
     }
 
     /// Counts as the rates take them.
@@ -214,6 +233,8 @@ pub struct Calibration {
     pub threads: usize,
     /// What a thread takes that is alone, over what it takes among `threads`.
     pub alone: f64,
+    /// Bytes that stay in a cache.
+    pub cache: f64,
 }
 
 impl Calibration {
@@ -225,6 +246,13 @@ impl Calibration {
         }
         let others = (threads.clamp(1, self.threads) - 1) as f64 / (self.threads - 1) as f64;
         self.alone + (1.0 - self.alone) * others
+    }
+
+    /// For launches of `bytes` bytes of K and V: what of them the caches do not hold is read from memory.
+    #[must_use]
+    pub fn reading(mut self, bytes: f64) -> Calibration {
+        self.rates[Term::Streamed] *= uncached(bytes, self.cache);
+        self
     }
 
     /// Nanoseconds of a launch on `threads` threads. Each of `jobs`, in the order of a launch, is an index into
@@ -248,6 +276,12 @@ impl Calibration {
         before.add(once, 1);
         total + self.rates.nanos(&before, elements)
     }
+}
+
+/// Share of `bytes` that does not stay in `cache` bytes of cache when all are read again and again.
+#[must_use]
+pub fn uncached(bytes: f64, cache: f64) -> f64 {
+    if bytes > cache { 1.0 - cache / bytes } else { 0.0 }
 }
 
 /// Most rounds of a fit.
@@ -345,7 +379,7 @@ mod tests {
     fn a_launch_is_its_tasks_over_threads() {
         let mut rates = Rates::default();
         (rates[Term::Tasks], rates[Term::Chunks], rates[Term::Launches]) = (10.0, 1.0, 7.0);
-        let machine = Calibration { rates, threads: 2, alone: 0.5 };
+        let machine = Calibration { rates, threads: 2, alone: 0.5, cache: 0.0 };
         let tasks: Vec<Work> = (0..4).map(|chunks| work(&[(Term::Tasks, 1), (Term::Chunks, chunks)])).collect();
         let (one, two) = ([tasks.clone()], [tasks[..1].to_vec(), tasks]);
         let heads: [&[Vec<Work>]; 2] = [&one, &two];
@@ -357,6 +391,22 @@ mod tests {
         // A stage waits for the one before it; a thread with the only task is alone.
         assert_eq!(nanos(&[1], 2), 5.0 + 23.0 + 7.0);
         assert_eq!(nanos(&[], 2), 7.0);
+    }
+
+    #[test]
+    fn parts_of_a_task_are_all_of_it() {
+        let task = work(&[(Term::Tasks, 1), (Term::Rows, 4), (Term::Few, 1000), (Term::Chunks, 7)]);
+        let mut sum = Work::default();
+        (0..3).for_each(|i| sum.add(&task.part(i, 3), 1));
+        assert_eq!(sum, work(&[(Term::Tasks, 3), (Term::Rows, 12), (Term::Few, 1000), (Term::Chunks, 7)]));
+    }
+
+    #[test]
+    fn only_what_no_cache_holds_is_read() {
+        let mut rates = Rates::default();
+        rates[Term::Streamed] = 8.0;
+        let machine = Calibration { rates, threads: 1, alone: 1.0, cache: 100.0 };
+        assert_eq!([50.0, 100.0, 400.0].map(|b| machine.reading(b).rates[Term::Streamed]), [0.0, 0.0, 6.0]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use attnc_pattern::expr::{ExprId, OrderId};
+use attnc_pattern::expr::{ExprId, OrderId, Var};
 use attnc_pattern::program::{Align, Empty, Program, Source};
 use attnc_pattern::rowset::{RowSet, TileSet};
 
@@ -151,6 +151,20 @@ impl Plan {
             require: a.require,
             program,
         }
+    }
+
+    /// Whether a score, a scale or a bias reads which head it is of. Sets may read it besides.
+    #[must_use]
+    pub fn reads_head(&self) -> bool {
+        let exprs = &self.program.exprs;
+        let of_entry = |e: &Entry| match e {
+            Entry::Tokens { bias, .. } | Entry::Null { bias, .. } => *bias,
+        };
+        let of_stage = |s: &Attend| {
+            let biases = s.entries.iter().filter_map(of_entry);
+            s.score.into_iter().chain(biases).chain([s.scale]).any(|e| exprs.reads(e, |v| v == Var::Head))
+        };
+        self.stages.iter().any(of_stage)
     }
 
     /// A hash of all that decides a result's rounding: 16 hexadecimal digits of the text form's BLAKE3.

@@ -1,7 +1,8 @@
 //! What a launch will do: its exact cost, and the time that a calibration predicts for it.
 //!
 //! One idea: heads that attend to the same keys are counted once; the order of jobs is that of a launch, so that
-//! tasks can be dealt to threads as they will be. Nothing here measures anything.
+//! tasks can be dealt to threads as they will be. Where queries are few, heads that share keys are one job.
+//! Nothing here measures anything.
 
 use attnc_plan::model::{Calibration, Work};
 use attnc_plan::{Cost, Counted};
@@ -19,6 +20,8 @@ pub struct Forecast {
     pub(crate) once: Work,
     /// Mean of the elements of a row of K and of V.
     pub(crate) elements: f64,
+    /// Bytes of K and V of all KV heads.
+    pub(crate) bytes: f64,
 }
 
 impl Forecast {
@@ -41,10 +44,16 @@ impl Forecast {
         self.elements
     }
 
+    /// Bytes of K and V of all KV heads.
+    #[must_use]
+    pub fn bytes(&self) -> f64 {
+        self.bytes
+    }
+
     /// Nanoseconds on `threads` threads of a machine.
     #[must_use]
     pub fn nanos(&self, machine: &Calibration, threads: usize) -> f64 {
         let heads: Vec<&[Vec<Work>]> = self.counted.iter().map(|c| c.stages.as_slice()).collect();
-        machine.nanos(&self.once, &heads, &self.jobs, self.elements, threads)
+        machine.reading(self.bytes).nanos(&self.once, &heads, &self.jobs, self.elements, threads)
     }
 }

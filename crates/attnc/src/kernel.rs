@@ -454,16 +454,18 @@ impl Kernel {
     /// # Errors
     /// Sizes and data that do not fit.
     pub fn cost(&self, shape: Shape, dim_v: i64, element: u64, inputs: &Inputs<'_>) -> Result<Cost, Diagnostics> {
-        Ok(self.forecast(shape, dim_v, element, 1, inputs)?.cost)
+        Ok(self.forecast(shape, shape.heads, dim_v, element, 1, inputs)?.cost)
     }
 
-    /// Counts what a launch of `batch` items will do, task by task. `dim_v` and `element` are as for [`Kernel::cost`].
+    /// Counts what a launch of `batch` items on `kv_heads` KV heads will do, task by task. `dim_v` and `element` are as
+    /// for [`Kernel::cost`].
     ///
     /// # Errors
     /// As for [`Kernel::cost`].
     pub fn forecast(
         &self,
         shape: Shape,
+        kv_heads: i64,
         dim_v: i64,
         element: u64,
         batch: u64,
@@ -474,8 +476,12 @@ impl Kernel {
         }
         let of_plan = attnc_plan::cost::Shape { d_k: shape.dim.unsigned_abs(), d_v: dim_v.unsigned_abs(), element };
         let mut envs = self.envs(inputs, shape, Purpose::Look)?;
+        let heads = usize::try_from(self.told(shape).heads).unwrap_or(0);
+        let reads = |n: i64| self.reads(usize::try_from(shape.heads).unwrap_or(0), usize::try_from(n).unwrap_or(0));
+        // Numbers of heads that fit nothing are what a launch refuses: no head shares keys with another then.
+        let kv = reads(kv_heads).map_or_else(|_| (0..heads).collect(), |r| r.kv);
         let (mut counted, mut jobs, mut once): (Vec<Counted>, Vec<usize>, Work) = Default::default();
-        let (mut groups, apart) = self.groups(&self.reads_of(usize::try_from(self.told(shape).heads).unwrap_or(0)))?;
+        let (mut groups, apart) = self.groups(&self.reads_of(heads))?;
         let mut made = Vec::with_capacity(groups.len());
         for (piece, heads) in &groups {
             // Heads whose sets do not depend on the head cost the same.
@@ -484,23 +490,53 @@ impl Kernel {
             made.push(envs.collect::<Result<Vec<_>, _>>().map_err(|l| self.shared.said(l))?);
         }
         order_by_weight(&mut groups, &mut made, apart, |envs| envs.first());
-        for ((piece, heads), envs) in groups.into_iter().zip(made) {
-            for i in 0..heads.len() {
-                if let Some(env) = envs.get(i) {
-                    let found = attnc_plan::count::<attnc_cpu::Visits>(&self.plan_of(piece)?.plan, env, of_plan)
+        let mut total = Cost::default();
+        for ((piece, of_piece), envs) in groups.into_iter().zip(made) {
+            let alike = envs.len() < of_piece.len() || !self.reads_head(piece.attention);
+            let plan = &self.plan_of(piece)?.plan;
+            let most = if alike && !plan.reads_head() { attnc_cpu::most_folded(plan, shape.n_q) } else { 1 };
+            // How many heads each job folds, the jobs in the order of their first heads.
+            let mut folds: Vec<(usize, &Env<'_>, usize)> = Vec::new();
+            // The last head that was counted, and the jobs made of it: by number of heads, in `counted`.
+            let mut last: Option<(Counted, Vec<(usize, usize)>)> = None;
+            for (place, &head) in of_piece.iter().enumerate() {
+                match folds.iter_mut().find(|(of, _, n)| kv.get(*of) == kv.get(head) && *n < most) {
+                    Some((_, _, n)) if most > 1 => *n += 1,
+                    _ => folds.extend(envs.get(if alike { 0 } else { place }).map(|env| (head, env, 1))),
+                }
+            }
+            for (i, (_, env, folded)) in folds.into_iter().enumerate() {
+                // Heads whose sets do not depend on the head cost the same.
+                if !alike || last.is_none() {
+                    let found = attnc_plan::count::<attnc_cpu::Visits>(plan, env, of_plan)
                         .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
                     if i == 0 {
                         once.add(&found.once, 1);
                     }
-                    counted.push(found);
+                    last = Some((found, Vec::new()));
                 }
-                jobs.push(counted.len() - 1);
+                let Some((found, known)) = &mut last else { continue };
+                for _ in 0..folded {
+                    total = total.and(found.cost);
+                }
+                let job = match known.iter().find(|(n, _)| *n == folded) {
+                    Some(&(_, job)) => job,
+                    None => {
+                        let tasks = |t: &Vec<Work>| attnc_cpu::few_tasks(plan, t, folded, shape.n_q, shape.n_k);
+                        let stages = found.stages.iter().map(tasks).collect();
+                        counted.push(Counted { stages, ..found.clone() });
+                        known.push((folded, counted.len() - 1));
+                        counted.len() - 1
+                    }
+                };
+                jobs.push(job);
             }
         }
-        let one = jobs.iter().fold(Cost::default(), |sum, &job| sum.and(counted[job].cost));
-        let cost = (1..batch).fold(one, |sum, _| sum.and(one));
+        let cost = (1..batch).fold(total, |sum, _| sum.and(total));
         let jobs = (0..batch).flat_map(|_| jobs.iter().copied()).collect();
-        Ok(Forecast { cost, counted, jobs, once, elements: (of_plan.d_k + of_plan.d_v) as f64 / 2.0 })
+        let rows = (of_plan.d_k + of_plan.d_v) as f64;
+        let bytes = batch as f64 * kv_heads as f64 * shape.n_k as f64 * rows * element as f64;
+        Ok(Forecast { cost, counted, jobs, once, elements: rows / 2.0, bytes })
     }
 
     /// How many pairs another kernel attends to that this one does not, and the other way round: over all heads of one

@@ -13,6 +13,7 @@ use super::WIDTH;
 use super::math::exp_nonpositive;
 use crate::abi::{Ahead, BK, DType, FEW};
 use crate::scalar;
+use crate::vector::{BF16, F16, F32, size};
 
 const _: () = assert!(FEW == WIDTH);
 /// Queries that share what has been read.
@@ -21,15 +22,6 @@ const QUERIES: usize = 4;
 const SUMS: usize = 8;
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
-
-pub(crate) const F32: u32 = DType::F32 as u32;
-pub(crate) const F16: u32 = DType::F16 as u32;
-pub(crate) const BF16: u32 = DType::Bf16 as u32;
-
-/// Bytes of an element.
-pub(crate) const fn size<const T: u32>() -> usize {
-    if T == F32 { 4 } else { 2 }
-}
 
 /// Eight elements of a type.
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -10,8 +10,9 @@ use core::arch::x86_64::*;
 
 use super::{WIDTH, first};
 use crate::abi::{Ahead, DType, FEW};
-use crate::avx2::few::{BF16, F16, F32, Stream, size};
+use crate::avx2::few::Stream;
 use crate::scalar;
+use crate::vector::{BF16, F16, F32, size};
 
 /// Queries that share what has been read.
 const QUERIES: usize = 4;
