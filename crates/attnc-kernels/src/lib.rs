@@ -19,6 +19,7 @@ pub mod math;
 pub mod merge;
 pub mod peak;
 pub mod scalar;
+pub mod select;
 mod tensor;
 pub mod tiles;
 pub mod window;

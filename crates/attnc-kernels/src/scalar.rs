@@ -9,10 +9,25 @@
 
 use crate::abi::{Ahead, BQ_MAX, DType, FEW, KvView, LANE_STEP, Table};
 use crate::count;
+use crate::select::plain;
 use crate::tensor::{indexed, packed, place};
 
 /// The table of these kernels.
-pub(crate) const TABLE: Table = Table { pack_q, kv_tile, qk, few_qk, few_pv, softmax, pv, null_slot, start, finish };
+pub(crate) const TABLE: Table = Table {
+    pack_q,
+    kv_tile,
+    qk,
+    few_qk,
+    few_pv,
+    softmax,
+    pv,
+    null_slot,
+    start,
+    finish,
+    pool_sum: plain::pool_sum,
+    pool_max: plain::pool_max,
+    keep: plain::keep,
+};
 
 /// See [`Table::pack_q`].
 ///

@@ -36,6 +36,9 @@ pub(crate) const TABLE: Table = Table {
     null_slot: scalar::null_slot,
     start: scalar::start,
     finish: rows::finish,
+    pool_sum: crate::select::avx2::pool_sum,
+    pool_max: crate::select::avx2::pool_max,
+    keep: crate::select::avx2::keep,
 };
 
 /// Singles in a vector.

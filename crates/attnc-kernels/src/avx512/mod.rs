@@ -37,6 +37,9 @@ pub(crate) const TABLE: Table = Table {
     null_slot: scalar::null_slot,
     start: scalar::start,
     finish: rows::finish,
+    pool_sum: crate::select::avx512::pool_sum,
+    pool_max: crate::select::avx512::pool_max,
+    keep: crate::select::avx512::keep,
 };
 
 /// Singles in a vector, in a panel of queries and in a cache line.
