@@ -124,11 +124,16 @@ pub(crate) struct TensorRef {
     pub(crate) dims: *const i64,
 }
 
-/// What a draw chose.
+/// What a draw or a selection chose: row r has entries `r * count ..`, ascending.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct DrawRef {
-    pub(crate) chosen: *const i64,
+    /// Of a draw: 64-bit integers, -1 after the last of a row.
+    pub(crate) drawn: *const i64,
+    /// Of a selection, and null for a draw: 32-bit integers.
+    pub(crate) selected: *const u32,
+    /// Of a selection: how many entries each row has.
+    pub(crate) counts: *const u32,
     pub(crate) rows: i64,
     pub(crate) count: i64,
     pub(crate) first: i64,
@@ -197,7 +202,9 @@ impl<'a> Bound<'a> {
         });
         let tensors = tensors.collect();
         let draws = env.draws.iter().map(|d| DrawRef {
-            chosen: d.chosen.as_ptr(),
+            drawn: d.chosen.as_ptr(),
+            selected: std::ptr::null(),
+            counts: std::ptr::null(),
             rows: d.chosen.len().checked_div(d.count).unwrap_or(0) as i64,
             count: d.count as i64,
             first: d.first,

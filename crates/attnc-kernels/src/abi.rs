@@ -252,6 +252,9 @@ Support {
     /// Adds keys `start .. end`, as far as the window's partial tiles hold them, to the row of bits of lane `lane`.
     window_range: fn(window: *mut Window => Ptr, lane: i64 => I64, start: i64 => I64, end: i64 => I64);
 
+    /// As `window_range`, for lanes `from .. to`.
+    window_rows: fn(window: *mut Window => Ptr, from: i64 => I64, to: i64 => I64, start: i64 => I64, end: i64 => I64);
+
     /// As `window_range`, for those of the keys with `(k - phase) mod period < width`; `period >= 1`.
     window_comb: fn(window: *mut Window => Ptr, lane: i64 => I64, start: i64 => I64, end: i64 => I64,
                     period: i64 => I64, width: i64 => I64, phase: i64 => I64);
