@@ -217,6 +217,15 @@ impl MapBytes {
         match kind {
             MapKind::Bool => dense(n_q, n_k),
             MapKind::Blocks(b) => dense(n_q.div_ceil(b as usize), n_k.div_ceil(b as usize)),
+            MapKind::Offsets => {
+                let mut offsets = vec![0];
+                while offsets.last().is_some_and(|&last| last < n_k) {
+                    let last = offsets.len() - 1;
+                    let step = uniform(seed * 91 + last as u64, 1, n_k / 3 + 1)[0] + 1;
+                    offsets.push((offsets[last] + step).min(n_k));
+                }
+                MapBytes::Csr(offsets.into_iter().map(|o| o as i64).collect(), vec![])
+            }
             MapKind::Csr => {
                 let (mut indptr, mut indices) = (vec![], vec![]);
                 for head in 0..copies {

@@ -178,6 +178,8 @@ impl Data {
                     let columns = file.read(&indices)?.integers(&indices)?;
                     self.maps.push((name.clone(), Map::Csr(offsets, columns)));
                 }
+            } else if map.kind == MapKind::Offsets && file.has(name) {
+                self.maps.push((name.clone(), Map::Csr(file.read(name)?.integers(name)?, vec![])));
             } else if file.has(name) {
                 let stored = file.read(name)?;
                 self.maps.push((name.clone(), Map::Dense(stored.truths(name)?.to_vec(), stored.shape)));
@@ -193,7 +195,7 @@ impl Data {
     ///
     /// Tensors are uniform in 0 .. 1. A dense map holds a pair with probability 1/4 and in any case the pairs on
     /// the line from its first corner to its last; a row of a compressed map holds up to 33 columns, the one on that line
-    /// among them. Documents have uniform lengths of 1 to n / 3 + 1.
+    /// among them. Documents, and parts of `offsets`, have uniform lengths of 1 to n / 3 + 1.
     pub(crate) fn fill(&mut self, wants: &Wants, shape: Shape, seed: u64) -> Outcome {
         let positions = (self.q_start.unwrap_or(0) + shape.n_q).max(self.k_start.unwrap_or(0) + shape.n_k);
         let mut seed = seed.wrapping_mul(1 << 32);
@@ -221,19 +223,13 @@ impl Data {
                         dense(&mut stream, map.per_head, heads, rows, cols)?
                     }
                     MapKind::Csr => compressed(&mut stream, heads, shape.n_q, shape.n_k)?,
+                    MapKind::Offsets => Map::Csr(parts(&mut stream, shape.n_k), vec![]),
                 };
                 self.maps.push((map.name.clone(), made));
             }
         }
         if wants.docs && self.docs.is_empty() {
-            let mut stream = stream();
-            let longest = u32::try_from(positions / 3 + 1).unwrap_or(u32::MAX);
-            let mut at = 0;
-            self.docs.push(0);
-            while at < positions {
-                at = (at + 1 + i64::from(stream.below(longest))).min(positions);
-                self.docs.push(at);
-            }
+            self.docs = parts(&mut stream(), positions);
         }
         Ok(())
     }
@@ -294,6 +290,18 @@ fn dense(stream: &mut attnc::random::Stream, per_head: bool, heads: i64, rows: i
         shape.insert(0, extent(heads));
     }
     Ok(Map::Dense(data, shape))
+}
+
+/// Boundaries of parts of 1 to n / 3 + 1 positions.
+fn parts(stream: &mut attnc::random::Stream, positions: i64) -> Vec<i64> {
+    let longest = u32::try_from(positions / 3 + 1).unwrap_or(u32::MAX);
+    let mut parts = vec![0];
+    let mut at = 0;
+    while at < positions {
+        at = (at + 1 + i64::from(stream.below(longest))).min(positions);
+        parts.push(at);
+    }
+    parts
 }
 
 fn compressed(stream: &mut attnc::random::Stream, heads: i64, rows: i64, cols: i64) -> Outcome<Map> {

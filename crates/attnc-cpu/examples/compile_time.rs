@@ -65,6 +65,8 @@ fn plan(name: &str, pattern: Pattern) -> VerifiedPlan {
         require,
         require_written: false,
         depends_on_alignment: false,
+        merge: None,
+        pooled: None,
         entries: vec![Entry { source: Source::Tokens(set), bias: None, span }],
         span,
     });

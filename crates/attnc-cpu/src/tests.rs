@@ -11,7 +11,7 @@ use attnc_kernels::Isa;
 use attnc_kernels::abi::DType;
 use attnc_pattern::env::{DrawTable, Env, MapData, TensorData};
 use attnc_pattern::expr::{Bin, Cmp, DrawId, ExprId, Exprs, MapId, Node, SizeId, TableId, TensorId, Un, Var};
-use attnc_pattern::program::{Draw, DrawScope, Empty, Map, MapKind, Program, Size};
+use attnc_pattern::program::{Chooser, Draw, DrawScope, Empty, Map, MapKind, Program, Size};
 use attnc_pattern::rowset::{Comb, Loop, Must, Piece, RowSet, TileComb, TileLoop, TilePiece, TileSet};
 use attnc_plan::{Attend, Entry, Plan, Role, Tile};
 
@@ -822,8 +822,14 @@ fn maps_of_every_kind() {
 fn random_choices_are_read_from_their_table() {
     let mut pen = Pen::new();
     let always = pen.e().bool(true);
-    let draw =
-        Draw { count: 3, seed: 1, of: always, unit: 16, scope: DrawScope::Row, weight: None, span: Default::default() };
+    let draw = Draw {
+        chooser: Chooser::Random { count: 3, seed: 1 },
+        of: always,
+        unit: 16,
+        scope: DrawScope::Row,
+        weight: None,
+        span: Default::default(),
+    };
     pen.program.draws.push(draw);
     let (q, k, unit) = (pen.var(Var::Q), pen.var(Var::K), pen.int(16));
     let e = pen.e();
@@ -843,7 +849,7 @@ fn random_choices_are_read_from_their_table() {
     // Rows of units 2 .. 8; the last row has two choices only.
     let rows = [[0, 3, 5], [1, 2, 4], [0, 1, 6], [2, 5, 6], [3, 4, 5], [0, 1, -1]];
     let chosen: Vec<i64> = rows.concat();
-    let table = DrawTable { chosen: chosen.into(), count: 3, first: 2, times: [].into() };
+    let table = DrawTable { chosen: chosen.into(), count: 3, first: 2, counts: [].into(), times: [].into() };
     let s = Shape { q_start: 32, d: 8, dv: 8, n_q: 90, ..Shape::square(112) };
     let row = |q: i64| rows[(q / 16 - 2) as usize];
     let env = |h| Env { draws: vec![table.clone()], ..s.env(h) };

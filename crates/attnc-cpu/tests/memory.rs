@@ -29,6 +29,8 @@ fn ten_thousand_kernels_leave_nothing() {
         require,
         require_written: false,
         depends_on_alignment: false,
+        merge: None,
+        pooled: None,
         entries: vec![Entry { source: Source::Tokens(set), bias: None, span: Default::default() }],
         span: Default::default(),
     });

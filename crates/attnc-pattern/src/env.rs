@@ -4,9 +4,9 @@
 
 use std::borrow::Cow;
 
-use crate::expr::Extent;
 #[cfg(doc)]
 use crate::expr::Var;
+use crate::expr::{Extent, MapId};
 
 /// Lengths, coordinates and run-time data of one head.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,8 @@ pub struct Env<'a> {
     pub step: i64,
     /// Dimension of queries and keys.
     pub dim: i64,
+    /// Branch of a merge.
+    pub branch: i64,
     /// The class that lengths and starts above belong to, if they are those of one.
     pub class: Option<Class>,
     /// Values of the program's sizes, by `SizeId`.
@@ -39,8 +41,10 @@ pub struct Env<'a> {
     pub maps: Vec<MapData<'a>>,
     /// Tensors, by `TensorId`.
     pub tensors: Vec<TensorData<'a>>,
-    /// Draws made for this head, by `DrawId`; see [`crate::random`].
+    /// What was chosen for this head, by `DrawId`: at random ([`crate::random`]), or by score.
     pub draws: Vec<DrawTable>,
+    /// Members of levels whose slots are not ranges of positions, by `LevelId`; empty for the others.
+    pub levels: Vec<LevelTable>,
     /// Index in the order of each position of the sequence, by `OrderId`; see [`crate::order`].
     pub orders: Vec<std::sync::Arc<[u32]>>,
 }
@@ -55,6 +59,15 @@ pub struct Class {
 }
 
 impl Env<'_> {
+    /// Parts of an `offsets` map; 0 where it was not given.
+    #[must_use]
+    pub fn parts(&self, map: MapId) -> i64 {
+        match self.maps.get(map.0 as usize) {
+            Some(MapData::Csr { indptr, .. }) => (indptr.len() as i64 - 1).max(0),
+            _ => 0,
+        }
+    }
+
     /// Residue of the class; 0 without one.
     #[must_use]
     pub fn residue(&self) -> i64 {
@@ -116,7 +129,8 @@ pub struct TensorData<'a> {
     pub dims: Vec<usize>,
 }
 
-/// What a draw chose: row r has `chosen[r * count .. (r + 1) * count]`, ascending, each once, then -1.
+/// What a draw chose: row r has `chosen[r * count .. (r + 1) * count]`, ascending, each once, then -1; `counts[r]` of
+/// them.
 #[derive(Clone, Debug, Default)]
 pub struct DrawTable {
     /// Candidates in units from position 0.
@@ -125,11 +139,34 @@ pub struct DrawTable {
     pub count: usize,
     /// First row held (in units); 0 for draws of a head, which have one row.
     pub first: i64,
+    /// How many candidates each row has; empty: as many as come before the first -1.
+    pub counts: std::sync::Arc<[u32]>,
     /// How often each of `chosen` was drawn, by its place there; empty for draws without replacement.
     pub times: std::sync::Arc<[u32]>,
 }
 
+/// Slots of a level as lists of positions: slot j has `members[begin[j] .. begin[j + 1]]`, in the order of the level.
+#[derive(Clone, Debug, Default)]
+pub struct LevelTable {
+    /// `slots + 1` ascending offsets from 0.
+    pub begin: std::sync::Arc<[i64]>,
+    /// Positions of keys (and queries: the launch has the whole sequence).
+    pub members: std::sync::Arc<[i64]>,
+    /// Last position of each slot in original order: `Un::SlotLast`.
+    pub last: std::sync::Arc<[i64]>,
+}
+
 impl DrawTable {
+    /// How many candidates row `row` of the table has, from 0.
+    #[must_use]
+    pub fn chosen_for(&self, row: usize) -> usize {
+        if let Some(&n) = self.counts.get(row) {
+            return n as usize;
+        }
+        let of_row = row.checked_mul(self.count).and_then(|from| self.chosen.get(from..from.checked_add(self.count)?));
+        of_row.map_or(0, |of_row| of_row.partition_point(|&c| c >= 0))
+    }
+
     /// How often a head drew a candidate.
     #[must_use]
     pub fn times_of(&self, candidate: i64) -> u32 {

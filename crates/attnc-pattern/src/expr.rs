@@ -38,14 +38,20 @@ ids! {
     TensorId,
     /// A run-time map.
     MapId,
-    /// A random choice.
+    /// A table of chosen candidates: a random choice, or a selection.
     DrawId,
     /// A constant table of integers.
     TableId,
     /// An axis of a space, numbered over all segments.
     AxisId,
     /// A declared order.
-    OrderId
+    OrderId,
+    /// A level.
+    LevelId,
+    /// A score.
+    ScoreId,
+    /// A selection.
+    SelectId
 }
 
 /// A length or a start of a launch.
@@ -92,8 +98,14 @@ pub enum Var {
     Size(SizeId),
     /// The score being modified: `scale * <q, k>`.
     Score,
-    /// Number of a null slot within its entry.
+    /// Number of a null slot within its entry; in the slot expressions of a level, number of a slot of it.
     Slot,
+    /// Number of a branch of a merge.
+    Branch,
+    /// Number of a channel of the output, in a gate.
+    Channel,
+    /// Number of parts of an `offsets` map.
+    Parts(MapId),
     /// A variable bound by a loop of a row-set piece.
     Loop(u32),
     /// First query position of a tile of queries (only in widened row sets).
@@ -163,6 +175,12 @@ pub enum Un {
     CsrBegin(MapId),
     /// Key column of entry a of a CSR map (from 0).
     CsrIndex(MapId),
+    /// Part of position a in an `offsets` map: monotone. `CsrBegin` is the first position of a part.
+    PartOf(MapId),
+    /// Last position, in original order, of slot a of a level whose slots are not ranges of positions.
+    SlotLast(LevelId),
+    /// How many candidates were chosen for row a of a draw.
+    DrawCount(DrawId),
 }
 
 /// Comparisons. `>`, `>=` are written with operands exchanged.

@@ -16,4 +16,6 @@ pub mod prepare;
 pub mod program;
 pub mod random;
 pub mod rowset;
+pub mod selection;
+pub mod slots;
 pub mod tolerance;

@@ -10,12 +10,15 @@ use std::ops::Range;
 
 use attnc_syntax::diag::{CodeInfo, Diagnostic, Span};
 
-use crate::env::{DrawTable, Env, MapData, TensorData};
-use crate::expr::{DrawId, ExprId, MapId, Node, OrderId, TensorId, Un, Var};
+use crate::env::{DrawTable, Env, LevelTable, MapData, TensorData};
+use crate::expr::{DrawId, ExprId, LevelId, MapId, Node, OrderId, SelectId, TensorId, Un, Var};
 use crate::oracle::{self, EvalError, Evaluator, Point};
 use crate::order;
-use crate::program::{Align, Attention, Map, MapKind, OrderKind, Program, Source};
+use crate::program::{
+    Align, Attention, Budget, Chooser, Index, Map, MapKind, MergeKind, OrderKind, Pool, Program, Rows, Source, Step,
+};
 use crate::random::{draw_rows, draw_table};
+use crate::slots;
 
 /// What is wrong with what was given for a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -283,10 +286,20 @@ pub struct Needs {
     pub tensors: BTreeSet<TensorId>,
     /// Maps.
     pub maps: BTreeSet<MapId>,
-    /// Random choices.
+    /// Tables of chosen candidates.
     pub draws: BTreeSet<DrawId>,
     /// Orders.
     pub orders: BTreeSet<OrderId>,
+    /// Levels, those behind others included.
+    pub levels: BTreeSet<LevelId>,
+    /// Selections, those behind others included.
+    pub selects: BTreeSet<SelectId>,
+    /// Reads the number of a branch.
+    pub branch: bool,
+    /// The attentions, and those that they merge.
+    pub attentions: BTreeSet<usize>,
+    /// All that is read is read by one of these.
+    pub exprs: Vec<ExprId>,
     /// Document offsets.
     pub docs: bool,
 }
@@ -307,22 +320,103 @@ impl Needs {
 pub fn needs(program: &Program, attentions: &[usize]) -> Needs {
     let mut needs = Needs::default();
     let mut roots: Vec<ExprId> = Vec::new();
-    for &a in attentions {
+    let (mut levels, mut selects) = (Vec::new(), Vec::new());
+    let mut attentions = attentions.to_vec();
+    let mut next = 0;
+    while let Some(&a) = attentions.get(next) {
+        next += 1;
+        if !needs.attentions.insert(a) {
+            continue;
+        }
         let attention = &program.attentions[a];
         roots.push(attention.scale);
         roots.extend(attention.score);
+        levels.extend(attention.pooled.map(|p| p.level));
         for entry in &attention.entries {
             roots.extend(entry.bias);
-            if let Source::Tokens(set) = entry.source {
-                roots.push(set);
+            match entry.source {
+                Source::Tokens(set) => roots.push(set),
+                Source::Slots(level, set) => {
+                    roots.push(set);
+                    levels.push(level);
+                }
+                Source::Null(_) => {}
+            }
+        }
+        if let Some(merge) = &attention.merge {
+            attentions.extend(&merge.arms);
+            match &merge.kind {
+                MergeKind::Gate(gates) => roots.extend(gates),
+                MergeKind::Mean { branches } => {
+                    roots.extend(branches.iter().flat_map(|b| [Some(b.count), b.takes]).flatten());
+                }
             }
         }
     }
-    while !roots.is_empty() {
+    while !(roots.is_empty() && levels.is_empty() && selects.is_empty()) {
+        while let Some(level) = levels.pop() {
+            if needs.levels.insert(level) {
+                let level = program.level(level);
+                levels.extend(level.parent);
+                needs.orders.extend(level.order);
+                roots.extend([level.slots, level.slot_q, level.slot_k, level.last, level.last_q, level.len]);
+                roots.extend(level.inside.iter().flat_map(|&(q, k)| [q, k]));
+                match level.pool {
+                    Pool::Weighted(tensor) => drop(needs.tensors.insert(tensor)),
+                    Pool::Channels(draw) => drop(needs.draws.insert(draw)),
+                    _ => {}
+                }
+                if let Pool::Channels(draw) = level.pool
+                    && let Chooser::Select { select, .. } = program.draw(draw).chooser
+                {
+                    selects.push(select);
+                }
+            }
+        }
+        while let Some(select) = selects.pop() {
+            if needs.selects.insert(select) {
+                let select = program.select(select);
+                needs.draws.extend(&select.tables);
+                let mut index = |index| match index {
+                    Index::Slots(level) => levels.push(level),
+                    Index::Branches(count) => roots.push(count),
+                    _ => {}
+                };
+                index(select.rows);
+                index(select.slots);
+                if let Some(score) = select.score.map(|s| program.score(s)) {
+                    index(score.rows);
+                    index(score.slots);
+                    for step in &score.steps {
+                        if let Step::Keys { into, .. } | Step::Queries { into, .. } = step {
+                            index(*into);
+                        }
+                    }
+                    for operand in score.dot.iter().flat_map(|(q, k)| [q, k]) {
+                        match operand.rows {
+                            Rows::LevelQ(level) | Rows::LevelK(level) => levels.push(level),
+                            Rows::Tensor(tensor) => drop(needs.tensors.insert(tensor)),
+                            Rows::Q | Rows::K => {}
+                        }
+                    }
+                    roots.extend(score.only.into_iter().chain([score.value]));
+                }
+                roots.extend(select.within.into_iter().chain(select.besides).chain(select.including));
+                roots.push(select.capacity);
+                match select.budget {
+                    Budget::Top(count) => roots.push(count),
+                    Budget::CountOf(other) => selects.push(other),
+                    _ => {}
+                }
+            }
+        }
+        needs.exprs.extend(&roots);
         for id in program.exprs.reachable(&std::mem::take(&mut roots)) {
             match program.exprs.node(id) {
                 Node::Load(t, _) => drop(needs.tensors.insert(*t)),
-                Node::MapAt(m, ..) | Node::Un(Un::CsrBegin(m) | Un::CsrIndex(m), _) => drop(needs.maps.insert(*m)),
+                Node::MapAt(m, ..)
+                | Node::Un(Un::CsrBegin(m) | Un::CsrIndex(m) | Un::PartOf(m), _)
+                | Node::Var(Var::Parts(m)) => drop(needs.maps.insert(*m)),
                 Node::Un(Un::OrderIndex(o), _) => {
                     needs.orders.insert(*o);
                     if let OrderKind::Sort(by) = program.order(*o).kind {
@@ -330,9 +424,16 @@ pub fn needs(program: &Program, attentions: &[usize]) -> Needs {
                     }
                 }
                 Node::Un(Un::DocOf | Un::DocBegin | Un::DocEnd, _) | Node::Var(Var::Docs) => needs.docs = true,
-                Node::Drawn(d, ..) | Node::DrawAt(d, ..) if needs.draws.insert(*d) => {
-                    roots.push(program.draw(*d).of);
+                Node::Drawn(d, ..) | Node::DrawAt(d, ..) | Node::Un(Un::DrawCount(d), _) => {
+                    needs.draws.insert(*d);
+                    let draw = program.draw(*d);
+                    roots.push(draw.of);
+                    if let Chooser::Select { select, .. } = draw.chooser {
+                        selects.push(select);
+                    }
                 }
+                Node::Un(Un::SlotLast(l), _) => levels.push(*l),
+                Node::Var(Var::Branch) => needs.branch = true,
                 _ => {}
             }
         }
@@ -463,8 +564,22 @@ fn check_map(map: &Map, data: MapData<'_>, env: &Env<'_>) -> Result<(), String> 
             }
             Ok(())
         }
+        (MapKind::Offsets, MapData::Csr { indptr, .. }) => check_offsets(indptr, env.k_start + n_k),
+        (MapKind::Offsets, MapData::Dense { .. }) => Err("is declared as offsets and given dense".into()),
         (MapKind::Csr, MapData::Dense { .. }) => Err("is declared as csr and given dense".into()),
         (_, MapData::Csr { .. }) => Err("is declared dense and given as csr".into()),
+    }
+}
+
+fn check_offsets(offsets: &[i64], end: i64) -> Result<(), String> {
+    match offsets {
+        [] | [_] => Err("has no part".into()),
+        [first, ..] if *first != 0 => Err(format!("begins with {first}, not 0")),
+        [.., last] if *last != end => Err(format!("ends at {last}, and the keys end at {end}")),
+        _ => match offsets.windows(2).find(|pair| pair[0] >= pair[1]) {
+            Some(pair) => Err(format!("does not ascend: {} before {}", pair[0], pair[1])),
+            None => Ok(()),
+        },
     }
 }
 
@@ -498,9 +613,10 @@ pub fn prepare<'a>(
     check_env(program, attentions, &env)?;
     let needs = needs(program, attentions);
     env.orders = vec![[].into(); program.orders.len()];
-    for id in needs.orders {
+    for &id in &needs.orders {
         env.orders[id.0 as usize] = order::index(program, id, &env).map_err(|e| vec![e])?;
     }
+    env.levels = levels(program, &needs, &env).map_err(|e| vec![e])?;
     env.draws = vec![DrawTable::default(); program.draws.len()];
     for id in needs.draws {
         let draw = program.draw(id);
@@ -509,6 +625,18 @@ pub fn prepare<'a>(
     }
     weigh(program, &mut env).map_err(|e| vec![e])?;
     Ok(env)
+}
+
+/// Members of the levels that are needed as tables; `env` has its orders.
+///
+/// # Errors
+/// An expression without a value.
+pub fn levels(program: &Program, needs: &Needs, env: &Env<'_>) -> Result<Vec<LevelTable>, EnvError> {
+    let mut tables = vec![LevelTable::default(); program.levels.len()];
+    for &id in needs.levels.iter().filter(|&&id| program.is_scattered(id)) {
+        tables[id.0 as usize] = slots::level_table(program, id, env)?;
+    }
+    Ok(tables)
 }
 
 /// Makes the tensors of [`Draw::weight`](crate::program::Draw::weight) for the draws that were made.

@@ -5,7 +5,9 @@
 
 use attnc_syntax::diag::Span;
 
-use crate::expr::{AxisId, DrawId, ExprId, Exprs, MapId, Node, OrderId, SizeId, TensorId};
+pub use crate::selection::*;
+
+use crate::expr::{AxisId, DrawId, ExprId, Exprs, LevelId, MapId, Node, OrderId, ScoreId, SelectId, SizeId, TensorId};
 
 /// A checked program. Read-only for everyone after the checker.
 #[derive(Clone, Debug, Default)]
@@ -18,8 +20,14 @@ pub struct Program {
     pub tensors: Vec<Tensor>,
     /// Run-time maps, by [`MapId`].
     pub maps: Vec<Map>,
-    /// Random choices, by [`DrawId`].
+    /// Tables of chosen candidates, random or by score, by [`DrawId`].
     pub draws: Vec<Draw>,
+    /// Levels, by [`LevelId`]; a parent comes before its children.
+    pub levels: Vec<Level>,
+    /// Scores, by [`ScoreId`].
+    pub scores: Vec<Score>,
+    /// Selections, by [`SelectId`]: one that another reads comes before it.
+    pub selects: Vec<Select>,
     /// Constant tables, by `TableId`.
     pub tables: Vec<Vec<i64>>,
     /// The token space.
@@ -65,6 +73,9 @@ pub enum MapKind {
     Blocks(i64),
     /// `indptr[n_q + 1]` and `indices[nnz]`, columns ascending in each row.
     Csr,
+    /// `indptr[parts + 1]`, ascending positions from 0 to the end of the keys: no set, but boundaries of slots.
+    /// Given as [`MapData::Csr`](crate::env::MapData::Csr) without indices.
+    Offsets,
 }
 
 /// A set given when run.
@@ -89,17 +100,36 @@ pub enum DrawScope {
     Head,
 }
 
-/// `random COUNT of SET per SCOPE seed SEED`: `count` candidates without replacement, by Philox4x32-10
-/// (`attnc_pattern::random` documents the generator). `draw ..` is with replacement.
+/// Who chooses.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Chooser {
+    /// `random COUNT of SET per SCOPE seed SEED`: `count` candidates without replacement, by Philox4x32-10
+    /// (`attnc_pattern::random` documents the generator). `draw ..` is with replacement.
+    Random {
+        /// How many, at most.
+        count: i64,
+        /// The seed.
+        seed: i64,
+    },
+    /// A selection, in the launch: table `table` of [`Select::tables`].
+    Select {
+        /// The selection.
+        select: SelectId,
+        /// Which of its tables.
+        table: usize,
+    },
+}
+
+/// A table of candidates chosen for each row: before a launch, at random, or in it, by score.
 #[derive(Clone, Debug)]
 pub struct Draw {
-    /// How many, at most.
-    pub count: i64,
-    /// The seed.
-    pub seed: i64,
-    /// The candidates: a predicate over `Q` and `K`, read at the first position of each unit.
+    /// Who chooses.
+    pub chooser: Chooser,
+    /// Of a random choice the candidates: a predicate over `Q` and `K`, read at the first position of each unit.
+    /// Of a selection `true`: see [`Select::within`].
     pub of: ExprId,
-    /// Positions in one unit of rows and of candidates: 1, or B inside `block B`.
+    /// Positions in one unit of candidates, and of rows of a random choice: 1, or B inside `block B`; of a selection
+    /// whose slots are blocks of positions, their size.
     pub unit: i64,
     /// Rows or heads.
     pub scope: DrawScope,
@@ -211,6 +241,10 @@ pub struct Attention {
     pub align: Option<Align>,
     /// Declared policy.
     pub empty: Option<Empty>,
+    /// It has no entries, but is made of others.
+    pub merge: Option<Merge>,
+    /// Its queries are slots of a level.
+    pub pooled: Option<Pooled>,
     /// Sizes it is for: a truth value over sizes and counts. Default `1 <= NQ <= NK`.
     pub require: ExprId,
     /// `require` was written, not defaulted.
@@ -239,6 +273,9 @@ pub struct Entry {
 pub enum Source {
     /// Tokens of a set: a `Bool` expression over `Q` and `K`.
     Tokens(ExprId),
+    /// Slots of a level: a pair expression ([`crate::selection`]), as are bias and score of the entry. An entry at a
+    /// level whose slots are tokens and that derives Q is scored by that Q.
+    Slots(LevelId, ExprId),
     /// `n` null slots (V = 0); the logit of slot `Slot` is the entry's bias, 0 without one.
     Null(i64),
 }
@@ -298,6 +335,33 @@ impl Program {
     #[must_use]
     pub fn draw(&self, id: DrawId) -> &Draw {
         &self.draws[id.0 as usize]
+    }
+
+    /// Whether an attention depends on the data of a launch, or is made of others: whether it has levels, selections,
+    /// a merge, or queries of its own.
+    #[must_use]
+    pub fn is_dynamic(&self, attention: usize) -> bool {
+        let needs = crate::prepare::needs(self, &[attention]);
+        let a = &self.attentions[attention];
+        !needs.levels.is_empty() || !needs.selects.is_empty() || a.merge.is_some() || a.pooled.is_some()
+    }
+
+    /// A level.
+    #[must_use]
+    pub fn level(&self, id: LevelId) -> &Level {
+        &self.levels[id.0 as usize]
+    }
+
+    /// A score.
+    #[must_use]
+    pub fn score(&self, id: ScoreId) -> &Score {
+        &self.scores[id.0 as usize]
+    }
+
+    /// A selection.
+    #[must_use]
+    pub fn select(&self, id: SelectId) -> &Select {
+        &self.selects[id.0 as usize]
     }
 
     /// An order.

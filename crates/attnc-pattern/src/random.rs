@@ -20,7 +20,7 @@
 use std::ops::Range;
 
 use crate::env::{DrawTable, Env};
-use crate::program::{Draw, DrawScope};
+use crate::program::{Chooser, Draw, DrawScope};
 
 /// Ten rounds of Philox4x32.
 #[must_use]
@@ -125,7 +125,9 @@ pub fn draw_table<E>(
     rows: Range<i64>,
     mut candidates: impl FnMut(i64, &mut Vec<Range<i64>>) -> Result<(), E>,
 ) -> Result<DrawTable, E> {
-    let count = usize::try_from(draw.count).unwrap_or(0);
+    // A selection is made in a launch: before it there is nothing.
+    let Chooser::Random { count, seed } = draw.chooser else { return Ok(DrawTable::default()) };
+    let count = usize::try_from(count).unwrap_or(0);
     let (mut chosen, mut times) = (Vec::new(), Vec::new());
     let mut ranges = Vec::new();
     for row in rows.clone() {
@@ -134,12 +136,12 @@ pub fn draw_table<E>(
         let length = |r: &Range<i64>| (r.end - r.start).max(0) as u64;
         let m = ranges.iter().map(length).sum();
         let ranks = if draw.weight.is_some() {
-            let ranks = choose_again(draw.seed, env.layer, env.head, row, count as u64, m);
+            let ranks = choose_again(seed, env.layer, env.head, row, count as u64, m);
             times.extend(ranks.iter().map(|r| r.1));
             times.extend(std::iter::repeat_n(0, count - ranks.len()));
             ranks.into_iter().map(|r| r.0).collect()
         } else {
-            choose(draw.seed, env.layer, env.head, row, count as u64, m)
+            choose(seed, env.layer, env.head, row, count as u64, m)
         };
         let drawn = ranks.len();
         let (mut before, mut rest) = (0, ranges.iter());
@@ -156,7 +158,7 @@ pub fn draw_table<E>(
         chosen.extend(std::iter::repeat_n(-1, count - drawn));
     }
     let first = if draw.scope == DrawScope::Head { 0 } else { rows.start };
-    Ok(DrawTable { chosen: chosen.into(), count, first, times: times.into() })
+    Ok(DrawTable { chosen: chosen.into(), count, first, counts: [].into(), times: times.into() })
 }
 
 /// Rows of a draw that the queries of `env` read, in units.
@@ -249,8 +251,7 @@ mod tests {
     #[test]
     fn rows_take_the_candidates_of_their_ranks_and_pad() {
         let draw = Draw {
-            count: 3,
-            seed: 11,
+            chooser: Chooser::Random { count: 3, seed: 11 },
             of: crate::expr::ExprId(0),
             unit: 1,
             scope: DrawScope::Row,

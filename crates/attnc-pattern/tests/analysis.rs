@@ -14,7 +14,8 @@ use attnc_pattern::env::{DrawTable, Env, MapData};
 use attnc_pattern::expr::{AxisId, Cmp, DrawId, ExprId, Exprs, MapId, Node, OrderId, SizeId, Un, Var};
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::program::{
-    Attention, Axis, Draw, DrawScope, Entry, Map, MapKind, Order, OrderKind, Program, Segment, Size, Source, Space,
+    Attention, Axis, Chooser, Draw, DrawScope, Entry, Map, MapKind, Order, OrderKind, Program, Segment, Size, Source,
+    Space,
 };
 use attnc_syntax::diag::Span;
 use proptest::prelude::*;
@@ -221,7 +222,14 @@ impl<'w> Builder<'w> {
         }
         let all = program.exprs.bool(true);
         for (unit, scope) in [(1, DrawScope::Row), (4, DrawScope::Row), (4, DrawScope::Head)] {
-            program.draws.push(Draw { count: 3, seed: 1, of: all, unit, scope, weight: None, span: Span::default() });
+            program.draws.push(Draw {
+                chooser: Chooser::Random { count: 3, seed: 1 },
+                of: all,
+                unit,
+                scope,
+                weight: None,
+                span: Span::default(),
+            });
         }
         program.uses_docs = true;
         Builder { world, program, q, k }
@@ -535,7 +543,13 @@ impl Data {
                 row.resize(3, -1);
                 chosen.extend(row);
             }
-            DrawTable { chosen: chosen.into(), count: 3, first: if head { 0 } else { first }, times: [].into() }
+            DrawTable {
+                chosen: chosen.into(),
+                count: 3,
+                first: if head { 0 } else { first },
+                counts: [].into(),
+                times: [].into(),
+            }
         });
         // The raster of the reversed axes.
         let mut order: Vec<u32> = (0..total as u32 + 40).collect();
@@ -870,6 +884,8 @@ fn attend(program: &mut Program, set: ExprId) {
         require,
         require_written: false,
         depends_on_alignment: true,
+        merge: None,
+        pooled: None,
         entries: vec![Entry { source: Source::Tokens(set), bias: None, span: Span::default() }],
         span: Span::default(),
     });

@@ -25,6 +25,8 @@ fn attention(p: &mut Program, sets: &[ExprId]) -> Attention {
         require,
         require_written: false,
         depends_on_alignment: false,
+        merge: None,
+        pooled: None,
         entries: sets.iter().map(entry).collect(),
         span: Default::default(),
     }
@@ -360,8 +362,7 @@ fn a_draw_is_read_by_row_and_rank() {
     let (q, k) = (p.exprs.var(Var::Q), p.exprs.var(Var::K));
     let of = p.exprs.bool(true);
     p.draws.push(attnc_pattern::program::Draw {
-        count: 2,
-        seed: 0,
+        chooser: Chooser::Random { count: 2, seed: 0 },
         of,
         unit: 1,
         scope: attnc_pattern::program::DrawScope::Row,
@@ -370,7 +371,7 @@ fn a_draw_is_read_by_row_and_rank() {
     });
     let drawn = p.exprs.intern(Node::Drawn(DrawId(0), q, k));
     let at = p.exprs.intern(Node::DrawAt(DrawId(0), q, k));
-    let table = DrawTable { chosen: [1, 3, 2, -1].into(), count: 2, first: 5, times: [].into() };
+    let table = DrawTable { chosen: [1, 3, 2, -1].into(), count: 2, first: 5, counts: [].into(), times: [].into() };
     let e = Env { draws: vec![table], ..env(2, 4, 1) };
     let mut eval = Evaluator::new(&p, &e, &[drawn, at]);
     assert!(eval.truth(drawn, Point::pair(5, 3)).unwrap() && !eval.truth(drawn, Point::pair(6, 3)).unwrap());

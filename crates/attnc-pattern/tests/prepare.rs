@@ -4,7 +4,9 @@ use attnc_pattern::env::{Env, MapData, TensorData};
 use attnc_pattern::expr::{DrawId, ExprId, MapId, Node, TensorId, Un, Var};
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::prepare::{EnvError, admit, check_env, prepare, prepare_plainly, starts};
-use attnc_pattern::program::{Align, Attention, Draw, DrawScope, Entry, Map, MapKind, Program, Size, Source, Tensor};
+use attnc_pattern::program::{
+    Align, Attention, Chooser, Draw, DrawScope, Entry, Map, MapKind, Program, Size, Source, Tensor,
+};
 use attnc_pattern::random::choose;
 
 fn program(set: impl FnOnce(&mut Program) -> ExprId) -> Program {
@@ -24,6 +26,8 @@ fn program(set: impl FnOnce(&mut Program) -> ExprId) -> Program {
         require,
         require_written: false,
         depends_on_alignment: true,
+        merge: None,
+        pooled: None,
         entries: vec![Entry { source: Source::Tokens(set), bias: None, span: Default::default() }],
         span: Default::default(),
     });
@@ -51,7 +55,14 @@ fn random(unit: i64, scope: DrawScope) -> Program {
     program(|p| {
         let (q, k) = (p.exprs.var(Var::Q), p.exprs.var(Var::K));
         let of = if scope == DrawScope::Row { p.exprs.le(k, q) } else { p.exprs.bool(true) };
-        p.draws.push(Draw { count: 3, seed: 7, of, unit, scope, weight: None, span: Default::default() });
+        p.draws.push(Draw {
+            chooser: Chooser::Random { count: 3, seed: 7 },
+            of,
+            unit,
+            scope,
+            weight: None,
+            span: Default::default(),
+        });
         let unit = p.exprs.int(unit);
         let (row, candidate) = (p.exprs.div(q, unit), p.exprs.div(k, unit));
         p.exprs.intern(Node::Drawn(DrawId(0), row, candidate))

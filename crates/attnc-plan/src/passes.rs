@@ -93,6 +93,8 @@ pub enum PlanError {
         /// The expression.
         expr: ExprId,
     },
+    /// It has levels, selections or a merge, which there is no plan for.
+    Dynamic,
     /// The set has more pieces than a kernel may hold.
     TooLarge {
         /// Pieces found.
@@ -146,6 +148,9 @@ fn run_passes(
     options: &Options,
     after: &mut impl FnMut(&Pass, &Plan),
 ) -> Result<Built, PlanError> {
+    if program.is_dynamic(attention) {
+        return Err(PlanError::Dynamic);
+    }
     let mut plan = Plan::new(program.clone(), attention);
     let mut notes = Vec::new();
     for pass in PASSES {

@@ -110,7 +110,7 @@ impl Plan {
         let entries = a
             .entries
             .iter()
-            .map(|e| match e.source {
+            .filter_map(|e| match e.source {
                 Source::Tokens(set) => {
                     // A key drawn m times is one term with the bias log m.
                     let weight = program.multiset(set).and_then(|d| program.draw(d).weight);
@@ -118,9 +118,11 @@ impl Plan {
                         (Some(bias), Some(weight)) => Some(Arc::make_mut(&mut program).exprs.add(bias, weight)),
                         (bias, weight) => bias.or(weight),
                     };
-                    Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias }
+                    Some(Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias })
                 }
-                Source::Null(slots) => Entry::Null { slots, bias: e.bias },
+                Source::Null(slots) => Some(Entry::Null { slots, bias: e.bias }),
+                // Attentions with levels are refused before: `PlanError::Dynamic`.
+                Source::Slots(..) => None,
             })
             .collect();
         Plan {

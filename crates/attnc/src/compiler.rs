@@ -291,7 +291,7 @@ impl Module {
         let mut list = self.0.warnings.clone();
         list.extend(analysis::lint(&mut Program::clone(&self.0.program)));
         // Not kept: whoever checks a file of a thousand patterns will hardly run them all.
-        for attention in 0..self.0.program.attentions.len() {
+        for attention in (0..self.0.program.attentions.len()).filter(|&a| !self.0.program.is_dynamic(a)) {
             list.extend(self.0.planned(attention).err().into_iter().flatten());
         }
         self.0.said(list)
@@ -395,12 +395,12 @@ impl Shared {
     /// The machine code of an attention; `None` where nothing is compiled.
     pub(crate) fn compiled(&self, attention: usize) -> Result<Option<Arc<CpuKernel>>, Vec<Diagnostic>> {
         let make = || {
-            let built = self.plan(attention)?;
             // Rows that are or may be empty without a policy.
             if let Some(error) = analysis::empty_rows(&mut Program::clone(&self.program), attention) {
                 return Err(vec![error]);
             }
             let Target::Cpu(isa) = self.options.target else { return Ok(None) };
+            let built = self.plan(attention)?;
             let options = attnc_cpu::Options {
                 isa,
                 clif: self.options.clif,

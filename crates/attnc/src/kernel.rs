@@ -114,7 +114,8 @@ pub struct Kernel {
 #[derive(Clone)]
 struct Piece {
     attention: usize,
-    built: Arc<Built>,
+    /// Absent where the oracle runs what has no plan.
+    built: Option<Arc<Built>>,
     /// Absent where the oracle runs.
     code: Option<Arc<CpuKernel>>,
 }
@@ -168,7 +169,9 @@ impl Kernel {
         for attention in used {
             let piece = || {
                 let code = shared.compiled(attention)?;
-                Ok(Piece { attention, built: shared.plan(attention)?, code })
+                let planned = shared.target() != Target::Oracle || !shared.program.is_dynamic(attention);
+                let built = planned.then(|| shared.plan(attention)).transpose()?;
+                Ok(Piece { attention, built, code })
             };
             parts.push(piece().map_err(|list| shared.said(list))?);
         }
@@ -227,13 +230,28 @@ impl Kernel {
     /// Texts of the plans.
     #[must_use]
     pub fn plan_text(&self) -> String {
-        self.parts.iter().map(|p| p.built.plan.text()).collect::<Vec<_>>().join("\n")
+        self.plans().map(|b| b.plan.text()).collect::<Vec<_>>().join("\n")
     }
 
     /// Hash of the plans: of the only one, or of all, joined by `+`. Equal hashes round alike.
     #[must_use]
     pub fn hash(&self) -> String {
-        self.parts.iter().map(|p| p.built.plan.hash()).collect::<Vec<_>>().join("+")
+        self.plans().map(|b| b.plan.hash()).collect::<Vec<_>>().join("+")
+    }
+
+    fn plans(&self) -> impl Iterator<Item = &Built> {
+        self.parts.iter().filter_map(|p| p.built.as_deref())
+    }
+
+    /// The plan of an attention, or the error of one that has none.
+    fn plan_of<'a>(&self, piece: &'a Piece) -> Result<&'a Built, Diagnostics> {
+        let none = || {
+            let attention = &self.shared.program.attentions[piece.attention];
+            let message = format!("`{}` has no plan: it has levels, selections or a merge", attention.name);
+            let said = Diagnostic::error("E0611", attention.span, message, "depends on the data of a launch");
+            self.shared.said(vec![said.help("give its inputs: `--input FILE --target oracle`")])
+        };
+        piece.built.as_deref().ok_or_else(none)
     }
 
     /// Instruction set of the kernels; `None` if nothing is compiled.
@@ -430,7 +448,7 @@ impl Kernel {
                 // Heads whose sets do not depend on the head cost the same.
                 if !alike || i == 0 {
                     let env = envs.env(self.at(piece.attention, 0, head)).map_err(|l| self.shared.said(l))?;
-                    let found = attnc_plan::count::<attnc_cpu::Visits>(&piece.built.plan, &env, of_plan)
+                    let found = attnc_plan::count::<attnc_cpu::Visits>(&self.plan_of(piece)?.plan, &env, of_plan)
                         .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
                     if i == 0 {
                         once.add(&found.once, 1);
@@ -512,7 +530,7 @@ impl Kernel {
         };
         let at = self.at(piece.attention, 0, usize::try_from(head).unwrap_or(0));
         let env = self.envs(inputs, shape, Purpose::Look)?.env(at).map_err(|l| self.shared.said(l))?;
-        Ok(View::new(&piece.built.plan, env))
+        Ok(View::new(&self.plan_of(piece)?.plan, env))
     }
 
     fn at(&self, attention: usize, batch: usize, head: usize) -> At {
@@ -552,6 +570,7 @@ impl Kernel {
         }
         let sets = program.attentions[attention].entries.iter().filter_map(|e| match e.source {
             attnc_pattern::program::Source::Tokens(set) => Some(set),
+            attnc_pattern::program::Source::Slots(_, set) => Some(set),
             attnc_pattern::program::Source::Null(_) => None,
         });
         let sets: Vec<_> = sets.collect();

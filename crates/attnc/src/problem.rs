@@ -11,7 +11,7 @@ use attnc_pattern::env::{DrawTable, Env, MapData, TensorData};
 use attnc_pattern::expr::{ExprId, Node, Var};
 use attnc_pattern::oracle::{self, Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError};
-use attnc_pattern::program::{MapKind, Program, Source};
+use attnc_pattern::program::{MapKind, Program};
 use attnc_pattern::{order, random};
 use attnc_plan::MAX_LEN;
 use attnc_syntax::diag::{CodeInfo, Diagnostic};
@@ -236,12 +236,14 @@ impl<'a> Envs<'a> {
             layer: at.layer,
             step: at.step,
             dim: self.shape.dim,
+            branch: 0,
             class: None,
             sizes: self.sizes.clone(),
             docs: self.inputs.docs,
             maps: self.maps(at.head, n_q)?,
             tensors: self.tensors.clone(),
             draws: Vec::new(),
+            levels: Vec::new(),
             orders: Vec::new(),
         };
         let used = [at.attention];
@@ -249,6 +251,7 @@ impl<'a> Envs<'a> {
         prepare::admit(program, at.attention, &env).map_err(one)?;
         let needs = prepare::needs(program, &used);
         env.orders = self.orders_of(&env, &needs).map_err(one)?;
+        env.levels = prepare::levels(program, &needs, &env).map_err(one)?;
         env.draws = vec![DrawTable::default(); program.draws.len()];
         for &id in &needs.draws {
             let draw = program.draw(id);
@@ -435,19 +438,9 @@ pub(crate) fn sizes_read(program: &Program, attentions: &[usize]) -> Vec<String>
 fn reads(program: &Program, attentions: &[usize]) -> Vec<ExprId> {
     let needs = prepare::needs(program, attentions);
     let mut roots = space_reads(program);
-    for &a in attentions {
-        let attention = &program.attentions[a];
-        roots.extend([attention.scale, attention.require]);
-        roots.extend(attention.score);
-        for entry in &attention.entries {
-            roots.extend(entry.bias);
-            if let Source::Tokens(set) = entry.source {
-                roots.push(set);
-            }
-        }
-    }
+    roots.extend(needs.attentions.iter().map(|&a| program.attentions[a].require));
+    roots.extend(&needs.exprs);
     roots.extend(needs.tensors.iter().flat_map(|&t| &program.tensor(t).dims));
-    roots.extend(needs.draws.iter().map(|&d| program.draw(d).of));
     roots
 }
 

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use attnc_pattern::analysis::print::expr_text;
-use attnc_pattern::program::{Empty, Program, Source};
+use attnc_pattern::expr::ExprId;
+use attnc_pattern::program::{Budget, Chooser, Empty, Index, Program, Source};
 
 /// Sizes, space, attentions and models, with every name resolved.
 pub(crate) fn program(program: &Program) -> String {
@@ -30,16 +31,11 @@ pub(crate) fn program(program: &Program) -> String {
         let _ = writeln!(out, "order {} {:?}", order.name, order.kind);
     }
     for draw in &program.draws {
-        let _ = writeln!(
-            out,
-            "draw {} of {} per {:?} in units of {}, seed {}",
-            draw.count,
-            expr(draw.of),
-            draw.scope,
-            draw.unit,
-            draw.seed
-        );
+        let Chooser::Random { count, seed } = draw.chooser else { continue };
+        let (of, scope, unit) = (expr(draw.of), draw.scope, draw.unit);
+        let _ = writeln!(out, "draw {count} of {of} per {scope:?} in units of {unit}, seed {seed}");
     }
+    selections(program, &mut out);
     for attention in &program.attentions {
         let _ = writeln!(out, "\nattention {}", attention.name);
         let _ = writeln!(out, "  require {}", expr(attention.require));
@@ -56,6 +52,9 @@ pub(crate) fn program(program: &Program) -> String {
         for entry in &attention.entries {
             let _ = match entry.source {
                 Source::Tokens(set) => writeln!(out, "  attend {}", expr(set)),
+                Source::Slots(level, set) => {
+                    writeln!(out, "  attend {} @ {}", expr(set), program.level(level).name)
+                }
                 Source::Null(slots) => writeln!(out, "  attend null {slots}"),
             };
             if let Some(bias) = entry.bias {
@@ -75,4 +74,46 @@ pub(crate) fn program(program: &Program) -> String {
         }
     }
     out
+}
+
+/// Levels, scores and selections.
+fn selections(program: &Program, out: &mut String) {
+    let expr = |id| expr_text(program, id);
+    let some = |what: &str, id: Option<ExprId>| id.map_or(String::new(), |id| format!(" {what} {}", expr(id)));
+    let index = |index: Index| match index {
+        Index::One => "one".to_owned(),
+        Index::Queries => "queries".to_owned(),
+        Index::Keys => "keys".to_owned(),
+        Index::Slots(level) => format!("slots of {}", program.level(level).name),
+        Index::Branches(count) => format!("branches, {}", expr(count)),
+        Index::Channels => "channels".to_owned(),
+    };
+    for level in &program.levels {
+        let parent = level.parent.map_or("tokens", |p| program.level(p).name.as_str());
+        let along = level.order.map_or(String::new(), |o| format!(" along {}", program.order(o).name));
+        let (partition, pool) = (&level.partition, &level.pool);
+        let _ = writeln!(out, "level {} of {parent}{along}: {partition:?} {pool:?}", level.name);
+        let _ = writeln!(out, "  slots {}, key {}, last {}", expr(level.slots), expr(level.slot_k), expr(level.last));
+    }
+    for score in &program.scores {
+        let _ = writeln!(out, "score {} = {}{}", score.name, expr(score.value), some("where", score.only));
+        if let Some((q, k)) = &score.dot {
+            let _ = writeln!(out, "  product of {q:?} and {k:?}");
+        }
+        for step in &score.steps {
+            let _ = writeln!(out, "  then {step:?}");
+        }
+    }
+    for select in &program.selects {
+        let score = select.score.map_or("position", |s| program.score(s).name.as_str());
+        let budget = match &select.budget {
+            Budget::Top(count) => format!("top {}", expr(*count)),
+            other => format!("{other:?}"),
+        };
+        let (rows, slots) = (index(select.rows), index(select.slots));
+        let _ = writeln!(out, "select {}: {budget} of {score}, {slots}, for {rows}, {:?}", select.name, select.pool);
+        let sets = [("within", select.within), ("besides", select.besides), ("including", select.including)];
+        let sets: String = sets.into_iter().map(|(word, set)| some(word, set)).collect();
+        let _ = writeln!(out, "  capacity {}, at least {}{sets}", expr(select.capacity), select.at_least);
+    }
 }

@@ -161,7 +161,7 @@ impl Held {
             let block = match map.kind {
                 MapKind::Bool => 1,
                 MapKind::Blocks(block) => block,
-                MapKind::Csr => panic!("a pattern with a compressed map: make one here"),
+                MapKind::Csr | MapKind::Offsets => panic!("a pattern with a compressed map: make one here"),
             };
             let (rows, cols) = ((n_q + block - 1) / block, (n_k + block - 1) / block);
             let data: Vec<u8> = (0..copies * rows * cols).map(|i| u8::from(i * 7 % 11 < 4)).collect();

@@ -246,6 +246,7 @@ impl Emitter<'_> {
                 let valid = self.at(scope).get().icmp_imm_u(IntCC::UnsignedLessThan, a, 62);
                 self.at(scope).get().select(valid, power, zero)
             }
+            Un::PartOf(_) | Un::SlotLast(_) | Un::DrawCount(_) => self.refuse(format!("{op:?}"), I64),
             Un::Log2 => self.support_at(scope, "log2", &[a]),
             Un::Isqrt => self.support_at(scope, "isqrt", &[a]),
             Un::DocOf => {

@@ -15,7 +15,7 @@ use super::{Role, row_set};
 use crate::env::Env;
 use crate::expr::{Cmp, ExprId, Exprs, Node, Ty, Un, Var};
 use crate::order;
-use crate::program::{Align, Attention, OrderKind, Program, Source};
+use crate::program::{Align, Attention, Chooser, OrderKind, Program, Source};
 use crate::rowset::{Piece, RowSet};
 
 /// Work of a search before it gives up: pieces of rows, and nodes of filters for each key.
@@ -69,6 +69,13 @@ pub fn check_empty(program: &mut Program, attention: usize) -> Emptiness {
             Source::Null(n) if n > 0 => return Emptiness::Never,
             Source::Null(_) => {}
             Source::Tokens(set) => sets.push(set),
+            // Every position has a slot: there is a slot if there is a key.
+            Source::Slots(level, set) if program.level(level).inside.is_none() => {
+                if program.exprs.as_bool(set) == Some(true) {
+                    sets.push(set);
+                }
+            }
+            Source::Slots(..) => {}
         }
     }
     let set = program.exprs.or(sets);
@@ -181,7 +188,17 @@ fn readings(program: &Program, set: ExprId) -> Readings {
                 _ => r.orders = true,
             },
             Node::MapAt(m, ..) => r.data = Some(format!("it depends on the map `{}`", program.map(*m).name)),
-            Node::Drawn(..) => r.data = Some("it depends on a random choice".to_owned()),
+            Node::Drawn(d, ..) => {
+                let what = match program.draw(*d).chooser {
+                    Chooser::Random { .. } => "a random choice",
+                    Chooser::Select { .. } => "a selection",
+                };
+                r.data = Some(format!("it depends on {what}"));
+            }
+            Node::Un(Un::PartOf(m) | Un::CsrBegin(m), _) | Node::Var(Var::Parts(m)) => {
+                r.data = Some(format!("it depends on the map `{}`", program.map(*m).name));
+            }
+            Node::Var(Var::Branch) => r.data = Some("it depends on the branch".to_owned()),
             Node::Load(t, _) => r.data = Some(format!("it depends on the tensor `{}`", program.tensor(*t).name)),
             Node::Var(v @ (Var::Head | Var::Layer | Var::Step)) => r.places.push(*v),
             Node::Var(Var::Dim | Var::Heads) => r.data = Some("it depends on numbers of the launch".to_owned()),
@@ -360,7 +377,7 @@ fn first_empty(rows: &Rows, env: &Env<'_>) -> Result<Option<i64>, ()> {
 fn cause(program: &mut Program, attention: &Attention, env: &Env<'_>, query: i64) -> Span {
     let entries = attention.entries.iter().filter_map(|e| match e.source {
         Source::Tokens(set) => Some((set, e.span)),
-        Source::Null(_) => None,
+        Source::Null(_) | Source::Slots(..) => None,
     });
     let entries: Vec<(ExprId, Span)> = entries.collect();
     let [(set, span)] = *entries else { return entries.first().map_or(attention.span, |e| e.1) };

@@ -107,7 +107,14 @@ impl<'a, 'e> Intervals<'a, 'e> {
                 _ => None,
             },
             Node::Un(op, a) => match op {
-                Un::Pow2 | Un::Log2 | Un::Isqrt | Un::DocOf | Un::DocBegin | Un::DocEnd | Un::CsrBegin(_) => {
+                Un::Pow2
+                | Un::Log2
+                | Un::Isqrt
+                | Un::DocOf
+                | Un::DocBegin
+                | Un::DocEnd
+                | Un::CsrBegin(_)
+                | Un::PartOf(_) => {
                     let (lo, hi) = self.int(a)?;
                     let e = &mut *self.algebra.exprs;
                     Some((e.un(op, lo), e.un(op, hi)))

@@ -596,8 +596,15 @@ impl<'a> Algebra<'a> {
             // A launch with a negative position, length or size is refused; loops and scores may be anything.
             Node::Var(v) => (if matches!(v, Var::Loop(_) | Var::Score) { None } else { Some(0) }, None),
             Node::Un(op, a) => match op {
-                Un::Pow2 | Un::Abs | Un::DocBegin | Un::DocEnd | Un::CsrBegin(_) | Un::CsrIndex(_) => (Some(0), None),
-                Un::DocOf | Un::Isqrt => (Some(-1), None),
+                Un::Pow2
+                | Un::Abs
+                | Un::DocBegin
+                | Un::DocEnd
+                | Un::CsrBegin(_)
+                | Un::CsrIndex(_)
+                | Un::SlotLast(_)
+                | Un::DrawCount(_) => (Some(0), None),
+                Un::DocOf | Un::PartOf(_) | Un::Isqrt => (Some(-1), None),
                 Un::Log2 => (Some(-1), Some(62)),
                 Un::Neg => {
                     let (lo, hi) = of(a);

@@ -57,11 +57,14 @@ impl Printer<'_> {
             Var::QLo => "q_lo",
             Var::QHi => "q_hi",
             Var::Class => "class",
+            Var::Branch => "branch",
+            Var::Channel => "channel",
             Var::Given(Extent::QStart) => "given q_start",
             Var::Given(Extent::KStart) => "given k_start",
             Var::Given(Extent::NQ) => "given n_q",
             Var::Given(Extent::NK) => "given n_k",
             Var::Loop(n) => return format!("i{n}"),
+            Var::Parts(m) => return format!("{}.parts", self.map(m.0)),
             Var::Size(s) => {
                 return self.name("size", s.0, |p| p.sizes.get(s.0 as usize).map(|x| &x.name));
             }
@@ -122,6 +125,12 @@ impl Printer<'_> {
                     Un::Table(t) => format!("table{}", t.0),
                     Un::CsrBegin(m) => format!("{}.indptr", self.map(m.0)),
                     Un::CsrIndex(m) => format!("{}.indices", self.map(m.0)),
+                    Un::PartOf(m) => format!("{}.part", self.map(m.0)),
+                    Un::SlotLast(l) => {
+                        let name = self.name("level", l.0, |p| p.levels.get(l.0 as usize).map(|x| &x.name));
+                        format!("{name}.last")
+                    }
+                    Un::DrawCount(d) => format!("count{}", d.0),
                 };
                 self.call(out, &name, &[*a]);
             }

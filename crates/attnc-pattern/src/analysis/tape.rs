@@ -129,6 +129,7 @@ enum Kind {
     Draw,
     Order,
     Tensor(usize),
+    Level,
 }
 
 /// Compiles expressions; [`Builder::slot`] says where a value will be.
@@ -277,7 +278,7 @@ impl<'p> Builder<'p> {
             Node::Un(Un::DocOf | Un::DocBegin | Un::DocEnd, _) => {
                 self.need(Kind::Docs, 0, "document offsets".to_owned())
             }
-            Node::Un(Un::CsrBegin(m) | Un::CsrIndex(m), _) => {
+            Node::Un(Un::CsrBegin(m) | Un::CsrIndex(m) | Un::PartOf(m), _) => {
                 let what = format!("map `{}` in compressed rows", self.program.map(*m).name);
                 self.need(Kind::Csr, m.0 as usize, what);
             }
@@ -285,12 +286,19 @@ impl<'p> Builder<'p> {
                 let what = format!("order `{}`", self.program.order(*o).name);
                 self.need(Kind::Order, o.0 as usize, what);
             }
+            Node::Un(Un::SlotLast(l), _) => {
+                let what = format!("slots of level `{}`", self.program.level(*l).name);
+                self.need(Kind::Level, l.0 as usize, what);
+            }
+            Node::Un(Un::DrawCount(d), _) => {
+                self.need(Kind::Draw, d.0 as usize, format!("choice {}", d.0));
+            }
             Node::MapAt(m, ..) => {
                 let what = format!("map `{}`", self.program.map(*m).name);
                 self.need(Kind::Map, m.0 as usize, what);
             }
             Node::Drawn(d, ..) | Node::DrawAt(d, ..) => {
-                self.need(Kind::Draw, d.0 as usize, format!("random choice {}", d.0));
+                self.need(Kind::Draw, d.0 as usize, format!("choice {}", d.0));
             }
             Node::Load(t, xs) => {
                 let what = format!("tensor `{}`", self.program.tensor(*t).name);
@@ -333,6 +341,7 @@ impl Tape {
                 Kind::Map => !matches!(env.maps.get(need.index), None | Some(MapData::Absent)),
                 Kind::Csr => matches!(env.maps.get(need.index), Some(MapData::Csr { .. })),
                 Kind::Draw => env.draws.len() > need.index,
+                Kind::Level => env.levels.len() > need.index,
                 Kind::Order => env.orders.len() > need.index,
                 Kind::Tensor(rank) => env.tensors.get(need.index).is_some_and(|t| t.dims.len() == rank),
             };
@@ -377,7 +386,9 @@ impl<'a> Machine<'a> {
                 Var::Size(s) => env.sizes[s.0 as usize],
                 Var::Class => env.residue(),
                 Var::Given(extent) => env.given(extent),
-                Var::Score | Var::Slot | Var::Q | Var::K | Var::Loop(_) | Var::QLo | Var::QHi => 0,
+                Var::Branch => env.branch,
+                Var::Parts(m) => env.parts(m),
+                Var::Score | Var::Slot | Var::Channel | Var::Q | Var::K | Var::Loop(_) | Var::QLo | Var::QHi => 0,
             };
         }
         let mut this = Machine { tape, env, slots, overflow: false, overflow_in_env: false };
@@ -530,6 +541,10 @@ impl<'a> Machine<'a> {
             }
             Un::CsrBegin(m) => element(csr(m.0).0, a),
             Un::CsrIndex(m) => element(csr(m.0).1, a),
+            // Positions beyond the last part count as one more, as for documents.
+            Un::PartOf(m) => csr(m.0).0.partition_point(|&begin| begin <= a) as i64 - 1,
+            Un::SlotLast(l) => element(&self.env.levels[l.0 as usize].last, a),
+            Un::DrawCount(d) => self.draw(d.0, a).iter().take_while(|&&c| c >= 0).count() as i64,
             Un::Table(_) | Un::ToReal | Un::Exp | Un::Log | Un::Sqrt | Un::Tanh => 0,
         }
     }

@@ -131,6 +131,7 @@ impl<'a> Checker<'a> {
         };
         let sets = draft.entries.iter().filter_map(|e| match e.source {
             Source::Tokens(set) => Some(set),
+            Source::Slots(_, set) => Some(set),
             Source::Null(_) => None,
         });
         let relation =
@@ -148,6 +149,8 @@ impl<'a> Checker<'a> {
             require_written: draft.require_written,
             depends_on_alignment: relation || modified,
             entries: draft.entries,
+            merge: None,
+            pooled: None,
             span,
         });
         Some(self.program.attentions.len() - 1)

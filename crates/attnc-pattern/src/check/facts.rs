@@ -133,7 +133,9 @@ impl Facts {
         match exprs.node(id) {
             Node::Var(Var::Q) => return Reads::Q,
             Node::Var(Var::K) => return Reads::K,
-            Node::Var(Var::Head | Var::Layer | Var::Step | Var::Score | Var::Slot | Var::Loop(_)) => {
+            Node::Var(
+                Var::Head | Var::Layer | Var::Step | Var::Score | Var::Slot | Var::Branch | Var::Channel | Var::Loop(_),
+            ) => {
                 return Reads::OTHER;
             }
             // Rows and columns of data that is given for this launch: no relation of positions.
@@ -167,7 +169,8 @@ impl Facts {
                 }
                 Var::Head => Bounds::new(0, MAX_HEADS - 1),
                 Var::Heads | Var::Dim => Bounds::new(1, MAX_HEADS),
-                Var::Layer | Var::Step | Var::Slot => Bounds::new(0, MAX_LENGTH - 1),
+                Var::Layer | Var::Step | Var::Slot | Var::Branch | Var::Channel => Bounds::new(0, MAX_LENGTH - 1),
+                Var::Parts(_) => Bounds::new(0, self.positions),
                 Var::Docs | Var::Size(_) => Bounds::new(0, MAX_LENGTH),
                 Var::Score | Var::Loop(_) | Var::QLo | Var::QHi => Bounds::ANY,
             },
@@ -182,7 +185,13 @@ impl Facts {
                     Un::Pow2 => Bounds::new(0, if x.hi < 62 { 1 << x.hi.max(0) } else { 1 << 61 }),
                     Un::Log2 => Bounds::new(-1, if x.hi > 0 { i64::from(x.hi.ilog2()) } else { -1 }),
                     Un::Isqrt => Bounds::new(-1, if x.hi >= 0 { x.hi.isqrt() } else { -1 }),
-                    Un::DocOf | Un::DocBegin | Un::DocEnd | Un::OrderIndex(_) => Bounds::new(0, self.positions),
+                    Un::DocOf
+                    | Un::DocBegin
+                    | Un::DocEnd
+                    | Un::OrderIndex(_)
+                    | Un::PartOf(_)
+                    | Un::SlotLast(_)
+                    | Un::DrawCount(_) => Bounds::new(0, self.positions),
                     _ => Bounds::ANY,
                 }
             }

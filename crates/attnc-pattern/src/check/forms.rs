@@ -12,7 +12,7 @@ use super::scope::{self, Cx, Scope, Val};
 use super::space::AxisRef;
 use super::{Checker, MAX_LENGTH};
 use crate::expr::{DrawId, ExprId, Node, OrderId, TensorId, Un, Var};
-use crate::program::{Draw, DrawScope, MapKind, Order, OrderKind, Tensor};
+use crate::program::{Chooser, Draw, DrawScope, MapKind, Order, OrderKind, Tensor};
 
 /// Deepest leaves of `halves`: each level costs a compiler as much as a set of its own.
 const MOST_HALVINGS: u32 = 16;
@@ -478,10 +478,11 @@ impl<'a> Checker<'a> {
             let message = "a random set cannot be drawn from a random set".to_owned();
             return self.no_meaning(cx, of.span, message, "draw from a set of positions");
         }
-        let draw = Draw { count, seed, of: from, unit: cx.scope.block.unwrap_or(1), scope, weight: None, span };
+        let (chooser, unit) = (Chooser::Random { count, seed }, cx.scope.block.unwrap_or(1));
+        let draw = Draw { chooser, of: from, unit, scope, weight: None, span };
         // The same words say the same choice, wherever they are expanded.
         let known = self.program.draws.iter().position(|d| {
-            (d.count, d.seed, d.of, d.unit, d.scope) == (draw.count, draw.seed, draw.of, draw.unit, draw.scope)
+            (&d.chooser, d.of, d.unit, d.scope) == (&draw.chooser, draw.of, draw.unit, draw.scope)
                 && d.weight.is_some() == *replace
         });
         let index = known.unwrap_or_else(|| {

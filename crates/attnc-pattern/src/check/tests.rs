@@ -10,7 +10,7 @@ use crate::env::{Env, MapData};
 use crate::expr::{Node, Ty, Var};
 use crate::oracle;
 use crate::prepare::{admit, prepare_plainly};
-use crate::program::{Attention, DrawScope, OrderKind, Program, Source};
+use crate::program::{Attention, Chooser, DrawScope, OrderKind, Program, Source};
 
 const STD: &str = include_str!("../../../../patterns/std.attn");
 
@@ -342,7 +342,8 @@ fn maps_along_an_order_are_read_by_its_places() {
 fn random_choices_are_drawn_from_their_set() {
     let p = program("pattern p = block 2 { random 2 of q - k in 1 .. 6 per q seed 7 } | same block 2");
     assert_eq!(p.draws.len(), 1);
-    assert_eq!((p.draws[0].count, p.draws[0].seed, p.draws[0].unit, p.draws[0].scope), (2, 7, 2, DrawScope::Row));
+    assert_eq!(p.draws[0].chooser, Chooser::Random { count: 2, seed: 7 });
+    assert_eq!((p.draws[0].unit, p.draws[0].scope), (2, DrawScope::Row));
     let rows = mask(&p, env(24, 24));
     for (q, row) in rows.iter().enumerate() {
         let q = q as i64;

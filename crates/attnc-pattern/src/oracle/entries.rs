@@ -106,6 +106,7 @@ impl<'a> Walker<'a> {
         let entries = &program.attentions[attention].entries;
         let sets = entries.iter().map(|entry| match entry.source {
             Source::Tokens(set) => Some((set, program.multiset(set), Evaluator::new(program, env, &[set]))),
+            Source::Slots(_, set) => Some((set, None, Evaluator::new(program, env, &[set]))),
             Source::Null(_) => None,
         });
         Walker { program, attention, env, sets: sets.collect() }

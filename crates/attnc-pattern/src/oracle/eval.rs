@@ -11,7 +11,7 @@ use super::fault::{EvalError, FaultKind, Point};
 use super::value::{Value, at, binary, compare, unary};
 use crate::env::{DrawTable, Env, MapData};
 use crate::expr::{DrawId, ExprId, MapId, Node, TensorId, Un, Var};
-use crate::program::{DrawScope, Program};
+use crate::program::{Chooser, DrawScope, Program};
 
 /// The node at which a value was lost.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ impl<'a> Evaluator<'a> {
             let level = match exprs.node(id) {
                 Node::Var(Var::Q) => 1,
                 Node::Var(Var::K) => 2,
-                Node::Var(Var::Score | Var::Slot) => 3,
+                Node::Var(Var::Score | Var::Slot | Var::Channel) => 3,
                 _ => exprs.operands(id).iter().map(|o| level_of[o.0 as usize]).max().unwrap_or(0),
             };
             level_of[id.0 as usize] = level;
@@ -64,7 +64,7 @@ impl<'a> Evaluator<'a> {
             self.compute(1);
         } else if point.k != old.k {
             self.compute(2);
-        } else if point.score != old.score || point.slot != old.slot {
+        } else if point.score != old.score || point.slot != old.slot || point.channel != old.channel {
             self.compute(3);
         }
         self.cell(root).map_err(|fault| self.explain(fault))
@@ -166,6 +166,9 @@ impl<'a> Evaluator<'a> {
             Var::Score => return self.point.score.map(Value::Real),
             Var::Class => env.residue(),
             Var::Given(extent) => env.given(extent),
+            Var::Branch => env.branch,
+            Var::Channel => self.point.channel?,
+            Var::Parts(map) => env.parts(map),
             Var::Loop(_) | Var::QLo | Var::QHi => return None,
         };
         Some(Value::Int(i128::from(int)))
@@ -211,6 +214,20 @@ impl<'a> Evaluator<'a> {
             (Un::Table(table), Value::Int(x)) => i128::from(at(&self.program.tables[table.0 as usize], x)?),
             (Un::CsrBegin(map), Value::Int(x)) => i128::from(at(self.csr(map)?.0, x)?),
             (Un::CsrIndex(map), Value::Int(x)) => i128::from(at(self.csr(map)?.1, x)?),
+            (Un::PartOf(map), Value::Int(x)) => {
+                let begins = self.csr(map)?.0;
+                if x < 0 || begins.last().is_none_or(|&end| x >= i128::from(end)) {
+                    return Err(FaultKind::OutOfRange);
+                }
+                begins.partition_point(|&begin| i128::from(begin) <= x) as i128 - 1
+            }
+            (Un::SlotLast(level), Value::Int(x)) => {
+                let table = self.env.levels.get(level.0 as usize).ok_or(FaultKind::Missing)?;
+                i128::from(at(&table.last, x)?)
+            }
+            (Un::DrawCount(draw), Value::Int(x)) => {
+                self.drawn(draw, x)?.iter().take_while(|&&c| c >= 0).count() as i128
+            }
             _ => return unary(op, a),
         };
         Ok(Value::Int(int))
@@ -284,10 +301,16 @@ impl<'a> Evaluator<'a> {
         let operands = exprs.operands(fault.at);
         let what = match exprs.node(fault.at) {
             Node::Load(t, _) => format!("tensor `{}`", self.program.tensor(*t).name),
-            Node::MapAt(m, ..) | Node::Un(Un::CsrBegin(m) | Un::CsrIndex(m), _) => {
+            Node::MapAt(m, ..) | Node::Un(Un::CsrBegin(m) | Un::CsrIndex(m) | Un::PartOf(m), _) => {
                 format!("map `{}`", self.program.map(*m).name)
             }
-            Node::Drawn(..) | Node::DrawAt(..) => "the random choice".to_owned(),
+            Node::Drawn(d, ..) | Node::DrawAt(d, ..) | Node::Un(Un::DrawCount(d), _) => {
+                match self.program.draw(*d).chooser {
+                    Chooser::Random { .. } => "the random choice".to_owned(),
+                    Chooser::Select { select, .. } => format!("selection `{}`", self.program.select(select).name),
+                }
+            }
+            Node::Un(Un::SlotLast(l), _) => format!("level `{}`", self.program.level(*l).name),
             Node::Un(Un::OrderIndex(o), _) => format!("order `{}`", self.program.order(*o).name),
             Node::Un(Un::Table(_), _) => "the table".to_owned(),
             Node::Un(Un::DocOf | Un::DocBegin | Un::DocEnd, _) => "the document offsets".to_owned(),

@@ -11,8 +11,10 @@ pub struct Point {
     pub k: Option<i64>,
     /// The score being modified.
     pub score: Option<f64>,
-    /// Number of the null slot.
+    /// Number of the null slot, or of a slot of a level.
     pub slot: Option<i64>,
+    /// Channel of the output.
+    pub channel: Option<i64>,
 }
 
 impl Point {

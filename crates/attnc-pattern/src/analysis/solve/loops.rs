@@ -10,7 +10,7 @@ use crate::analysis::Reason;
 use crate::analysis::interval::Intervals;
 use crate::analysis::linear::Linear;
 use crate::expr::{AxisId, Bin, Cmp, DrawId, ExprId, MapId, Node, OrderId, Un, Var};
-use crate::program::{DrawScope, MapKind, OrderKind};
+use crate::program::{Chooser, DrawScope, MapKind, OrderKind};
 
 impl Solver<'_, '_> {
     /// `Pow2(Log2 d) == d`: d is 0 or a power of two, one value for each exponent.
@@ -175,7 +175,11 @@ impl Solver<'_, '_> {
 
     pub(super) fn drawn(&mut self, d: DrawId, row: ExprId, candidate: ExprId, e: ExprId, holds: bool) -> Form {
         let draw = &self.context.draws[d.0 as usize];
-        let (count, unit) = (draw.count, draw.unit);
+        let unit = draw.unit;
+        let most = match draw.chooser {
+            Chooser::Random { count, .. } => Some(count),
+            Chooser::Select { .. } => None,
+        };
         // One row serves a head.
         let row = if draw.scope == DrawScope::Head { self.algebra.int(0) } else { row };
         let (row_key, candidate_key) = (self.reads_key(row), self.reads_key(candidate));
@@ -188,7 +192,11 @@ impl Solver<'_, '_> {
         if holds && candidate_key && !row_key {
             let r = self.pinned(row, &mut parts);
             let (var, j) = self.fresh_loop();
-            let (lo, hi) = (self.algebra.int(0), self.algebra.int(count));
+            let lo = self.algebra.int(0);
+            let hi = match most {
+                Some(count) => self.algebra.int(count),
+                None => self.algebra.exprs.un(Un::DrawCount(d), r),
+            };
             parts.push(Form::Leaf(Leaf::Loop { var, lo, hi }));
             let at = self.algebra.exprs.intern(Node::DrawAt(d, r, j));
             let zero = self.algebra.int(0);

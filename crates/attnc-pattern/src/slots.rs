@@ -1,0 +1,109 @@
+//! Slots of levels as numbers: how many rows and candidates there are, and the members of slots that are no ranges.
+//!
+//! Everything here is a function of lengths, orders and boundaries, never of Q, K or V; it is computed once, before
+//! anything of a launch. Nothing here knows of scores.
+
+use std::ops::Range;
+
+use crate::env::{Env, LevelTable};
+use crate::expr::LevelId;
+use crate::oracle::{Evaluator, Point};
+use crate::order::size;
+use crate::prepare::EnvError;
+use crate::program::{Index, Partition, Program};
+
+impl Program {
+    /// Whether the slots of a level are not ranges of positions, so that a launch needs them as a [`LevelTable`].
+    #[must_use]
+    pub fn is_scattered(&self, level: LevelId) -> bool {
+        let level = self.level(level);
+        match level.parent {
+            Some(parent) => self.is_scattered(parent),
+            None => level.order.is_some() || matches!(level.partition, Partition::Axes(_)),
+        }
+    }
+}
+
+/// Members and last positions of the slots of a level, found position by position; `env` has its orders.
+///
+/// # Errors
+/// An expression without a value.
+pub fn level_table(program: &Program, id: LevelId, env: &Env<'_>) -> Result<LevelTable, EnvError> {
+    let level = program.level(id);
+    let slots = usize::try_from(size(program, env, level.slots)?).unwrap_or(0);
+    let root = root(program, id);
+    let places = program.level(root).order.and_then(|o| env.orders.get(o.0 as usize));
+    let inside = level.inside.map(|(_, k)| k);
+    let roots: Vec<_> = inside.into_iter().chain([level.slot_k]).collect();
+    let mut evaluator = Evaluator::new(program, env, &roots);
+    let mut members = Vec::new();
+    for k in env.k_start..env.k_start + env.n_k {
+        let point = Point { k: Some(k), ..Point::default() };
+        if inside.is_none_or(|inside| evaluator.truth(inside, point) == Ok(true)) {
+            let slot = evaluator.int(level.slot_k, point)?;
+            let place = places.and_then(|p| p.get(usize::try_from(k).ok()?)).map_or(k, |&p| i64::from(p));
+            members.push((i64::try_from(slot).unwrap_or(-1), place, k));
+        }
+    }
+    members.sort_unstable();
+    let (mut begin, mut last) = (vec![0; slots + 1], vec![-1; slots]);
+    for &(slot, _, k) in &members {
+        if let Some(slot) = usize::try_from(slot).ok().filter(|&s| s < slots) {
+            begin[slot + 1] += 1;
+            last[slot] = k.max(last[slot]);
+        }
+    }
+    for slot in 0..slots {
+        begin[slot + 1] += begin[slot];
+    }
+    let members: Vec<i64> = members.into_iter().map(|m| m.2).collect();
+    Ok(LevelTable { begin: begin.into(), members: members.into(), last: last.into() })
+}
+
+/// The level of tokens that a level is made of in the end.
+#[must_use]
+pub fn root(program: &Program, mut id: LevelId) -> LevelId {
+    while let Some(parent) = program.level(id).parent {
+        id = parent;
+    }
+    id
+}
+
+/// The numbers of rows that the queries of a launch have; the first is `DrawTable::first`.
+///
+/// # Errors
+/// An expression without a value.
+pub fn rows(program: &Program, index: Index, env: &Env<'_>) -> Result<Range<i64>, EnvError> {
+    Ok(match index {
+        Index::One => 0..1,
+        Index::Queries | Index::Keys if env.n_q == 0 => 0..0,
+        Index::Queries | Index::Keys => env.q_start..env.q_start + env.n_q,
+        Index::Slots(level) if program.is_scattered(level) => 0..size(program, env, program.level(level).slots)?,
+        Index::Slots(_) if env.n_q == 0 => 0..0,
+        // Slots of ranges ascend with positions.
+        Index::Slots(level) => {
+            let slot = program.level(level).slot_q;
+            let mut evaluator = Evaluator::new(program, env, &[slot]);
+            let mut at = |q| evaluator.int(slot, Point { q: Some(q), ..Point::default() });
+            let (first, last) = (at(env.q_start)?, at(env.q_start + env.n_q - 1)?);
+            i64::try_from(first).unwrap_or(0)..i64::try_from(last).unwrap_or(-1) + 1
+        }
+        Index::Branches(count) => 0..size(program, env, count)?,
+        Index::Channels => 0..env.dim,
+    })
+}
+
+/// The numbers of candidates that a launch has.
+///
+/// # Errors
+/// An expression without a value.
+pub fn candidates(program: &Program, index: Index, env: &Env<'_>) -> Result<Range<i64>, EnvError> {
+    Ok(match index {
+        Index::One => 0..1,
+        Index::Queries => env.q_start..env.q_start + env.n_q,
+        Index::Keys => env.k_start..env.k_start + env.n_k,
+        Index::Slots(level) => 0..size(program, env, program.level(level).slots)?,
+        Index::Branches(count) => 0..size(program, env, count)?,
+        Index::Channels => 0..env.dim,
+    })
+}
