@@ -28,7 +28,9 @@ pub(crate) const CUT_TILES: usize = 64;
 /// one panel, so that where keys are cut does not change what is visited.
 pub(crate) fn is_few(kernel: &CpuKernel, n_q: i64) -> bool {
     let [stage] = kernel.plan().stages.as_slice() else { return false };
-    !matches!(stage.view, View::Classes(_)) && (1..=FOLD_QUERIES as i64).contains(&n_q)
+    // What is chosen differs between heads.
+    let given = !kernel.plan().is_dynamic();
+    given && !matches!(stage.view, View::Classes(_)) && (1..=FOLD_QUERIES as i64).contains(&n_q)
 }
 
 /// Heads of a part in groups to compute together, as places in `heads`: by the KV head that they read, as many at a time

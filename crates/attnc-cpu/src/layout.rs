@@ -8,6 +8,7 @@
 use std::marker::PhantomData;
 
 use attnc_kernels::abi::{BK, KvView, Table};
+use attnc_kernels::select::{Grid, Kept};
 use attnc_kernels::tiles::TileMarks;
 use attnc_kernels::window::Window;
 use attnc_pattern::env::{Env, MapData};
@@ -38,6 +39,8 @@ pub(crate) struct Ctx {
     pub(crate) tensors: *const TensorRef,
     pub(crate) draws: *const DrawRef,
     pub(crate) orders: *const OrderRef,
+    /// Last positions of slots, by level.
+    pub(crate) levels: *const SlotsRef,
     /// The kernels.
     pub(crate) table: *const Table,
     /// Rows of queries of this head.
@@ -149,6 +152,16 @@ pub(crate) struct OrderRef {
     pub(crate) len: i64,
 }
 
+/// Last positions of the slots of a level.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct SlotsRef {
+    /// At least one number.
+    pub(crate) last: *const i64,
+    /// How many, at least 1.
+    pub(crate) len: i64,
+}
+
 static ZERO_I64: i64 = 0;
 static ZERO_U32: u32 = 0;
 static ZERO_F32: f32 = 0.0;
@@ -166,6 +179,7 @@ pub(crate) struct Bound<'a> {
     pub(crate) tensors: Vec<TensorRef>,
     pub(crate) draws: Vec<DrawRef>,
     pub(crate) orders: Vec<OrderRef>,
+    pub(crate) levels: Vec<SlotsRef>,
     /// Extents of all tensors, one after another; `tensors` points into it.
     _dims: Vec<i64>,
     env: PhantomData<&'a Env<'a>>,
@@ -213,7 +227,12 @@ impl<'a> Bound<'a> {
             let (index, len) = first(o, &ZERO_U32);
             OrderRef { index, len }
         });
+        let levels = env.levels.iter().map(|l| {
+            let (last, len) = first(&l.last, &ZERO_I64);
+            SlotsRef { last, len }
+        });
         Bound {
+            levels: levels.collect(),
             maps: maps.collect(),
             tensors,
             draws: draws.collect(),
@@ -248,6 +267,12 @@ pub(crate) struct Scratch {
     pub(crate) alpha: *mut f32,
     /// Rows of K or V that had to be converted, `[BK][max(d, dv)]`.
     pub(crate) rows: *mut f32,
+    /// What a selection keeps.
+    pub(crate) kept: *mut Kept,
+    /// What a selection reduces scores to.
+    pub(crate) grid: *mut Grid,
+    /// Memory of a selection.
+    pub(crate) more: *mut u8,
 }
 
 /// Alignment of everything in a scratch.
@@ -261,12 +286,14 @@ pub(crate) struct ScratchSize {
     pub(crate) dv: usize,
     /// Bytes of tile marks.
     pub(crate) marks: usize,
+    /// Bytes that selections need.
+    pub(crate) more: usize,
 }
 
 impl ScratchSize {
     /// Bytes of each part, in the order of [`Scratch::cut`].
-    fn parts(self) -> Option<[usize; 7]> {
-        let ScratchSize { bq, d, dv, marks } = self;
+    fn parts(self) -> Option<[usize; 9]> {
+        let ScratchSize { bq, d, dv, marks, more } = self;
         let f32s = |rows: usize, cols: usize| rows.checked_mul(cols)?.checked_mul(4)?.checked_next_multiple_of(ALIGN);
         Some([
             marks.checked_next_multiple_of(ALIGN)?,
@@ -277,6 +304,9 @@ impl ScratchSize {
             // Three vectors, each aligned.
             f32s(1, bq)?.checked_mul(3)?,
             f32s(BK, d.max(dv))?,
+            // Without selections nobody looks at these.
+            if more == 0 { 0 } else { (size_of::<Kept>() + size_of::<Grid>()).checked_next_multiple_of(ALIGN)? },
+            more.checked_next_multiple_of(ALIGN)?,
         ])
     }
 
@@ -298,6 +328,7 @@ impl Scratch {
         });
         let (marks, window, s, q, acc) = (next.next()?, next.next()?, next.next()?, next.next()?, next.next()?);
         let (vectors, rows) = (next.next()?.cast::<f32>(), next.next()?);
+        let (kept, more) = (next.next()?.cast::<Kept>(), next.next()?);
         let vector = (parts[5] / 3) / size_of::<f32>();
         Some(Scratch {
             marks: marks.cast(),
@@ -310,6 +341,9 @@ impl Scratch {
             l: vectors.wrapping_add(vector),
             alpha: vectors.wrapping_add(2 * vector),
             rows: rows.cast(),
+            kept,
+            grid: kept.wrapping_add(1).cast(),
+            more,
         })
     }
 }

@@ -127,6 +127,28 @@ stages! {
         }
     }
 
+    /// Keeps the best of the scores of a chunk.
+    fn keep(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr) {
+        // SAFETY: as in `scores`; a selection has made its lists.
+        unsafe {
+            let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
+            let s = scratch.s.wrapping_add(chunk.lane as usize);
+            let Chunk { keys, count, lane, lanes, mask, .. } = *chunk;
+            ((*ctx.table).keep)(s, count, lane, lanes, scratch.bq, mask, keys, scratch.kept);
+        }
+    }
+
+    /// Takes the scores of a chunk into the values of their slots.
+    fn reduce(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr) {
+        // SAFETY: as in `keep`.
+        unsafe {
+            let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
+            let s = scratch.s.wrapping_add(chunk.lane as usize);
+            let Chunk { keys, count, lane, lanes, mask, .. } = *chunk;
+            ((*ctx.table).reduce)(s, count, lane, lanes, scratch.bq, mask, keys, scratch.grid);
+        }
+    }
+
     /// One null slot of logit `bias` for query `lane` of the tile.
     fn null(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, lane: i64 => I64, bias: f32 => F32) {
         // SAFETY: as in `begin`; `lane < rows`.
@@ -183,6 +205,15 @@ stages! {
         match unsafe { drawn_row(&*draw, row) } {
             Chosen::Drawn(chosen) => chosen.get(j).copied().unwrap_or(-1),
             Chosen::Selected(chosen) => chosen.get(j).map_or(-1, |&c| i64::from(c)),
+        }
+    }
+
+    /// How many entries row `row` of a choice has.
+    fn draw_count(draw: *const DrawRef => Ptr, row: i64 => I64) -> i64 => I64 {
+        // SAFETY: compiled code passes a draw of its `Ctx`.
+        match unsafe { drawn_row(&*draw, row) } {
+            Chosen::Drawn(chosen) => chosen.partition_point(|&c| c >= 0) as i64,
+            Chosen::Selected(chosen) => chosen.len() as i64,
         }
     }
 

@@ -17,7 +17,7 @@
 //! kernels on tiles, [`Support`] integer helpers, [`Math`] and `Math4` functions of reals.
 //! Nothing here knows of patterns, plans or code generators.
 
-use crate::select::Kept;
+use crate::select::{Grid, Kept};
 use crate::tiles::TileMarks;
 use crate::window::Window;
 
@@ -211,6 +211,10 @@ Table {
     /// those of the keys `numbers` that `mask` holds, or all if it is null. A NaN is no candidate.
     keep: fn(s: *const f32 => Ptr, keys: i64 => I64, lane: i64 => I64, lanes: i64 => I64, bq: i64 => I64,
              mask: *const u64 => Ptr, numbers: *const u32 => Ptr, kept: *mut Kept => Ptr);
+
+    /// Takes the scores of a chunk, as for `keep`, into the values of the slots of their keys.
+    reduce: fn(s: *const f32 => Ptr, keys: i64 => I64, lane: i64 => I64, lanes: i64 => I64, bq: i64 => I64,
+               mask: *const u64 => Ptr, numbers: *const u32 => Ptr, grid: *mut Grid => Ptr);
 }}
 
 table! {

@@ -27,6 +27,7 @@ pub(crate) const TABLE: Table = Table {
     pool_sum: plain::pool_sum,
     pool_max: plain::pool_max,
     keep: plain::keep,
+    reduce: plain::reduce,
 };
 
 /// See [`Table::pack_q`].

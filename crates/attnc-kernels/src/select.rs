@@ -36,6 +36,22 @@ impl Kept {
     }
 }
 
+/// One value for each pair of a lane and a slot, while the scores of its keys come.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Grid {
+    /// Values `[slot][bq]`, of which there are `slots`: -inf where there is none yet.
+    pub values: *mut f32,
+    /// How many pairs have come, `[slot][bq]`; or null.
+    pub counts: *mut f32,
+    /// Slot of each key, or [`u32::MAX`] for none; null where keys are slots.
+    pub slot_of: *const u32,
+    /// 1 for the sum of what comes, 0 for the largest. A NaN and -inf count as if absent.
+    pub sums: i64,
+    /// Number of slots.
+    pub slots: i64,
+}
+
 /// Room for the best `wanted` of `candidates`: all of them if they are few, else so much that cutting costs little.
 #[must_use]
 pub fn capacity(wanted: usize, candidates: usize) -> usize {
@@ -209,6 +225,47 @@ unsafe fn keep(
     }
 }
 
+/// Takes the scores of a chunk into the values of their slots.
+///
+/// # Safety
+/// As for [`keep`], with `grid` for all lanes of a tile of `bq`; slots are below the number of slots.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+unsafe fn reduce(
+    s: *const f32,
+    keys: i64,
+    lane: i64,
+    lanes: i64,
+    bq: i64,
+    mask: *const u64,
+    numbers: *const u32,
+    grid: *mut Grid,
+) {
+    let (keys, lanes, bq) = (keys as usize, lanes as usize, bq as usize);
+    // SAFETY: keys, lanes and slots are within the sizes that the caller promised.
+    unsafe {
+        let grid = &*grid;
+        for key in 0..keys {
+            let number = *numbers.add(key);
+            let slot = if grid.slot_of.is_null() { number } else { *grid.slot_of.add(number as usize) };
+            if i64::from(slot) >= grid.slots {
+                continue;
+            }
+            let at = slot as usize * bq + lane as usize;
+            for i in 0..lanes {
+                let takes = mask.is_null() || *mask.add(i) >> key & 1 == 1;
+                let (s, value) = (*s.add(key * bq + i), &mut *grid.values.add(at + i));
+                let new = if grid.sums == 0 || *value == f32::NEG_INFINITY { s } else { *value + s };
+                let larger = grid.sums != 0 || s > *value;
+                *value = if takes && s > f32::NEG_INFINITY && larger { new } else { *value };
+                if !grid.counts.is_null() {
+                    *grid.counts.add(at + i) += if takes { 1.0 } else { 0.0 };
+                }
+            }
+        }
+    }
+}
+
 /// Cuts a list to the wanted ones; the last of these is the worst.
 #[inline(never)]
 fn cut(list: &mut [u64], wanted: usize) -> usize {
@@ -225,7 +282,7 @@ macro_rules! compiled {
     ($(#[$feature:meta])? $name:ident) => {
         /// As compiled for one instruction set.
         pub(crate) mod $name {
-            use super::Kept;
+            use super::{Grid, Kept};
 
             /// See [`crate::abi::Table::pool_sum`].
             ///
@@ -262,6 +319,20 @@ macro_rules! compiled {
             ) {
                 // SAFETY: promised by the caller.
                 unsafe { super::keep(s, keys, lane, lanes, bq, mask, numbers, kept) }
+            }
+
+            /// See [`crate::abi::Table::reduce`].
+            ///
+            /// # Safety
+            /// As for `keep`; `grid` holds values for all lanes of a tile of `bq`.
+            $(#[$feature])?
+            #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+            pub(crate) unsafe extern "C" fn reduce(
+                s: *const f32, keys: i64, lane: i64, lanes: i64, bq: i64, mask: *const u64, numbers: *const u32,
+                grid: *mut Grid,
+            ) {
+                // SAFETY: promised by the caller.
+                unsafe { super::reduce(s, keys, lane, lanes, bq, mask, numbers, grid) }
             }
         }
     };

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod choose;
 pub mod codes;
 pub mod cost;
 pub mod model;
@@ -20,9 +21,10 @@ pub mod range;
 mod reorder;
 pub mod verify;
 
+pub use choose::{Choose, Missing, Pool, Scored, Stage};
 pub use cost::{Cost, Counted, PANEL, Visited, Visits, cost, count};
 pub use passes::{Built, Options, PASSES, Pass, PlanError, build, build_each};
-pub use plan::{Attend, Entry, Plan, Role, Tile, View};
+pub use plan::{Attend, Entry, Plan, Reads, Role, Tile, View};
 pub use verify::{Refusal, VerifiedPlan};
 
 /// Most positions of a sequence: 2^29. Integer ranges are proved for lengths up to it.

@@ -12,7 +12,7 @@ use attnc_kernels::window::{Chunk, Window};
 use attnc_pattern::expr::{Bin, ExprId, Var};
 use attnc_pattern::program::Empty;
 use attnc_pattern::rowset::{Piece, RowSet, TilePiece, TileSet};
-use attnc_plan::{Attend, Entry, Plan, Role, View};
+use attnc_plan::{Attend, Entry, Plan, Role, Scored, View};
 use cranelift::codegen::ir::condcodes::IntCC;
 use cranelift::codegen::ir::types::I64;
 use cranelift::codegen::ir::{Function, InstBuilder, Value};
@@ -26,8 +26,10 @@ use crate::stages::Stage;
 
 /// The functions of a plan, and what they read of an environment.
 pub(crate) struct Code {
-    /// One for each stage.
+    /// One for each stage that attends.
     pub(crate) drive: Vec<Function>,
+    /// One for each selection by score.
+    pub(crate) score: Vec<Option<Function>>,
     /// Present where an empty row is an error.
     pub(crate) check: Option<Function>,
     pub(crate) uses: Uses,
@@ -43,6 +45,17 @@ pub(crate) fn emit(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Cod
         uses.join(more);
         functions.push(function);
     }
+    let mut score = Vec::with_capacity(plan.chooses.len());
+    for choose in &plan.chooses {
+        let made = choose.scored.as_ref().map(|scored| {
+            supported(&scored.walk)?;
+            self::score(plan, scored, callees, conv)
+        });
+        score.push(made.transpose()?.map(|(function, more)| {
+            uses.join(more);
+            function
+        }));
+    }
     // A null slot is an entry, so that no row is empty beside one.
     let fed = plan.stages.iter().flat_map(|s| &s.entries).any(|e| matches!(e, Entry::Null { slots: 1.., .. }));
     let check = if plan.empty == Some(Empty::Error) && !fed {
@@ -55,7 +68,7 @@ pub(crate) fn emit(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Cod
     } else {
         None
     };
-    Ok(Code { drive: functions, check, uses })
+    Ok(Code { drive: functions, score, check, uses })
 }
 
 /// What a plan of one stage needs besides for few queries.
@@ -195,6 +208,30 @@ fn drive(
     e.finish()
 }
 
+/// The function that takes the scores of a tile of items of a selection.
+fn score(plan: &Plan, scored: &Scored, callees: &Callees, conv: CallConv) -> Result<(Function, Uses), CompileError> {
+    let (mut e, number) = Emitter::new(&plan.program, callees, conv, false);
+    let t = query_tile(&mut e, &scored.walk, number, Tiled::Folded);
+    let scale = e.scalar(scored.walk.scale);
+    e.stage(Stage::begin, &[e.ctx, e.scratch, t.first, t.rows, scale]);
+    let take = if scored.direct { Stage::keep } else { Stage::reduce };
+    for entry in &scored.walk.entries {
+        if let Entry::Tokens { rows, tiles, .. } = entry {
+            mark(&mut e, &t, rows, tiles);
+            each_chunk(&mut e, &t, rows, |e, chunk| {
+                if scored.dot.is_some() {
+                    e.stage(Stage::scores, &[e.ctx, e.scratch, chunk]);
+                }
+                let scores = score_tile(e, &t, chunk);
+                e.modify(&scores, t.attend.score, None);
+                e.stage(take, &[e.ctx, e.scratch, chunk]);
+            });
+        }
+    }
+    e.ins().get().return_(&[]);
+    e.finish()
+}
+
 /// The function that returns the first row of a tile without entries, numbered within the head, or -1.
 fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Result<(Function, Uses), CompileError> {
     let (mut emitter, number) = Emitter::new(&plan.program, callees, conv, true);
@@ -230,23 +267,40 @@ fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Res
 fn attend_tokens(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet, bias: Option<ExprId>) {
     let (ctx, scratch) = (e.ctx, e.scratch);
     mark(e, t, rows, tiles);
+    each_chunk(e, t, rows, |e, chunk| {
+        e.stage(Stage::scores, &[ctx, scratch, chunk]);
+        let scores = score_tile(e, t, chunk);
+        e.modify(&scores, t.attend.score, bias);
+        e.stage(Stage::fold, &[ctx, scratch, chunk]);
+    });
+}
+
+/// Runs `body` for each chunk of keys that the marked tiles give.
+fn each_chunk<'p>(
+    e: &mut Emitter<'p>,
+    t: &QueryTile<'_>,
+    rows: &RowSet,
+    body: impl FnOnce(&mut Emitter<'p>, Value),
+) {
     each_window(e, t, rows, |e| {
         let chunks = e.support("window_chunks", &[t.window]);
         let first = e.ins().get().iadd_imm_s(t.window, offset_of!(Window, chunk) as i64);
         let bytes = e.ins().get().imul_imm_s(chunks, size_of::<Chunk>() as i64);
         let end = e.ins().get().iadd(first, bytes);
         e.loop_for((first, end), size_of::<Chunk>() as i64, &[], |e, chunk, _| {
-            e.stage(Stage::scores, &[ctx, scratch, chunk]);
-            let k = e.field(chunk, offset_of!(Chunk, keys), I64);
-            let keys = e.field(chunk, offset_of!(Chunk, count), I64);
-            let lane = e.field(chunk, offset_of!(Chunk, lane), I64);
-            let lanes = e.field(chunk, offset_of!(Chunk, lanes), I64);
-            let scores = ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys };
-            e.modify(&scores, t.attend.score, bias);
-            e.stage(Stage::fold, &[ctx, scratch, chunk]);
+            body(e, chunk);
             vec![]
         });
     });
+}
+
+/// The scores of a chunk.
+fn score_tile(e: &mut Emitter<'_>, t: &QueryTile<'_>, chunk: Value) -> ScoreTile {
+    let k = e.field(chunk, offset_of!(Chunk, keys), I64);
+    let keys = e.field(chunk, offset_of!(Chunk, count), I64);
+    let lane = e.field(chunk, offset_of!(Chunk, lane), I64);
+    let lanes = e.field(chunk, offset_of!(Chunk, lanes), I64);
+    ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys }
 }
 
 /// One entry of null slots.
@@ -352,7 +406,7 @@ fn mark(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet) 
 
 /// Marks tiles beside those that are.
 fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet) {
-    let listed = matches!(t.attend.view, View::Walk(_));
+    let listed = t.attend.view.is_listed();
     let mut by_row = Vec::new();
     for (i, piece) in rows.pieces.iter().enumerate() {
         // What was chosen for the rows of a tile has no bounds: it is looked up.

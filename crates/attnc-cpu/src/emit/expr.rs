@@ -14,7 +14,7 @@ use cranelift::codegen::ir::types::{F32, I8, I64};
 use cranelift::codegen::ir::{InstBuilder, Value};
 
 use super::{Deps, Emitter, Form, constant, dep};
-use crate::layout::{Ctx, DrawRef, MapRef, OrderRef, TensorRef};
+use crate::layout::{Ctx, DrawRef, MapRef, OrderRef, SlotsRef, TensorRef};
 use crate::stages::Stage;
 
 /// Bits that make a value differ between the queries of a group.
@@ -142,6 +142,11 @@ impl Emitter<'_> {
             Var::Docs => std::mem::offset_of!(Ctx, docs),
             Var::Class => std::mem::offset_of!(Ctx, residue),
             Var::Given(extent) => std::mem::offset_of!(Ctx, given) + 8 * extent as usize,
+            Var::Parts(map) => {
+                let base = self.map(map.0 as usize);
+                let len = self.part(base.0, base.1, std::mem::offset_of!(MapRef, offsets));
+                return Some(self.at(0).get().iadd_imm_s(len, -1));
+            }
             Var::Size(id) => {
                 self.uses.sizes.push(id.0 as usize);
                 let sizes = self.context(std::mem::offset_of!(Ctx, sizes));
@@ -246,7 +251,27 @@ impl Emitter<'_> {
                 let valid = self.at(scope).get().icmp_imm_u(IntCC::UnsignedLessThan, a, 62);
                 self.at(scope).get().select(valid, power, zero)
             }
-            Un::PartOf(_) | Un::SlotLast(_) | Un::DrawCount(_) => self.refuse(format!("{op:?}"), I64),
+            Un::PartOf(map) => {
+                let base = self.map(map.0 as usize);
+                let items = self.part(base.0, base.1, std::mem::offset_of!(MapRef, indptr));
+                let len = self.part(base.0, base.1, std::mem::offset_of!(MapRef, offsets));
+                self.support_at(scope, "partition", &[items, len, a])
+            }
+            Un::SlotLast(level) => {
+                let level = level.0 as usize;
+                self.uses.levels.push(level);
+                let levels = self.context(std::mem::offset_of!(Ctx, levels));
+                let at = (level * size_of::<SlotsRef>()) as i32;
+                let items = self.part(levels, at, std::mem::offset_of!(SlotsRef, last));
+                let len = self.part(levels, at, std::mem::offset_of!(SlotsRef, len));
+                let last = self.at(0).get().iadd_imm_s(len, -1);
+                self.element(items, a, last, scope)
+            }
+            Un::DrawCount(draw) => {
+                let (address, row) = self.draw_row(draw.0 as usize, a, scope);
+                let count = self.call_at(scope, Stage::draw_count.entry(), &[address, row]);
+                count.expect("the stage returns an integer")
+            }
             Un::Log2 => self.support_at(scope, "log2", &[a]),
             Un::Isqrt => self.support_at(scope, "isqrt", &[a]),
             Un::DocOf => {
@@ -618,6 +643,12 @@ impl Emitter<'_> {
     }
 
     fn draw(&mut self, stage: Stage, draw: usize, row: Value, other: Value, scope: usize) -> Value {
+        let (address, row) = self.draw_row(draw, row, scope);
+        self.call_at(scope, stage.entry(), &[address, row, other]).expect("the stage returns an integer")
+    }
+
+    /// Address of a choice, and the row of it that is meant.
+    fn draw_row(&mut self, draw: usize, row: Value, scope: usize) -> (Value, Value) {
         self.uses.draws.push(draw);
         let draws = self.context(std::mem::offset_of!(Ctx, draws));
         let address = self.at(0).get().iadd_imm_s(draws, (draw * size_of::<DrawRef>()) as i64);
@@ -625,7 +656,7 @@ impl Emitter<'_> {
             DrawScope::Row => row,
             DrawScope::Head => self.at(scope).get().iconst(I64, 0),
         };
-        self.call_at(scope, stage.entry(), &[address, row, other]).expect("the stage returns an integer")
+        (address, row)
     }
 
     fn tensor_element(&mut self, tensor: TensorId, indices: &[Value], scope: usize) -> Value {

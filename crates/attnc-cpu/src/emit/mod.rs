@@ -178,7 +178,8 @@ impl<'a> Emitter<'a> {
             return Err(CompileError::Unsupported(what));
         }
         self.uses.tensors = self.tensors.into_iter().collect();
-        for list in [&mut self.uses.sizes, &mut self.uses.maps, &mut self.uses.draws, &mut self.uses.orders] {
+        let uses = &mut self.uses;
+        for list in [&mut uses.sizes, &mut uses.maps, &mut uses.draws, &mut uses.orders, &mut uses.levels] {
             list.sort_unstable();
             list.dedup();
         }

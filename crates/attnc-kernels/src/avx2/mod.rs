@@ -39,6 +39,7 @@ pub(crate) const TABLE: Table = Table {
     pool_sum: crate::select::avx2::pool_sum,
     pool_max: crate::select::avx2::pool_max,
     keep: crate::select::avx2::keep,
+    reduce: crate::select::avx2::reduce,
 };
 
 /// Singles in a vector.

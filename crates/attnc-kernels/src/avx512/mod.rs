@@ -40,6 +40,7 @@ pub(crate) const TABLE: Table = Table {
     pool_sum: crate::select::avx512::pool_sum,
     pool_max: crate::select::avx512::pool_max,
     keep: crate::select::avx512::keep,
+    reduce: crate::select::avx512::reduce,
 };
 
 /// Singles in a vector, in a panel of queries and in a cache line.
