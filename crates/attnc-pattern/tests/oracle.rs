@@ -362,7 +362,7 @@ fn a_draw_is_read_by_row_and_rank() {
     let (q, k) = (p.exprs.var(Var::Q), p.exprs.var(Var::K));
     let of = p.exprs.bool(true);
     p.draws.push(attnc_pattern::program::Draw {
-        chooser: Chooser::Random { count: 2, seed: 0 },
+        chooser: attnc_pattern::program::Chooser::Random { count: 2, seed: 0 },
         of,
         unit: 1,
         scope: attnc_pattern::program::DrawScope::Row,

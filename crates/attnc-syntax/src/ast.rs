@@ -101,8 +101,113 @@ pub enum ItemKind {
     },
     /// `require n_q <= 4096`: sizes the whole file is for.
     Require(Expr),
+    /// `level g = mean(16) of q, k, v along z`
+    Level {
+        /// Its name.
+        name: Name,
+        /// `mean`, `max`, `blocks`, ..
+        pool: Name,
+        /// `16`, `h = 4`, names of tensors and maps.
+        args: Vec<LevelArg>,
+        /// `of q, k, v`, or `of` another level; empty if not written.
+        of: Vec<Name>,
+        /// `along z`
+        along: Option<Name>,
+    },
+    /// `score a = dot(q, g.k) where causal then softmax`
+    Score {
+        /// Its name.
+        name: Name,
+        /// The value of a pair.
+        value: Expr,
+        /// `where S`
+        clauses: Vec<Clause>,
+        /// `then ..`, in order.
+        steps: Vec<ScoreStep>,
+    },
+    /// `select s = top 8 of a per q.g within causal`
+    Select {
+        /// Its name.
+        name: Name,
+        /// How many.
+        budget: Budget,
+        /// `of E`: by which score.
+        of: Option<Expr>,
+        /// `per q.g`, `per head`: for whom, and the level of it.
+        per: (Name, Option<Name>),
+        /// `within S`, `at least N`, ..
+        clauses: Vec<Clause>,
+    },
+    /// `merge m = gate(E) of a, b`, `merge m = mean of a over N where S`
+    Merge {
+        /// Its name.
+        name: Name,
+        /// `gate` or `mean`.
+        kind: Name,
+        /// Weights.
+        gates: Vec<Expr>,
+        /// Attentions.
+        arms: Vec<Name>,
+        /// `over E`, `where S`
+        clauses: Vec<Clause>,
+    },
     /// `model name(layers = 42, heads = 48 on 48) { .. }`
     Model(Model),
+}
+
+/// An argument of a level: `16`, `h = 4`, `weights`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LevelArg {
+    /// `h =`
+    pub name: Option<Name>,
+    /// Its value.
+    pub value: Expr,
+}
+
+/// A word and an expression: `within S`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Clause {
+    /// The word; `at least` is one.
+    pub word: Name,
+    /// What it says.
+    pub value: Expr,
+}
+
+/// `then max k in g`, `then minmax per head`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoreStep {
+    /// `max`, `softmax`, ..
+    pub op: Name,
+    /// `q` or `k`
+    pub side: Option<Name>,
+    /// `in` a level.
+    pub into: Option<Name>,
+    /// `per head`
+    pub per: Option<Name>,
+}
+
+/// `top 8`, `bands mass { near = 0.4, far = 0.8 by 2 }`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Budget {
+    /// `top`, `mass`, ..
+    pub word: Name,
+    /// How many.
+    pub amount: Option<Expr>,
+    /// `mass` behind `bands`.
+    pub kind: Option<Name>,
+    /// Bands by ascending rank.
+    pub bands: Vec<Band>,
+}
+
+/// `far = 0.8 by 2`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Band {
+    /// Its name.
+    pub name: Name,
+    /// Where it ends.
+    pub upto: Expr,
+    /// `by N`: its length is a multiple of N.
+    pub align: Option<Expr>,
 }
 
 /// How a run-time map is stored.
@@ -114,6 +219,8 @@ pub enum MapKind {
     Blocks(Expr),
     /// `csr`: `NAME.indptr` `[n_q + 1]` and `NAME.indices`.
     Csr,
+    /// `offsets`: ascending positions, boundaries of slots.
+    Offsets,
 }
 
 /// One segment of a space.
@@ -147,6 +254,8 @@ pub enum Stmt {
     Empty(Name),
     /// `require E`
     Require(Expr),
+    /// `queries = g`, `queries = g bilinear`
+    Queries(Name, Option<Name>),
     /// `attend ENTRY ++ ENTRY ..`
     Attend(Vec<Entry>, Span),
 }
@@ -347,6 +456,8 @@ pub enum InSet {
     List(Vec<Expr>),
     /// `text`: a segment.
     Segment(Name),
+    /// `sample(32, 128, 7)`: so many of the numbers below, by a seed.
+    Call(Name, Vec<Expr>),
 }
 
 /// A range. Without `hi`, and `single`, it is one number (selectors only).

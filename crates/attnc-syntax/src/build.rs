@@ -125,11 +125,12 @@ impl Builder {
         let stored = match (kind.text.as_str(), block) {
             ("bool", None) => MapKind::Bool,
             ("csr", None) => MapKind::Csr,
+            ("offsets", None) => MapKind::Offsets,
             ("blocks", Some(size)) => MapKind::Blocks(size),
             _ => {
                 self.diagnostics.push(
                     Diagnostic::error("E0114", kind.span, "a map is stored in another way", "not a way to store a map")
-                        .help("write `bool`, `blocks 64` or `csr`"),
+                        .help("write `bool`, `blocks 64`, `csr` or `offsets`"),
                 );
                 return None;
             }

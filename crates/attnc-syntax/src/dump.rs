@@ -79,6 +79,7 @@ impl Dump {
                 match kind {
                     MapKind::Bool => self.node(format_args!("map {} bool{heads}", name.text)),
                     MapKind::Csr => self.node(format_args!("map {} csr{heads}", name.text)),
+                    MapKind::Offsets => self.node(format_args!("map {} offsets{heads}", name.text)),
                     MapKind::Blocks(size) => self.one(&format!("map {} blocks{heads}", name.text), size),
                 }
             }
@@ -102,6 +103,52 @@ impl Dump {
                 self.tree(format_args!("attention {}", name.text), |d| stmts.iter().for_each(|s| d.stmt(s)));
             }
             ItemKind::Require(condition) => self.one("require", condition),
+            ItemKind::Level { name, pool, args, of, along } => {
+                let of = if of.is_empty() { String::new() } else { format!(" of {}", texts(of)) };
+                let along = along.as_ref().map_or(String::new(), |order| format!(" along {}", order.text));
+                self.tree(format_args!("level {} {}{of}{along}", name.text, pool.text), |d| {
+                    for arg in args {
+                        match &arg.name {
+                            Some(name) => d.one(&name.text, &arg.value),
+                            None => d.expr(&arg.value),
+                        }
+                    }
+                });
+            }
+            ItemKind::Score { name, value, clauses, steps } => self.tree(format_args!("score {}", name.text), |d| {
+                d.expr(value);
+                d.clauses(clauses);
+                for step in steps {
+                    let word = |before: &str, name: &Option<Name>| {
+                        name.as_ref().map_or(String::new(), |name| format!(" {before}{}", name.text))
+                    };
+                    let (side, into, per) = (word("", &step.side), word("in ", &step.into), word("per ", &step.per));
+                    d.node(format_args!("then {}{side}{into}{per}", step.op.text));
+                }
+            }),
+            ItemKind::Select { name, budget, of, per, clauses } => {
+                let level = per.1.as_ref().map_or(String::new(), |level| format!(".{}", level.text));
+                self.tree(format_args!("select {} per {}{level}", name.text, per.0.text), |d| {
+                    let kind = budget.kind.as_ref().map_or(String::new(), |kind| format!(" {}", kind.text));
+                    d.tree(format_args!("{}{kind}", budget.word.text), |d| {
+                        budget.amount.iter().for_each(|amount| d.expr(amount));
+                        for band in &budget.bands {
+                            d.tree(format_args!("band {}", band.name.text), |d| {
+                                d.expr(&band.upto);
+                                d.some("by", band.align.as_ref());
+                            });
+                        }
+                    });
+                    d.some("of", of.as_ref());
+                    d.clauses(clauses);
+                });
+            }
+            ItemKind::Merge { name, kind, gates, arms, clauses } => {
+                self.tree(format_args!("merge {} {} of {}", name.text, kind.text, texts(arms)), |d| {
+                    gates.iter().for_each(|gate| d.expr(gate));
+                    d.clauses(clauses);
+                });
+            }
             ItemKind::Model(model) => self.tree(format_args!("model {}", model.name.text), |d| {
                 d.one("layers", &model.layers);
                 d.some("steps", model.steps.as_ref());
@@ -113,6 +160,10 @@ impl Dump {
         }
     }
 
+    fn clauses(&mut self, clauses: &[Clause]) {
+        clauses.iter().for_each(|clause| self.one(&clause.word.text, &clause.value));
+    }
+
     fn stmt(&mut self, stmt: &Stmt) {
         match stmt {
             Stmt::Scale(value) => self.one("scale", value),
@@ -120,6 +171,10 @@ impl Dump {
             Stmt::Align(name) => self.node(format_args!("align {}", name.text)),
             Stmt::Empty(name) => self.node(format_args!("empty {}", name.text)),
             Stmt::Require(condition) => self.one("require", condition),
+            Stmt::Queries(level, how) => {
+                let how = how.as_ref().map_or(String::new(), |how| format!(" {}", how.text));
+                self.node(format_args!("queries {}{how}", level.text));
+            }
             Stmt::Attend(entries, _) => self.tree(format_args!("attend"), |d| {
                 for entry in entries {
                     let level = entry.level.as_ref().map_or(String::new(), |name| format!(" @ {}", name.text));
@@ -203,6 +258,7 @@ impl Dump {
                     InSet::Range(range) => d.range(range),
                     InSet::List(list) => d.all(format_args!("list"), list),
                     InSet::Segment(name) => d.node(format_args!("segment {}", name.text)),
+                    InSet::Call(name, args) => d.all(format_args!("call {}", name.text), args),
                 }
             }),
             ExprKind::And(list) => self.all(format_args!("and"), list),

@@ -256,6 +256,7 @@ impl Printer<'_> {
                 match kind {
                     MapKind::Bool => self.out.text("bool"),
                     MapKind::Csr => self.out.text("csr"),
+                    MapKind::Offsets => self.out.text("offsets"),
                     MapKind::Blocks(size) => {
                         self.out.text("blocks ");
                         self.expr(size);
@@ -293,6 +294,75 @@ impl Printer<'_> {
                 self.out.text("require ");
                 self.expr(condition);
             }
+            ItemKind::Level { name, pool, args, of, along } => {
+                self.out.text("level ");
+                self.name(name);
+                self.out.text(" = ");
+                self.name(pool);
+                self.elements("(", args, ")", Self::level_arg);
+                if !of.is_empty() {
+                    self.out.text(" of ");
+                    self.fill(of, Self::name);
+                }
+                if let Some(order) = along {
+                    self.out.text(" along ");
+                    self.name(order);
+                }
+            }
+            ItemKind::Score { name, value, clauses, steps } => {
+                self.out.text("score ");
+                self.name(name);
+                self.out.text(" = ");
+                self.out.begin(1);
+                self.expr(value);
+                self.clauses(clauses);
+                for step in steps {
+                    self.comments_before(step.op.span.start, false);
+                    self.out.space();
+                    self.out.text("then ");
+                    self.name(&step.op);
+                    for (word, name) in [(" ", &step.side), (" in ", &step.into), (" per ", &step.per)] {
+                        if let Some(name) = name {
+                            self.out.text(word);
+                            self.name(name);
+                        }
+                    }
+                }
+                self.out.end();
+            }
+            ItemKind::Select { name, budget, of, per, clauses } => {
+                self.out.text("select ");
+                self.name(name);
+                self.out.text(" = ");
+                self.out.begin(1);
+                self.budget(budget);
+                if let Some(score) = of {
+                    self.out.text(" of ");
+                    self.expr(score);
+                }
+                self.out.text(" per ");
+                self.name(&per.0);
+                if let Some(level) = &per.1 {
+                    self.out.text(".");
+                    self.name(level);
+                }
+                self.clauses(clauses);
+                self.out.end();
+            }
+            ItemKind::Merge { name, kind, gates, arms, clauses } => {
+                self.out.text("merge ");
+                self.name(name);
+                self.out.text(" = ");
+                self.out.begin(1);
+                self.name(kind);
+                if !gates.is_empty() {
+                    self.elements("(", gates, ")", Self::body);
+                }
+                self.out.text(" of ");
+                self.fill(arms, Self::name);
+                self.clauses(clauses);
+                self.out.end();
+            }
             ItemKind::Model(model) => {
                 self.model_head(model);
                 self.braces(item.span, &model.arms, |p, arm, next| p.arm(arm, next, false));
@@ -327,6 +397,52 @@ impl Printer<'_> {
         }
     }
 
+    // ---- levels, scores, selections ----
+
+    fn level_arg(&mut self, arg: &LevelArg) {
+        if let Some(name) = &arg.name {
+            self.name(name);
+            self.out.text(" = ");
+        }
+        self.body(&arg.value);
+    }
+
+    fn budget(&mut self, budget: &Budget) {
+        self.name(&budget.word);
+        if let Some(amount) = &budget.amount {
+            self.out.text(" ");
+            self.expr(amount);
+        }
+        if let Some(kind) = &budget.kind {
+            self.out.text(" ");
+            self.name(kind);
+        }
+        if !budget.bands.is_empty() {
+            self.out.text(" { ");
+            self.fill(&budget.bands, |p, band| {
+                p.name(&band.name);
+                p.out.text(" = ");
+                p.expr(&band.upto);
+                if let Some(align) = &band.align {
+                    p.out.text(" by ");
+                    p.expr(align);
+                }
+            });
+            self.out.text(" }");
+        }
+    }
+
+    /// Clauses of the present group, with a break before each.
+    fn clauses(&mut self, clauses: &[Clause]) {
+        for clause in clauses {
+            self.comments_before(clause.word.span.start, false);
+            self.out.space();
+            self.name(&clause.word);
+            self.out.text(" ");
+            self.expr(&clause.value);
+        }
+    }
+
     // ---- attentions ----
 
     fn stmt(&mut self, stmt: &Stmt) {
@@ -350,6 +466,14 @@ impl Printer<'_> {
             Stmt::Require(condition) => {
                 self.out.text("require ");
                 self.expr(condition);
+            }
+            Stmt::Queries(level, how) => {
+                self.out.text("queries = ");
+                self.name(level);
+                if let Some(how) = how {
+                    self.out.text(" ");
+                    self.name(how);
+                }
             }
             Stmt::Attend(entries, span) => {
                 self.out.text("attend ");
@@ -543,6 +667,10 @@ impl Printer<'_> {
                 match set {
                     InSet::Range(range) => self.range(range),
                     InSet::Segment(name) => self.name(name),
+                    InSet::Call(name, args) => {
+                        self.name(name);
+                        self.elements("(", args, ")", Self::body);
+                    }
                     InSet::List(list) => {
                         self.out.text("{");
                         self.fill(list, Self::body);
@@ -756,6 +884,18 @@ impl Placed for Segment {
     }
 }
 
+impl Placed for LevelArg {
+    fn start(&self) -> u32 {
+        self.name.as_ref().map_or(self.value.span.start, |name| name.span.start)
+    }
+}
+
+impl Placed for Band {
+    fn start(&self) -> u32 {
+        self.name.span.start
+    }
+}
+
 impl Placed for NearAxis {
     fn start(&self) -> u32 {
         self.axis.span.start
@@ -778,7 +918,7 @@ impl Placed for Stmt {
     fn start(&self) -> u32 {
         match self {
             Stmt::Scale(value) | Stmt::Score(value) | Stmt::Require(value) => value.span.start,
-            Stmt::Align(name) | Stmt::Empty(name) => name.span.start,
+            Stmt::Align(name) | Stmt::Empty(name) | Stmt::Queries(name, _) => name.span.start,
             Stmt::Attend(_, span) => span.start,
         }
     }

@@ -8,7 +8,10 @@
 //! - An item begins at an item word that is the first on its line, outside brackets. `map` also occurs in
 //!   expressions: there it begins an item if `NAME :` follows or the operand before it is complete.
 //!   Inside brackets an item word at the start of a line (not `map`, `require`) means that a bracket was left open.
-//! - `scale`, `score`, `align`, `empty` are statements where `=` follows, directly inside an attention.
+//! - `level`, `score`, `select`, `merge` begin an item where `NAME =` follows.
+//! - `scale`, `score`, `align`, `empty`, `queries` are statements where `=` follows, directly inside an attention.
+//! - In a score, selection or merge, outside brackets, `where`, `within`, `besides`, `including`, `among`, `at least`,
+//!   `by`, `over` are words behind a complete operand, and so is `then` in a score.
 //! - `bias` belongs to an entry after a complete operand, `null` where an entry begins.
 //! - `near`, `disc`, `halves` are forms where `(` follows; `doc` after `same` and `each`; `seed` after `per NAME`.
 //! - `step` is the step of a range after a complete operand or `..`, where an operand follows.
@@ -119,6 +122,17 @@ fn begins_item(token: Token<'_>) -> bool {
     matches!(token, Import | Size | Param | Tensor | Map | Space | Order | Pattern | Attention | Require | Model)
 }
 
+/// The item that a word begins where a definition follows.
+fn defined(token: Token<'_>) -> Option<Token<'_>> {
+    match token {
+        Token::Ident("level") => Some(Token::Level),
+        Token::Ident("score") => Some(Token::ScoreItem),
+        Token::Ident("select") => Some(Token::SelectItem),
+        Token::Ident("merge") => Some(Token::Merge),
+        _ => None,
+    }
+}
+
 fn closer(open: Token<'_>) -> Token<'_> {
     match open {
         Token::LParen => Token::RParen,
@@ -134,6 +148,11 @@ impl<'s> Cutter<'s, '_> {
         tokens.len().checked_sub(n).map(|i| tokens[i].1)
     }
 
+    /// This item has had a token.
+    fn seen(&self, token: Token<'s>) -> bool {
+        self.items.last().is_some_and(|item| item.tokens.iter().any(|t| t.1 == token))
+    }
+
     fn kind(&self) -> Option<Kind> {
         self.frames.last().map(|f| f.kind)
     }
@@ -141,8 +160,12 @@ impl<'s> Cutter<'s, '_> {
     fn token(&mut self, lexeme: &Lexeme<'s>, next: Option<Token<'s>>, after: Option<Token<'s>>) {
         let complete = self.before(1).is_none_or(Token::ends_operand);
         let named_map = next.is_some_and(Token::is_name) && after == Some(Token::Colon);
+        let defines = self.frames.is_empty()
+            && defined(lexeme.token).is_some()
+            && next.is_some_and(Token::is_name)
+            && after == Some(Token::Assign);
         let begins = lexeme.first
-            && begins_item(lexeme.token)
+            && (begins_item(lexeme.token) || defines)
             && match lexeme.token {
                 Token::Map => self.frames.is_empty() && (complete || named_map),
                 Token::Require => self.frames.is_empty(),
@@ -157,6 +180,13 @@ impl<'s> Cutter<'s, '_> {
         }
         if lexeme.token == Token::Semicolon && self.kind() != Some(Kind::Parts) {
             self.report(foreign_characters(self.source, self.file, lexeme.start as usize, lexeme.end as usize));
+        }
+        // `at least` is one word.
+        if lexeme.token == Token::Ident("least") && self.before(1) == Some(Token::Clause("at least")) {
+            if let Some(last) = self.items.last_mut().and_then(|item| item.tokens.last_mut()) {
+                last.2 = lexeme.end;
+            }
+            return;
         }
         let token = self.in_context(lexeme, next);
         self.nest(token, lexeme);
@@ -182,6 +212,11 @@ impl<'s> Cutter<'s, '_> {
         if last == Some(Token::Dot) && token.is_keyword() {
             return Token::Ident(&self.source[lexeme.start as usize..lexeme.end as usize]);
         }
+        if last.is_none() && matches!(next, Some(next) if next.is_name()) {
+            if let Some(token) = defined(token) {
+                return token;
+            }
+        }
         let complete = last.is_some_and(Token::ends_operand);
         let word = match token {
             Token::Ident(word) => word,
@@ -190,6 +225,23 @@ impl<'s> Cutter<'s, '_> {
         let indexed = matches!(next, Some(Token::LBracket | Token::Dot));
         let operand_follows = next.is_some_and(|t| t.begins_operand() || t == Token::LParen);
 
+        let item = self.items.last().and_then(|item| item.tokens.first()).map(|t| t.1);
+        if self.frames.is_empty() && (complete || last == Some(Token::DotDot) && !indexed) {
+            match (item, word) {
+                (Some(Token::ScoreItem), "then") => return Token::Then,
+                (Some(Token::ScoreItem | Token::Merge), "where") => return Token::Clause("where"),
+                (Some(Token::Merge), "over") => return Token::Clause("over"),
+                (Some(Token::SelectItem), "within") => return Token::Clause("within"),
+                (Some(Token::SelectItem), "besides") => return Token::Clause("besides"),
+                (Some(Token::SelectItem), "including") => return Token::Clause("including"),
+                (Some(Token::SelectItem), "among") => return Token::Clause("among"),
+                (Some(Token::SelectItem), "at") if next == Some(Token::Ident("least")) => {
+                    return Token::Clause("at least");
+                }
+                (Some(Token::SelectItem), _) if token == Token::By => return Token::Clause("by"),
+                _ => {}
+            }
+        }
         if word == "seed" && complete && self.before(2) == Some(Token::Per) {
             return Token::Seed;
         }
@@ -237,6 +289,7 @@ impl<'s> Cutter<'s, '_> {
             "score" if statement && next == Some(Token::Assign) => Token::Score,
             "align" if statement && next == Some(Token::Assign) => Token::Align,
             "empty" if statement && next == Some(Token::Assign) => Token::Empty,
+            "queries" if statement && next == Some(Token::Assign) => Token::Queries,
             "bias" if statement && (complete || last == Some(Token::DotDot) && !indexed) => Token::Bias,
             "null" if statement && matches!(last, Some(Token::Attend | Token::PlusPlus)) => Token::Null,
             "near" if next == Some(Token::LParen) => Token::Near,
@@ -267,12 +320,17 @@ impl<'s> Cutter<'s, '_> {
             }
             Token::LParen => {
                 let call = last.is_some_and(|t| t.begins_operand() || matches!(t, Token::Near | Token::Disc));
+                // The amount of a selection: `top (8)` is no call.
+                let amount = self
+                    .items
+                    .last()
+                    .is_some_and(|item| item.tokens.len() == 4 && item.tokens[0].1 == Token::SelectItem);
                 let word = matches!(self.kind(), Some(Kind::Least | Kind::Parts))
                     && matches!(self.before(2), Some(Token::LParen | Token::LBrace | Token::Semicolon));
                 self.open(
                     match last {
                         Some(Token::Halves) => Kind::Least,
-                        _ if call && !word => Kind::Call,
+                        _ if call && !word && !amount => Kind::Call,
                         _ => Kind::Group,
                     },
                     token,
@@ -284,7 +342,12 @@ impl<'s> Cutter<'s, '_> {
                 let item = self.items.last().and_then(|item| item.tokens.first()).map(|t| t.1);
                 let kind = match (item, self.kind()) {
                     _ if last == Some(Token::In) => Kind::List,
+                    (_, Some(Kind::Arms(Phase::Form))) if last == Some(Token::RParen) && self.halves => {
+                        self.enter(Phase::Select);
+                        Kind::Parts
+                    }
                     _ if last == Some(Token::RParen) && self.halves => Kind::Parts,
+                    (Some(Token::SelectItem), None) if !self.seen(Token::Of) && !self.seen(Token::Per) => Kind::List,
                     (Some(Token::Attention), None) => Kind::Stmts,
                     (Some(Token::Model), None) => Kind::Arms(Phase::Select),
                     (_, Some(Kind::Arms(Phase::Select))) => {

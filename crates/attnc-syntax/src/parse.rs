@@ -185,7 +185,7 @@ fn explain<'s>(
     if expected.iter().any(|e| e == "\"pattern\"") {
         return Diagnostic::error("E0110", span, format!("found {found} where an item begins"), "not the beginning of an item")
             .help(
-                "an item begins with `pattern`, `attention`, `model`, `param`, `size`, `tensor`, `map`, `space`, `order`, `require` or `import`",
+                "an item begins with `pattern`, `attention`, `model`, `param`, `size`, `tensor`, `map`, `space`, `order`, `level`, `score`, `select`, `merge`, `require` or `import`",
             );
     }
     let diagnostic = if wanted.is_empty() {
@@ -242,7 +242,7 @@ fn slip(
         }
         Token::At => "`@` belongs to an entry: `attention name { attend SET @ tokens }`",
         Token::Ident(_) if can("scale=") && !can("&") => {
-            "statements are `scale =`, `score =`, `align =`, `empty =`, `require` and `attend`"
+            "statements are `scale =`, `score =`, `align =`, `empty =`, `queries =`, `require` and `attend`"
         }
         Token::Colon if can("scale=") => "a definition is written with `=`",
         Token::Comma if matches!(first, Token::Pattern) => {
@@ -300,7 +300,8 @@ fn words(expected: &[String]) -> String {
         let covered = expression && STARTS.contains(&name)
             || operator && BINARY.contains(&name)
             || has("=>") && matches!(name, "=>" | "{")
-            || has("scale=") && matches!(name, "scale=" | "score=" | "align=" | "empty=" | "require" | "attend")
+            || has("scale=")
+                && matches!(name, "scale=" | "score=" | "align=" | "empty=" | "queries=" | "require" | "attend")
             || matches!(name, "name" | "causal");
         if covered {
             continue;
@@ -311,6 +312,7 @@ fn words(expected: &[String]) -> String {
             "step-by" => "`step`".to_owned(),
             "step-arm" | "layer-arm" | "head-arm" => format!("`{}`", name.trim_end_matches("-arm")),
             "axis," => "`,`".to_owned(),
+            "clause" => "a word such as `within`".to_owned(),
             other => format!("`{other}`"),
         });
     }

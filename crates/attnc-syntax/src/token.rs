@@ -187,6 +187,20 @@ pub(crate) enum Token<'s> {
     SelectHead,
     /// The comma of `same h, w`.
     AxisComma,
+    /// `level` where an item begins.
+    Level,
+    /// `score` where an item begins.
+    ScoreItem,
+    /// `select` where an item begins.
+    SelectItem,
+    /// `merge` where an item begins.
+    Merge,
+    /// `queries` before `=` in an attention.
+    Queries,
+    /// A word of a score, selection or merge that an expression follows: `where`, `within`, ..
+    Clause(&'s str),
+    /// `then` in a score.
+    Then,
 }
 
 /// Why a piece of text is no token.
@@ -401,6 +415,13 @@ impl<'s> Token<'s> {
                 | SelectStep
                 | SelectLayer
                 | SelectHead
+                | Level
+                | ScoreItem
+                | SelectItem
+                | Merge
+                | Queries
+                | Clause(_)
+                | Then
         )
     }
 }

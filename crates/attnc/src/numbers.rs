@@ -68,6 +68,7 @@ fn collect(owner: &str, expr: &Expr, found: &mut Vec<Number>) {
             match set {
                 InSet::Range(r) => parts.extend(range(r)),
                 InSet::List(list) => parts.extend(list),
+                InSet::Call(_, list) => parts.extend(list),
                 InSet::Segment(_) => {}
             }
         }

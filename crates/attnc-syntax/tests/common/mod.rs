@@ -161,6 +161,7 @@ fn node(inner: &Exprs) -> Exprs {
         3 => range(inner).prop_map(InSet::Range),
         1 => many(inner, SUM, 1..5).prop_map(InSet::List),
         1 => name().prop_map(InSet::Segment),
+        1 => (name(), many(inner, OR, 0..4)).prop_map(|(f, args)| InSet::Call(f, args)),
     ];
     let sum = inner.clone().prop_map(|e| fit(SUM, e));
     let near = (name(), sum.clone(), prop::option::of(sum.clone()), prop::option::of(sum), any::<bool>())
@@ -219,6 +220,7 @@ fn stmts() -> BoxedStrategy<Vec<Stmt>> {
         name().prop_map(Stmt::Align),
         name().prop_map(Stmt::Empty),
         exprs().prop_map(Stmt::Require),
+        (name(), prop::option::of(name())).prop_map(|(level, how)| Stmt::Queries(level, how)),
         vec(entry, 1..4).prop_map(|entries| Stmt::Attend(entries, Span::default())),
     ];
     vec(stmt, 0..5).boxed()
@@ -269,6 +271,45 @@ fn model() -> BoxedStrategy<ItemKind> {
         .boxed()
 }
 
+fn clauses(words: &'static [&'static str]) -> BoxedStrategy<Vec<Clause>> {
+    let clause = (prop::sample::select(words), exprs()).prop_map(|(word, value)| Clause { word: named(word), value });
+    vec(clause, 0..3).boxed()
+}
+
+/// Levels, scores, selections and merges.
+fn selections() -> BoxedStrategy<ItemKind> {
+    let some = || prop::option::of(name());
+    let arg = (some(), exprs()).prop_map(|(name, value)| LevelArg { name, value });
+    let step = (name(), some(), some(), some()).prop_map(|(op, side, into, per)| ScoreStep { op, side, into, per });
+    let amount = exprs().prop_map(|e| fit(SUM, e));
+    let band = (name(), amount.clone(), prop::option::of(amount.clone())).prop_map(|(name, upto, align)| Band {
+        name,
+        upto,
+        align,
+    });
+    let budget = prop_oneof![
+        (name(), prop::option::of(amount)).prop_map(|(word, amount)| Budget {
+            word,
+            amount,
+            kind: None,
+            bands: vec![]
+        }),
+        (name(), some(), vec(band, 1..4)).prop_map(|(word, kind, bands)| Budget { word, amount: None, kind, bands }),
+    ];
+    let select = &["within", "besides", "including", "among", "at least", "by"];
+    prop_oneof![
+        (name(), name(), vec(arg, 0..4), vec(name(), 0..4), some())
+            .prop_map(|(name, pool, args, of, along)| ItemKind::Level { name, pool, args, of, along }),
+        (name(), exprs(), clauses(&["where"]), vec(step, 0..4))
+            .prop_map(|(name, value, clauses, steps)| ItemKind::Score { name, value, clauses, steps }),
+        (name(), budget, prop::option::of(exprs()), (name(), some()), clauses(select))
+            .prop_map(|(name, budget, of, per, clauses)| ItemKind::Select { name, budget, of, per, clauses }),
+        (name(), name(), vec(exprs(), 0..3), vec(name(), 1..3), clauses(&["over", "where"]))
+            .prop_map(|(name, kind, gates, arms, clauses)| ItemKind::Merge { name, kind, gates, arms, clauses }),
+    ]
+    .boxed()
+}
+
 fn item() -> BoxedStrategy<Item> {
     let some = || prop::option::of(exprs());
     let operand = leaf().prop_map(|e| match e.kind {
@@ -276,7 +317,8 @@ fn item() -> BoxedStrategy<Item> {
         ExprKind::SameAxes(_) => expr(ExprKind::Int(64)),
         _ => paren(e),
     });
-    let kind = prop_oneof![Just(MapKind::Bool), Just(MapKind::Csr), operand.prop_map(MapKind::Blocks)];
+    let kind =
+        prop_oneof![Just(MapKind::Bool), Just(MapKind::Csr), Just(MapKind::Offsets), operand.prop_map(MapKind::Blocks)];
     let shape = prop_oneof![some().prop_map(SegmentShape::Line), axes(some()).prop_map(SegmentShape::Grid)];
     let segment = (name(), shape).prop_map(|(name, shape)| Segment { name, shape });
     let same = vec(name(), 2..4).prop_map(|axes| expr(ExprKind::SameAxes(axes))).boxed();
@@ -300,6 +342,7 @@ fn item() -> BoxedStrategy<Item> {
         (name(), vec(name(), 0..3), body).prop_map(|(name, args, body)| ItemKind::Pattern { name, args, body }),
         (name(), stmts()).prop_map(|(name, stmts)| ItemKind::Attention { name, stmts }),
         exprs().prop_map(ItemKind::Require),
+        selections(),
         model(),
     ];
     let docs = vec("( {0,2}[a-z/!\"]{1,8}){0,3}", 0..3);
