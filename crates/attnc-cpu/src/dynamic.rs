@@ -156,7 +156,7 @@ pub(crate) fn make<'a>(
         let env = &parts[job.part].envs[job.env];
         for stage in &plan.stages {
             job.keys.push(stage.reads.kv.map(|level| {
-                let view = |of, own| made.keys(&plan.program, level, of, job.reads.1).unwrap_or(own);
+                let view = |of, own| made.keys(&plan.program, level, of, (job.head, job.reads.1)).unwrap_or(own);
                 let slots = slots::integer(&plan.program, env, plan.program.level(level).slots).unwrap_or(0);
                 (view(Of::K, job.ctx.k), view(Of::V, job.ctx.v), slots)
             }));
@@ -251,9 +251,11 @@ fn sources(part: &Part<'_>, launch: &Launch<'_>, batch: usize) -> Sources {
         k: BTreeMap::new(),
         v: BTreeMap::new(),
         group: BTreeMap::new(),
+        reads: BTreeMap::new(),
     };
     for &head in part.heads {
         let (q, kv) = (launch.q_heads[head], launch.kv_heads[head]);
+        sources.reads.insert(head, (q, kv));
         sources.q.insert(q, kv_view(&launch.q, batch, q));
         sources.k.insert(kv, kv_view(&launch.k, batch, kv));
         sources.v.insert(kv, kv_view(&launch.v, batch, kv));

@@ -99,6 +99,8 @@ pub(crate) struct Sources {
     pub(crate) v: BTreeMap<usize, KvView>,
     /// Heads of Q for each head of K whose queries it serves.
     pub(crate) group: BTreeMap<usize, Vec<usize>>,
+    /// Heads of Q and of K that each head of the output reads.
+    pub(crate) reads: BTreeMap<usize, (usize, usize)>,
 }
 
 impl Sources {
@@ -111,12 +113,18 @@ impl Sources {
     }
 }
 
+/// Whether values of a level are weighed by queries, so that each head of the output has its own.
+fn weighed(program: &Program, level: LevelId) -> bool {
+    let level = program.level(level);
+    matches!(level.pool, Pool::SoftmaxMean) || level.parent.is_some_and(|parent| weighed(program, parent))
+}
+
 /// What is made for one batch item of a part before its selections.
 #[derive(Debug)]
 pub(crate) struct Made {
     /// By level: slots of queries, slots of keys.
     slots: Vec<[Option<Slots>; 2]>,
-    /// By level, operand and head.
+    /// By level, operand and head: that of the tensor, or of the output for values that are weighed by queries.
     levels: BTreeMap<(usize, Of, usize), Block>,
     /// Operands that are means over heads or of unit length, by head.
     operands: Vec<(Operand, usize, Block)>,
@@ -169,7 +177,12 @@ impl Made {
                     continue;
                 }
                 let Some(own) = &slots[id][usize::from(of != Of::Q)] else { continue };
-                for &head in sources.of(of).keys() {
+                let by_output = of == Of::V && weighed(program, pool.level);
+                let heads: Vec<usize> = match by_output {
+                    true => sources.reads.keys().copied().collect(),
+                    false => sources.of(of).keys().copied().collect(),
+                };
+                for head in heads {
                     let Some(made) = block(own.len(), dim, own.numbers.start) else { return Ok(None) };
                     levels.insert((id, of, head), made);
                 }
@@ -223,10 +236,17 @@ impl Made {
         tasks
     }
 
-    /// View of the keys or values of a level for a head; `None` is the tokens'.
-    pub(crate) fn keys(&self, program: &Program, level: LevelId, of: Of, head: usize) -> Option<KvView> {
+    /// View of the keys or values of a level for a head of the output that reads `kv_head`; `None` is the tokens'.
+    pub(crate) fn keys(
+        &self,
+        program: &Program,
+        level: LevelId,
+        of: Of,
+        (head, kv_head): (usize, usize),
+    ) -> Option<KvView> {
         let operand: fn(attnc_pattern::program::Derived) -> bool = if of == Of::K { |d| d.k } else { |d| d.v };
         let level = choose::origin(program, level, operand)?;
+        let head = if of == Of::V && weighed(program, level) { head } else { kv_head };
         self.levels.get(&(level.0 as usize, of, head)).map(Block::view)
     }
 
@@ -288,8 +308,17 @@ impl Made {
         };
         let parent = program.level(level).parent.and_then(|parent| choose::origin(program, parent, operand));
         match parent {
-            Some(parent) => self.levels.get(&(parent.0 as usize, of, head)).map(Block::view),
-            None => sources.of(of).get(&head).copied(),
+            // Values that are weighed by queries are those of a head of the output.
+            Some(parent) if of != Of::V || weighed(program, parent) => {
+                self.levels.get(&(parent.0 as usize, of, head)).map(Block::view)
+            }
+            _ => {
+                let own = if of == Of::V && weighed(program, level) { sources.reads.get(&head)?.1 } else { head };
+                match parent {
+                    Some(parent) => self.levels.get(&(parent.0 as usize, of, own)).map(Block::view),
+                    None => sources.of(of).get(&own).copied(),
+                }
+            }
         }
     }
 
@@ -318,7 +347,10 @@ impl Made {
             Pool::Weighted(tensor) => env.tensors.get(tensor.0 as usize).map_or(&[], |t| &t.data),
             _ => &[],
         };
-        let keys = self.source(program, id, Of::K, head, sources);
+        // Of values that are weighed: their keys, and the queries of their slots.
+        let (q_head, kv_head) = sources.reads.get(&head).copied().unwrap_or((head, head));
+        let keys = self.source(program, id, Of::K, kv_head, sources);
+        let queries = self.levels.get(&(number, Of::Q, q_head));
         let mut chances: Vec<f32> = Vec::new();
         for slot in from..to {
             let count = slots.members.count(slot);
@@ -336,8 +368,11 @@ impl Made {
                     }
                     (Pool::SoftmaxMean, Of::V) => {
                         out.fill(0.0);
-                        let Some(keys) = keys else { continue };
-                        softmax_of(kernels, &keys, &slots.members, slot, scratch, &mut chances);
+                        let (Some(keys), Some(queries)) = (keys, queries) else { continue };
+                        let place = slots.numbers.start + slot as i64 - queries.first;
+                        let Some(place) = usize::try_from(place).ok().filter(|&p| p < queries.rows) else { continue };
+                        let query = std::slice::from_raw_parts(queries.row(place), queries.dim);
+                        softmax_of(kernels, query, &keys, &slots.members, slot, scratch, &mut chances);
                         each_batch(&slots.members, slot, |rows, first, n, done| {
                             let (at, stride) = fetch(kernels, &source, rows, first, n, scratch);
                             let weights = chances[done..].as_ptr();
@@ -549,13 +584,14 @@ fn each_batch(members: &Members, slot: usize, mut f: impl FnMut(*const u32, i64,
     }
 }
 
-/// The softmax over the members of a slot of the products of their keys with the largest of each channel, divided by the
-/// root of the dimension.
+/// The softmax over the members of a slot of the products of their keys with the slot's query, divided by the root of the
+/// dimension.
 ///
 /// # Safety
 /// The rows are within the view; the scratch is this thread's.
 unsafe fn softmax_of(
     kernels: &Table,
+    query: &[f32],
     keys: &KvView,
     members: &Members,
     slot: usize,
@@ -563,19 +599,14 @@ unsafe fn softmax_of(
     chances: &mut Vec<f32>,
 ) {
     let d = keys.dim as usize;
-    let mut top = vec![f32::NEG_INFINITY; d];
     chances.clear();
     // SAFETY: promised by the caller.
     unsafe {
         each_batch(members, slot, |rows, first, n, _| {
             let (at, stride) = fetch(kernels, keys, rows, first, n, scratch);
-            (kernels.pool_max)(at, stride, n as i64, d as i64, top.as_mut_ptr());
-        });
-        each_batch(members, slot, |rows, first, n, _| {
-            let (at, stride) = fetch(kernels, keys, rows, first, n, scratch);
             for i in 0..n {
                 let row = std::slice::from_raw_parts(at.offset(i as isize * stride as isize), d);
-                let dot: f32 = row.iter().zip(&top).map(|(a, b)| a * b).sum();
+                let dot: f32 = row.iter().zip(query).map(|(a, b)| a * b).sum();
                 chances.push(dot / (d as f32).sqrt());
             }
         });

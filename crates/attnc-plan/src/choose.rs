@@ -377,8 +377,8 @@ fn pools(program: &Program, needs: &Needs, chooses: &[Choose]) -> Vec<Pool> {
         while let Some(level) = at {
             note(&mut of[level.0 as usize]);
             if let Pooling::SoftmaxMean = program.level(level).pool {
-                // Values are weighted by keys.
-                of[level.0 as usize].k = true;
+                // Values are weighed by the queries of their slot.
+                of[level.0 as usize].q = true;
             }
             at = program.level(level).parent.and_then(|parent| origin(program, parent, operand));
         }

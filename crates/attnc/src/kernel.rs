@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use attnc_cpu::{CpuKernel, Isa, Launch, Part, RunError};
+use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, Part, RunError};
 use attnc_pattern::analysis::EvalError;
 use attnc_pattern::env::Env;
 use attnc_pattern::oracle::{self, Evaluator, OracleError, Output, Point};
@@ -282,7 +282,26 @@ impl Kernel {
     pub fn workspace_bytes(&self, out: [usize; 4], keys: usize, dim: usize, threads: usize) -> usize {
         let [batch, heads, n_q, dim_v] = out;
         let codes = self.parts.iter().filter_map(|p| p.code.as_deref());
-        let parts: Vec<Part<'_>> = codes.map(|kernel| Part { kernel, heads: &[], envs: &[] }).collect();
+        // What levels and tables take depends on lengths; where it depends on sizes too, those are not known here.
+        let lengths = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).min(attnc_plan::MAX_LEN);
+        let (queries, all) = (lengths(n_q), lengths(keys));
+        let env = Env {
+            n_q: queries,
+            n_k: all,
+            q_start: (all - queries).max(0),
+            heads: lengths(heads),
+            dim: lengths(dim),
+            sizes: vec![all; self.shared.program.sizes.len()],
+            ..Env::default()
+        };
+        let list: Vec<usize> = (0..heads).collect();
+        let envs = if codes.clone().any(CpuKernel::is_dynamic) { vec![env; batch.saturating_mul(heads)] } else { vec![] };
+        let parts: Vec<Part<'_>> = codes
+            .map(|kernel| match kernel.is_dynamic() {
+                true => Part { kernel, heads: &list, envs: &envs },
+                false => Part { kernel, heads: &[], envs: &[] },
+            })
+            .collect();
         // Which part has how many heads is known at the launch: as if all had the one that keeps most.
         let between = parts.iter().map(|p| p.kernel.between_bytes(n_q, dim_v)).max().unwrap_or(0);
         let between = between.saturating_mul(batch.saturating_mul(heads));
@@ -294,6 +313,25 @@ impl Kernel {
     /// # Errors
     /// Whatever does not fit, and rows without entries under `empty = error`; nothing is written then.
     pub fn run(&self, problem: &mut Problem<'_>, resources: Resources<'_>) -> Result<(), Diagnostics> {
+        self.run_noting(problem, resources, None)
+    }
+
+    /// As [`Kernel::run`], and hands back the tables of all selections.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`].
+    pub fn run_chosen(&self, problem: &mut Problem<'_>, resources: Resources<'_>) -> Result<Vec<Chosen>, Diagnostics> {
+        let mut chosen = Vec::new();
+        self.run_noting(problem, resources, Some(&mut chosen))?;
+        Ok(chosen)
+    }
+
+    fn run_noting(
+        &self,
+        problem: &mut Problem<'_>,
+        resources: Resources<'_>,
+        chosen: Option<&mut Vec<Chosen>>,
+    ) -> Result<(), Diagnostics> {
         if self.shared.target() == Target::Oracle {
             return self.run_oracle(problem);
         }
@@ -340,7 +378,14 @@ impl Kernel {
             workspace,
             pool: resources.threads.map(|t| &t.0),
         };
-        attnc_cpu::run(&parts, &mut launch).map_err(|error| self.failed(&error))
+        match chosen {
+            None => attnc_cpu::run(&parts, &mut launch).map_err(|error| self.failed(&error)),
+            Some(chosen) => {
+                let found = attnc_cpu::run_chosen(&parts, &mut launch).map_err(|error| self.failed(&error))?;
+                chosen.extend(found);
+                Ok(())
+            }
+        }
     }
 
     /// Output and log-sum-exp from the definition, in f64: one for each batch item.
