@@ -42,7 +42,7 @@ impl Kept {
 pub struct Grid {
     /// Values `[slot][bq]`, of which there are `slots`: -inf where there is none yet.
     pub values: *mut f32,
-    /// How many pairs have come, `[slot][bq]`; or null.
+    /// How many scores above -inf have come, `[slot][bq]`; or null.
     pub counts: *mut f32,
     /// Slot of each key, or [`u32::MAX`] for none; null where keys are slots.
     pub slot_of: *const u32,
@@ -259,7 +259,7 @@ unsafe fn reduce(
                 let larger = grid.sums != 0 || s > *value;
                 *value = if takes && s > f32::NEG_INFINITY && larger { new } else { *value };
                 if !grid.counts.is_null() {
-                    *grid.counts.add(at + i) += if takes { 1.0 } else { 0.0 };
+                    *grid.counts.add(at + i) += if takes && s > f32::NEG_INFINITY { 1.0 } else { 0.0 };
                 }
             }
         }

@@ -264,6 +264,8 @@ pub struct Entry {
     pub source: Source,
     /// Added to the modified score; for null slots it is the whole logit.
     pub bias: Option<ExprId>,
+    /// The modifier of the score, read at the slots of the entry's level; for tokens [`Attention::score`] stands.
+    pub score: Option<ExprId>,
     /// Where it was written.
     pub span: Span,
 }

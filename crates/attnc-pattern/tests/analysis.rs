@@ -886,7 +886,7 @@ fn attend(program: &mut Program, set: ExprId) {
         depends_on_alignment: true,
         merge: None,
         pooled: None,
-        entries: vec![Entry { source: Source::Tokens(set), bias: None, span: Span::default() }],
+        entries: vec![Entry { source: Source::Tokens(set), bias: None, score: None, span: Span::default() }],
         span: Span::default(),
     });
 }

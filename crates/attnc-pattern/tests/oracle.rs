@@ -14,7 +14,8 @@ use proptest::prelude::*;
 /// An attention over the given sets, of scale 1.
 fn attention(p: &mut Program, sets: &[ExprId]) -> Attention {
     let (scale, require) = (p.exprs.real(1.0), p.exprs.bool(true));
-    let entry = |&set: &ExprId| Entry { source: Source::Tokens(set), bias: None, span: Default::default() };
+    let entry =
+        |&set: &ExprId| Entry { source: Source::Tokens(set), bias: None, score: None, span: Default::default() };
     Attention {
         name: "a".into(),
         docs: vec![],
@@ -229,7 +230,7 @@ fn null_slots_take_weight_and_give_nothing() {
     p.tensors.push(Tensor { name: "sink".into(), dims: vec![], of: None, span: Default::default() });
     let (head, slot) = (p.exprs.var(Var::Head), p.exprs.var(Var::Slot));
     let bias = p.exprs.intern(Node::Load(TensorId(0), vec![head, slot]));
-    a.entries.push(Entry { source: Source::Null(2), bias: Some(bias), span: Default::default() });
+    a.entries.push(Entry { source: Source::Null(2), bias: Some(bias), score: None, span: Default::default() });
     p.attentions.push(a);
     let sinks = [9.0, 9.0, 0.5, -1.0_f32];
     let e = Env { head: 1, tensors: vec![TensorData { data: (&sinks).into(), dims: vec![2, 2] }], ..env(1, 2, 1) };
@@ -247,7 +248,7 @@ fn null_slots_take_weight_and_give_nothing() {
 fn null_slots_without_bias_have_logit_0() {
     let mut p = Program::default();
     let mut a = attention(&mut p, &[]);
-    a.entries.push(Entry { source: Source::Null(3), bias: None, span: Default::default() });
+    a.entries.push(Entry { source: Source::Null(3), bias: None, score: None, span: Default::default() });
     p.attentions.push(a);
     let out = run(&p, &env(1, 1, 1), &[1.0], &[1.0], &[1.0]).unwrap();
     assert_eq!((out.out[0], out.lse[0]), (0.0, 3_f64.ln()));
@@ -294,7 +295,8 @@ fn rows_without_weight_are_zero_or_an_error() {
     // All logits -inf: nothing, but not empty.
     let all = p.exprs.bool(true);
     let infinity = p.exprs.real(f64::NEG_INFINITY);
-    p.attentions[0].entries[0] = Entry { source: Source::Tokens(all), bias: Some(infinity), span: Default::default() };
+    p.attentions[0].entries[0] =
+        Entry { source: Source::Tokens(all), bias: Some(infinity), score: None, span: Default::default() };
     let out = run(&p, &env(4, 4, 1), &x, &x, &x).unwrap();
     assert!(out.out.iter().all(|&o| o == 0.0) && out.lse.iter().all(|&l| l == f64::NEG_INFINITY));
     assert_eq!((out.rows[0].entries, out.rows[0].max_score), (4, 1.0 * 4.0));

@@ -28,7 +28,7 @@ fn program(set: impl FnOnce(&mut Program) -> ExprId) -> Program {
         depends_on_alignment: true,
         merge: None,
         pooled: None,
-        entries: vec![Entry { source: Source::Tokens(set), bias: None, span: Default::default() }],
+        entries: vec![Entry { source: Source::Tokens(set), bias: None, score: None, span: Default::default() }],
         span: Default::default(),
     });
     p

@@ -13,6 +13,9 @@ use super::spell::spell;
 use crate::build::{floor_div, floor_mod};
 use crate::expr::{Bin, Cmp, ExprId, Ty, Un};
 
+/// Numbers that a sample may be drawn from.
+const MOST_SAMPLED: i64 = 4096;
+
 /// Both ends of a range; `None` is open. From `lo`, before `hi`.
 struct Ends {
     lo: Option<ExprId>,
@@ -224,7 +227,10 @@ impl<'a> Checker<'a> {
     ) -> Option<Val> {
         let values: Vec<Option<Val>> =
             std::iter::once(first).chain(rest.iter().map(|(_, e)| e)).map(|e| self.comparand(cx, e)).collect();
-        let values = values.into_iter().collect::<Option<Vec<Val>>>()?;
+        let mut values = values.into_iter().collect::<Option<Vec<Val>>>()?;
+        if values.iter().any(|v| self.exprs.ty(v.id) == Ty::Real) {
+            values.iter_mut().for_each(|v| v.id = self.exprs.to_real(v.id));
+        }
         let mut links = Vec::new();
         for (pair, (op, _)) in values.windows(2).zip(rest) {
             let axes = self.same_axes(cx, pair.iter().copied())?;
@@ -250,6 +256,8 @@ impl<'a> Checker<'a> {
         let value = self.lower(cx, e)?;
         let help = match self.exprs.ty(value.id) {
             Ty::Int => return Some(value),
+            // Candidates may be told apart by numbers that are given, such as those of buckets.
+            Ty::Real if cx.place == scope::WITHIN => return Some(value),
             Ty::Real => "sets compare integers",
             Ty::Bool => "join sets with `&`, `|` and `except`",
         };
@@ -367,6 +375,44 @@ impl<'a> Checker<'a> {
             let arm = self.exprs.eq(value.id, item.id);
             self.mark(cx, arm, e.span);
             arms.push(arm);
+        }
+        let any = self.exprs.or(arms);
+        let inside = self.both_in(axes.map(|(s, _)| s));
+        let and = self.exprs.and([any, inside]);
+        Some(self.marked(cx, and, span))
+    }
+
+    /// `q % 128 in sample(32, 128, 7)`: 32 of the numbers below 128, by Philox with seed 7, drawn when compiled.
+    pub(super) fn in_sample(
+        &mut self,
+        cx: &Cx<'a>,
+        x: &'a Expr,
+        name: &'a Name,
+        args: &'a [Expr],
+        span: Span,
+    ) -> Option<Val> {
+        if name.text != "sample" {
+            return self.unknown_word(cx, name, "list of numbers", &["sample"]);
+        }
+        let [count, below, seed] = args else {
+            let help = "write `sample(32, 128, 7)`: how many, of how many, and the seed";
+            let error = Diagnostic::error("E0206", span, "`sample` takes three numbers", "not three");
+            return self.fail(cx, error.help(help));
+        };
+        let value = self.comparand(cx, x);
+        let (count, below) = (self.positive(cx, count, "a count"), self.positive(cx, below, "a bound"));
+        let (seed, value) = (self.constant_int(cx, seed), value?);
+        let (count, below, seed) = (count?, below?, seed?);
+        if below > MOST_SAMPLED {
+            let message = format!("a sample of {below} numbers is written out");
+            return self.no_meaning(cx, args[1].span, message, "at most 4096 are possible; draw keys with `random`");
+        }
+        let axes = self.same_axes(cx, [value])?;
+        let chosen = crate::random::choose(seed, 0, 0, 0, count.unsigned_abs(), below.unsigned_abs());
+        let mut arms = Vec::with_capacity(chosen.len());
+        for number in chosen {
+            let number = self.exprs.int(number as i64);
+            arms.push(self.exprs.eq(value.id, number));
         }
         let any = self.exprs.or(arms);
         let inside = self.both_in(axes.map(|(s, _)| s));

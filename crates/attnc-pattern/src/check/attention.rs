@@ -8,7 +8,7 @@ use super::facts::Reads;
 use super::names::ItemRef;
 use super::scope::{self, BIAS, MODIFIER, NULL_BIAS, REQUIRE, SCALE, SET};
 use crate::expr::{ExprId, Node, Un, Var};
-use crate::program::{Align, Attention, Empty, Entry, Source};
+use crate::program::{Align, Attention, Empty, Entry, Partition, Pool, Pooled, Source};
 
 /// What the statements of an attention say.
 #[derive(Default)]
@@ -19,6 +19,7 @@ struct Draft {
     empty: Option<Empty>,
     require: Vec<ExprId>,
     require_written: bool,
+    pooled: Option<Pooled>,
     entries: Vec<Entry>,
 }
 
@@ -33,7 +34,7 @@ impl<'a> Checker<'a> {
     pub(super) fn attentions(&mut self) {
         for (item, node) in self.items() {
             match &node.kind {
-                ItemKind::Attention { .. } => {
+                ItemKind::Attention { .. } | ItemKind::Merge { .. } => {
                     self.attention(item);
                 }
                 ItemKind::Pattern { args, .. } if args.is_empty() => {
@@ -58,6 +59,11 @@ impl<'a> Checker<'a> {
         let (name, draft) = match &node.kind {
             ItemKind::Attention { name, stmts } => (name, self.statements(item.module, name, stmts)),
             ItemKind::Pattern { name, body, .. } => (name, self.bare(item, body, name.span)),
+            ItemKind::Merge { .. } => {
+                let index = self.merge(item);
+                self.by_item.insert(item, index);
+                return index;
+            }
             _ => return None,
         };
         let index =
@@ -71,7 +77,7 @@ impl<'a> Checker<'a> {
     fn bare(&mut self, item: ItemRef, body: &'a Expr, span: Span) -> Option<Draft> {
         let cx = self.top(item.module, SET);
         let set = self.expand(&cx, item, &[], body.span)?.id;
-        let entry = Entry { source: Source::Tokens(set), bias: None, span: body.span };
+        let entry = Entry { source: Source::Tokens(set), bias: None, score: None, span: body.span };
         self.mark(&cx, set, span);
         Some(Draft { entries: vec![entry], ..Draft::default() })
     }
@@ -87,7 +93,7 @@ impl<'a> Checker<'a> {
         if let Some(index) = self.program.attentions.iter().position(same) {
             return Some(index);
         }
-        let entry = Entry { source: Source::Tokens(id), bias: None, span: set.span };
+        let entry = Entry { source: Source::Tokens(id), bias: None, score: None, span: set.span };
         let draft = Draft { entries: vec![entry], ..Draft::default() };
         self.finish_attention(module, name, &[], draft, set.span)
     }
@@ -116,6 +122,14 @@ impl<'a> Checker<'a> {
         for entry in &draft.entries {
             if let Source::Tokens(set) = entry.source {
                 self.one_draw(set, entry.span)?;
+            }
+        }
+        // A modifier is read at the slots of each entry.
+        if let Some(score) = draft.score {
+            for i in 0..draft.entries.len() {
+                if let Source::Slots(level, _) = draft.entries[i].source {
+                    draft.entries[i].score = Some(self.at_level(level, score));
+                }
             }
         }
         draft.require.append(&mut self.launch);
@@ -150,7 +164,7 @@ impl<'a> Checker<'a> {
             depends_on_alignment: relation || modified,
             entries: draft.entries,
             merge: None,
-            pooled: None,
+            pooled: draft.pooled,
             span,
         });
         Some(self.program.attentions.len() - 1)
@@ -181,7 +195,7 @@ impl<'a> Checker<'a> {
     fn statements(&mut self, module: usize, name: &Name, stmts: &'a [Stmt]) -> Option<Draft> {
         let mut draft = Draft::default();
         let mut fine = true;
-        let mut once = ["scale", "score", "align", "empty", "attend"].map(|word| Once { word, seen: None });
+        let mut once = ["scale", "score", "align", "empty", "queries", "attend"].map(|word| Once { word, seen: None });
         for stmt in stmts {
             let (word, span) = match stmt {
                 Stmt::Scale(e) => ("scale", e.span),
@@ -189,6 +203,7 @@ impl<'a> Checker<'a> {
                 Stmt::Align(name) => ("align", name.span),
                 Stmt::Empty(name) => ("empty", name.span),
                 Stmt::Require(e) => ("require", e.span),
+                Stmt::Queries(name, _) => ("queries", name.span),
                 Stmt::Attend(_, span) => ("attend", *span),
             };
             if let Some(once) = once.iter_mut().find(|o| o.word == word)
@@ -246,6 +261,27 @@ impl<'a> Checker<'a> {
                 let id = self.set(&cx, e)?;
                 draft.require.push(id);
             }
+            Stmt::Queries(level, how) => {
+                let cx = self.top(module, SET);
+                let bilinear = match how {
+                    None => false,
+                    Some(word) if word.text == "bilinear" => true,
+                    Some(word) => return self.unknown_word(&cx, word, "way between slots", &["bilinear"]),
+                };
+                let id = self.level_named(&cx, level)?;
+                self.rows_of(id);
+                let of = self.program.level(id);
+                if !of.of.q || bilinear && !matches!(of.partition, Partition::Axes(_)) {
+                    let (message, help) = if of.of.q {
+                        ("there is nothing between slots of a line", "make a level of boxes: `mean(h = 2, w = 2)`")
+                    } else {
+                        ("this level has no queries", "make it `of q, k, v`")
+                    };
+                    let error = Diagnostic::error("E0412", level.span, message, "queries of this level");
+                    return self.fail(&cx, error.help(help));
+                }
+                draft.pooled = Some(Pooled { level: id, bilinear });
+            }
             Stmt::Attend(entries, _) => {
                 let entries: Vec<Option<Entry>> = entries.iter().map(|e| self.entry(module, e)).collect();
                 draft.entries.extend(entries.into_iter().collect::<Option<Vec<Entry>>>()?);
@@ -256,27 +292,48 @@ impl<'a> Checker<'a> {
 
     fn entry(&mut self, module: usize, entry: &'a ast::Entry) -> Option<Entry> {
         let cx = self.top(module, SET);
+        let level = match &entry.level {
+            Some(level) if level.text != "tokens" => Some(self.level_named(&cx, level)?),
+            _ => None,
+        };
+        let mut cx = cx;
+        cx.scope.slots.1 = level;
         let source = match (&entry.set, &entry.null) {
-            (Some(set), _) => self.set(&cx, set).map(Source::Tokens),
+            (Some(set), _) => self.set(&cx, set).map(|set| match level {
+                Some(level) => Source::Slots(level, self.at_level(level, set)),
+                None => Source::Tokens(set),
+            }),
             (None, Some(slots)) => self.positive(&cx, slots, "a number of null slots").map(Source::Null),
             (None, None) => None,
         };
-        let level = match &entry.level {
-            Some(level) if level.text != "tokens" => self.fail(
-                &cx,
-                Diagnostic::error("E0401", level.span, format!("there is no level `{}`", level.text), "unknown level")
-                    .help("the level of raw keys and values is `tokens`"),
-            ),
-            _ => Some(()),
-        };
         let place = if entry.null.is_some() { NULL_BIAS } else { BIAS };
         let bias = entry.bias.as_ref().map(|e| self.real(&cx.at(place), e));
-        let (source, ()) = (source?, level?);
+        let source = source?;
         let bias = match bias {
-            Some(bias) => Some(bias?),
+            Some(bias) => match level {
+                Some(level) => {
+                    let bias = bias?;
+                    Some(self.at_level(level, bias))
+                }
+                None => Some(bias?),
+            },
             None => None,
         };
-        Some(Entry { source, bias, span: entry.span })
+        if let (Some(level), Some(written)) = (level, &entry.level) {
+            let of = self.program.level(level).of;
+            if !of.k && !of.v {
+                let message = format!("the level `{}` has neither keys nor values", written.text);
+                let error = Diagnostic::error("E0412", written.span, message, "attended to here");
+                return self.fail(&cx, error.help("make it `of k, v`"));
+            }
+            let pooled = !matches!(self.program.level(level).pool, Pool::Channels(_) | Pool::Quantised { .. });
+            if pooled && !(of.k && of.v) {
+                let message = format!("slots of `{}` have keys or values, not both", written.text);
+                let error = Diagnostic::error("E0412", written.span, message, "attended to here");
+                return self.fail(&cx, error.help("make it `of k, v`"));
+            }
+        }
+        Some(Entry { source, bias, score: None, span: entry.span })
     }
 
     /// Patterns with arguments that nothing expands are checked as far as arguments do not matter: on a copy,

@@ -211,7 +211,8 @@ pub const CODES: &[CodeInfo] = &[
     CodeInfo {
         code: "E0401",
         title: "an unknown level",
-        explain: "An entry attends to raw keys and values, `SET @ tokens`, or to null slots, `null N`.",
+        explain: "An entry attends to the keys and values themselves, `SET @ tokens`, to slots of a level that the file \
+                  declares, or to null slots, `null N`.",
         example: "attention a {\n  attend causal @ pooled\n}\n",
     },
     CodeInfo {
@@ -271,5 +272,34 @@ pub const CODES: &[CodeInfo] = &[
                   `|`, `!`, to the right of `except` or beside a second draw it is not clear how often a key counts. Entries \
                   joined by `++` add up: give the draw one of its own.",
         example: "pattern p = causal | draw 8 of all per head seed 7\n",
+    },
+    CodeInfo {
+        code: "E0412",
+        title: "a level that cannot be made",
+        explain: "A level cuts tokens into slots, in blocks of positions (`mean(16)`), boxes of a grid (`mean(h = 4, w = 4)`), \
+                  equal parts (`mean(into = 8)`) or parts of an `offsets` map, or slots of another level into blocks; and says \
+                  which of q, k and v it derives. What is attended to has keys and values.",
+        example: "level g = mean(16) of q, q\n",
+    },
+    CodeInfo {
+        code: "E0413",
+        title: "a score that cannot be",
+        explain: "A score has at most one product, of queries and then keys, `dot(g.q, g.k)`; steps that reduce rows (`then max \
+                  q in g`) or candidates (`then max k in g`) to slots of a level made of theirs; and scales.",
+        example: "score a = dot(k, q)\n",
+    },
+    CodeInfo {
+        code: "E0414",
+        title: "a selection that cannot be",
+        explain: "A selection takes a budget of the candidates of a score for each row. Rows and candidates are those of the \
+                  score, or tokens of its slots; a share lies in (0, 1], and one of the mass is of a score that is never negative.",
+        example: "select s = mass 0.9 of dot(q, k) per q\n",
+    },
+    CodeInfo {
+        code: "E0415",
+        title: "a merge that cannot be",
+        explain: "A merge joins the outputs of other attentions of the file: `gate(E) of a, b` weighs them, `mean of a over N \
+                  where S` takes the mean over the branches that a query takes part in.",
+        example: "pattern p = causal\nmerge m = gate(0.5) of p, p, p\n",
     },
 ];

@@ -6,7 +6,7 @@
 use attnc_syntax::ast::{self, Expr, ItemKind, Name};
 use attnc_syntax::diag::{Diagnostic, Span};
 
-use super::names::{ItemRef, declared};
+use super::names::{ItemRef, declared, noun};
 use super::scope::{CONSTANT, Cx, TENSOR_EXTENT};
 use super::{Checker, Param};
 use crate::expr::{ExprId, MapId, SizeId, TensorId, Ty};
@@ -31,6 +31,15 @@ impl<'a> Checker<'a> {
                 }
                 ItemKind::Order { .. } => {
                     self.order(item);
+                }
+                ItemKind::Level { .. } => {
+                    self.level(item);
+                }
+                ItemKind::Score { .. } => {
+                    self.score(item);
+                }
+                ItemKind::Select { .. } => {
+                    self.select(item);
                 }
                 _ => {}
             }
@@ -154,6 +163,12 @@ impl<'a> Checker<'a> {
             let kind = match kind {
                 ast::MapKind::Bool => MapKind::Bool,
                 ast::MapKind::Csr => MapKind::Csr,
+                ast::MapKind::Offsets if *per_head => {
+                    let help = "boundaries are shared by all heads: leave `[heads]` out";
+                    let cx = checker.top(item.module, CONSTANT);
+                    return checker.no_meaning(&cx, name.span, "slots are the same for all heads".to_owned(), help);
+                }
+                ast::MapKind::Offsets => MapKind::Offsets,
                 ast::MapKind::Blocks(size) => {
                     let cx = checker.top(item.module, CONSTANT);
                     MapKind::Blocks(checker.positive(&cx, size, "a block")?)
@@ -175,11 +190,22 @@ impl<'a> Checker<'a> {
             return known;
         }
         let name = declared(&self.item(item).kind)?;
+        if self.making.contains(&item) {
+            let noun = noun(&self.item(item).kind);
+            let message = format!("{noun} needs itself: `{}`", name.text);
+            self.report(
+                Diagnostic::error("E0205", name.span, message, "is made of itself")
+                    .help("make it of tokens, or of what is declared apart from it"),
+            );
+            return None;
+        }
+        self.making.push(item);
         let index = if matches!(self.item(item).kind, ItemKind::Order { .. }) || self.own_name(item, name) {
             add(self, name)
         } else {
             None
         };
+        self.making.retain(|&made| made != item);
         self.declared.insert(item, index);
         index
     }

@@ -161,7 +161,7 @@ impl<'a> Checker<'a> {
     }
 
     /// The place of a position in an order; a launch has positions that the order knows.
-    fn in_order(&mut self, order: OrderId, position: ExprId) -> ExprId {
+    pub(super) fn in_order(&mut self, order: OrderId, position: ExprId) -> ExprId {
         self.need_extents(self.program.order(order).segment);
         if let Some(sorted) = self.sorted(order) {
             let end = if position == self.tokens.q { self.tokens.end_q } else { self.tokens.end_k };
@@ -179,7 +179,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn order_named(&mut self, cx: &Cx<'a>, name: &'a Name) -> Option<OrderId> {
+    pub(super) fn order_named(&mut self, cx: &Cx<'a>, name: &'a Name) -> Option<OrderId> {
         let item = match self.names[cx.frame.module].get(&name.text) {
             Some((Named::Item(item), _)) => item,
             Some((Named::Broken, _)) => return None,
@@ -536,7 +536,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Places of an order are rows or columns of a launch only if it has all that the order moves.
-    fn whole_sequence(&mut self, start: Var, order: OrderId, n: ExprId) {
+    pub(super) fn whole_sequence(&mut self, start: Var, order: OrderId, n: ExprId) {
         let end = match self.program.order(order).segment {
             Some(segment) => {
                 let segment = &self.program.space.segments[segment];

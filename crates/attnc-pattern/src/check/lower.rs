@@ -59,6 +59,7 @@ impl<'a> Checker<'a> {
             ExprKind::In(x, InSet::Range(range)) => self.in_range(cx, x, range, e.span),
             ExprKind::In(x, InSet::List(list)) => self.in_list(cx, x, list, e.span),
             ExprKind::In(x, InSet::Segment(name)) => self.is_in_segment(cx, x, name, e.span),
+            ExprKind::In(x, InSet::Call(name, args)) => self.in_sample(cx, x, name, args, e.span),
             ExprKind::Not(x) => {
                 let x = self.set(cx, x)?;
                 let not = self.exprs.not(x);

@@ -10,6 +10,8 @@
 //! space      segments, axes, orders           arith   numbers, comparisons, ranges
 //! resolve    names where they are used        forms   block, along, each doc, halves, near, random, ..
 //! attention  entries and statements           model   who attends how, and that nobody is left out
+//! levels     slots, and sets read at them     scores  scores and their steps
+//! selects    budgets, rows and candidates     merges  attentions made of attentions
 //! facts      bounds and readings              codes   what each error means
 //! ```
 
@@ -19,11 +21,15 @@ pub mod codes;
 mod decls;
 mod facts;
 mod forms;
+mod levels;
 mod lower;
+mod merges;
 mod model;
 mod names;
 mod resolve;
 mod scope;
+mod scores;
+mod selects;
 mod space;
 mod spell;
 #[cfg(test)]
@@ -140,6 +146,10 @@ struct Checker<'a> {
     expanded: HashMap<(ItemRef, Scope, Place), Expanded>,
     /// What a launch must fulfil for the attention that is being lowered.
     launch: Vec<ExprId>,
+    /// The same of levels, scores and selections, for those who use them.
+    conditions: HashMap<ItemRef, Vec<ExprId>>,
+    /// Levels, scores and selections that are being made.
+    making: Vec<ItemRef>,
     depth: usize,
     steps: usize,
     /// A limit was reported: nothing is lowered any more.
@@ -168,6 +178,8 @@ impl<'a> Checker<'a> {
             by_item: HashMap::new(),
             expanded: HashMap::new(),
             launch: Vec::new(),
+            conditions: HashMap::new(),
+            making: Vec::new(),
             depth: 0,
             steps: 0,
             exhausted: false,

@@ -308,7 +308,7 @@ impl<'a> Checker<'a> {
             && let Some((Named::Item(target), _)) = self.names[item.module].get(name)
         {
             match &self.item(target).kind {
-                ItemKind::Attention { .. } => return self.attention(target),
+                ItemKind::Attention { .. } | ItemKind::Merge { .. } => return self.attention(target),
                 ItemKind::Pattern { args, .. } if args.is_empty() => return self.attention(target),
                 _ => {}
             }

@@ -39,7 +39,7 @@ pub(super) struct Names {
 /// Words that are names of the language; an item or argument cannot have them.
 pub(super) const WORDS: &[&str] = &[
     "all", "none", "causal", "q", "k", "n_q", "n_k", "head", "heads", "layer", "step", "d", "docs", "score", "slot",
-    "pow2", "tokens", "min", "max", "abs", "sqrt", "log", "exp", "tanh",
+    "branch", "channel", "pow2", "tokens", "min", "max", "abs", "sqrt", "log", "exp", "tanh",
 ];
 
 /// Patterns of the standard library (`patterns/std.attn`), so that the lack of an import can be told from a typo.
@@ -124,6 +124,10 @@ pub(super) fn declared(kind: &ItemKind) -> Option<&Name> {
         | ItemKind::Map { name, .. }
         | ItemKind::Order { name, .. }
         | ItemKind::Pattern { name, .. }
+        | ItemKind::Level { name, .. }
+        | ItemKind::Score { name, .. }
+        | ItemKind::Select { name, .. }
+        | ItemKind::Merge { name, .. }
         | ItemKind::Attention { name, .. } => Some(name),
         ItemKind::Model(model) => Some(&model.name),
         ItemKind::Import { .. } | ItemKind::Space(_) | ItemKind::Require(_) => None,
@@ -144,6 +148,10 @@ pub(super) fn noun(kind: &ItemKind) -> &'static str {
         ItemKind::Attention { .. } => "an attention",
         ItemKind::Require(_) => "a requirement",
         ItemKind::Model(_) => "a model",
+        ItemKind::Level { .. } => "a level",
+        ItemKind::Score { .. } => "a score",
+        ItemKind::Select { .. } => "a selection",
+        ItemKind::Merge { .. } => "a merge",
     }
 }
 

@@ -61,6 +61,8 @@ impl<'a> Checker<'a> {
             "d" => (scope::DIM, self.exprs.var(Var::Dim)),
             "score" => (scope::SCORE, self.exprs.var(Var::Score)),
             "slot" => (scope::SLOT, self.exprs.var(Var::Slot)),
+            "branch" => (scope::BRANCH, self.exprs.var(Var::Branch)),
+            "channel" => (scope::CHANNEL, self.exprs.var(Var::Channel)),
             _ if FUNCTIONS.contains(&name) => {
                 let help = Some(format!("call it: `{name}(..)`"));
                 return Some(self.other_kind(cx, span, "a value", "a function", help));
@@ -95,7 +97,16 @@ impl<'a> Checker<'a> {
                 let help = format!("write `along {} {{ block 64 {{ q - k in -1 ..= 1 }} }}`", name.text);
                 self.other_kind(cx, span, "a value", noun, Some(help))
             }
-            ItemKind::Attention { .. } | ItemKind::Model(_) => {
+            ItemKind::Select { .. } => self.chosen(cx, item, None, span),
+            ItemKind::Level { name, .. } => {
+                let help = format!("write `all @ {0}` in an attention, or `{0}.k` in a score", name.text);
+                self.other_kind(cx, span, "a value", noun, Some(help))
+            }
+            ItemKind::Score { name, .. } => {
+                let help = format!("select by it: `select best = top 8 of {} per q`", name.text);
+                self.other_kind(cx, span, "a value", noun, Some(help))
+            }
+            ItemKind::Attention { .. } | ItemKind::Merge { .. } | ItemKind::Model(_) => {
                 let help = "an attention is not a set: give its set a name of its own with `pattern`".to_owned();
                 self.other_kind(cx, span, "a set", noun, Some(help))
             }
@@ -152,6 +163,7 @@ impl<'a> Checker<'a> {
         let what = if query { scope::QUERY } else { scope::KEY };
         self.may(cx, what, &format!("{}.{}", of.text, field.text), span)?;
         match field.text.as_str() {
+            "len" => self.slot_len(cx, query, span).map(Val::plain),
             "pos" => Some(Val::plain(if query { cx.scope.original_q } else { cx.scope.original_k })),
             "doc" => {
                 if cx.scope.block.is_some() {
@@ -165,7 +177,7 @@ impl<'a> Checker<'a> {
                 let axis = self.axis(cx, field)?;
                 let (id, position) = if query { (axis.q, self.tokens.q) } else { (axis.k, self.tokens.k) };
                 let axes = axis.segment.map(|s| (s, span));
-                if cx.place.may & scope::TENSORS == 0 {
+                if cx.place.may & scope::TOTAL == 0 {
                     return Some(Val { id, axes });
                 }
                 // A score has no pair to leave out: tokens of other segments have coordinate 0.
@@ -178,6 +190,11 @@ impl<'a> Checker<'a> {
     }
 
     fn segment_field(&mut self, cx: &Cx<'a>, of: &'a Name, field: &'a Name, span: Span) -> Option<Val> {
+        if let Some((Named::Item(item), _)) = self.names[cx.frame.module].get(&of.text)
+            && matches!(self.item(item).kind, ItemKind::Select { .. })
+        {
+            return self.chosen(cx, item, Some(field), span);
+        }
         let index = self.segment(cx, of)?;
         self.may(cx, scope::SIZES, &format!("{}.{}", of.text, field.text), span)?;
         let segment = &self.program.space.segments[index];
@@ -209,6 +226,10 @@ impl<'a> Checker<'a> {
     pub(super) fn call(&mut self, cx: &Cx<'a>, name: &'a Name, args: &'a [Expr], span: Span) -> Option<Val> {
         if FUNCTIONS.contains(&name.text.as_str()) {
             return self.function(cx, name, args, span);
+        }
+        if cx.place == scope::VALUE && matches!(name.text.as_str(), "dot" | "energy") {
+            // Its operands were read when the score was made.
+            return Some(Val::plain(self.exprs.var(Var::Score)));
         }
         match self.names[cx.frame.module].get(&name.text) {
             Some((Named::Item(item), _)) => match &self.item(item).kind {
@@ -354,17 +375,21 @@ impl<'a> Checker<'a> {
             Some((Named::Item(item), _)) => matches!(self.item(item).kind, ItemKind::Pattern { .. }),
             _ => false,
         };
+        let is_selection = |name: &str| match self.names[cx.frame.module].get(name) {
+            Some((Named::Item(item), _)) => matches!(self.item(item).kind, ItemKind::Select { .. }),
+            _ => false,
+        };
         match &e.kind {
+            ExprKind::Field(of, _) => is_selection(&of.text),
             ExprKind::Int(_)
             | ExprKind::Float(_)
-            | ExprKind::Field(..)
             | ExprKind::Index(..)
             | ExprKind::Neg(_)
             | ExprKind::Sum(..)
             | ExprKind::Product(..) => false,
             ExprKind::Name(name) => match cx.frame.arg(name) {
                 Some(arg) => matches!(arg, Arg::Set(..)),
-                None => matches!(name.as_str(), "all" | "none" | "causal") || is_pattern(name),
+                None => matches!(name.as_str(), "all" | "none" | "causal") || is_pattern(name) || is_selection(name),
             },
             ExprKind::Call(name, _) => is_pattern(&name.text),
             _ => true,

@@ -11,7 +11,7 @@ use attnc_syntax::ast::Expr;
 use attnc_syntax::diag::Span;
 
 use super::names::ItemRef;
-use crate::expr::{ExprId, Exprs, OrderId, Var};
+use crate::expr::{ExprId, Exprs, LevelId, OrderId, Var};
 
 /// A lowered expression.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,8 @@ pub(super) struct Scope {
     pub(super) orders: Option<(OrderId, OrderId)>,
     /// Inside a form with positions of its own: `each doc` or `halves`.
     pub(super) local: Option<&'static str>,
+    /// Levels at whose slots of queries and of keys all is read in the end.
+    pub(super) slots: (Option<LevelId>, Option<LevelId>),
 }
 
 impl Scope {
@@ -58,7 +60,9 @@ impl Scope {
         let (n_q, n_k) = (exprs.var(Var::NQ), exprs.var(Var::NK));
         let (q_start, k_start) = (exprs.var(Var::QStart), exprs.var(Var::KStart));
         let (end_q, end_k) = (exprs.add(q_start, n_q), exprs.add(k_start, n_k));
-        Scope { q, k, original_q: q, original_k: k, n_q, n_k, end_q, end_k, block: None, orders: None, local: None }
+        let slots = (None, None);
+        let (block, orders, local) = (None, None, None);
+        Scope { q, k, original_q: q, original_k: k, n_q, n_k, end_q, end_k, block, orders, local, slots }
     }
 
     /// Positions and lengths of the query's and of the key's part of the sequence, inside `form`.
@@ -171,6 +175,12 @@ pub(super) const COUNTS: May = 1 << 7;
 pub(super) const SIZES: May = 1 << 8;
 /// Tensors.
 pub(super) const TENSORS: May = 1 << 9;
+/// A number that every pair has: coordinates of tokens of other segments are 0.
+pub(super) const TOTAL: May = 1 << 10;
+/// `branch`
+pub(super) const BRANCH: May = 1 << 11;
+/// `channel`
+pub(super) const CHANNEL: May = 1 << 12;
 
 /// What an expression is for, and so what it may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -181,12 +191,24 @@ pub(super) struct Place {
 }
 
 /// A set.
-pub(super) const SET: Place = Place { name: "a set", may: QUERY | KEY | HEAD | LAYER | COUNTS | SIZES };
+pub(super) const SET: Place = Place { name: "a set", may: QUERY | KEY | HEAD | LAYER | COUNTS | SIZES | BRANCH };
+/// The candidates of a selection, and the pairs of a score: sets that may read tensors.
+pub(super) const WITHIN: Place = Place { name: "a set of candidates", may: SET.may | TENSORS };
+/// `score a = ..`
+pub(super) const VALUE: Place =
+    Place { name: "a score", may: QUERY | KEY | HEAD | LAYER | DIM | COUNTS | SIZES | TENSORS | TOTAL };
+/// `merge m = gate(..)`
+pub(super) const GATE: Place =
+    Place { name: "a gate", may: QUERY | HEAD | LAYER | COUNTS | SIZES | TENSORS | TOTAL | CHANNEL };
+/// `merge m = mean of a over N where ..`
+pub(super) const TAKES: Place = Place { name: "the queries of a branch", may: SET.may };
+/// Amounts of selections.
+pub(super) const AMOUNT: Place = Place { name: "an amount", may: COUNTS | SIZES };
 /// `scale = ..`
 pub(super) const SCALE: Place = Place { name: "a scale", may: LAYER | DIM | COUNTS | SIZES };
 /// `score = ..`
 pub(super) const MODIFIER: Place =
-    Place { name: "a score", may: QUERY | KEY | SCORE | HEAD | LAYER | DIM | COUNTS | SIZES | TENSORS };
+    Place { name: "a score", may: QUERY | KEY | SCORE | HEAD | LAYER | DIM | COUNTS | SIZES | TENSORS | TOTAL };
 /// `bias ..` of tokens.
 pub(super) const BIAS: Place = Place { name: "a bias", may: MODIFIER.may & !SCORE };
 /// `bias ..` of null slots.
