@@ -67,7 +67,7 @@ fn plan(name: &str, pattern: Pattern) -> VerifiedPlan {
         depends_on_alignment: false,
         merge: None,
         pooled: None,
-        entries: vec![Entry { source: Source::Tokens(set), bias: None, span }],
+        entries: vec![Entry { source: Source::Tokens(set), bias: None, score: None, span }],
         span,
     });
     attnc_plan::build(&Arc::new(program), 0, &attnc_plan::Options::default()).expect("has a plan").plan

@@ -31,7 +31,7 @@ fn ten_thousand_kernels_leave_nothing() {
         depends_on_alignment: false,
         merge: None,
         pooled: None,
-        entries: vec![Entry { source: Source::Tokens(set), bias: None, span: Default::default() }],
+        entries: vec![Entry { source: Source::Tokens(set), bias: None, score: None, span: Default::default() }],
         span: Default::default(),
     });
     let built = attnc_plan::build(&Arc::new(program), 0, &attnc_plan::Options::default()).expect("has a plan");

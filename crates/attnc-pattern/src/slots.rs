@@ -115,3 +115,40 @@ pub fn candidates(program: &Program, index: Index, env: &Env<'_>) -> Result<Rang
         Index::Channels => 0..env.dim,
     })
 }
+
+/// `floor(share n)` of a share in (0, 1] that is an exact decimal: the one that its shortest spelling says.
+#[must_use]
+pub fn floor_share(share: f64, n: i64) -> i64 {
+    let (above, below) = decimal(share);
+    i64::try_from(i128::from(n) * above / below).unwrap_or(n)
+}
+
+/// `ceil(share n)`, likewise.
+#[must_use]
+pub fn ceil_share(share: f64, n: i64) -> i64 {
+    let (above, below) = decimal(share);
+    i64::try_from((i128::from(n) * above + below - 1) / below).unwrap_or(n)
+}
+
+/// A decimal as a fraction.
+fn decimal(share: f64) -> (i128, i128) {
+    let text = format!("{share}");
+    let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
+    // Beyond 20 digits a share of any length is what its first ones say.
+    let part = &part[..part.len().min(20)];
+    let below = 10_i128.pow(part.len() as u32);
+    let digits = format!("{whole}{part}");
+    (digits.parse().unwrap_or(below), below)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_exact_decimals() {
+        assert_eq!((floor_share(0.29, 100), ceil_share(0.29, 100)), (29, 29));
+        assert_eq!((floor_share(0.1, 1_000_000_007), ceil_share(0.1, 7)), (100_000_000, 1));
+        assert_eq!((floor_share(1.0, 5), floor_share(0.25, 7), ceil_share(0.25, 7)), (5, 1, 2));
+    }
+}

@@ -7,12 +7,13 @@
 
 use attnc_syntax::diag::{Diagnostic, Span};
 
-use super::entries::{Attended, Slot, Walker, queries};
-use super::eval::Evaluator;
-use super::fault::{EvalError, Point};
-use crate::env::Env;
-use crate::expr::ExprId;
-use crate::program::{Empty, Program};
+use super::fault::EvalError;
+use super::head::HeadOf;
+use super::select::tables;
+use super::sources::{Matrix, Sources};
+use crate::env::{DrawTable, Env};
+use crate::prepare::needs;
+use crate::program::Program;
 
 /// A borrowed `[heads, rows, dim]` tensor, its elements already rounded to their type.
 #[derive(Clone, Copy, Debug)]
@@ -47,12 +48,13 @@ impl<'a> View<'a> {
         self.shape
     }
 
-    /// One head as dense f64 rows.
-    fn head(&self, head: usize) -> Vec<f64> {
-        let [_, rows, dim] = self.shape;
+    /// The first rows of one head in f64.
+    fn head(&self, head: usize, rows: usize) -> Matrix {
+        let [_, _, dim] = self.shape;
         let [h, r, c] = self.strides;
         let base = head * h;
-        (0..rows * dim).map(|i| f64::from(self.data[base + i / dim * r + i % dim * c])).collect()
+        let data = (0..rows * dim).map(|i| f64::from(self.data[base + i / dim * r + i % dim * c])).collect();
+        Matrix { data, cols: dim }
     }
 }
 
@@ -78,6 +80,18 @@ pub struct RowFacts {
     pub max_value: f64,
     /// Beyond the number of queries of its head: nothing is said of it.
     pub padding: bool,
+    /// It has no log-sum-exp: its output is made of several.
+    pub merged: bool,
+}
+
+impl RowFacts {
+    /// Takes in what a part of the row is made of.
+    pub(super) fn join(&mut self, part: &RowFacts) {
+        self.entries += part.entries;
+        self.max_score = self.max_score.max(part.max_score);
+        self.max_value = self.max_value.max(part.max_value);
+        self.merged |= part.merged;
+    }
 }
 
 /// Output and log-sum-exp of all heads.
@@ -141,7 +155,10 @@ impl OracleError {
 
 /// Output and log-sum-exp: `q` is `[heads, rows, d]`, `k` `[kv_heads, keys, d]`, `v` `[kv_heads, keys, d_v]`.
 ///
-/// Rows beyond a head's number of queries are o = 0, lse = -inf and marked as padding.
+/// Selections are those of [`select`]. Rows beyond a head's number of queries are o = 0, lse = -inf and marked as padding.
+///
+/// # Errors
+/// See [`OracleError`].
 pub fn attend(
     program: &Program,
     heads: &[Head<'_>],
@@ -149,9 +166,56 @@ pub fn attend(
     k: View<'_>,
     v: View<'_>,
 ) -> Result<Output, OracleError> {
+    let chosen = select(program, heads, q, k, v)?;
+    attend_given(program, heads, q, k, v, &chosen)
+}
+
+/// The tables that each head reads, by `DrawId`: those of its environment, and those of its selections.
+///
+/// # Errors
+/// See [`OracleError`].
+pub fn select(
+    program: &Program,
+    heads: &[Head<'_>],
+    q: View<'_>,
+    k: View<'_>,
+    v: View<'_>,
+) -> Result<Vec<Vec<DrawTable>>, OracleError> {
+    check_shapes(heads, q, k, v)?;
+    let mut sources = None;
+    let mut chosen = Vec::with_capacity(heads.len());
+    for (h, head) in heads.iter().enumerate() {
+        let mut env = head.env.clone();
+        env.draws.resize(program.draws.len(), DrawTable::default());
+        let needs = head.attention.map(|a| needs(program, &[a])).unwrap_or_default();
+        for id in needs.selects {
+            let sources = sources.get_or_insert_with(|| read(heads, q, k, v));
+            let made = tables(program, id, &env, sources, h)?;
+            for (&draw, table) in program.select(id).tables.iter().zip(made) {
+                env.draws[draw.0 as usize] = table;
+            }
+        }
+        chosen.push(env.draws);
+    }
+    Ok(chosen)
+}
+
+/// As [`attend`], with the tables `chosen` of each head instead of the oracle's own.
+///
+/// # Errors
+/// See [`OracleError`].
+pub fn attend_given(
+    program: &Program,
+    heads: &[Head<'_>],
+    q: View<'_>,
+    k: View<'_>,
+    v: View<'_>,
+    chosen: &[Vec<DrawTable>],
+) -> Result<Output, OracleError> {
     let [_, rows, dim] = q.shape();
     let dim_v = v.shape()[2];
     check_shapes(heads, q, k, v)?;
+    let sources = read(heads, q, k, v);
     let mut output = Output {
         shape: [heads.len(), rows, dim_v],
         dim,
@@ -162,38 +226,25 @@ pub fn attend(
     for (h, head) in heads.iter().enumerate() {
         output.rows[h * rows + head.env.n_q as usize..(h + 1) * rows].iter_mut().for_each(|r| r.padding = true);
         let Some(attention) = head.attention else { continue };
-        let (q, k, v) = (q.head(h), k.head(head.kv_head), v.head(head.kv_head));
-        let mut walker = Walker::new(program, attention, head.env);
-        let mut logits = Logits::new(program, attention, head.env)?;
-        let (mut found, mut terms) = (Vec::new(), Vec::new());
-        for (i, position) in queries(head.env).enumerate() {
-            found.clear();
-            walker.row(position, &mut found)?;
-            let written = &program.attentions[attention];
-            if found.is_empty() && written.empty == Some(Empty::Error) {
-                let (attention, span) = (written.name.clone(), written.span);
-                return Err(OracleError::EmptyRow { attention, head: head.env.head, q: position, span });
-            }
-            let row = h * rows + i;
-            let facts = &mut output.rows[row];
-            facts.entries = found.len() as u64;
-            terms.clear();
-            for attended in &found {
-                let key = match attended.slot {
-                    Slot::Token(position) => Some((position - head.env.k_start) as usize),
-                    Slot::Null(_) => None,
-                };
-                let dot = key.map(|key| dot(&q[i * dim..][..dim], &k[key * dim..][..dim]));
-                let (score, logit) = logits.of(position, *attended, dot)?;
-                facts.max_score = largest(facts.max_score, &[score, logit]);
-                let value = key.map_or(&[][..], |key| &v[key * dim_v..][..dim_v]);
-                facts.max_value = largest(facts.max_value, value);
-                terms.push((logit, value));
-            }
-            output.lse[row] = softmax(&terms, &mut output.out[row * dim_v..][..dim_v]);
-        }
+        let draws = chosen.get(h).cloned().unwrap_or_default();
+        let env = Env { draws, ..head.env.clone() };
+        let made = HeadOf { program, env: &env, sources: &sources, head: h }.attend(attention)?;
+        let from = h * rows;
+        output.out[from * dim_v..from * dim_v + made.out.data.len()].copy_from_slice(&made.out.data);
+        output.lse[from..from + made.lse.len()].copy_from_slice(&made.lse);
+        output.rows[from..from + made.facts.len()].copy_from_slice(&made.facts);
     }
     Ok(output)
+}
+
+/// The rows that the launch has of every head.
+pub(super) fn read(heads: &[Head<'_>], q: View<'_>, k: View<'_>, v: View<'_>) -> Sources {
+    let (mut n_q, mut n_k) = (q.shape()[1], k.shape()[1]);
+    if let Some(head) = heads.first() {
+        (n_q, n_k) = (head.env.n_q as usize, head.env.n_k as usize);
+    }
+    let all = |x: View<'_>, rows: usize| (0..x.shape()[0]).map(|h| x.head(h, rows)).collect();
+    Sources { q: all(q, n_q), k: all(k, n_k), v: all(v, n_k), kv_head: heads.iter().map(|h| h.kv_head).collect() }
 }
 
 fn check_shapes(heads: &[Head<'_>], q: View<'_>, k: View<'_>, v: View<'_>) -> Result<(), OracleError> {
@@ -219,69 +270,4 @@ fn check_shapes(heads: &[Head<'_>], q: View<'_>, k: View<'_>, v: View<'_>) -> Re
         }
     }
     Ok(())
-}
-
-/// Scores and logits of one attention of one head.
-struct Logits<'a> {
-    scale: f64,
-    modifier: Option<(ExprId, Evaluator<'a>)>,
-    biases: Vec<Option<(ExprId, Evaluator<'a>)>>,
-}
-
-impl<'a> Logits<'a> {
-    fn new(program: &'a Program, attention: usize, env: &'a Env<'a>) -> Result<Self, EvalError> {
-        let attention = &program.attentions[attention];
-        let with = |root: Option<ExprId>| root.map(|root| (root, Evaluator::new(program, env, &[root])));
-        Ok(Logits {
-            scale: Evaluator::new(program, env, &[attention.scale]).real(attention.scale, Point::default())?,
-            modifier: with(attention.score),
-            biases: attention.entries.iter().map(|entry| with(entry.bias)).collect(),
-        })
-    }
-
-    /// Score and logit of an entry; `dot` is `<q, k>`, `None` for null slots, whose score is 0.
-    fn of(&mut self, q: i64, attended: Attended, dot: Option<f64>) -> Result<(f64, f64), EvalError> {
-        let point = match attended.slot {
-            Slot::Token(k) => Point::pair(q, k),
-            Slot::Null(slot) => Point { q: Some(q), slot: Some(slot), ..Point::default() },
-        };
-        let score = match (dot, &mut self.modifier) {
-            (None, _) => 0.0,
-            (Some(dot), None) => self.scale * dot,
-            (Some(dot), Some((root, modifier))) => {
-                modifier.real(*root, Point { score: Some(self.scale * dot), ..point })?
-            }
-        };
-        let bias = match &mut self.biases[attended.entry] {
-            Some((root, bias)) => bias.real(*root, point)?,
-            None => 0.0,
-        };
-        Ok((score, score + bias))
-    }
-}
-
-/// Weighs `terms`, pairs of a logit and a row of V (empty for V = 0), into `out`; returns the log-sum-exp.
-fn softmax(terms: &[(f64, &[f64])], out: &mut [f64]) -> f64 {
-    out.fill(0.0);
-    if terms.iter().all(|&(logit, _)| logit == f64::NEG_INFINITY) {
-        return f64::NEG_INFINITY;
-    }
-    // `f64::max` passes over a NaN; the sum of exponentials does not.
-    let max = terms.iter().fold(f64::NEG_INFINITY, |m, &(logit, _)| m.max(logit));
-    let mut sum = 0.0;
-    for &(logit, value) in terms {
-        let weight = (logit - max).exp();
-        sum += weight;
-        out.iter_mut().zip(value).for_each(|(o, v)| *o += weight * v);
-    }
-    out.iter_mut().for_each(|o| *o /= sum);
-    max + sum.ln()
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn largest(so_far: f64, values: &[f64]) -> f64 {
-    values.iter().map(|v| v.abs()).filter(|v| v.is_finite()).fold(so_far, f64::max)
 }

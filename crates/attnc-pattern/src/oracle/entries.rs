@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::eval::Evaluator;
 use super::fault::{EvalError, Point};
+use super::score::at_level;
 use crate::env::Env;
 use crate::expr::{DrawId, ExprId};
 use crate::program::{DrawScope, Program, Source};
@@ -16,6 +17,8 @@ use crate::program::{DrawScope, Program, Source};
 pub enum Slot {
     /// The token at a position.
     Token(i64),
+    /// A slot of the entry's level.
+    Pooled(i64),
     /// A null slot of the entry.
     Null(i64),
 }
@@ -44,7 +47,8 @@ pub fn mask(program: &Program, set: ExprId, env: &Env<'_>) -> Result<Vec<bool>, 
 /// The entries of a query, in the order of `attend`, slots ascending in each.
 pub fn entries(program: &Program, attention: usize, env: &Env<'_>, q: i64) -> Result<Vec<Attended>, EvalError> {
     let mut found = Vec::new();
-    Walker::new(program, attention, env).row(q, &mut found)?;
+    let envs = entry_envs(program, attention, env)?;
+    Walker::new(program, attention, env, &envs).row(q, &mut found)?;
     Ok(found)
 }
 
@@ -92,24 +96,41 @@ fn keys(env: &Env<'_>) -> Range<i64> {
     env.k_start..env.k_start + env.n_k
 }
 
+/// The environments in which entries at levels are read: the slots of the level are the keys.
+pub(super) fn entry_envs<'e>(
+    program: &Program,
+    attention: usize,
+    env: &Env<'e>,
+) -> Result<Vec<Option<Env<'e>>>, EvalError> {
+    let entries = program.attentions[attention].entries.iter();
+    entries
+        .map(|entry| match entry.source {
+            Source::Slots(level, _) => at_level(program, env, level).map(Some),
+            _ => Ok(None),
+        })
+        .collect()
+}
+
 /// Enumerates rows of one attention of one head.
 pub(super) struct Walker<'a> {
     program: &'a Program,
     attention: usize,
     env: &'a Env<'a>,
+    /// Of entries at levels.
+    envs: &'a [Option<Env<'a>>],
     /// One for each entry, with its draw with replacement; null slots have nothing to evaluate.
     sets: Vec<Option<(ExprId, Option<DrawId>, Evaluator<'a>)>>,
 }
 
 impl<'a> Walker<'a> {
-    pub(super) fn new(program: &'a Program, attention: usize, env: &'a Env<'a>) -> Self {
+    pub(super) fn new(program: &'a Program, attention: usize, env: &'a Env<'a>, envs: &'a [Option<Env<'a>>]) -> Self {
         let entries = &program.attentions[attention].entries;
-        let sets = entries.iter().map(|entry| match entry.source {
+        let sets = entries.iter().zip(envs).map(|(entry, own)| match entry.source {
             Source::Tokens(set) => Some((set, program.multiset(set), Evaluator::new(program, env, &[set]))),
-            Source::Slots(_, set) => Some((set, None, Evaluator::new(program, env, &[set]))),
+            Source::Slots(_, set) => own.as_ref().map(|env| (set, None, Evaluator::new(program, env, &[set]))),
             Source::Null(_) => None,
         });
-        Walker { program, attention, env, sets: sets.collect() }
+        Walker { program, attention, env, envs, sets: sets.collect() }
     }
 
     /// Appends the entries of a query.
@@ -117,6 +138,14 @@ impl<'a> Walker<'a> {
         for (entry, written) in self.program.attentions[self.attention].entries.iter().enumerate() {
             match (&written.source, &mut self.sets[entry]) {
                 (Source::Null(n), _) => found.extend((0..*n).map(|i| Attended { entry, slot: Slot::Null(i) })),
+                (Source::Slots(..), Some((set, _, evaluator))) => {
+                    let Some(env) = &self.envs[entry] else { continue };
+                    for slot in keys(env) {
+                        if evaluator.truth(*set, Point::pair(q, slot))? {
+                            found.push(Attended { entry, slot: Slot::Pooled(slot) });
+                        }
+                    }
+                }
                 (_, Some((set, draw, evaluator))) => {
                     for k in keys(self.env) {
                         if evaluator.truth(*set, Point::pair(q, k))? {
