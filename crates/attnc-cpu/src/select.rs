@@ -13,12 +13,12 @@ use attnc_kernels::abi::{BQ_MAX, KvView};
 use attnc_kernels::select::{Grid, Kept, best, capacity, index, key, score};
 use attnc_pattern::analysis::Rows as Ranges;
 use attnc_pattern::env::{DrawTable, Env};
-use attnc_pattern::expr::{ExprId, Node};
+use attnc_pattern::expr::{ExprId, Node, SelectId};
 use attnc_pattern::oracle::{EvalError, Evaluator, Point};
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{Among, Band, Budget, Chooser, Index, Norm, Partition, Program, Reduce, Select, Step};
 use attnc_pattern::slots;
-use attnc_plan::choose::{self, env_of, share, stands};
+use attnc_plan::choose::{self, env_of, stands};
 use attnc_plan::{Choose, Plan, Scored};
 
 use crate::compile::CpuKernel;
@@ -490,7 +490,7 @@ impl Choice<'_> {
                 let q = self.setup.stands[row];
                 let mut list: Vec<u32> = sets.candidates(q)?.collect();
                 self.nearest(&mut list)?;
-                let forced: Vec<u32> = sets.including(q)?.collect();
+                let forced: Vec<(u32, f32)> = sets.including(q)?.map(|slot| (slot, 0.0)).collect();
                 // SAFETY: the row is this task's.
                 unsafe { self.write_ranked(row, &[], &forced, 0.0, Some(list), &mut chosen)? };
             }
@@ -510,7 +510,9 @@ impl Choice<'_> {
                 if first > 0 && !matches!(self.select().slots, Index::Slots(_)) {
                     list.iter_mut().for_each(|k| *k += u64::from(first));
                 }
-                let forced: Vec<u32> = sets.including(self.setup.stands[row])?.collect();
+                // Their scores do not matter to a direct ranking.
+                let forced: Vec<(u32, f32)> =
+                    sets.including(self.setup.stands[row])?.map(|slot| (slot, 0.0)).collect();
                 let short = wanted.saturating_sub(forced.len());
                 if self.setup.wanted.is_some() && short < list.len() {
                     let n = best(list, short);
@@ -665,9 +667,9 @@ impl Choice<'_> {
                 &[]
             };
             let value = |slot: u32| items.value(values, slot, self.setup.slots.start);
-            let forced: Vec<u32> = sets.including(q)?.collect();
+            let forced: Vec<(u32, f32)> = sets.including(q)?.map(|slot| (slot, value(slot))).collect();
             list.clear();
-            let mut next = forced.iter().copied().peekable();
+            let mut next = forced.iter().map(|f| f.0).peekable();
             for slot in sets.candidates(q)? {
                 while next.peek().is_some_and(|&f| f < slot) {
                     next.next();
@@ -729,7 +731,7 @@ impl Choice<'_> {
         let sets = Sets::new(self)?;
         // Ranked by score, then slot, then row.
         let mut pairs: Vec<(u64, u32)> = Vec::new();
-        let mut forced: Vec<(u32, u32)> = Vec::new();
+        let mut forced: Vec<(u32, u32, f32)> = Vec::new();
         let mut had = 0.0;
         for row in 0..rows {
             let number = items.row_of.as_ref().map_or(row, |of| of[row] as usize);
@@ -743,18 +745,18 @@ impl Choice<'_> {
                     pairs.push((key(score, slot), row as u32));
                 }
             }
-            forced.extend(own.iter().map(|&slot| (slot, row as u32)));
+            forced.extend(own.iter().map(|&slot| (slot, row as u32, value(slot))));
             had += sets.besides(q)?.map(|slot| value(slot)).filter(|s| s.is_finite()).map(f64::from).sum::<f64>();
         }
         pairs.sort_unstable();
-        forced.sort_unstable();
-        let scores: Vec<f32> = pairs.iter().map(|p| score(p.0)).collect();
+        forced.sort_unstable_by_key(|f| (f.0, f.1));
+        let ranked: Vec<f32> = forced.iter().map(|f| f.2).chain(pairs.iter().map(|p| score(p.0))).collect();
         let mut of_rows: Vec<Vec<Vec<u32>>> = vec![vec![Vec::new(); rows]; self.select().tables.len()];
-        let take = self.take(0, &scores, forced.len(), had)?;
+        let take = self.take(None, &ranked, forced.len(), had)?;
         for (table, range) in take.into_iter().enumerate() {
             for rank in range {
                 let (slot, row) = match rank.checked_sub(forced.len()) {
-                    None => forced[rank],
+                    None => (forced[rank].0, forced[rank].1),
                     Some(rank) => (index(pairs[rank].0), pairs[rank].1),
                 };
                 of_rows[table][row as usize].push(slot);
@@ -778,15 +780,19 @@ impl Choice<'_> {
         &self,
         row: usize,
         list: &[u64],
-        forced: &[u32],
+        forced: &[(u32, f32)],
         had: f64,
         whole: Option<Vec<u32>>,
         chosen: &mut Vec<u32>,
     ) -> Result<(), String> {
         if let Some(mut whole) = whole {
-            whole.extend(forced);
+            // The nearest beside the forced, as many as are wanted together.
+            let wanted = self.setup.wanted.unwrap_or(whole.len());
+            whole.retain(|slot| forced.iter().all(|f| f.0 != *slot));
+            let others = wanted.saturating_sub(forced.len());
+            whole.drain(..whole.len().saturating_sub(others));
+            whole.extend(forced.iter().take(wanted).map(|f| f.0));
             whole.sort_unstable();
-            whole.dedup();
             // SAFETY: promised by the caller.
             unsafe { self.tables.write(self.setup, 0, row, &whole) };
             return Ok(());
@@ -796,7 +802,7 @@ impl Choice<'_> {
         if let (Some(wanted), 1) = (self.setup.wanted, self.select().tables.len()) {
             let count = best(&mut list, wanted.saturating_sub(forced.len()));
             chosen.clear();
-            chosen.extend(forced.iter().take(wanted));
+            chosen.extend(forced.iter().take(wanted).map(|f| f.0));
             chosen.extend(list[..count].iter().map(|&k| index(k)));
             chosen.sort_unstable();
             // SAFETY: promised by the caller.
@@ -804,11 +810,11 @@ impl Choice<'_> {
             return Ok(());
         }
         list.sort_unstable();
-        let scores: Vec<f32> = list.iter().map(|&k| score(k)).collect();
-        for (table, range) in self.take(row, &scores, forced.len(), had)?.into_iter().enumerate() {
+        let ranked: Vec<f32> = forced.iter().map(|f| f.1).chain(list.iter().map(|&k| score(k))).collect();
+        for (table, range) in self.take(Some(row), &ranked, forced.len(), had)?.into_iter().enumerate() {
             chosen.clear();
             chosen.extend(range.map(|rank| match rank.checked_sub(forced.len()) {
-                None => forced[rank],
+                None => forced[rank].0,
                 Some(rank) => index(list[rank]),
             }));
             chosen.sort_unstable();
@@ -818,30 +824,39 @@ impl Choice<'_> {
         Ok(())
     }
 
-    /// Ranks that each table takes: forced candidates come first, then those with `scores`, which descend.
-    fn take(&self, row: usize, scores: &[f32], forced: usize, had: f64) -> Result<Vec<Range<usize>>, String> {
+    /// Ranks that each table takes, of scores in the order of the ranking: the first `forced` are chosen first.
+    fn take(
+        &self,
+        row: Option<usize>,
+        ranked: &[f32],
+        forced: usize,
+        had: f64,
+    ) -> Result<Vec<Range<usize>>, String> {
         let select = self.select();
-        let c = forced + scores.len();
+        let c = ranked.len();
         let count = match &select.budget {
             Budget::Top(_) | Budget::Nearest(_) => self.setup.wanted.unwrap_or(c),
-            Budget::Frac(f) => share(*f, c as i64, true) as usize,
-            Budget::Above(t) => forced + scores.iter().take_while(|&&s| f64::from(s) > *t).count(),
-            Budget::Mass(p) => forced + mass(*p, scores, had),
+            Budget::Frac(f) => slots::ceil_share(*f, c as i64) as usize,
+            Budget::Above(t) => forced + ranked[forced..].iter().take_while(|&&s| f64::from(s) > *t).count(),
+            Budget::Mass(p) => mass(*p, ranked, had),
             Budget::CountOf(other) => self.count_of(*other, row)?,
-            Budget::Bands(bands) => return Ok(self::bands(bands, scores, c)),
+            Budget::Bands(bands) => return Ok(self::bands(bands, ranked, had)),
             Budget::Refine(_) => return Err("a search by refinement".to_owned()),
         };
         Ok(std::iter::once(0..count.max(select.at_least.max(0) as usize).min(c)).collect())
     }
 
     /// How many another selection chose, in its only row or in the row with the same number.
-    fn count_of(&self, other: attnc_pattern::expr::SelectId, row: usize) -> Result<usize, String> {
+    fn count_of(&self, other: SelectId, row: Option<usize>) -> Result<usize, String> {
         let program = &*self.plan().program;
         let select = program.select(other);
         let draw = *select.tables.first().ok_or("a selection without a table")?;
         // SAFETY: selections are made in order, and the context has a table for each.
         let of = unsafe { &*self.ctx.draws.add(draw.0 as usize) };
-        let number = if select.rows == Index::One { 0 } else { self.setup.rows.start + row as i64 - of.first };
+        let number = match row {
+            Some(row) if select.rows != Index::One => self.setup.rows.start + row as i64 - of.first,
+            _ => 0,
+        };
         if of.selected.is_null() || !(0..of.rows).contains(&number) {
             return Ok(0);
         }
@@ -861,46 +876,53 @@ impl Items {
     }
 }
 
-/// How many of descending scores it takes to hold a share of their sum, with what there was already.
-fn mass(p: f64, scores: &[f32], had: f64) -> usize {
-    let total: f64 = scores.iter().map(|&s| f64::from(s)).sum::<f64>() + had;
+/// What a score adds to a sum.
+fn weight(score: &f32) -> f64 {
+    if score.is_finite() { f64::from(*score) } else { 0.0 }
+}
+
+/// How many of a ranking it takes to hold a share of the sum of all scores, with what there was already; all where none
+/// do.
+fn mass(p: f64, ranked: &[f32], had: f64) -> usize {
+    let total = ranked.iter().map(weight).sum::<f64>() + had;
+    if total.is_nan() || total <= 0.0 {
+        return ranked.len();
+    }
     let mut sum = had;
     if sum >= p * total {
         return 0;
     }
-    for (i, &s) in scores.iter().enumerate() {
-        sum += f64::from(s);
+    for (i, score) in ranked.iter().enumerate() {
+        sum += weight(score);
         if sum >= p * total {
             return i + 1;
         }
     }
-    scores.len()
+    ranked.len()
 }
 
 /// Ranks of each band.
-fn bands(bands: &[Band], scores: &[f32], c: usize) -> Vec<Range<usize>> {
-    let total: f64 = scores.iter().map(|&s| f64::from(s)).sum();
+fn bands(bands: &[Band], ranked: &[f32], had: f64) -> Vec<Range<usize>> {
+    let c = ranked.len();
+    let total = ranked.iter().map(weight).sum::<f64>() + had;
     let mut begin = 0_usize;
     let mut found = Vec::with_capacity(bands.len());
     for band in bands {
         let end = if band.mass {
-            let mut sum = 0.0;
-            let within = scores.iter().take_while(|&&s| {
-                sum += f64::from(s);
-                total > 0.0 && sum / total <= band.upto
+            let mut sum = had;
+            let within = ranked.iter().take_while(|score| {
+                sum += weight(score);
+                sum <= band.upto * total
             });
             1 + within.count()
         } else {
-            share(band.upto, c as i64, false) as usize
+            slots::floor_share(band.upto, c as i64) as usize
         };
         let align = band.align.max(1) as usize;
-        let length = end.saturating_sub(begin);
-        let mut stop = begin + length.next_multiple_of(align);
-        if stop > c {
-            stop = begin + c.saturating_sub(begin) / align * align;
-        }
-        found.push(begin..stop);
-        begin = stop;
+        let up = end.min(c).saturating_sub(begin).next_multiple_of(align);
+        let length = if begin + up > c { (c - begin) / align * align } else { up };
+        found.push(begin..begin + length);
+        begin += length;
     }
     found
 }

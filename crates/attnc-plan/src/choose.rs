@@ -163,7 +163,8 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
     let exprs = &mut program.exprs;
     let new = select.besides.map(|set| exprs.not(set));
     let candidates = exprs.and(select.within.into_iter().chain(new));
-    let [besides, including] = [select.besides, select.including].map(|set| set.map(Listed::of));
+    let besides = select.besides.map(|set| Listed::of(exprs.and(select.within.into_iter().chain([set]))));
+    let including = select.including.map(|set| Listed::of(exprs.and([candidates, set])));
     let made = |scored| Choose { select: id, candidates: Listed::of(candidates), besides, including, scored };
     let Some(score) = select.score else { return Ok(made(None)) };
     let score = program.score(score).clone();
@@ -187,7 +188,8 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
     }
     let same = score.steps.is_empty() && (score.rows, score.slots) == (select.rows, select.slots);
     let mass = matches!(&select.budget, Budget::Mass(_)) || matches!(&select.budget, Budget::Bands(bands) if bands.iter().any(|b| b.mass));
-    let direct = same && select.pool == Among::Row && !(mass && select.besides.is_some());
+    let apart = select.besides.is_some() || select.including.is_some();
+    let direct = same && select.pool == Among::Row && !(mass && apart);
     let exprs = &mut program.exprs;
     let mut all: Vec<ExprId> = score.only.into_iter().collect();
     if direct {
@@ -268,23 +270,6 @@ pub fn stands(program: &Program, index: Index, env: &Env<'_>, rows: Range<i64>) 
     }
 }
 
-/// A decimal fraction of a number, rounded up or down: the fraction is the decimal that is written, not the binary
-/// number nearest to it.
-#[must_use]
-pub fn share(fraction: f64, c: i64, up: bool) -> i64 {
-    // The shortest decimal that reads as this number is the one that was written.
-    let text = format!("{fraction}");
-    let (whole, decimals) = text.split_once('.').unwrap_or((&text, ""));
-    let digits: Option<i128> = format!("{whole}{decimals}").parse().ok();
-    let scale = u32::try_from(decimals.len()).ok().and_then(|n| 10_i128.checked_pow(n));
-    let exact = digits.zip(scale).and_then(|(digits, scale)| {
-        let product = digits.checked_mul(i128::from(c))?;
-        Some(if up { -(-product).div_euclid(scale) } else { product.div_euclid(scale) })
-    });
-    let rounded = fraction * c as f64;
-    exact.map_or_else(|| if up { rounded.ceil() } else { rounded.floor() } as i64, |v| v as i64)
-}
-
 /// How many of `c` candidates a budget takes, where that depends on no score; else all of them, which is the most.
 ///
 /// # Errors
@@ -292,7 +277,7 @@ pub fn share(fraction: f64, c: i64, up: bool) -> i64 {
 pub fn taken(program: &Program, select: &Select, env: &Env<'_>, c: i64) -> Result<i64, EnvError> {
     let count = match &select.budget {
         Budget::Top(count) => slots::integer(program, env, *count)?,
-        Budget::Frac(f) => share(*f, c, true),
+        Budget::Frac(f) => slots::ceil_share(*f, c),
         Budget::Nearest(n) => *n,
         Budget::Refine(refine) => refine.leaves,
         Budget::Mass(_) | Budget::Above(_) | Budget::CountOf(_) | Budget::Bands(_) => c,
@@ -315,27 +300,17 @@ pub fn stand_in(plan: &Plan, env: &Env<'_>) -> Result<Vec<DrawTable>, EvalError>
         let rows = slots::rows(program, select.rows, &env).map_err(missing)?;
         let stands = stands(program, select.rows, &env, rows.clone()).map_err(missing)?;
         let pairs = env_of(program, select.slots, &env).map_err(missing)?;
-        let walked = [&choose.candidates].into_iter().chain(&choose.including);
-        let sets: Vec<Ranges> = walked.map(|l| Ranges::new(program, &l.rows)).collect();
-        let mut walkers = sets.iter().map(|s| s.walker(&pairs)).collect::<Result<Vec<_>, _>>()?;
+        let set = Ranges::new(program, &choose.candidates.rows);
+        let mut walker = set.walker(&pairs)?;
         let (mut lists, mut found): (Vec<Vec<i64>>, Vec<(i64, i64)>) = Default::default();
         for &q in &stands {
             found.clear();
-            for walker in &mut walkers {
-                let row = walker.row(q)?;
-                let mut from = i64::MIN;
-                while let Some((start, end)) = row.next_from(from) {
-                    found.push((start, end));
-                    from = end;
-                }
+            let row = walker.row(q)?;
+            let mut from = i64::MIN;
+            while let Some((start, end)) = row.next_from(from) {
+                found.push((start, end));
+                from = end;
             }
-            found.sort_unstable();
-            let mut next = i64::MIN;
-            for (start, end) in &mut found {
-                *start = (*start).max(next);
-                next = next.max(*end);
-            }
-            found.retain(|(start, end)| start < end);
             let c = found.iter().map(|(start, end)| end - start).sum();
             let count = taken(program, select, &env, c).map_err(missing)?;
             let (mut list, mut before, mut at) = (Vec::new(), 0, 0);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, Part, RunError};
 use attnc_pattern::analysis::EvalError;
-use attnc_pattern::env::Env;
+use attnc_pattern::env::{DrawTable, Env};
 use attnc_pattern::oracle::{self, Evaluator, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{Model, Program};
@@ -393,12 +393,56 @@ impl Kernel {
     /// # Errors
     /// As for [`Kernel::run`].
     pub fn oracle(&self, problem: &Problem<'_>) -> Result<Vec<Output>, Diagnostics> {
+        let mut outputs = Vec::new();
+        self.each_item(problem, |_, heads, [q, k, v]| {
+            outputs.push(oracle::attend(&self.shared.program, heads, q, k, v)?);
+            Ok(())
+        })?;
+        Ok(outputs)
+    }
+
+    /// As [`Kernel::oracle`], given what the selections of a target chose; and what is wrong with that, in sentences.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`].
+    pub fn oracle_given(
+        &self,
+        problem: &Problem<'_>,
+        chosen: &[Chosen],
+    ) -> Result<(Vec<Output>, Vec<String>), Diagnostics> {
+        let (mut outputs, mut wrong) = (Vec::new(), Vec::new());
+        let program = &self.shared.program;
+        self.each_item(problem, |item, heads, [q, k, v]| {
+            let of_head = |(head, of): (usize, &oracle::Head<'_>)| {
+                let mut draws = of.env.draws.clone();
+                draws.resize(program.draws.len(), DrawTable::default());
+                for found in chosen.iter().filter(|c| (c.batch, c.head) == (item, head)) {
+                    draws[found.draw.0 as usize] = found.table.clone();
+                }
+                draws
+            };
+            let given: Vec<Vec<DrawTable>> = heads.iter().enumerate().map(of_head).collect();
+            outputs.push(oracle::attend_given(program, heads, q, k, v, &given)?);
+            if !chosen.is_empty() {
+                let misfits = oracle::judge(program, heads, q, k, v, &given)?;
+                wrong.extend(misfits.iter().map(|m| format!("batch item {item}, {m}")));
+            }
+            Ok(())
+        })?;
+        Ok((outputs, wrong))
+    }
+
+    /// Runs `each` for every batch item, with its heads and tensors as the oracle sees them.
+    fn each_item(
+        &self,
+        problem: &Problem<'_>,
+        mut each: impl FnMut(usize, &[oracle::Head<'_>], [oracle::View<'_>; 3]) -> Result<(), OracleError>,
+    ) -> Result<(), Diagnostics> {
         let shape = self.shape_of(problem)?;
         let reads = self.reads(problem.q.shape()[1], problem.k.shape()[1])?;
         let heads = reads.q.len();
         let said = |list| self.shared.said(list);
         let mut envs = self.envs(&problem.inputs, shape, Purpose::Oracle)?;
-        let mut outputs = Vec::new();
         for item in 0..problem.q.shape()[0] {
             let mut of_heads = Vec::with_capacity(heads);
             for head in 0..heads {
@@ -419,16 +463,10 @@ impl Kernel {
                 oracle::View::dense(data, [heads, rows, dim])
                     .ok_or_else(|| self.refuse("E0721", "the tensors do not fit together".to_owned()))
             };
-            let output = oracle::attend(
-                &self.shared.program,
-                &list,
-                view(&q, heads, &problem.q)?,
-                view(&k, all.len(), &problem.k)?,
-                view(&v, all.len(), &problem.v)?,
-            );
-            outputs.push(output.map_err(|e: OracleError| said(vec![e.diagnostic()]))?);
+            let views = [view(&q, heads, &problem.q)?, view(&k, all.len(), &problem.k)?, view(&v, all.len(), &problem.v)?];
+            each(item, &list, views).map_err(|e| said(vec![e.diagnostic()]))?;
         }
-        Ok(outputs)
+        Ok(())
     }
 
     /// Runs the oracle and writes what it yields, rounded to the types of the outputs.
