@@ -280,6 +280,7 @@ fn case(
     for (target, row) in targets.iter().zip(&mut tally.rows) {
         let kernel: Kernel = target.module.kernel(select)?;
         let mut kept: Option<Results> = None;
+        let mut given_chosen: Option<Vec<Output>> = None;
         for pool in pools {
             let mut results = Results::new(&kernel, given, dtype)?;
             let mut problem = results.problem(given, data.inputs())?;
@@ -293,7 +294,13 @@ fn case(
                     }
                 };
             }
-            kernel.run(&mut problem, Resources { threads: Some(pool), workspace: None })?;
+            let chosen = kernel.run_chosen(&mut problem, Resources { threads: Some(pool), workspace: None })?;
+            // What depends on the data is compared given what was chosen, which is judged apart.
+            if kept.is_none() && !chosen.is_empty() {
+                let (outputs, wrong) = kernel.oracle_given(&problem, &chosen)?;
+                row.misfit(wrong, || describe(given, data, select));
+                given_chosen = Some(outputs);
+            }
             if let Some(first) = &kept
                 && (first.out.bytes(), first.lse.bytes()) != (results.out.bytes(), results.lse.bytes())
             {
@@ -301,7 +308,7 @@ fn case(
             }
             kept.get_or_insert(results);
         }
-        if let (Some(results), Some(oracle)) = (&kept, &oracle) {
+        if let (Some(results), Some(oracle)) = (&kept, given_chosen.as_ref().or(oracle.as_ref())) {
             let (out, lse) = results.tensors()?;
             row.see(&attnc::compare(oracle, &out, Some(&lse)), || describe(given, data, select));
         }
@@ -336,11 +343,21 @@ struct Row {
     report: Report,
     /// Cases in which two threads did not give what one gave.
     unequal: usize,
+    /// Rows of selections that are not admissible.
+    unfit: usize,
     /// The first case that failed.
     failed: Option<String>,
 }
 
 impl Row {
+    /// Notes what is wrong with what was chosen.
+    fn misfit(&mut self, wrong: Vec<String>, case: impl FnOnce() -> String) {
+        if let Some(first) = wrong.first() {
+            self.unfit += wrong.len();
+            self.failed.get_or_insert_with(|| format!("{}: {first}", case()));
+        }
+    }
+
     fn see(&mut self, report: &Report, case: impl FnOnce() -> String) {
         if !report.passed() && self.failed.is_none() {
             let worst = if report.out.ratio >= report.lse.ratio { report.out } else { report.lse };
@@ -354,13 +371,13 @@ impl Row {
     }
 
     fn passed(&self) -> bool {
-        self.report.passed() && self.unequal == 0
+        self.report.passed() && self.unequal == 0 && self.unfit == 0
     }
 }
 
 impl Tally {
     fn new(targets: &[Compiled]) -> Tally {
-        let row = |t: &Compiled| Row { target: t.name.clone(), report: Report::default(), unequal: 0, failed: None };
+        let row = |t: &Compiled| Row { target: t.name.clone(), report: Report::default(), unequal: 0, unfit: 0, failed: None };
         Tally { rows: targets.iter().map(row).collect(), cases: 0, refused: 0, reason: String::new() }
     }
 
@@ -388,6 +405,9 @@ impl Tally {
             );
             if let Some(case) = &row.failed {
                 let _ = writeln!(text, "    beyond its bound for {case}");
+            }
+            if row.unfit > 0 {
+                let _ = writeln!(text, "    {} rows of selections are not admissible", row.unfit);
             }
             if row.unequal > 0 {
                 let _ = writeln!(text, "    two threads differ from one in {} cases", row.unequal);

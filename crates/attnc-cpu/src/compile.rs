@@ -76,6 +76,7 @@ pub(crate) struct Uses {
     pub(crate) orders: Vec<usize>,
     /// Orders whose inverse is read.
     pub(crate) positions: Vec<usize>,
+    pub(crate) levels: Vec<usize>,
     pub(crate) docs: bool,
     /// The number of the head.
     pub(crate) head: bool,
@@ -95,6 +96,7 @@ impl Uses {
         all(&mut self.draws, other.draws);
         all(&mut self.orders, other.orders);
         all(&mut self.positions, other.positions);
+        all(&mut self.levels, other.levels);
         self.docs |= other.docs;
         self.head |= other.head;
     }
@@ -112,8 +114,10 @@ pub struct CpuKernel {
     uses: Uses,
     /// `Some` until it is dropped.
     module: Option<JITModule>,
-    /// One function for each stage.
+    /// One function for each stage that attends.
     drive: Vec<Drive>,
+    /// One for each selection by score, which takes a tile of items.
+    score: Vec<Option<Drive>>,
     check: Option<Check>,
     /// What few queries take besides, made when a launch first has use for it; `None` if nothing can be made.
     few: OnceLock<Option<Few>>,
@@ -252,7 +256,11 @@ impl CpuKernel {
         &*self.table
     }
 
-    /// Stages of the plan.
+    pub(crate) fn kernels(&self) -> &Table {
+        &self.table
+    }
+
+    /// Stages of the plan that attend.
     pub(crate) fn stages(&self) -> usize {
         self.drive.len()
     }
@@ -270,6 +278,17 @@ impl CpuKernel {
     pub(crate) unsafe fn drive(&self, stage: usize, ctx: &Ctx, scratch: &mut Scratch, tile: i64) {
         // SAFETY: promised by the caller.
         unsafe { (self.drive[stage])(ctx, scratch, tile) }
+    }
+
+    /// Takes the scores of a tile of items of a selection: `ctx` lists its lanes. Nothing where it has no scores.
+    ///
+    /// # Safety
+    /// As for [`Self::drive`]; the scratch has the lists or values that the selection asks for.
+    pub(crate) unsafe fn score(&self, choose: usize, ctx: &Ctx, scratch: &mut Scratch) {
+        if let Some(Some(score)) = self.score.get(choose) {
+            // SAFETY: promised by the caller.
+            unsafe { score(ctx, scratch, 0) }
+        }
     }
 
     /// The first row of a tile that has no entries, numbered within the head, if that is an error.
@@ -336,20 +355,24 @@ pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, 
     let named = |i: usize| if i == 0 { "drive".to_owned() } else { format!("drive{i}") };
     let drive: Result<Vec<FuncId>, _> =
         code.drive.into_iter().enumerate().map(|(i, f)| maker.define(&named(i), f)).collect();
+    let score: Result<Vec<Option<FuncId>>, _> = (code.score.into_iter().enumerate())
+        .map(|(i, f)| f.map(|f| maker.define(&format!("score{i}"), f)).transpose())
+        .collect();
     let check = code.check.map(|f| maker.define("check", f)).transpose();
-    let (drive, check) = match (drive, check) {
-        (Ok(drive), Ok(check)) => (drive, check),
-        (Err(e), _) | (_, Err(e)) => return Err(maker.abandon(e)),
+    let (drive, score, check) = match (drive, score, check) {
+        (Ok(drive), Ok(score), Ok(check)) => (drive, score, check),
+        (Err(e), ..) | (_, Err(e), _) | (.., Err(e)) => return Err(maker.abandon(e)),
     };
     if let Err(e) = maker.module.finalize_definitions() {
         return Err(maker.abandon(CompileError::Backend(e.to_string())));
     }
     let address = |id| maker.module.get_finalized_function(id);
     // SAFETY: the functions were generated with these signatures and the host's calling convention.
-    let (drive, check) = unsafe {
+    let (drive, score, check) = unsafe {
         let check = check.map(|id| std::mem::transmute::<*const u8, Check>(address(id)));
-        let drive = drive.into_iter().map(|id| std::mem::transmute::<*const u8, Drive>(address(id))).collect();
-        (drive, check)
+        let of = |id| std::mem::transmute::<*const u8, Drive>(address(id));
+        let score = score.into_iter().map(|id| id.map(of)).collect();
+        (drive.into_iter().map(of).collect(), score, check)
     };
     Ok(CpuKernel {
         plan: plan.clone(),
@@ -358,6 +381,7 @@ pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, 
         uses: code.uses,
         module: Some(maker.module),
         drive,
+        score,
         check,
         few: OnceLock::new(),
         verify: options.verify,

@@ -8,6 +8,7 @@
 use std::marker::PhantomData;
 
 use attnc_kernels::abi::{BK, KvView, Table};
+use attnc_kernels::select::{Grid, Kept};
 use attnc_kernels::tiles::TileMarks;
 use attnc_kernels::window::Window;
 use attnc_pattern::env::{Env, MapData};
@@ -38,6 +39,8 @@ pub(crate) struct Ctx {
     pub(crate) tensors: *const TensorRef,
     pub(crate) draws: *const DrawRef,
     pub(crate) orders: *const OrderRef,
+    /// Last positions of slots, by level.
+    pub(crate) levels: *const SlotsRef,
     /// The kernels.
     pub(crate) table: *const Table,
     /// Rows of queries of this head.
@@ -126,11 +129,16 @@ pub(crate) struct TensorRef {
     pub(crate) dims: *const i64,
 }
 
-/// What a draw chose.
+/// What a draw or a selection chose: row r has entries `r * count ..`, ascending.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct DrawRef {
-    pub(crate) chosen: *const i64,
+    /// Of a draw: 64-bit integers, -1 after the last of a row.
+    pub(crate) drawn: *const i64,
+    /// Of a selection, and null for a draw: 32-bit integers.
+    pub(crate) selected: *const u32,
+    /// Of a selection: how many entries each row has.
+    pub(crate) counts: *const u32,
     pub(crate) rows: i64,
     pub(crate) count: i64,
     pub(crate) first: i64,
@@ -150,6 +158,16 @@ pub(crate) struct OrderRef {
     pub(crate) positions: i64,
 }
 
+/// Last positions of the slots of a level.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct SlotsRef {
+    /// At least one number.
+    pub(crate) last: *const i64,
+    /// How many, at least 1.
+    pub(crate) len: i64,
+}
+
 static ZERO_I64: i64 = 0;
 static ZERO_U32: u32 = 0;
 static ZERO_F32: f32 = 0.0;
@@ -167,6 +185,7 @@ pub(crate) struct Bound<'a> {
     pub(crate) tensors: Vec<TensorRef>,
     pub(crate) draws: Vec<DrawRef>,
     pub(crate) orders: Vec<OrderRef>,
+    pub(crate) levels: Vec<SlotsRef>,
     /// Extents of all tensors, one after another; `tensors` points into it.
     _dims: Vec<i64>,
     env: PhantomData<&'a Env<'a>>,
@@ -203,7 +222,9 @@ impl<'a> Bound<'a> {
         });
         let tensors = tensors.collect();
         let draws = env.draws.iter().map(|d| DrawRef {
-            chosen: d.chosen.as_ptr(),
+            drawn: d.chosen.as_ptr(),
+            selected: std::ptr::null(),
+            counts: std::ptr::null(),
             rows: d.chosen.len().checked_div(d.count).unwrap_or(0) as i64,
             count: d.count as i64,
             first: d.first,
@@ -213,7 +234,12 @@ impl<'a> Bound<'a> {
             let (position, positions) = first(env.positions.get(i).map_or(&[], |p| &p[..]), &ZERO_U32);
             OrderRef { index, len, position, positions }
         });
+        let levels = env.levels.iter().map(|l| {
+            let (last, len) = first(&l.last, &ZERO_I64);
+            SlotsRef { last, len }
+        });
         Bound {
+            levels: levels.collect(),
             maps: maps.collect(),
             tensors,
             draws: draws.collect(),
@@ -256,6 +282,12 @@ pub(crate) struct Scratch {
     pub(crate) first: i64,
     /// Queries of the tile.
     pub(crate) rows: i64,
+    /// What a selection keeps.
+    pub(crate) kept: *mut Kept,
+    /// What a selection reduces scores to.
+    pub(crate) grid: *mut Grid,
+    /// Memory of a selection.
+    pub(crate) more: *mut u8,
 }
 
 /// Alignment of everything in a scratch.
@@ -269,12 +301,14 @@ pub(crate) struct ScratchSize {
     pub(crate) dv: usize,
     /// Bytes of tile marks.
     pub(crate) marks: usize,
+    /// Bytes that selections need.
+    pub(crate) more: usize,
 }
 
 impl ScratchSize {
     /// Bytes of each part, in the order of [`Scratch::cut`].
-    fn parts(self) -> Option<[usize; 8]> {
-        let ScratchSize { bq, d, dv, marks } = self;
+    fn parts(self) -> Option<[usize; 10]> {
+        let ScratchSize { bq, d, dv, marks, more } = self;
         let f32s = |rows: usize, cols: usize| rows.checked_mul(cols)?.checked_mul(4)?.checked_next_multiple_of(ALIGN);
         Some([
             marks.checked_next_multiple_of(ALIGN)?,
@@ -286,6 +320,9 @@ impl ScratchSize {
             f32s(1, bq)?.checked_mul(3)?,
             f32s(BK, d.max(dv))?,
             2 * BK * size_of::<*const u8>(),
+            // Without selections nobody looks at these.
+            if more == 0 { 0 } else { (size_of::<Kept>() + size_of::<Grid>()).checked_next_multiple_of(ALIGN)? },
+            more.checked_next_multiple_of(ALIGN)?,
         ])
     }
 
@@ -307,6 +344,7 @@ impl Scratch {
         });
         let (marks, window, s, q, acc) = (next.next()?, next.next()?, next.next()?, next.next()?, next.next()?);
         let (vectors, copy, keys) = (next.next()?.cast::<f32>(), next.next()?, next.next()?.cast::<*const u8>());
+        let (kept, more) = (next.next()?.cast::<Kept>(), next.next()?);
         let vector = (parts[5] / 3) / size_of::<f32>();
         Some(Scratch {
             marks: marks.cast(),
@@ -323,6 +361,9 @@ impl Scratch {
             values: keys.wrapping_add(BK),
             first: 0,
             rows: 0,
+            kept,
+            grid: kept.wrapping_add(1).cast(),
+            more,
         })
     }
 }

@@ -25,10 +25,13 @@
 //! Nothing here knows of text, names, files or other targets.
 
 mod compile;
+mod dynamic;
 mod emit;
 mod few;
 mod layout;
+mod levels;
 mod run;
+mod select;
 mod stages;
 mod target;
 mod tensor;
@@ -39,7 +42,7 @@ mod visits;
 pub use attnc_kernels::Isa;
 pub use attnc_kernels::abi::DType;
 pub use compile::{CompileError, CpuKernel, Options, compile};
-pub use run::{Launch, Part, RunError, run, workspace_bytes};
+pub use run::{Chosen, Launch, Part, RunError, run, run_chosen, workspace_bytes};
 pub use target::{flops_executed, flops_reset, targets};
 pub use tensor::{LayoutError, Tensor, TensorMut};
 pub use visits::{Visits, few_tasks, most_folded};

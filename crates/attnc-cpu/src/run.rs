@@ -11,14 +11,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use attnc_kernels::abi::{BK, DType, KvView, Support};
-use attnc_pattern::env::{Env, MapData, in_class};
-use attnc_pattern::expr::OrderId;
+use attnc_kernels::abi::{BK, BQ_MAX, DType, KvView, Support};
+use attnc_pattern::env::{DrawTable, Env, MapData, in_class};
+use attnc_pattern::expr::{DrawId, OrderId};
 use attnc_pattern::order;
 use attnc_pattern::program::MapKind;
 use attnc_plan::{MAX_LEN, View};
 
 use crate::compile::{CpuKernel, Uses};
+use crate::dynamic::{self, Setups};
 use crate::few::{Cuts, Fold, alike, cut, groups, is_few, most_pieces, partial_bytes};
 use crate::layout::{ALIGN, Bound, Ctx, Rows, Scratch, ScratchSize};
 use crate::tensor::{Layout, Tensor, TensorMut};
@@ -162,12 +163,15 @@ impl std::error::Error for RunError {}
 /// Bytes of working memory with which [`run`] uses `threads` threads, for at most `keys` keys.
 #[must_use]
 pub fn workspace_bytes(parts: &[Part<'_>], keys: usize, d: usize, d_v: usize, threads: usize) -> usize {
-    let size = scratch_size(parts, keys, d, d_v).bytes();
+    let Ok(setups) = dynamic::setups(parts) else { return usize::MAX };
+    let size = scratch_size(parts, &setups, keys, d, d_v).bytes();
+    let before = dynamic::bytes(parts, &setups, d, d_v).map(|(bytes, _)| bytes);
     let threads = size.and_then(|one| one.checked_mul(threads.max(1))?.checked_add(ALIGN));
     let envs = parts.iter().filter(|p| p.kernel.stages() > 1).flat_map(|p| p.envs);
     let between = envs.map(|e| between_bytes(e.n_q, d_v)).try_fold(0_usize, |all, one| all.checked_add(one?));
     let pieces = pieces_bytes(parts, keys, d_v);
-    threads.zip(between).zip(pieces).and_then(|((a, b), c)| a.checked_add(b)?.checked_add(c)).unwrap_or(usize::MAX)
+    let parts = [threads, between, pieces, before];
+    parts.into_iter().try_fold(0_usize, |all, part| all.checked_add(part?)).unwrap_or(usize::MAX)
 }
 
 /// Bytes for the results of pieces of keys: of all heads, or where lengths are not known, of one job at a time.
@@ -209,9 +213,8 @@ fn between_bytes(n_q: i64, dv: usize) -> Option<usize> {
 }
 
 /// What every kernel of the launch can work in.
-fn scratch_size(parts: &[Part<'_>], keys: usize, d: usize, dv: usize) -> ScratchSize {
+fn scratch_size(parts: &[Part<'_>], setups: &Setups, keys: usize, d: usize, dv: usize) -> ScratchSize {
     let tiles = parts.iter().flat_map(|p| &p.kernel.plan().stages).map(|s| s.tile.q);
-    let bq = tiles.max().unwrap_or(0);
     // A numbering by orders may have keys that the launch has not.
     let numbered = parts.iter().flat_map(|p| {
         let plan = p.kernel.plan();
@@ -222,9 +225,13 @@ fn scratch_size(parts: &[Part<'_>], keys: usize, d: usize, dv: usize) -> Scratch
         orders.flat_map(move |order| p.envs.iter().map(move |env| order::positions(&plan.program, order, env)))
     });
     let keys = numbered.fold(keys, usize::max);
+    let dynamic = parts.iter().any(|p| p.kernel.plan().is_dynamic());
+    let bq = tiles.max().unwrap_or(0).max(if dynamic { BQ_MAX } else { 0 });
+    let more = dynamic::bytes(parts, setups, d, dv).map_or(usize::MAX, |(_, more)| more);
+    let keys = i64::try_from(keys).unwrap_or(i64::MAX).max(dynamic::most_keys(parts, setups));
     // SAFETY: a function of one number.
-    let marks = unsafe { (Support::get().marks_bytes)(keys as i64) } as usize;
-    ScratchSize { bq, d, dv, marks }
+    let marks = unsafe { (Support::get().marks_bytes)(keys) } as usize;
+    ScratchSize { bq, d, dv, marks, more }
 }
 
 /// Computes every head of a launch.
@@ -232,6 +239,37 @@ fn scratch_size(parts: &[Part<'_>], keys: usize, d: usize, dv: usize) -> Scratch
 /// # Errors
 /// If anything does not fit; nothing is written then.
 pub fn run(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<(), RunError> {
+    run_noting(parts, launch, None)
+}
+
+/// What a selection chose for one head.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// Batch item.
+    pub batch: usize,
+    /// Head of the output.
+    pub head: usize,
+    /// Number of the table in the program.
+    pub draw: DrawId,
+    /// The table.
+    pub table: DrawTable,
+}
+
+/// As [`run`], and hands back what the selections of all heads chose.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_chosen(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<Vec<Chosen>, RunError> {
+    let mut chosen = Vec::new();
+    run_noting(parts, launch, Some(&mut chosen))?;
+    Ok(chosen)
+}
+
+fn run_noting(
+    parts: &[Part<'_>],
+    launch: &mut Launch<'_>,
+    chosen: Option<&mut Vec<Chosen>>,
+) -> Result<(), RunError> {
     let shape = check_shapes(launch)?;
     let assigned = check_heads(parts, launch, &shape)?;
     for part in parts {
@@ -241,10 +279,11 @@ pub fn run(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<(), RunError> 
             check_env(env, part.kernel, &shape, head).map_err(refuse)?;
         }
     }
-    let bounds: Vec<Vec<Bound<'_>>> = parts.iter().map(|p| p.envs.iter().map(Bound::new).collect()).collect();
+    let mut bounds: Vec<Vec<Bound<'_>>> = parts.iter().map(|p| p.envs.iter().map(Bound::new).collect()).collect();
     let mut jobs = jobs(parts, &bounds, launch, &shape)?;
 
-    let size = scratch_size(parts, shape.n_k, shape.d, shape.dv);
+    let setups = dynamic::setups(parts)?;
+    let size = scratch_size(parts, &setups, shape.n_k, shape.d, shape.dv);
     let found = launch.workspace.len();
     let short = || RunError::Workspace { needed: workspace_bytes(parts, shape.n_k, shape.d, shape.dv, 1), found };
     let mut memory = Memory::of(launch.workspace, size);
@@ -253,6 +292,18 @@ pub fn run(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<(), RunError> 
     }
     if jobs.iter().any(|j| j.tiles(0) > 0) && memory.slots() == 0 {
         return Err(short());
+    }
+    if parts.iter().any(|p| p.kernel.plan().is_dynamic()) {
+        let made = dynamic::make(parts, &mut bounds, launch, &mut jobs, &setups, &mut memory)?;
+        made.ok_or_else(short)?;
+        if let Some(chosen) = chosen {
+            for job in &jobs {
+                // SAFETY: the tables have been made.
+                let tables = unsafe { dynamic::tables_of(job.kernel.plan(), &bounds[job.part][job.env]) };
+                let of = |(draw, table)| Chosen { batch: job.batch, head: job.head, draw, table };
+                chosen.extend(tables.into_iter().map(of));
+            }
+        }
     }
     cut_jobs(&mut jobs, parts, &memory, shape.dv);
     let rounds = give_pieces(&mut jobs, &mut memory, launch.pool).ok_or_else(short)?;
@@ -434,7 +485,7 @@ fn check_env(env: &Env<'_>, kernel: &CpuKernel, shape: &Extents, head: usize) ->
 
 /// Checks the run-time data that a kernel uses.
 fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
-    let Uses { sizes, tensors, maps, draws, orders, positions, docs, head: _ } = kernel.uses();
+    let Uses { sizes, tensors, maps, draws, orders, positions, levels, docs, head: _ } = kernel.uses();
     let program = &kernel.plan().program;
     for &s in sizes {
         let name = &program.sizes[s].name;
@@ -463,6 +514,7 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
                     && indptr.is_sorted()
                     && indptr.last().is_some_and(|&end| end as usize <= indices.len())
             }
+            (Some(MapData::Csr { indptr, .. }), MapKind::Offsets) => !indptr.is_empty() && indptr.is_sorted(),
             _ => false,
         };
         if !fits {
@@ -493,6 +545,11 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
             return Err(format!("order `{}` or its inverse is not given", program.orders[o].name));
         }
     }
+    for &l in levels {
+        if env.levels.get(l).is_none() {
+            return Err(format!("slots of level `{}` are not given", program.levels[l].name));
+        }
+    }
     if *docs && (env.docs.is_empty() || !env.docs.is_sorted() || env.docs[0] != 0) {
         return Err("document offsets should ascend from 0".to_owned());
     }
@@ -500,9 +557,9 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
 }
 
 /// One (batch item, head) to compute, or several heads of few queries.
-struct Job<'a> {
-    kernel: &'a CpuKernel,
-    ctx: Ctx,
+pub(crate) struct Job<'a> {
+    pub(crate) kernel: &'a CpuKernel,
+    pub(crate) ctx: Ctx,
     /// Rows in the order of each stage, where it has one of its own.
     listings: Vec<Option<Arc<Listing>>>,
     /// Modulus of each stage over classes; 1 of others.
@@ -514,11 +571,15 @@ struct Job<'a> {
     /// Its keys in pieces, if they are cut.
     cuts: Option<Cuts>,
     /// Place of the part, and in it of the (first head's) environment.
-    part: usize,
-    env: usize,
-    batch: usize,
+    pub(crate) part: usize,
+    pub(crate) env: usize,
+    pub(crate) batch: usize,
     /// The first head.
-    head: usize,
+    pub(crate) head: usize,
+    /// The heads of Q and of K and V that it reads.
+    pub(crate) reads: (usize, usize),
+    /// Keys and values of each stage that reads a level, and how many slots there are; empty without levels.
+    pub(crate) keys: Vec<Option<(KvView, KvView, i64)>>,
 }
 
 /// Rows in the order of a stage.
@@ -673,7 +734,7 @@ impl Job<'_> {
         let Some(attend) = self.kernel.plan().stages.get(stage) else { return 0 };
         let n_q = self.ctx.n_q as usize;
         match attend.view {
-            View::Given | View::Walk(_) | View::Ordered { .. } => n_q.div_ceil(attend.tile.q),
+            View::Given | View::Walk(_) | View::Rows | View::Ordered { .. } => n_q.div_ceil(attend.tile.q),
             View::Classes(_) => {
                 let modulus = self.moduli[stage];
                 n_q.min(modulus as usize) * self.tiles_of_class(modulus, attend.tile.q)
@@ -689,6 +750,9 @@ impl Job<'_> {
     /// What task `task` of a stage works on: its context, and the tile of queries in it.
     fn task(&self, stage: usize, task: usize) -> (Ctx, i64) {
         let mut ctx = self.ctx;
+        if let Some(&Some((k, v, slots))) = self.keys.get(stage) {
+            (ctx.k, ctx.v, ctx.n_k, ctx.k_start) = (k, v, slots, 0);
+        }
         if let Some(between) = self.between {
             let Between { out, lse, lse_stride } = between;
             let Rows { base, dtype, row_stride, col_stride, index } = out;
@@ -757,6 +821,7 @@ fn jobs<'a>(
     shape: &Extents,
 ) -> Result<Vec<Job<'a>>, RunError> {
     let mut jobs: Vec<Job<'a>> = Vec::new();
+    let launch_heads = (launch.q_heads, launch.kv_heads);
     for batch in 0..shape.batch {
         for (number, (part, bounds)) in parts.iter().zip(bounds).enumerate() {
             let envs = &part.envs[batch * part.heads.len()..][..part.heads.len()];
@@ -781,7 +846,9 @@ fn jobs<'a>(
                 };
                 let of_first = listings_of(&jobs, at, head)?;
                 let moduli = moduli(part.kernel, env).map_err(|what| RunError::Env { batch, head, what })?;
-                let job = |head, ctx, listings, env| Job {
+                let job = |head: usize, ctx, listings, env| Job {
+                    reads: (launch_heads.0[head], launch_heads.1[head]),
+                    keys: Vec::new(),
                     kernel: part.kernel,
                     ctx,
                     listings,
@@ -840,7 +907,7 @@ fn fold(
 fn listings(kernel: &CpuKernel, env: &Env<'_>) -> Result<Vec<Option<Arc<Listing>>>, String> {
     let listing = |s: &attnc_plan::Attend| {
         let listing = match s.view {
-            View::Given | View::Classes(_) => return Ok(None),
+            View::Given | View::Rows | View::Classes(_) => return Ok(None),
             View::Walk(order) => Listing::walk(kernel, env, order, s.tile.q)?,
             View::Ordered { queries, keys } => Listing::ordered(kernel, env, (queries, keys), s.tile.q)?,
         };
@@ -854,7 +921,7 @@ fn moduli(kernel: &CpuKernel, env: &Env<'_>) -> Result<Vec<i64>, String> {
     let plan = kernel.plan();
     let modulus = |s: &attnc_plan::Attend| match s.view {
         View::Classes(modulus) => attnc_plan::modulus_of(&plan.program, modulus, env).map_err(|e| e.to_string()),
-        View::Given | View::Walk(_) | View::Ordered { .. } => Ok(1),
+        View::Given | View::Walk(_) | View::Rows | View::Ordered { .. } => Ok(1),
     };
     plan.stages.iter().map(modulus).collect()
 }
@@ -868,7 +935,7 @@ fn same_orders(kernel: &CpuKernel, a: &Env<'_>, b: &Env<'_>) -> bool {
     };
     kernel.plan().stages.iter().all(|s| match s.view {
         View::Ordered { queries, keys } => same(queries) && same(keys),
-        View::Given | View::Classes(_) | View::Walk(_) => true,
+        View::Given | View::Classes(_) | View::Walk(_) | View::Rows => true,
     })
 }
 
@@ -880,17 +947,6 @@ fn context(
     (batch, head): (usize, usize),
 ) -> Ctx {
     let (q_head, kv_head) = (launch.q_heads[head], launch.kv_heads[head]);
-    let view = |t: &Tensor<'_>| KvView {
-        base: t.base.wrapping_offset(t.layout.head(batch, kv_head)),
-        row_stride: t.layout.strides[2] as i64,
-        col_stride: t.layout.strides[3] as i64,
-        dtype: t.layout.dtype as u32,
-        page_rows: 0,
-        table: std::ptr::null(),
-        page_stride: 0,
-        rows: std::ptr::null(),
-        dim: t.layout.shape[3] as u64,
-    };
     fn rows<P>(base: P, layout: &Layout) -> Rows<P> {
         let [.., row_stride, col_stride] = layout.strides.map(|s| s as i64);
         Rows { base, dtype: layout.dtype as i64, row_stride, col_stride, index: std::ptr::null() }
@@ -927,10 +983,11 @@ fn context(
         tensors: bound.tensors.as_ptr(),
         draws: bound.draws.as_ptr(),
         orders: bound.orders.as_ptr(),
+        levels: bound.levels.as_ptr(),
         table: kernel.table(),
         q: rows(q.base.wrapping_offset(q.layout.head(batch, q_head)), &q.layout),
-        k: view(&launch.k),
-        v: view(&launch.v),
+        k: kv_view(&launch.k, batch, kv_head),
+        v: kv_view(&launch.v, batch, kv_head),
         out: rows(out.base.wrapping_offset(out.layout.head(batch, head)), &out.layout),
         lse,
         lse_stride,
@@ -938,8 +995,23 @@ fn context(
     }
 }
 
+/// Rows of one head of a tensor.
+pub(crate) fn kv_view(t: &Tensor<'_>, batch: usize, head: usize) -> KvView {
+    KvView {
+        base: t.base.wrapping_offset(t.layout.head(batch, head)),
+        row_stride: t.layout.strides[2] as i64,
+        col_stride: t.layout.strides[3] as i64,
+        dtype: t.layout.dtype as u32,
+        page_rows: 0,
+        table: std::ptr::null(),
+        page_stride: 0,
+        rows: std::ptr::null(),
+        dim: t.layout.shape[3] as u64,
+    }
+}
+
 /// Working memory: what is kept between stages, and one scratch a thread.
-struct Memory {
+pub(crate) struct Memory {
     base: *mut u8,
     /// Bytes from `base` on.
     left: usize,
@@ -960,7 +1032,7 @@ impl Memory {
     }
 
     /// Takes memory that no thread's scratch will have; a multiple of [`ALIGN`].
-    fn take(&mut self, bytes: usize) -> Option<*mut u8> {
+    pub(crate) fn take(&mut self, bytes: usize) -> Option<*mut u8> {
         let at = self.base;
         self.left = self.left.checked_sub(bytes)?;
         self.base = at.wrapping_add(bytes);
@@ -968,23 +1040,62 @@ impl Memory {
     }
 
     /// Threads that have a scratch.
-    fn slots(&self) -> usize {
+    pub(crate) fn slots(&self) -> usize {
         self.left.checked_div(self.stride).unwrap_or(0)
     }
 }
 
 /// For how many keys the marks of a scratch are made.
 #[derive(Default)]
-struct Marks(Option<i64>);
+pub(crate) struct Marks(Option<i64>);
 
 impl Marks {
-    fn fit(&mut self, scratch: &Scratch, n_k: i64) {
+    pub(crate) fn fit(&mut self, scratch: &Scratch, n_k: i64) {
         if self.0 != Some(n_k) {
             // SAFETY: the scratch has room for the marks of every job's keys.
             unsafe { (Support::get().marks_init)(scratch.marks, n_k) };
             self.0 = Some(n_k);
         }
     }
+}
+
+/// Does tasks `0 .. total`, each once, on as many threads as there are, have memory and can be of use.
+pub(crate) fn parallel(
+    memory: &Memory,
+    pool: Option<&rayon::ThreadPool>,
+    total: usize,
+    task: impl Fn(usize, &mut Scratch, &mut Marks) + Sync,
+) {
+    let next = AtomicUsize::new(0);
+    let work = |slot: usize| {
+        let base = memory.base.wrapping_add(slot * memory.stride);
+        let mut marks = Marks::default();
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= total {
+                return;
+            }
+            let Some(mut scratch) = Scratch::cut(base, memory.size) else { return };
+            // As for tiles of queries, the longest come last.
+            task(total - 1 - i, &mut scratch, &mut marks);
+        }
+    };
+    let threads = threads_of(pool).min(memory.slots()).min(total);
+    match (threads, pool) {
+        (0, _) => {}
+        (1, _) => work(0),
+        (_, Some(pool)) => pool.install(|| each_slot(threads, &work)),
+        (_, None) => each_slot(threads, &work),
+    }
+}
+
+/// Runs `work` for each slot, on a thread of its own.
+fn each_slot(threads: usize, work: &(impl Fn(usize) + Sync)) {
+    rayon::scope(|scope| {
+        for slot in 0..threads {
+            scope.spawn(move |_| work(slot));
+        }
+    });
 }
 
 /// The tasks of all jobs in one stage, numbered job by job, tile by tile.

@@ -137,6 +137,28 @@ stages! {
         }
     }
 
+    /// Keeps the best of the scores of a chunk.
+    fn keep(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr) {
+        // SAFETY: as in `scores`; a selection has made its lists.
+        unsafe {
+            let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
+            let s = scratch.s.wrapping_add(chunk.lane as usize);
+            let Chunk { keys, count, lane, lanes, mask, .. } = *chunk;
+            ((*ctx.table).keep)(s, count, lane, lanes, scratch.bq, mask, keys, scratch.kept);
+        }
+    }
+
+    /// Takes the scores of a chunk into the values of their slots.
+    fn reduce(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr) {
+        // SAFETY: as in `keep`.
+        unsafe {
+            let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
+            let s = scratch.s.wrapping_add(chunk.lane as usize);
+            let Chunk { keys, count, lane, lanes, mask, .. } = *chunk;
+            ((*ctx.table).reduce)(s, count, lane, lanes, scratch.bq, mask, keys, scratch.grid);
+        }
+    }
+
     /// One null slot of logit `bias` for query `lane` of the tile.
     fn null(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, lane: i64 => I64, bias: f32 => F32) {
         // SAFETY: as in `begin`; `lane < rows`.
@@ -179,15 +201,39 @@ stages! {
     /// 1 if candidate `candidate` is among those drawn for row `row`, else 0.
     fn drawn(draw: *const DrawRef => Ptr, row: i64 => I64, candidate: i64 => I64) -> i64 => I64 {
         // SAFETY: compiled code passes a draw of its `Ctx`.
-        let chosen = unsafe { drawn_row(&*draw, row) };
-        (candidate >= 0 && chosen.contains(&candidate)) as i64
+        let held = match unsafe { drawn_row(&*draw, row) } {
+            Chosen::Drawn(chosen) => candidate >= 0 && chosen.contains(&candidate),
+            Chosen::Selected(chosen) => u32::try_from(candidate).is_ok_and(|c| chosen.binary_search(&c).is_ok()),
+        };
+        held as i64
     }
 
     /// Entry `j` of what was drawn for row `row`; -1 if there is none.
     fn draw_at(draw: *const DrawRef => Ptr, row: i64 => I64, j: i64 => I64) -> i64 => I64 {
+        let Ok(j) = usize::try_from(j) else { return -1 };
         // SAFETY: compiled code passes a draw of its `Ctx`.
-        let chosen = unsafe { drawn_row(&*draw, row) };
-        usize::try_from(j).ok().and_then(|j| chosen.get(j)).copied().unwrap_or(-1)
+        match unsafe { drawn_row(&*draw, row) } {
+            Chosen::Drawn(chosen) => chosen.get(j).copied().unwrap_or(-1),
+            Chosen::Selected(chosen) => chosen.get(j).map_or(-1, |&c| i64::from(c)),
+        }
+    }
+
+    /// How many entries row `row` of a choice has.
+    fn draw_count(draw: *const DrawRef => Ptr, row: i64 => I64) -> i64 => I64 {
+        // SAFETY: compiled code passes a draw of its `Ctx`.
+        match unsafe { drawn_row(&*draw, row) } {
+            Chosen::Drawn(chosen) => chosen.partition_point(|&c| c >= 0) as i64,
+            Chosen::Selected(chosen) => chosen.len() as i64,
+        }
+    }
+
+    /// The first entry of row `row` of a selection that is at least `candidate`; the number of entries if none is.
+    fn draw_from(draw: *const DrawRef => Ptr, row: i64 => I64, candidate: i64 => I64) -> i64 => I64 {
+        // SAFETY: compiled code passes a draw of its `Ctx`.
+        match unsafe { drawn_row(&*draw, row) } {
+            Chosen::Drawn(chosen) => chosen.partition_point(|&c| c >= 0 && c < candidate) as i64,
+            Chosen::Selected(chosen) => chosen.partition_point(|&c| i64::from(c) < candidate) as i64,
+        }
     }
 }
 
@@ -373,15 +419,31 @@ unsafe fn csr<'a>(map: &MapRef) -> (&'a [i64], &'a [i64]) {
     }
 }
 
-/// What was drawn for a row; nothing for rows outside the table.
+/// What was chosen for a row.
+enum Chosen<'a> {
+    /// By a draw: -1 after the last.
+    Drawn(&'a [i64]),
+    /// By a selection.
+    Selected(&'a [u32]),
+}
+
+/// What was chosen for a row; nothing for rows outside the table.
 ///
 /// # Safety
 /// `draw` describes memory that lives as long as the result is used.
-unsafe fn drawn_row<'a>(draw: &DrawRef, row: i64) -> &'a [i64] {
+unsafe fn drawn_row<'a>(draw: &DrawRef, row: i64) -> Chosen<'a> {
     let row = row.wrapping_sub(draw.first);
     if !(0..draw.rows).contains(&row) {
-        return &[];
+        return Chosen::Drawn(&[]);
     }
-    // SAFETY: the table has `rows` rows of `count` entries.
-    unsafe { std::slice::from_raw_parts(draw.chosen.wrapping_offset((row * draw.count) as isize), draw.count as usize) }
+    let at = (row * draw.count) as usize;
+    // SAFETY: the table has `rows` rows of `count` entries, and of a selection as many counts, none larger.
+    unsafe {
+        if draw.selected.is_null() {
+            Chosen::Drawn(std::slice::from_raw_parts(draw.drawn.wrapping_add(at), draw.count as usize))
+        } else {
+            let count = *draw.counts.wrapping_add(row as usize) as usize;
+            Chosen::Selected(std::slice::from_raw_parts(draw.selected.wrapping_add(at), count))
+        }
+    }
 }

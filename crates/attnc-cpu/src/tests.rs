@@ -15,7 +15,7 @@ use attnc_pattern::program::{
     Chooser, Draw, DrawScope, Empty, Map, MapKind, Order, OrderKind, Program, Size,
 };
 use attnc_pattern::rowset::{Comb, Loop, Must, Piece, RowSet, TileComb, TileLoop, TilePiece, TileSet};
-use attnc_plan::{Attend, Entry, Plan, Role, Tile, View};
+use attnc_plan::{Attend, Entry, Plan, Reads, Role, Tile, View};
 
 use crate::compile::compile_plan;
 use crate::{CompileError, CpuKernel, Launch, Options, Part, RunError, Tensor, TensorMut, run, workspace_bytes};
@@ -131,7 +131,10 @@ impl Pen {
             name: "test".to_owned(),
             attention: 0,
             given: vec![],
+            pools: vec![],
+            chooses: vec![],
             stages: vec![Attend {
+                reads: Reads::default(),
                 role: Role::RowWalk,
                 tile: Tile { q: 64, k: 64 },
                 view: View::Given,

@@ -17,6 +17,7 @@
 //! kernels on tiles, [`Support`] integer helpers, [`Math`] and `Math4` functions of reals.
 //! Nothing here knows of patterns, plans or code generators.
 
+use crate::select::{Grid, Kept};
 use crate::tiles::TileMarks;
 use crate::window::Window;
 
@@ -213,6 +214,23 @@ Table {
     finish: fn(acc: *const f32 => Ptr, m: *const f32 => Ptr, l: *const f32 => Ptr, rows: i64 => I64, bq: i64 => I64,
                dv: i64 => I64, dst: *mut u8 => Ptr, dtype: i64 => I64, row_stride: i64 => I64, col_stride: i64 => I64,
                index: *const u32 => Ptr, lse: *mut f32 => Ptr, lse_stride: i64 => I64, lse_index: *const u32 => Ptr);
+
+    /// Adds `keys` rows, `stride` elements apart, to `acc[d]`, each times its element of `weights` unless that is null.
+    /// The sum of these rows is formed on its own, in order.
+    pool_sum: fn(rows: *const f32 => Ptr, stride: i64 => I64, keys: i64 => I64, d: i64 => I64, weights: *const f32 => Ptr,
+                 acc: *mut f32 => Ptr);
+
+    /// Replaces each element of `acc[d]` by the largest of it and those of the rows; a NaN stays one.
+    pool_max: fn(rows: *const f32 => Ptr, stride: i64 => I64, keys: i64 => I64, d: i64 => I64, acc: *mut f32 => Ptr);
+
+    /// Notes the candidates of a chunk of scores `s[keys][bq]`, of which the first lane is `lane` of `kept`: of lane i
+    /// those of the keys `numbers` that `mask` holds, or all if it is null. A NaN is no candidate.
+    keep: fn(s: *const f32 => Ptr, keys: i64 => I64, lane: i64 => I64, lanes: i64 => I64, bq: i64 => I64,
+             mask: *const u64 => Ptr, numbers: *const u32 => Ptr, kept: *mut Kept => Ptr);
+
+    /// Takes the scores of a chunk, as for `keep`, into the values of the slots of their keys.
+    reduce: fn(s: *const f32 => Ptr, keys: i64 => I64, lane: i64 => I64, lanes: i64 => I64, bq: i64 => I64,
+               mask: *const u64 => Ptr, numbers: *const u32 => Ptr, grid: *mut Grid => Ptr);
 }}
 
 table! {
@@ -255,6 +273,9 @@ Support {
 
     /// Adds keys `start .. end`, as far as the window's partial tiles hold them, to the row of bits of lane `lane`.
     window_range: fn(window: *mut Window => Ptr, lane: i64 => I64, start: i64 => I64, end: i64 => I64);
+
+    /// As `window_range`, for lanes `from .. to`.
+    window_rows: fn(window: *mut Window => Ptr, from: i64 => I64, to: i64 => I64, start: i64 => I64, end: i64 => I64);
 
     /// As `window_range`, for those of the keys with `(k - phase) mod period < width`; `period >= 1`.
     window_comb: fn(window: *mut Window => Ptr, lane: i64 => I64, start: i64 => I64, end: i64 => I64,

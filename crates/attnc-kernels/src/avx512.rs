@@ -12,7 +12,7 @@ use crate::vector::{BF16, F16, F32, Vector, instructions};
 
 mod few;
 
-crate::vector::table!("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c", __m512);
+crate::vector::table!("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c", __m512, avx512);
 
 /// Singles in a vector.
 const WIDTH: usize = 16;

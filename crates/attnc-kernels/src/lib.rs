@@ -25,6 +25,7 @@ mod rows;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod softmax;
+pub mod select;
 mod tensor;
 pub mod tiles;
 #[cfg(target_arch = "x86_64")]

@@ -8,10 +8,26 @@
 //! The contract of each function is in [`crate::abi::Table`].
 
 use crate::abi::{Ahead, BQ_MAX, DType, FEW, KvView, LANE_STEP, Next, Table};
+use crate::select::plain;
 use crate::tensor::{indexed, packed, place};
 
 /// The table of these kernels.
-pub(crate) const TABLE: Table = Table { pack_q, kv_tile, qk, few_qk, few_pv, softmax, pv, null_slot, start, finish };
+pub(crate) const TABLE: Table = Table {
+    pack_q,
+    kv_tile,
+    qk,
+    few_qk,
+    few_pv,
+    softmax,
+    pv,
+    null_slot,
+    start,
+    finish,
+    pool_sum: plain::pool_sum,
+    pool_max: plain::pool_max,
+    keep: plain::keep,
+    reduce: plain::reduce,
+};
 
 /// See [`Table::pack_q`].
 ///

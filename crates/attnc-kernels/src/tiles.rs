@@ -9,7 +9,7 @@
 //! [`crate::abi::Support`]. Nothing here knows of patterns.
 
 use crate::abi::{BK, Support};
-use crate::window::{window_begin, window_chunks, window_comb, window_next, window_range, window_seen};
+use crate::window::{window_begin, window_chunks, window_comb, window_next, window_range, window_rows, window_seen};
 
 const TILE: i64 = BK as i64;
 const WORD: i64 = u64::BITS as i64;
@@ -29,6 +29,7 @@ impl Support {
             window_begin,
             window_next,
             window_range,
+            window_rows,
             window_comb,
             window_chunks,
             window_seen,

@@ -109,9 +109,9 @@ macro_rules! instructions {
 pub(crate) use instructions;
 
 /// A table of the generic kernels for a vector, in functions that enable an instruction set. The module has kernels
-/// of few queries in `few`.
+/// of few queries in `few`, and `select` one of the same name.
 macro_rules! table {
-    ($features:literal, $vector:ty) => {
+    ($features:literal, $vector:ty, $select:ident) => {
         /// The table of these kernels. What touches one lane, or is a fill, is the scalar version's.
         pub(crate) const TABLE: $crate::abi::Table = $crate::abi::Table {
             pack_q,
@@ -124,6 +124,10 @@ macro_rules! table {
             null_slot: $crate::scalar::null_slot,
             start: $crate::scalar::start,
             finish,
+            pool_sum: $crate::select::$select::pool_sum,
+            pool_max: $crate::select::$select::pool_max,
+            keep: $crate::select::$select::keep,
+            reduce: $crate::select::$select::reduce,
         };
 
         $crate::vector::entries! { $features, $vector,

@@ -345,6 +345,17 @@ pub(crate) unsafe extern "C" fn window_range(window: *mut Window, lane: i64, sta
     }
 }
 
+/// Adds keys `start .. end` to the rows of lanes `from .. to`.
+pub(crate) unsafe extern "C" fn window_rows(window: *mut Window, from: i64, to: i64, start: i64, end: i64) {
+    // SAFETY: as in `window_next`.
+    let w = unsafe { &mut *window };
+    let (start, end) = (start.max(w.from), end.min(w.to));
+    for column in w.columns(start, end) {
+        let bits = range_bits(start, end, w.tile[column] * TILE);
+        w.bits[column][from as usize..to as usize].iter_mut().for_each(|row| *row |= bits);
+    }
+}
+
 /// Adds those of keys `start .. end` with `(k - phase) mod period < width` to the row of lane `lane`.
 pub(crate) unsafe extern "C" fn window_comb(
     window: *mut Window,

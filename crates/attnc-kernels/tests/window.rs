@@ -65,9 +65,9 @@ fn walk(rows: usize, n_k: i64, given: &[Keys], all: (i64, i64), (from, to): (i64
             if from < 0 {
                 break;
             }
-            for lane in 0..rows as i64 {
-                (support.window_range)(window, lane, all.0, all.1);
-            }
+            // All rows at once, but for the first.
+            (support.window_rows)(window, 1, rows as i64, all.0, all.1);
+            (support.window_range)(window, 0, all.0, all.1);
             for k in given {
                 let lane = k.lane as i64;
                 match k.comb {

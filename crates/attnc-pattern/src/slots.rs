@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::env::{Env, LevelTable};
-use crate::expr::LevelId;
+use crate::expr::{ExprId, LevelId};
 use crate::oracle::{Evaluator, Point};
 use crate::order::size;
 use crate::prepare::EnvError;
@@ -22,6 +22,14 @@ impl Program {
             None => level.order.is_some() || matches!(level.partition, Partition::Axes(_)),
         }
     }
+}
+
+/// An integer over lengths and sizes, not less than 0.
+///
+/// # Errors
+/// An expression without such a value.
+pub fn integer(program: &Program, env: &Env<'_>, expr: ExprId) -> Result<i64, EnvError> {
+    size(program, env, expr)
 }
 
 /// Members and last positions of the slots of a level, found position by position; `env` has its orders.

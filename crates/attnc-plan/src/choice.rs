@@ -131,7 +131,7 @@ fn nominal(program: &Program, view: View) -> Option<Env<'static>> {
             env.of_class(modulus, 0)
         }
         View::Ordered { .. } => env.in_orders(NOMINAL, NOMINAL),
-        View::Walk(_) => return None,
+        View::Walk(_) | View::Rows => return None,
     };
     let rows = env.n_q.min(TILES[0] as i64);
     (env.q_start, env.n_q) = (env.q_start + (env.n_q - rows) / 2, rows);

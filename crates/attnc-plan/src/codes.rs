@@ -45,11 +45,11 @@ pub fn diagnostic(program: &Program, attention: usize, error: &PlanError) -> Dia
             "may leave -2^62 .. 2^62 for sequences of up to 2^29 positions",
         )
         .help("use fewer products of positions, or smaller constants"),
-        PlanError::Dynamic => Diagnostic::error(
+        PlanError::Missing(missing) => Diagnostic::error(
             "E0611",
-            span,
-            "this target has no levels, selections and merges",
-            "depends on the data of a launch",
+            missing.span,
+            format!("this target has no {}", missing.what),
+            "asked for here",
         )
         .help("the oracle runs it: `--target oracle`"),
         PlanError::TooLarge { pieces } => Diagnostic::error(

@@ -9,11 +9,14 @@ use attnc_pattern::analysis::{EvalError, Row, RowWalker, Rows};
 use attnc_pattern::env::Env;
 use attnc_pattern::expr::{Bin, ExprId, Node, OrderId, Ty, Un, Var};
 use attnc_pattern::order;
-use attnc_pattern::program::{Empty, Program};
+use attnc_pattern::prepare::EnvError;
+use attnc_pattern::program::{Budget, Empty, Index, Program};
 use attnc_pattern::rowset::RowSet;
+use attnc_pattern::slots;
 
+use crate::choose::{Choose, env_of, stand_in, stands};
 use crate::model::{Term, Work};
-use crate::plan::{Attend, Entry, Tile, View};
+use crate::plan::{Attend, Entry, Plan, Tile, View};
 use crate::verify::VerifiedPlan;
 
 /// Cost of one head.
@@ -33,6 +36,12 @@ pub struct Cost {
     pub empty_rows: u64,
     /// Most keys in a row.
     pub max_row: u64,
+    /// Values of pairs of a row and a candidate that selections compute.
+    pub scores: u64,
+    /// Slots of levels that are computed, of Q, K and V each.
+    pub pooled: u64,
+    /// Something of it depends on the data: it is then what is possible at most.
+    pub bounded: bool,
     /// Bytes of Q, K, V and output, each read or written once.
     pub bytes_min: u64,
     /// Bytes read and written by the tiles, K and V counted at each visit.
@@ -51,6 +60,9 @@ impl Cost {
             partial_tiles: self.partial_tiles + other.partial_tiles,
             empty_rows: self.empty_rows + other.empty_rows,
             max_row: self.max_row.max(other.max_row),
+            scores: self.scores + other.scores,
+            pooled: self.pooled + other.pooled,
+            bounded: self.bounded || other.bounded,
             bytes_min: self.bytes_min + other.bytes_min,
             bytes_tiles: self.bytes_tiles + other.bytes_tiles,
         }
@@ -130,13 +142,41 @@ pub fn cost<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Resu
 pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Result<Counted, EvalError> {
     let mut count = Count::of(shape);
     let mut stages = Vec::with_capacity(plan.stages.len());
+    let filled;
+    let mut env = env;
+    if !plan.chooses.is_empty() {
+        filled = Env { draws: stand_in(plan, env)?, ..env.clone() };
+        env = &filled;
+    }
+    for choose in &plan.chooses {
+        let more = choice::<V>(plan, choose, env, shape)?;
+        count.total = count.total.and(more.total);
+        stages.push(more.tasks);
+    }
+    if plan.is_dynamic() {
+        count.total.pooled = pooled(plan, env)?;
+        count.total.bounded = plan.chooses.iter().any(|c| {
+            let budget = &plan.program.select(c.select).budget;
+            !matches!(budget, Budget::Top(_) | Budget::Frac(_) | Budget::Nearest(_) | Budget::Refine(_))
+        });
+    }
     if plan.stages.len() > 1 {
         count.of_row = Some(vec![0; usize::try_from(env.n_q).unwrap_or(0)]);
     }
     for (i, stage) in plan.stages.iter().enumerate() {
         let sets: Vec<Set> = stage.entries.iter().filter_map(|e| Set::new(&plan.program, stage, e)).collect();
+        if let Some(level) = stage.reads.kv {
+            let of = env_of(&plan.program, Index::Slots(level), env).map_err(no_value)?;
+            count.stage::<V>(stage, &sets, &of, of.n_q, None, |i| (of.q_start + i, i))?;
+            let mut tasks = std::mem::take(&mut count.tasks);
+            tasks.iter_mut().for_each(|task| task[Term::Rows] *= if i > 0 { 2 } else { 1 });
+            stages.push(tasks);
+            continue;
+        }
         match stage.view {
-            View::Given => count.stage::<V>(stage, &sets, env, env.n_q, None, |i| (env.q_start + i, i))?,
+            View::Given | View::Rows => {
+                count.stage::<V>(stage, &sets, env, env.n_q, None, |i| (env.q_start + i, i))?;
+            }
             View::Walk(order) => {
                 count.once[Term::Ordered] += env.n_q.unsigned_abs();
                 let walk =
@@ -249,6 +289,43 @@ impl<'a> Ranked<'a> {
         });
         Ok(Ranked { rows, present, of: env.in_orders(of_queries, of_keys) })
     }
+}
+
+fn no_value(e: EnvError) -> EvalError {
+    EvalError::Missing { what: e.to_string() }
+}
+
+/// What a selection takes: values of pairs, and what is executed for them.
+fn choice<V: Visits>(plan: &Plan, choose: &Choose, env: &Env<'_>, shape: Shape) -> Result<Count, EvalError> {
+    let shape = Shape { d_v: 0, ..shape };
+    let mut count = Count::of(shape);
+    let Some(scored) = &choose.scored else { return Ok(count) };
+    let program = &*plan.program;
+    let rows = slots::rows(program, scored.item_rows, env).map_err(no_value)?;
+    let stands = stands(program, scored.item_rows, env, rows).map_err(no_value)?;
+    let mut of = env_of(program, scored.items, env).map_err(no_value)?;
+    of.n_q = stands.len() as i64;
+    let sets: Vec<Set> = scored.walk.entries.iter().filter_map(|e| Set::new(program, &scored.walk, e)).collect();
+    count.stage::<V>(&scored.walk, &sets, &of, of.n_q, None, |i| (stands[i as usize], i))?;
+    let flops = if scored.dot.is_some() { count.total.executed_flops } else { 0 };
+    count.total = Cost {
+        scores: count.total.entries,
+        executed_flops: flops,
+        bytes_tiles: count.total.bytes_tiles,
+        ..Cost::default()
+    };
+    Ok(count)
+}
+
+/// Slots of levels that are computed, of all operands.
+fn pooled(plan: &Plan, env: &Env<'_>) -> Result<u64, EvalError> {
+    let mut total = 0;
+    for pool in &plan.pools {
+        let slots = slots::integer(&plan.program, env, plan.program.level(pool.level).slots).map_err(no_value)?;
+        let operands = [pool.of.q, pool.of.k, pool.of.v].into_iter().filter(|o| *o).count();
+        total += slots.unsigned_abs() * operands as u64;
+    }
+    Ok(total)
 }
 
 /// The keys of an entry, and what finding and scoring them takes.
@@ -398,7 +475,7 @@ impl Count {
                 let (far, gathered) = match stage.view {
                     View::Classes(_) => (Term::Strided, gathered),
                     View::Ordered { .. } => (Term::Gathered, 0),
-                    View::Given | View::Walk(_) => (Term::Keys, gathered),
+                    View::Given | View::Walk(_) | View::Rows => (Term::Keys, gathered),
                 };
                 for (term, count) in [
                     (Term::Products, pairs),

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod choice;
+pub mod choose;
 pub mod codes;
 pub mod cost;
 pub mod layer;
@@ -24,10 +25,11 @@ mod reorder;
 pub mod verify;
 
 pub use choice::Machine;
+pub use choose::{Choose, Missing, Pool, Scored, Stage};
 pub use cost::{Cost, Counted, PANEL, Visited, Visits, cost, count, modulus_of};
 pub use layer::LayerPlan;
 pub use passes::{Built, Options, PASSES, Pass, PlanError, build, build_each};
-pub use plan::{Attend, Entry, Plan, Role, Tile, View};
+pub use plan::{Attend, Entry, Plan, Reads, Role, Tile, View};
 pub use verify::{Refusal, VerifiedPlan};
 
 /// Most positions of a sequence: 2^29. Integer ranges are proved for lengths up to it.

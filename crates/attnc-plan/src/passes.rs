@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use attnc_pattern::analysis::{self, Note};
-use attnc_pattern::expr::ExprId;
+use attnc_pattern::expr::{Bin, ExprId, Exprs, Node, Var};
 use attnc_pattern::program::{Empty, Program};
 use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
 use crate::choice::{self, Machine};
+use crate::choose::Missing;
 use crate::layer::{LayerPlan, fuse};
-use crate::plan::{Attend, Entry, Plan, Role, View};
+use crate::plan::{Attend, Entry, Plan, Reads, Role, View};
 use crate::range;
 use crate::reorder::{any, reorder};
 use crate::verify::{Refusal, Stage, VerifiedPlan, check, seal};
@@ -113,8 +114,8 @@ pub enum PlanError {
         /// The expression.
         expr: ExprId,
     },
-    /// It has levels, selections or a merge, which there is no plan for.
-    Dynamic,
+    /// What there is no plan for.
+    Missing(Missing),
     /// The set has more pieces than a kernel may hold.
     TooLarge {
         /// Pieces found.
@@ -168,10 +169,7 @@ fn run_passes(
     options: &Options,
     after: &mut impl FnMut(&Pass, &Plan),
 ) -> Result<Built, PlanError> {
-    if program.is_dynamic(attention) {
-        return Err(PlanError::Dynamic);
-    }
-    let mut plan = Plan::new(program.clone(), attention);
+    let mut plan = Plan::new(program.clone(), attention).map_err(PlanError::Missing)?;
     let mut notes = Vec::new();
     for pass in PASSES {
         if !pass.required && options.leaves_out(pass.name) {
@@ -198,12 +196,14 @@ fn pieces(plan: &Plan) -> usize {
         Entry::Tokens { rows, .. } => rows.pieces.len(),
         Entry::Null { .. } => 0,
     };
-    plan.stages.iter().flat_map(|s| &s.entries).map(of).sum()
+    let scored = plan.chooses.iter().filter_map(|c| c.scored.as_ref()).map(|s| &s.walk);
+    scored.chain(&plan.stages).flat_map(|s| &s.entries).map(of).sum()
 }
 
 fn rows(plan: &mut Plan, _: &Options, notes: &mut Vec<Note>) {
     let program = Arc::make_mut(&mut plan.program);
-    for stage in &mut plan.stages {
+    let scored = plan.chooses.iter_mut().filter_map(|c| c.scored.as_mut()).map(|s| &mut s.walk);
+    for stage in scored.chain(&mut plan.stages) {
         let role = match stage.role {
             Role::RowWalk => analysis::Role::Row,
             Role::ColumnWalk => analysis::Role::Column,
@@ -216,7 +216,13 @@ fn rows(plan: &mut Plan, _: &Options, notes: &mut Vec<Note>) {
             }
         }
     }
-    plan.given = plan.stages.iter().flat_map(|s| &s.entries).cloned().collect();
+    for c in &mut plan.chooses {
+        for listed in [&mut c.candidates].into_iter().chain(&mut c.besides).chain(&mut c.including) {
+            listed.rows = analysis::row_set(program, listed.set, analysis::Role::Row).rows;
+        }
+    }
+    let tokens = plan.stages.iter().filter(|s| s.reads.kv.is_none());
+    plan.given = tokens.flat_map(|s| &s.entries).cloned().collect();
 }
 
 fn prune(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
@@ -288,16 +294,41 @@ fn parts(program: &mut Program, stage: &Attend) -> Option<(Attend, Attend)> {
 fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
     let Plan { program, stages, .. } = plan;
     for stage in stages {
-        let chosen = || options.machine.map(|machine| machine.tile(program, stage));
+        let chosen = || {
+            if chosen_apart(&program.exprs, stage) {
+                return Some(16);
+            }
+            // How many slots there are, and which are chosen, is not known beforehand.
+            let machine = options.machine.filter(|_| stage.reads == Reads::default())?;
+            Some(machine.tile(program, stage))
+        };
         if let Some(q) = options.tile_q.or_else(chosen) {
             stage.tile.q = q;
         }
     }
 }
 
+/// Whether fewer queries than a panel holds share what was chosen for them: a larger tile would visit what one of its
+/// panels was given with all of them.
+fn chosen_apart(exprs: &Exprs, stage: &Attend) -> bool {
+    let sets = stage.entries.iter().filter_map(|e| match e {
+        Entry::Tokens { rows, .. } => Some(rows),
+        Entry::Null { .. } => None,
+    });
+    let bounds: Vec<ExprId> = sets.flat_map(|r| &r.pieces).flat_map(|p| [p.start, p.end]).collect();
+    exprs.reachable(&bounds).iter().any(|&id| match *exprs.node(id) {
+        Node::DrawAt(_, row, _) => match *exprs.node(row) {
+            Node::Var(Var::Q) => true,
+            Node::Bin(Bin::Div, _, unit) => exprs.as_int(unit).is_some_and(|unit| unit <= 32),
+            _ => false,
+        },
+        _ => false,
+    })
+}
+
 fn widen(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
     let program = Arc::make_mut(&mut plan.program);
-    for stage in plan.stages.iter_mut().filter(|s| !matches!(s.view, View::Walk(_))) {
+    for stage in plan.stages.iter_mut().filter(|s| !s.view.is_listed()) {
         for entry in &mut stage.entries {
             if let Entry::Tokens { rows, tiles, .. } = entry {
                 *tiles = analysis::tile_set(&mut program.exprs, rows);

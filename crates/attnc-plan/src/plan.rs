@@ -1,14 +1,17 @@
 //! The plan IR: stages over tiles, each with what it walks and the closed forms it walks by.
 //!
-//! A plan of a static attention has one [`Attend`] stage. Its `role` says which side a task owns:
+//! A plan of a static attention has one [`Attend`] stage; one that depends on the data makes levels and tables of chosen
+//! slots before ([`crate::choose`]). The `role` of a stage says which side a task owns:
 //! a row walk owns a tile of queries and visits keys (forward, and dQ); a column walk owns a tile of
 //! keys and visits queries (dK, dV). Nothing here knows of kernels, instruction sets or threads.
 
 use std::sync::Arc;
 
-use attnc_pattern::expr::{ExprId, OrderId, Var};
+use attnc_pattern::expr::{ExprId, LevelId, OrderId, Var};
 use attnc_pattern::program::{Align, Empty, Program, Source};
 use attnc_pattern::rowset::{RowSet, TileSet};
+
+use crate::choose::{self, Choose, Missing, Pool};
 
 /// Which side a task owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +51,26 @@ pub enum View {
         /// The order that keys have.
         keys: OrderId,
     },
+    /// Rows that a launch lists, with the position at which each stands: those of a table of chosen slots. As in a walk
+    /// there are no tile sets.
+    Rows,
+}
+
+impl View {
+    /// Whether the queries of a tile are listed, so that they are no range.
+    #[must_use]
+    pub fn is_listed(self) -> bool {
+        matches!(self, View::Walk(_) | View::Rows)
+    }
+}
+
+/// The levels that a stage reads; `None` is the tokens themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Whose slots its rows are.
+    pub q: Option<LevelId>,
+    /// Whose slots its keys are: its expressions are then over slots ([`attnc_pattern::selection`]).
+    pub kv: Option<LevelId>,
 }
 
 /// How one attention is computed.
@@ -61,7 +84,11 @@ pub struct Plan {
     pub attention: usize,
     /// The entries in the given order, as analysed: what the plan attends to, whatever its stages do.
     pub given: Vec<Entry>,
-    /// The stages, in order. Each but the first goes on from the output and log-sum-exp of those before it.
+    /// Levels, each after its parent.
+    pub pools: Vec<Pool>,
+    /// Selections, each after those it reads.
+    pub chooses: Vec<Choose>,
+    /// The stages that attend, in order. Each but the first goes on from the output and log-sum-exp of those before it.
     pub stages: Vec<Attend>,
     /// Alignment of queries against keys when no starts are given.
     pub align: Option<Align>,
@@ -80,6 +107,8 @@ pub struct Attend {
     pub tile: Tile,
     /// Numbering of tokens.
     pub view: View,
+    /// What it reads in place of tokens.
+    pub reads: Reads,
     /// Multiplies every dot product: a real over sizes, counts, `Dim`, coordinates.
     pub scale: ExprId,
     /// Modifier over `Score`, `Q`, `K` and run-time data.
@@ -112,14 +141,26 @@ pub enum Entry {
 }
 
 impl Plan {
-    /// The plan before any pass: one stage that owns queries, entries as written, row sets not yet known.
-    #[must_use]
-    pub fn new(mut program: Arc<Program>, attention: usize) -> Plan {
+    /// The plan before any pass: levels and selections, and for the tokens and each level that it attends to a stage that
+    /// owns queries; entries as written, row sets not yet known.
+    ///
+    /// # Errors
+    /// What has no plan.
+    pub fn new(mut program: Arc<Program>, attention: usize) -> Result<Plan, Missing> {
+        let (pools, chooses) = choose::stages(&mut program, attention)?;
         let a = program.attentions[attention].clone();
-        let entries = a
-            .entries
-            .iter()
-            .filter_map(|e| match e.source {
+        let of = |reads| Attend {
+            role: Role::RowWalk,
+            tile: Tile { q: 64, k: 64 },
+            view: View::Given,
+            reads,
+            scale: a.scale,
+            score: a.score,
+            entries: Vec::new(),
+        };
+        let mut stages: Vec<Attend> = Vec::new();
+        for e in &a.entries {
+            let (reads, entry) = match e.source {
                 Source::Tokens(set) => {
                     // A key drawn m times is one term with the bias log m.
                     let weight = program.multiset(set).and_then(|d| program.draw(d).weight);
@@ -127,30 +168,41 @@ impl Plan {
                         (Some(bias), Some(weight)) => Some(Arc::make_mut(&mut program).exprs.add(bias, weight)),
                         (bias, weight) => bias.or(weight),
                     };
-                    Some(Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias })
+                    let entry = Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias };
+                    (Reads::default(), entry)
                 }
-                Source::Null(slots) => Some(Entry::Null { slots, bias: e.bias }),
-                // Attentions with levels are refused before: `PlanError::Dynamic`.
-                Source::Slots(..) => None,
-            })
-            .collect();
-        Plan {
+                Source::Slots(level, set) => {
+                    let entry = Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias: e.bias };
+                    (Reads { q: None, kv: Some(level) }, entry)
+                }
+                Source::Null(slots) => (Reads::default(), Entry::Null { slots, bias: e.bias }),
+            };
+            match stages.iter_mut().find(|s| s.reads == reads) {
+                Some(stage) => stage.entries.push(entry),
+                None => stages.push(Attend { entries: vec![entry], ..of(reads) }),
+            }
+        }
+        if stages.is_empty() {
+            stages.push(of(Reads::default()));
+        }
+        Ok(Plan {
             name: a.name.clone(),
             attention,
             given: Vec::new(),
-            stages: vec![Attend {
-                role: Role::RowWalk,
-                tile: Tile { q: 64, k: 64 },
-                view: View::Given,
-                scale: a.scale,
-                score: a.score,
-                entries,
-            }],
+            pools,
+            chooses,
+            stages,
             align: a.align,
             empty: a.empty,
             require: a.require,
             program,
-        }
+        })
+    }
+
+    /// Whether it makes levels or tables before it attends.
+    #[must_use]
+    pub fn is_dynamic(&self) -> bool {
+        !(self.pools.is_empty() && self.chooses.is_empty())
     }
 
     /// Whether a score, a scale or a bias reads which head it is of. Sets may read it besides.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use attnc_pattern::analysis::print::{expr_text, rows_text, tiles_text};
 
+use crate::choose::{Stage, about, step_text};
 use crate::plan::{Entry, Plan, Role, View};
 
 impl Plan {
@@ -19,6 +20,36 @@ impl Plan {
         }
         if let Some(empty) = self.empty {
             let _ = writeln!(out, "  empty {empty:?}");
+        }
+        for i in 0..self.pools.len() {
+            let _ = writeln!(out, "  {}", self.title(Stage::Pool(i)));
+            let level = self.program.level(self.pools[i].level);
+            let _ = writeln!(out, "    {:?} of {:?}, {} slots", level.pool, level.partition, expr(level.slots));
+        }
+        for (i, c) in self.chooses.iter().enumerate() {
+            let select = self.program.select(c.select);
+            let _ = writeln!(out, "  {}", self.title(Stage::Choose(i)));
+            let _ = writeln!(out, "    {}", about(&self.program, select));
+            for (word, set) in [("within", select.within), ("besides", select.besides), ("including", select.including)] {
+                if let Some(set) = set {
+                    let _ = writeln!(out, "    {word} {}", expr(set));
+                }
+            }
+            let Some(scored) = &c.scored else { continue };
+            if let Some((a, b)) = &scored.dot {
+                let _ = writeln!(out, "    product {a:?} {b:?}");
+            }
+            if let Some(value) = scored.walk.score {
+                let _ = writeln!(out, "    value {}", expr(value));
+            }
+            for entry in &scored.walk.entries {
+                if let Entry::Tokens { rows, .. } = entry {
+                    indented(&mut out, "rows", &rows_text(&self.program, rows));
+                }
+            }
+            for step in &scored.steps {
+                let _ = writeln!(out, "    then {}", step_text(&self.program, step));
+            }
         }
         for s in &self.stages {
             let role = match s.role {
@@ -36,6 +67,11 @@ impl Plan {
                     let [queries, keys] = [queries, keys].map(|o| &self.program.order(o).name);
                     format!("queries numbered by {queries}, keys by {keys}")
                 }
+                View::Rows => "rows as listed".to_owned(),
+            };
+            let view = match s.reads.kv {
+                Some(level) => format!("{view}, keys {}", self.program.level(level).name),
+                None => view,
             };
             let _ = writeln!(out, "  attend {role}, tile {} x {}, {view}", s.tile.q, s.tile.k);
             let _ = writeln!(out, "    scale {}", expr(s.scale));

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use attnc_pattern::expr::{Bin, ExprId, Exprs, Node, Ty, Un, Var};
 
 use crate::MAX_LEN;
-use crate::plan::{Entry, Plan};
+use crate::plan::{Attend, Entry, Plan};
 
 const LIMIT: i128 = 1 << 62;
 
@@ -18,7 +18,7 @@ const LIMIT: i128 = 1 << 62;
 /// The first expression that may not fit.
 pub fn fits(plan: &Plan) -> Result<(), ExprId> {
     let mut roots = vec![plan.require];
-    for s in &plan.stages {
+    for s in walks(plan) {
         roots.push(s.scale);
         roots.extend(s.score);
         for entry in &s.entries {
@@ -63,6 +63,11 @@ pub fn fits(plan: &Plan) -> Result<(), ExprId> {
         known.insert(id, (lo, hi));
     }
     Ok(())
+}
+
+/// Every stage that walks pairs.
+fn walks(plan: &Plan) -> impl Iterator<Item = &Attend> {
+    plan.chooses.iter().filter_map(|c| c.scored.as_ref()).map(|s| &s.walk).chain(&plan.stages)
 }
 
 /// Bounds of loop variables by number, over all loops that bind one: a loop runs over what lies between its bounds.

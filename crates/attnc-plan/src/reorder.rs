@@ -18,7 +18,7 @@ use crate::plan::{Attend, Entry, Plan, Role, View};
 
 pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
     let [stage] = plan.stages.as_slice() else { return };
-    if stage.role != Role::RowWalk || stage.view != View::Given {
+    if stage.role != Role::RowWalk || stage.view != View::Given || plan.is_dynamic() {
         return;
     }
     // Rows without entries are looked for stage by stage: a row may be empty in one of two.

@@ -6,10 +6,12 @@
 //! (4) loop variables are bound once and before use, steps are at least 1; (5) combs have
 //! `1 <= width <= period` and neither reads a query; (6) a tile set has one piece for each of its row set,
 //! with its loops or none and at most its combs, and claims nothing for certain where there is a filter;
-//! (7) numberings are over what there is.
+//! (7) numberings are over what there is; (8) a stage comes after those that make what it reads, and a selection walks the
+//! rows of its table.
 //! A broken rule is a mistake of a pass, never of a user.
 
 use attnc_pattern::expr::{ExprId, OrderId, Ty, Var};
+use attnc_pattern::program::Budget;
 use attnc_pattern::rowset::{Piece, TilePiece};
 
 use crate::plan::{Entry, Plan, View};
@@ -56,7 +58,18 @@ pub(crate) fn check(plan: &Plan, stage: Stage) -> Result<(), Refusal> {
     if plan.stages.is_empty() {
         return refuse("a plan has at least one stage");
     }
-    for s in &plan.stages {
+    stages_in_order(plan)?;
+    for choose in &plan.chooses {
+        let select = plan.program.select(choose.select);
+        c.expr("capacity", select.capacity, Ty::Int, launch)?;
+        match (&choose.scored, &select.budget) {
+            (None, Budget::Nearest(_)) => {}
+            (Some(s), _) if s.walk.view == View::Rows => {}
+            _ => return refuse("a selection takes the nearest, or walks the rows of its table"),
+        }
+    }
+    let scored = plan.chooses.iter().filter_map(|c| c.scored.as_ref()).map(|s| &s.walk);
+    for s in scored.chain(&plan.stages) {
         match s.view {
             View::Classes(modulus) => {
                 c.expr("modulus", modulus, Ty::Int, launch)?;
@@ -95,7 +108,7 @@ pub(crate) fn check(plan: &Plan, stage: Stage) -> Result<(), Refusal> {
                     for p in &rows.pieces {
                         c.piece(p)?;
                     }
-                    if stage == Stage::Tiles && !matches!(s.view, View::Walk(_)) {
+                    if stage == Stage::Tiles && !s.view.is_listed() {
                         if tiles.pieces.len() != rows.pieces.len() {
                             return refuse("a tile set has one piece for each of its row set");
                         }
@@ -108,6 +121,14 @@ pub(crate) fn check(plan: &Plan, stage: Stage) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Every stage comes after those that it reads.
+fn stages_in_order(plan: &Plan) -> Result<(), Refusal> {
+    let graph = plan.graph();
+    // Nodes are numbered in the order in which stages run.
+    let ascends = |edge| graph.edge_endpoints(edge).is_some_and(|(from, to)| from < to);
+    if graph.edge_indices().all(ascends) { Ok(()) } else { refuse("a stage reads what is made after it") }
 }
 
 /// Known for a whole launch of a head.

@@ -388,9 +388,10 @@ impl Shared {
 
     /// The plan of an attention before all passes, and after each that changed it.
     pub(crate) fn passes_text(&self, attention: usize) -> String {
-        let mut last = attnc_plan::Plan::new(self.program.clone(), attention).text();
-        let mut text = format!("# before all passes\n{last}");
         // A plan that cannot be made has been refused before.
+        let Ok(plan) = attnc_plan::Plan::new(self.program.clone(), attention) else { return String::new() };
+        let mut last = plan.text();
+        let mut text = format!("# before all passes\n{last}");
         let _ = attnc_plan::build_each(&self.program, attention, &self.options.plan, |pass, plan| {
             let now = plan.text();
             if now != last {

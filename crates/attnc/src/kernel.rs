@@ -7,9 +7,9 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use attnc_cpu::{CpuKernel, Isa, Launch, Part, RunError};
+use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, Part, RunError};
 use attnc_pattern::analysis::{EvalError, Rows};
-use attnc_pattern::env::Env;
+use attnc_pattern::env::{DrawTable, Env};
 use attnc_pattern::oracle::{self, Evaluator, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{Model, Program};
@@ -313,7 +313,26 @@ impl Kernel {
     pub fn workspace_bytes(&self, out: [usize; 4], keys: usize, dim: usize, threads: usize) -> usize {
         let [batch, heads, n_q, dim_v] = out;
         let codes = self.parts.iter().filter_map(|p| p.code.as_deref());
-        let parts: Vec<Part<'_>> = codes.map(|kernel| Part { kernel, heads: &[], envs: &[] }).collect();
+        // What levels and tables take depends on lengths; where it depends on sizes too, those are not known here.
+        let lengths = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).min(attnc_plan::MAX_LEN);
+        let (queries, all) = (lengths(n_q), lengths(keys));
+        let env = Env {
+            n_q: queries,
+            n_k: all,
+            q_start: (all - queries).max(0),
+            heads: lengths(heads),
+            dim: lengths(dim),
+            sizes: vec![all; self.shared.program.sizes.len()],
+            ..Env::default()
+        };
+        let list: Vec<usize> = (0..heads).collect();
+        let envs = if codes.clone().any(CpuKernel::is_dynamic) { vec![env; batch.saturating_mul(heads)] } else { vec![] };
+        let parts: Vec<Part<'_>> = codes
+            .map(|kernel| match kernel.is_dynamic() {
+                true => Part { kernel, heads: &list, envs: &envs },
+                false => Part { kernel, heads: &[], envs: &[] },
+            })
+            .collect();
         // Which part has how many heads is known at the launch: as if all had the one that keeps most.
         let between = parts.iter().map(|p| p.kernel.between_bytes(n_q, dim_v)).max().unwrap_or(0);
         let between = between.saturating_mul(batch.saturating_mul(heads));
@@ -325,6 +344,25 @@ impl Kernel {
     /// # Errors
     /// Whatever does not fit, and rows without entries under `empty = error`; nothing is written then.
     pub fn run(&self, problem: &mut Problem<'_>, resources: Resources<'_>) -> Result<(), Diagnostics> {
+        self.run_noting(problem, resources, None)
+    }
+
+    /// As [`Kernel::run`], and hands back the tables of all selections.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`].
+    pub fn run_chosen(&self, problem: &mut Problem<'_>, resources: Resources<'_>) -> Result<Vec<Chosen>, Diagnostics> {
+        let mut chosen = Vec::new();
+        self.run_noting(problem, resources, Some(&mut chosen))?;
+        Ok(chosen)
+    }
+
+    fn run_noting(
+        &self,
+        problem: &mut Problem<'_>,
+        resources: Resources<'_>,
+        chosen: Option<&mut Vec<Chosen>>,
+    ) -> Result<(), Diagnostics> {
         if self.shared.target() == Target::Oracle {
             return self.run_oracle(problem);
         }
@@ -373,7 +411,14 @@ impl Kernel {
             pool: resources.threads.map(|t| &t.0),
             apart,
         };
-        attnc_cpu::run(&parts, &mut launch).map_err(|error| self.failed(&error))
+        match chosen {
+            None => attnc_cpu::run(&parts, &mut launch).map_err(|error| self.failed(&error)),
+            Some(chosen) => {
+                let found = attnc_cpu::run_chosen(&parts, &mut launch).map_err(|error| self.failed(&error))?;
+                chosen.extend(found);
+                Ok(())
+            }
+        }
     }
 
     /// Output and log-sum-exp from the definition, in f64: one for each batch item.
@@ -381,12 +426,56 @@ impl Kernel {
     /// # Errors
     /// As for [`Kernel::run`].
     pub fn oracle(&self, problem: &Problem<'_>) -> Result<Vec<Output>, Diagnostics> {
+        let mut outputs = Vec::new();
+        self.each_item(problem, |_, heads, [q, k, v]| {
+            outputs.push(oracle::attend(&self.shared.program, heads, q, k, v)?);
+            Ok(())
+        })?;
+        Ok(outputs)
+    }
+
+    /// As [`Kernel::oracle`], given what the selections of a target chose; and what is wrong with that, in sentences.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`].
+    pub fn oracle_given(
+        &self,
+        problem: &Problem<'_>,
+        chosen: &[Chosen],
+    ) -> Result<(Vec<Output>, Vec<String>), Diagnostics> {
+        let (mut outputs, mut wrong) = (Vec::new(), Vec::new());
+        let program = &self.shared.program;
+        self.each_item(problem, |item, heads, [q, k, v]| {
+            let of_head = |(head, of): (usize, &oracle::Head<'_>)| {
+                let mut draws = of.env.draws.clone();
+                draws.resize(program.draws.len(), DrawTable::default());
+                for found in chosen.iter().filter(|c| (c.batch, c.head) == (item, head)) {
+                    draws[found.draw.0 as usize] = found.table.clone();
+                }
+                draws
+            };
+            let given: Vec<Vec<DrawTable>> = heads.iter().enumerate().map(of_head).collect();
+            outputs.push(oracle::attend_given(program, heads, q, k, v, &given)?);
+            if !chosen.is_empty() {
+                let misfits = oracle::judge(program, heads, q, k, v, &given)?;
+                wrong.extend(misfits.iter().map(|m| format!("batch item {item}, {m}")));
+            }
+            Ok(())
+        })?;
+        Ok((outputs, wrong))
+    }
+
+    /// Runs `each` for every batch item, with its heads and tensors as the oracle sees them.
+    fn each_item(
+        &self,
+        problem: &Problem<'_>,
+        mut each: impl FnMut(usize, &[oracle::Head<'_>], [oracle::View<'_>; 3]) -> Result<(), OracleError>,
+    ) -> Result<(), Diagnostics> {
         let shape = self.shape_of(problem)?;
         let reads = self.reads(problem.q.shape()[1], problem.k.shape()[1])?;
         let heads = reads.q.len();
         let said = |list| self.shared.said(list);
         let mut envs = self.envs(&problem.inputs, shape, Purpose::Oracle)?;
-        let mut outputs = Vec::new();
         for item in 0..problem.q.shape()[0] {
             let mut of_heads = Vec::with_capacity(heads);
             for head in 0..heads {
@@ -407,16 +496,10 @@ impl Kernel {
                 oracle::View::dense(data, [heads, rows, dim])
                     .ok_or_else(|| self.refuse("E0721", "the tensors do not fit together".to_owned()))
             };
-            let output = oracle::attend(
-                &self.shared.program,
-                &list,
-                view(&q, heads, &problem.q)?,
-                view(&k, all.len(), &problem.k)?,
-                view(&v, all.len(), &problem.v)?,
-            );
-            outputs.push(output.map_err(|e: OracleError| said(vec![e.diagnostic()]))?);
+            let views = [view(&q, heads, &problem.q)?, view(&k, all.len(), &problem.k)?, view(&v, all.len(), &problem.v)?];
+            each(item, &list, views).map_err(|e| said(vec![e.diagnostic()]))?;
         }
-        Ok(outputs)
+        Ok(())
     }
 
     /// Runs the oracle and writes what it yields, rounded to the types of the outputs.

@@ -39,7 +39,7 @@ mod tensor;
 mod text;
 mod view;
 
-pub use attnc_cpu::{DType, Isa, LayoutError, flops_executed, flops_reset, targets};
+pub use attnc_cpu::{Chosen, DType, Isa, LayoutError, flops_executed, flops_reset, targets};
 pub use attnc_kernels::peak::{fma_burst, read_bandwidth};
 pub use attnc_kernels::{MergeError, merge};
 pub use attnc_pattern::analysis::EvalError;

@@ -12,7 +12,7 @@ use attnc_kernels::window::{Chunk, Window};
 use attnc_pattern::expr::{Bin, ExprId, Var};
 use attnc_pattern::program::Empty;
 use attnc_pattern::rowset::{Piece, RowSet, TilePiece, TileSet};
-use attnc_plan::{Attend, Entry, Plan, Role, View};
+use attnc_plan::{Attend, Entry, Plan, Role, Scored, View};
 use cranelift::codegen::ir::condcodes::IntCC;
 use cranelift::codegen::ir::types::I64;
 use cranelift::codegen::ir::{Function, InstBuilder, Value};
@@ -26,8 +26,10 @@ use crate::stages::Stage;
 
 /// The functions of a plan, and what they read of an environment.
 pub(crate) struct Code {
-    /// One for each stage.
+    /// One for each stage that attends.
     pub(crate) drive: Vec<Function>,
+    /// One for each selection by score.
+    pub(crate) score: Vec<Option<Function>>,
     /// Present where an empty row is an error.
     pub(crate) check: Option<Function>,
     pub(crate) uses: Uses,
@@ -43,6 +45,17 @@ pub(crate) fn emit(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Cod
         uses.join(more);
         functions.push(function);
     }
+    let mut score = Vec::with_capacity(plan.chooses.len());
+    for choose in &plan.chooses {
+        let made = choose.scored.as_ref().map(|scored| {
+            supported(&scored.walk)?;
+            self::score(plan, scored, callees, conv)
+        });
+        score.push(made.transpose()?.map(|(function, more)| {
+            uses.join(more);
+            function
+        }));
+    }
     // A null slot is an entry, so that no row is empty beside one.
     let fed = plan.stages.iter().flat_map(|s| &s.entries).any(|e| matches!(e, Entry::Null { slots: 1.., .. }));
     let check = if plan.empty == Some(Empty::Error) && !fed {
@@ -55,7 +68,7 @@ pub(crate) fn emit(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Cod
     } else {
         None
     };
-    Ok(Code { drive: functions, check, uses })
+    Ok(Code { drive: functions, score, check, uses })
 }
 
 /// What a plan of one stage needs besides for few queries.
@@ -133,7 +146,7 @@ impl Tiled {
     fn of(attend: &Attend) -> Tiled {
         match attend.view {
             View::Given | View::Classes(_) => Tiled::Given,
-            View::Walk(_) => Tiled::Listed,
+            View::Walk(_) | View::Rows => Tiled::Listed,
             View::Ordered { .. } => Tiled::Ordered,
         }
     }
@@ -223,6 +236,30 @@ fn drive(
     e.finish()
 }
 
+/// The function that takes the scores of a tile of items of a selection.
+fn score(plan: &Plan, scored: &Scored, callees: &Callees, conv: CallConv) -> Result<(Function, Uses), CompileError> {
+    let (mut e, number) = Emitter::new(&plan.program, callees, conv, false);
+    let t = query_tile(&mut e, &scored.walk, number, Tiled::Folded);
+    let scale = e.scalar(scored.walk.scale);
+    e.stage(Stage::begin, &[e.ctx, e.scratch, t.first, t.rows, scale]);
+    let take = if scored.direct { Stage::keep } else { Stage::reduce };
+    for entry in &scored.walk.entries {
+        if let Entry::Tokens { rows, tiles, .. } = entry {
+            mark(&mut e, &t, rows, tiles);
+            each_chunk(&mut e, &t, rows, |e, chunk| {
+                if scored.dot.is_some() {
+                    e.stage(Stage::scores, &[e.ctx, e.scratch, chunk]);
+                }
+                let scores = score_tile(e, &t, chunk);
+                e.modify(&scores, t.attend.score, None);
+                e.stage(take, &[e.ctx, e.scratch, chunk]);
+            });
+        }
+    }
+    e.ins().get().return_(&[]);
+    e.finish()
+}
+
 /// The function that returns the first row of a tile without entries, numbered within the head, or -1.
 fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Result<(Function, Uses), CompileError> {
     let (mut emitter, number) = Emitter::new(&plan.program, callees, conv, true);
@@ -264,23 +301,40 @@ fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Res
 fn attend_tokens(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet, bias: Option<ExprId>) {
     let (ctx, scratch) = (e.ctx, e.scratch);
     mark(e, t, rows, tiles);
+    each_chunk(e, t, rows, |e, chunk| {
+        e.stage(Stage::scores, &[ctx, scratch, chunk]);
+        let scores = score_tile(e, t, chunk);
+        e.modify(&scores, t.attend.score, bias);
+        e.stage(Stage::fold, &[ctx, scratch, chunk]);
+    });
+}
+
+/// Runs `body` for each chunk of keys that the marked tiles give.
+fn each_chunk<'p>(
+    e: &mut Emitter<'p>,
+    t: &QueryTile<'_>,
+    rows: &RowSet,
+    body: impl FnOnce(&mut Emitter<'p>, Value),
+) {
     each_window(e, t, rows, |e| {
         let chunks = e.support("window_chunks", &[t.window]);
         let first = e.ins().get().iadd_imm_s(t.window, offset_of!(Window, chunk) as i64);
         let bytes = e.ins().get().imul_imm_s(chunks, size_of::<Chunk>() as i64);
         let end = e.ins().get().iadd(first, bytes);
         e.loop_for((first, end), size_of::<Chunk>() as i64, &[], |e, chunk, _| {
-            e.stage(Stage::scores, &[ctx, scratch, chunk]);
-            let k = e.field(chunk, offset_of!(Chunk, keys), I64);
-            let keys = e.field(chunk, offset_of!(Chunk, count), I64);
-            let lane = e.field(chunk, offset_of!(Chunk, lane), I64);
-            let lanes = e.field(chunk, offset_of!(Chunk, lanes), I64);
-            let scores = ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys };
-            e.modify(&scores, t.attend.score, bias);
-            e.stage(Stage::fold, &[ctx, scratch, chunk]);
+            body(e, chunk);
             vec![]
         });
     });
+}
+
+/// The scores of a chunk.
+fn score_tile(e: &mut Emitter<'_>, t: &QueryTile<'_>, chunk: Value) -> ScoreTile {
+    let k = e.field(chunk, offset_of!(Chunk, keys), I64);
+    let keys = e.field(chunk, offset_of!(Chunk, count), I64);
+    let lane = e.field(chunk, offset_of!(Chunk, lane), I64);
+    let lanes = e.field(chunk, offset_of!(Chunk, lanes), I64);
+    ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys }
 }
 
 /// One entry of null slots.
@@ -306,14 +360,7 @@ fn attend_nulls(e: &mut Emitter<'_>, t: &QueryTile<'_>, slots: i64, bias: Option
 fn each_row<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, body: impl FnOnce(&mut Emitter<'p>, Value)) {
     let first = e.int(0);
     e.loop_for((first, t.rows), 1, &[], |e, r, _| {
-        let ahead = match t.walk {
-            Some(walk) => {
-                let at = listed(e, walk, r);
-                e.ins().get().uload32(trusted(), at, 0)
-            }
-            None => r,
-        };
-        let q = e.ins().get().iadd(t.at, ahead);
+        let q = query_of(e, t, r);
         e.bind(Var::Q, Form::Scalar, q);
         body(e, r);
         vec![]
@@ -347,11 +394,19 @@ fn each_window<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, rows: &RowSet, body: 
                 let bits_end = e.ins().get().iadd(bits, bits_end);
                 let tiles = e.ins().get().iadd_imm_s(t.window, offset_of!(Window, tile) as i64);
                 let span = Span { window: t.window, from, to, bits, bits_end, tiles };
-                each_row(e, t, |e, r| {
-                    for piece in &rows.pieces {
-                        fill(e, piece, 0, &Sink::Window(&span, r));
-                    }
-                });
+                let (units, single): (Vec<_>, Vec<_>) =
+                    rows.pieces.iter().map(|p| (p, e.unit_of(p))).partition(|(_, unit)| unit.is_some());
+                if !single.is_empty() {
+                    each_row(e, t, |e, r| {
+                        for (piece, _) in single {
+                            fill(e, piece, 0, &Sink::Window(&span, r));
+                        }
+                    });
+                }
+                for (piece, unit) in units {
+                    let Some(unit) = unit else { continue };
+                    each_unit(e, t, unit, |e, r, end| fill(e, piece, 0, &Sink::Lanes(&span, r, end)));
+                }
                 vec![]
             });
             body(e);
@@ -386,16 +441,82 @@ fn mark(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet) 
 
 /// Marks tiles beside those that are.
 fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet) {
-    if matches!(t.attend.view, View::Walk(_)) {
+    let listed = t.attend.view.is_listed();
+    let mut by_row = Vec::new();
+    for (i, piece) in rows.pieces.iter().enumerate() {
+        // What was chosen for the rows of a tile has no bounds: it is looked up.
+        match e.unit_of(piece) {
+            Some(unit) => each_unit(e, t, unit, |e, r, end| {
+                let first = e.ins().get().icmp_imm_s(IntCC::Equal, r, 0);
+                let last = e.ins().get().icmp(IntCC::Equal, end, t.rows);
+                let whole = e.ins().get().band(first, last);
+                fill(e, piece, 0, &Sink::Marks(t.marks, Some(whole)));
+            }),
+            None if listed || e.chosen(piece) => by_row.push(piece),
+            None => {
+                if let Some(tile) = tiles.pieces.get(i) {
+                    mark_loops(e, t, tile, 0, None);
+                }
+            }
+        }
+    }
+    if !by_row.is_empty() {
         each_row(e, t, |e, _| {
-            for piece in &rows.pieces {
-                fill(e, piece, 0, &Sink::Marks(t.marks));
+            for piece in by_row {
+                fill(e, piece, 0, &Sink::Marks(t.marks, None));
             }
         });
     }
-    for piece in &tiles.pieces {
-        mark_loops(e, t, piece, 0, None);
-    }
+}
+
+/// Runs `body` for each run of rows of the tile that share the value of `unit`: its query bound, with the first row and
+/// one past the last.
+fn each_unit<'p>(
+    e: &mut Emitter<'p>,
+    t: &QueryTile<'_>,
+    unit: ExprId,
+    body: impl FnOnce(&mut Emitter<'p>, Value, Value),
+) {
+    let first = e.int(0);
+    e.loop_while(
+        &[first],
+        |e, r| e.ins().get().icmp(IntCC::SignedLessThan, r[0], t.rows),
+        |e, r| {
+            let q = query_of(e, t, r[0]);
+            e.bind(Var::Q, Form::Scalar, q);
+            let own = e.scalar(unit);
+            let next = e.ins().get().iadd_imm_s(r[0], 1);
+            let end = e.loop_while(
+                &[next],
+                |e, at| {
+                    // A row beyond the last reads as the last.
+                    let last = e.ins().get().iadd_imm_s(t.rows, -1);
+                    let row = e.ins().get().smin(at[0], last);
+                    let q = query_of(e, t, row);
+                    e.bind(Var::Q, Form::Scalar, q);
+                    let other = e.scalar(unit);
+                    let same = e.ins().get().icmp(IntCC::Equal, own, other);
+                    let inside = e.ins().get().icmp(IntCC::SignedLessThan, at[0], t.rows);
+                    e.ins().get().band(same, inside)
+                },
+                |e, at| vec![e.ins().get().iadd_imm_s(at[0], 1)],
+            );
+            body(e, r[0], end[0]);
+            vec![end[0]]
+        },
+    );
+}
+
+/// Position of the query of row `r` of the tile.
+fn query_of(e: &mut Emitter<'_>, t: &QueryTile<'_>, r: Value) -> Value {
+    let ahead = match t.walk {
+        Some(walk) => {
+            let at = listed(e, walk, r);
+            e.ins().get().uload32(trusted(), at, 0)
+        }
+        None => r,
+    };
+    e.ins().get().iadd(t.at, ahead)
 }
 
 /// The loops of a piece from `depth` inwards; `certain` says that all outer variables are common to all rows.
@@ -473,8 +594,20 @@ fn mark_range(e: &mut Emitter<'_>, t: &QueryTile<'_>, piece: &TilePiece, certain
 enum Sink<'a> {
     /// In the row of bits of a lane.
     Window(&'a Span, Value),
-    /// As tiles to visit.
-    Marks(Value),
+    /// In those of lanes, from the first up to but not including the second.
+    Lanes(&'a Span, Value, Value),
+    /// As tiles to visit; with a truth value that says that all rows of the tile have these keys.
+    Marks(Value, Option<Value>),
+}
+
+impl<'a> Sink<'a> {
+    /// The window whose keys alone are noted, if there is one.
+    fn span(&self) -> Option<&'a Span> {
+        match self {
+            Sink::Window(span, _) | Sink::Lanes(span, ..) => Some(span),
+            Sink::Marks(..) => None,
+        }
+    }
 }
 
 /// Notes the keys of a piece, its query being bound; from loop `depth` inwards.
@@ -493,7 +626,7 @@ fn fill(e: &mut Emitter<'_>, piece: &Piece, depth: usize, into: &Sink<'_>) {
         return;
     };
     let (mut lo, mut hi) = (e.scalar(l.lo), e.scalar(l.hi));
-    if let (Some((base, stride)), Sink::Window(span, _)) = (l.span, into) {
+    if let (Some((base, stride)), Some(span)) = (l.span, into.span()) {
         // Only iterations whose span meets the window.
         let base = e.scalar(base);
         e.scalar(stride);
@@ -508,7 +641,7 @@ fn fill(e: &mut Emitter<'_>, piece: &Piece, depth: usize, into: &Sink<'_>) {
         hi = e.ins().get().smin(hi, most);
     }
     if l.step == 1
-        && let Sink::Window(span, _) = into
+        && let Some(span) = into.span()
         && let (Some((map, to_start)), Some((_, to_end))) =
             (e.column_of(piece.start, l.var, Bin::Max), e.column_of(piece.end, l.var, Bin::Min))
     {
@@ -519,6 +652,30 @@ fn fill(e: &mut Emitter<'_>, piece: &Piece, depth: usize, into: &Sink<'_>) {
         let to = position_less(e, span.to, &to_start, 0);
         lo = e.csr_from(map, lo, hi, from);
         hi = e.csr_from(map, lo, hi, to);
+    }
+    if l.step == 1
+        && let Some((draw, row)) = e.choice_of(piece, l.var)
+    {
+        // As many entries as there are, and of those the ones that meet the window, as they ascend.
+        let (mut from, mut to) = (e.int(0), e.int(i64::MAX));
+        let bounds = (e.chosen_unit(piece.start, l.var, Bin::Max), e.chosen_unit(piece.end, l.var, Bin::Min));
+        if let (Some(span), (Some((unit, to_start)), Some((unit_of_end, to_end)))) = (into.span(), bounds)
+            && unit == unit_of_end
+        {
+            from = position_less(e, span.from, &to_end, 0);
+            to = position_less(e, span.to, &to_start, -1);
+            if let Some(unit) = unit {
+                let inner = e.inner();
+                from = e.divide(Bin::Div, (from, false), (unit, Form::Scalar), inner);
+                to = e.divide(Bin::Div, (to, false), (unit, Form::Scalar), inner);
+            }
+            (from, to) = (e.ins().get().iadd_imm_s(from, 1), e.ins().get().iadd_imm_s(to, 1));
+        }
+        let row = e.scalar(row);
+        let first = e.draw_from(draw, row, from);
+        let last = e.draw_from(draw, row, to);
+        lo = e.ins().get().smax(lo, first);
+        hi = e.ins().get().smin(hi, last);
     }
     let lo = first_value(e, lo, l.step, l.phase);
     e.loop_for((lo, hi), l.step, &[], |e, v, _| {
@@ -564,11 +721,19 @@ fn fill_range(e: &mut Emitter<'_>, piece: &Piece, into: &Sink<'_>) {
     let row_of = |e: &mut Emitter<'_>, position| e.ins().get().isub(position, k_start);
     let (span, lane) = match into {
         Sink::Window(span, lane) => (span, *lane),
-        Sink::Marks(marks) => {
+        Sink::Lanes(span, from, to) => {
+            let (start, end) = (row_of(e, start), row_of(e, end));
+            e.support_unit("window_rows", &[span.window, *from, *to, start, end]);
+            return;
+        }
+        Sink::Marks(marks, whole) => {
             let (start, end) = (row_of(e, start), row_of(e, end));
             let none = e.int(0);
             match piece.combs.first() {
-                None => e.support_unit("marks_mark", &[*marks, start, end, none, none]),
+                None => {
+                    let must = whole.map_or(none, |whole| e.ins().get().select(whole, end, none));
+                    e.support_unit("marks_mark", &[*marks, start, end, start, must]);
+                }
                 Some(comb) => {
                     let (period, width, phase) = (e.scalar(comb.period), e.scalar(comb.width), e.scalar(comb.phase));
                     let phase = row_of(e, phase);

@@ -6,14 +6,15 @@
 //! meaning is that of the pattern: integers floor, reals are f32.
 //! Nothing here knows what an expression is for.
 
-use attnc_pattern::expr::{Bin, Cmp, ExprId, Node, TensorId, Ty, Un, Var};
+use attnc_pattern::expr::{Bin, Cmp, DrawId, ExprId, Node, TensorId, Ty, Un, Var};
 use attnc_pattern::program::{DrawScope, MapKind};
+use attnc_pattern::rowset::Piece;
 use cranelift::codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift::codegen::ir::types::{F32, I8, I64};
 use cranelift::codegen::ir::{InstBuilder, Value};
 
 use super::{Deps, Emitter, Form, constant, dep};
-use crate::layout::{Ctx, DrawRef, MapRef, OrderRef, TensorRef};
+use crate::layout::{Ctx, DrawRef, MapRef, OrderRef, SlotsRef, TensorRef};
 use crate::stages::Stage;
 
 /// Bits that make a value differ between the queries of a group.
@@ -141,6 +142,11 @@ impl Emitter<'_> {
             Var::Docs => std::mem::offset_of!(Ctx, docs),
             Var::Class => std::mem::offset_of!(Ctx, residue),
             Var::Given(extent) => std::mem::offset_of!(Ctx, given) + 8 * extent as usize,
+            Var::Parts(map) => {
+                let base = self.map(map.0 as usize);
+                let len = self.part(base.0, base.1, std::mem::offset_of!(MapRef, offsets));
+                return Some(self.at(0).get().iadd_imm_s(len, -1));
+            }
             Var::Size(id) => {
                 self.uses.sizes.push(id.0 as usize);
                 let sizes = self.context(std::mem::offset_of!(Ctx, sizes));
@@ -245,7 +251,27 @@ impl Emitter<'_> {
                 let valid = self.at(scope).get().icmp_imm_u(IntCC::UnsignedLessThan, a, 62);
                 self.at(scope).get().select(valid, power, zero)
             }
-            Un::PartOf(_) | Un::SlotLast(_) | Un::DrawCount(_) => self.refuse(format!("{op:?}"), I64),
+            Un::PartOf(map) => {
+                let base = self.map(map.0 as usize);
+                let items = self.part(base.0, base.1, std::mem::offset_of!(MapRef, indptr));
+                let len = self.part(base.0, base.1, std::mem::offset_of!(MapRef, offsets));
+                self.support_at(scope, "partition", &[items, len, a])
+            }
+            Un::SlotLast(level) => {
+                let level = level.0 as usize;
+                self.uses.levels.push(level);
+                let levels = self.context(std::mem::offset_of!(Ctx, levels));
+                let at = (level * size_of::<SlotsRef>()) as i32;
+                let items = self.part(levels, at, std::mem::offset_of!(SlotsRef, last));
+                let len = self.part(levels, at, std::mem::offset_of!(SlotsRef, len));
+                let last = self.at(0).get().iadd_imm_s(len, -1);
+                self.element(items, a, last, scope)
+            }
+            Un::DrawCount(draw) => {
+                let (address, row) = self.draw_row(draw.0 as usize, a, scope);
+                let count = self.call_at(scope, Stage::draw_count.entry(), &[address, row]);
+                count.expect("the stage returns an integer")
+            }
             Un::Log2 => self.support_at(scope, "log2", &[a]),
             Un::Isqrt => self.support_at(scope, "isqrt", &[a]),
             Un::DocOf => {
@@ -509,6 +535,94 @@ impl Emitter<'_> {
         }
     }
 
+    /// What expressions of a piece read, without what says which rows of random choices and selections they read; and
+    /// these choices with their rows and entries.
+    fn read_by(&self, piece: &Piece) -> (Vec<Var>, Vec<(DrawId, ExprId, ExprId)>) {
+        let exprs = &self.program.exprs;
+        let mut left: Vec<ExprId> = piece.loops.iter().flat_map(|l| [l.lo, l.hi, l.phase]).collect();
+        left.extend([piece.start, piece.end]);
+        left.extend(piece.guard);
+        let (mut seen, mut vars, mut choices) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(id) = left.pop() {
+            if seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            match *exprs.node(id) {
+                Node::Var(v) => vars.push(v),
+                Node::DrawAt(draw, row, entry) => {
+                    choices.push((draw, row, entry));
+                    left.push(entry);
+                }
+                _ => left.extend(exprs.operands(id)),
+            }
+        }
+        (vars, choices)
+    }
+
+    /// If queries with one value of an expression have the same keys of a piece, since these are what was chosen for that
+    /// value: the expression.
+    pub(super) fn unit_of(&self, piece: &Piece) -> Option<ExprId> {
+        let exprs = &self.program.exprs;
+        let plain = piece.combs.is_empty() && piece.filter.is_none() && piece.loops.iter().all(|l| l.step == 1);
+        let (vars, choices) = if plain { self.read_by(piece) } else { return None };
+        let row = choices.first()?.1;
+        let steady = !vars.contains(&Var::Q) && choices.iter().all(|c| c.1 == row);
+        let own = exprs.reads(row, |v| v == Var::Q) && !exprs.reads(row, |v| matches!(v, Var::Loop(_) | Var::K));
+        // A row of its own for each query is no unit.
+        (steady && own && *exprs.node(row) != Node::Var(Var::Q)).then_some(row)
+    }
+
+    /// Whether keys of a piece are what was chosen for its query.
+    pub(super) fn chosen(&self, piece: &Piece) -> bool {
+        self.read_by(piece).1.iter().any(|&(_, row, _)| self.program.exprs.reads(row, |v| v == Var::Q))
+    }
+
+    /// If a loop runs over what was chosen for a row: the choice and the row.
+    pub(super) fn choice_of(&self, piece: &Piece, var: u32) -> Option<(usize, ExprId)> {
+        let exprs = &self.program.exprs;
+        let entry = |&&(_, row, entry): &&(DrawId, ExprId, ExprId)| {
+            let free = !exprs.reads(row, |v| v == Var::K || v == Var::Loop(var));
+            *exprs.node(entry) == Node::Var(Var::Loop(var)) && free
+        };
+        let (_, choices) = self.read_by(piece);
+        let (draw, row, _) = choices.iter().find(entry)?;
+        // Of one choice: another's entries may end elsewhere.
+        let alone = choices.iter().filter(entry).all(|c| (c.0, c.1) == (*draw, *row));
+        alone.then_some((draw.0 as usize, *row))
+    }
+
+    /// If an expression is a multiple of what the entry that a loop variable numbers says, plus terms that do not depend
+    /// on it: the factor, unless it is 1, and those terms. Operands of `through` are tried one by one.
+    pub(super) fn chosen_unit(&self, id: ExprId, var: u32, through: Bin) -> Option<(Option<ExprId>, Vec<ExprId>)> {
+        let exprs = &self.program.exprs;
+        let entry = |id: ExprId| matches!(*exprs.node(id), Node::DrawAt(_, _, j) if *exprs.node(j) == Node::Var(Var::Loop(var)));
+        match *exprs.node(id) {
+            Node::DrawAt(..) => entry(id).then_some((None, vec![])),
+            Node::Bin(Bin::Mul, a, b) => {
+                let (factor, of) = if exprs.as_int(a).is_some() { (a, b) } else { (b, a) };
+                (entry(of) && exprs.as_int(factor).is_some_and(|f| f > 0)).then_some((Some(factor), vec![]))
+            }
+            Node::Bin(op, a, b) if op == through => {
+                self.chosen_unit(a, var, through).or_else(|| self.chosen_unit(b, var, through))
+            }
+            Node::Bin(Bin::Add, a, b) => {
+                let depends = |id| exprs.reads(id, |v| v == Var::Loop(var));
+                let (of, term) = if depends(a) { (a, b) } else { (b, a) };
+                let (factor, mut terms) = self.chosen_unit(of, var, through).filter(|_| !depends(term))?;
+                terms.push(term);
+                Some((factor, terms))
+            }
+            _ => None,
+        }
+    }
+
+    /// The first entry of a row of a choice that is at least `candidate`.
+    pub(super) fn draw_from(&mut self, draw: usize, row: Value, candidate: Value) -> Value {
+        let inner = self.inner();
+        self.draw(Stage::draw_from, draw, row, candidate, inner)
+    }
+
     fn map_at(&mut self, map: usize, row: Value, col: Value, scope: usize) -> Value {
         let (maps, at) = self.map(map);
         if self.program.maps[map].kind == MapKind::Csr {
@@ -535,6 +649,12 @@ impl Emitter<'_> {
     }
 
     fn draw(&mut self, stage: Stage, draw: usize, row: Value, other: Value, scope: usize) -> Value {
+        let (address, row) = self.draw_row(draw, row, scope);
+        self.call_at(scope, stage.entry(), &[address, row, other]).expect("the stage returns an integer")
+    }
+
+    /// Address of a choice, and the row of it that is meant.
+    fn draw_row(&mut self, draw: usize, row: Value, scope: usize) -> (Value, Value) {
         self.uses.draws.push(draw);
         let draws = self.context(std::mem::offset_of!(Ctx, draws));
         let address = self.at(0).get().iadd_imm_s(draws, (draw * size_of::<DrawRef>()) as i64);
@@ -542,7 +662,7 @@ impl Emitter<'_> {
             DrawScope::Row => row,
             DrawScope::Head => self.at(scope).get().iconst(I64, 0),
         };
-        self.call_at(scope, stage.entry(), &[address, row, other]).expect("the stage returns an integer")
+        (address, row)
     }
 
     fn tensor_element(&mut self, tensor: TensorId, indices: &[Value], scope: usize) -> Value {

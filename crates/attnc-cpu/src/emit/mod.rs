@@ -178,8 +178,8 @@ impl<'a> Emitter<'a> {
             return Err(CompileError::Unsupported(what));
         }
         self.uses.tensors = self.tensors.into_iter().collect();
-        let Uses { sizes, maps, draws, orders, positions, .. } = &mut self.uses;
-        for list in [sizes, maps, draws, orders, positions] {
+        let Uses { sizes, maps, draws, orders, positions, levels, .. } = &mut self.uses;
+        for list in [sizes, maps, draws, orders, positions, levels] {
             list.sort_unstable();
             list.dedup();
         }

@@ -56,7 +56,9 @@ impl Emitter<'_> {
                 Un::Pow2 => (0, i128::from(LIMIT)),
                 Un::Log2 => (-1, 62),
                 Un::Isqrt => (-1, of(a).1.max(0).isqrt()),
-                Un::DocOf => (-1, most),
+                Un::DocOf | Un::PartOf(_) => (-1, most),
+                Un::SlotLast(_) => (-1, most),
+                Un::DrawCount(_) => (0, most),
                 Un::DocBegin | Un::DocEnd | Un::OrderIndex(_) | Un::OrderPosition(_) => (0, most),
                 Un::Table(t) => {
                     let table = &self.program.tables[t.0 as usize];

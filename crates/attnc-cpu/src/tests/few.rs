@@ -336,7 +336,7 @@ fn heads_fold_by_what_they_share() {
         let mut memory = vec![0_u64; (support.marks_bytes)(n_k) as usize / 8];
         let marks = memory.as_mut_ptr().cast();
         (support.marks_init)(marks, n_k);
-        let size = crate::layout::ScratchSize { bq: 64, d: 1, dv: 1, marks: 64 };
+        let size = crate::layout::ScratchSize { bq: 64, d: 1, dv: 1, marks: 64, more: 0 };
         let mut scratch = crate::layout::Scratch::cut(std::ptr::null_mut(), size).expect("is small");
         scratch.marks = marks;
         (support.marks_mark)(marks, 0, 3 * 64, 0, 0);

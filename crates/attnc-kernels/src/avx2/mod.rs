@@ -10,7 +10,7 @@ use crate::vector::{BF16, F16, F32, Vector, instructions, size};
 pub(crate) mod few;
 pub(crate) mod math;
 
-crate::vector::table!("avx2,fma,f16c", __m256);
+crate::vector::table!("avx2,fma,f16c", __m256, avx2);
 
 /// Singles in a vector.
 const WIDTH: usize = 8;

@@ -1,0 +1,292 @@
+//! What a launch makes before it attends: levels, then tables of chosen slots, for all heads.
+//!
+//! The one idea: each stage is a set of tasks that write apart, done by all threads before the next begins, in the
+//! order in which the plan has them. What is made lies in the workspace; jobs read levels as other keys, and tables as
+//! other draws. Nothing here knows how a level or a ranking is computed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use attnc_kernels::abi::KvView;
+use attnc_pattern::env::{DrawTable, Env, MapData};
+use attnc_pattern::expr::DrawId;
+use attnc_pattern::slots;
+use attnc_plan::Plan;
+
+use crate::compile::{CpuKernel, Uses};
+use crate::few::alike;
+use crate::layout::{Bound, Scratch};
+use crate::levels::{Made, Of, Sources, made_bytes, side};
+use crate::run::{Job, Launch, Marks, Memory, Part, RunError, kv_view, parallel};
+use crate::select::{Choice, Setup, Tables};
+
+/// For each environment of each part what its selections have.
+pub(crate) type Setups = Vec<Vec<Arc<Vec<Setup>>>>;
+
+/// What the selections of every head have; heads of the same lengths and data share it.
+pub(crate) fn setups(parts: &[Part<'_>]) -> Result<Setups, RunError> {
+    let mut all = Vec::with_capacity(parts.len());
+    for part in parts {
+        let plan = part.kernel.plan();
+        let mut found: Vec<Arc<Vec<Setup>>> = Vec::with_capacity(part.envs.len());
+        if plan.is_dynamic() {
+            for (at, env) in part.envs.iter().enumerate() {
+                let known = at.checked_sub(1).filter(|&before| shared(&part.envs[before], env, part.kernel.uses()));
+                found.push(match known {
+                    Some(before) => found[before].clone(),
+                    None => {
+                        let made = plan.chooses.iter().map(|c| Setup::new(plan, c, env)).collect::<Result<Vec<_>, _>>();
+                        let (batch, head) = place(part, at);
+                        Arc::new(made.map_err(|what| RunError::Env { batch, head, what })?)
+                    }
+                });
+            }
+        }
+        all.push(found);
+    }
+    Ok(all)
+}
+
+/// Batch item and head of an environment.
+fn place(part: &Part<'_>, at: usize) -> (usize, usize) {
+    let heads = part.heads.len().max(1);
+    (at / heads, part.heads.get(at % heads).copied().unwrap_or(0))
+}
+
+/// Whether two heads have the same rows and candidates.
+fn shared(a: &Env<'_>, b: &Env<'_>, uses: &Uses) -> bool {
+    let offsets = |e: &Env<'_>| match e.maps.as_slice() {
+        [] => true,
+        maps => maps.iter().all(|m| matches!(m, MapData::Absent)),
+    };
+    let levels = a.levels.len() == b.levels.len() && a.levels.iter().zip(&b.levels).all(|(x, y)| x.members == y.members);
+    alike(a, b, uses) && levels && a.sizes == b.sizes && offsets(a) && offsets(b)
+}
+
+/// Bytes that a launch needs beside scratches, and bytes of a scratch that its selections need; `None` if there are no
+/// such numbers.
+pub(crate) fn bytes(parts: &[Part<'_>], setups: &Setups, d: usize, dv: usize) -> Option<(usize, usize)> {
+    let (mut total, mut more) = (0_usize, 0_usize);
+    for (part, setups) in parts.iter().zip(setups) {
+        let plan = part.kernel.plan();
+        if !plan.is_dynamic() {
+            continue;
+        }
+        let heads = part.heads.len().max(1);
+        for (at, (env, setup)) in part.envs.iter().zip(setups).enumerate() {
+            for (choose, setup) in plan.chooses.iter().zip(setup.iter()) {
+                total = total.checked_add(setup.bytes(plan, choose)?)?;
+                more = more.max(setup.scratch_bytes(choose)?);
+            }
+            if at % heads == 0 {
+                // At most as many heads of K as of Q.
+                total = total.checked_add(made_bytes(plan, env, (heads, heads), [d, dv])?)?;
+            }
+        }
+        more = more.max(1);
+    }
+    Some((total, more))
+}
+
+/// Most keys or slots that something of a launch walks.
+pub(crate) fn most_keys(parts: &[Part<'_>], setups: &Setups) -> i64 {
+    let mut most = 0;
+    for (part, setups) in parts.iter().zip(setups) {
+        let plan = part.kernel.plan();
+        for (env, setup) in part.envs.iter().zip(setups) {
+            for level in plan.stages.iter().filter_map(|s| s.reads.kv) {
+                most = most.max(slots::integer(&plan.program, env, plan.program.level(level).slots).unwrap_or(0));
+            }
+            most = setup.iter().map(Setup::keys).fold(most, i64::max);
+        }
+    }
+    most
+}
+
+/// Makes levels and tables; jobs then find them.
+///
+/// # Errors
+/// What has no value, or too little memory (`None`).
+pub(crate) fn make<'a>(
+    parts: &'a [Part<'_>],
+    bounds: &mut [Vec<Bound<'_>>],
+    launch: &Launch<'_>,
+    jobs: &mut [Job<'a>],
+    setups: &Setups,
+    memory: &mut Memory,
+) -> Result<Option<()>, RunError> {
+    // Levels, by part and batch item.
+    let mut made: BTreeMap<(usize, usize), (Made, Sources)> = BTreeMap::new();
+    let batch = launch.q.shape()[0];
+    for (number, part) in parts.iter().enumerate() {
+        let plan = part.kernel.plan();
+        if !plan.is_dynamic() || part.heads.is_empty() {
+            continue;
+        }
+        for item in 0..batch {
+            let env = &part.envs[item * part.heads.len()];
+            let sources = sources(part, launch, item);
+            let dims = [launch.q.shape()[3], launch.v.shape()[3]];
+            let found = Made::new(plan, env, &sources, dims, |bytes| memory.take(bytes));
+            let refuse = |what| RunError::Env { batch: item, head: part.heads[0], what };
+            let Some(found) = found.map_err(refuse)? else { return Ok(None) };
+            made.insert((number, item), (found, sources));
+        }
+    }
+    let stages = parts.iter().map(|p| p.kernel.plan().pools.len() + 1).max().unwrap_or(0);
+    for stage in 0..stages {
+        let tasks: Vec<_> = made
+            .iter()
+            .flat_map(|(&place, (made, _))| {
+                made.tasks(parts[place.0].kernel.plan(), stage).into_iter().map(move |task| (place, task))
+            })
+            .collect();
+        parallel(memory, launch.pool, tasks.len(), |i, scratch, _| {
+            let (place, task) = tasks[i];
+            let (made, sources) = &made[&place];
+            let part = &parts[place.0];
+            let env = &part.envs[place.1 * part.heads.len()];
+            // SAFETY: the launch has been checked, levels before this one are made, and tasks write apart.
+            unsafe { made.run(part.kernel.plan(), env, part.kernel.kernels(), sources, task, scratch) };
+        });
+    }
+    for job in jobs.iter_mut() {
+        let plan = job.kernel.plan();
+        let Some((made, _)) = made.get(&(job.part, job.batch)) else { continue };
+        let env = &parts[job.part].envs[job.env];
+        for stage in &plan.stages {
+            job.keys.push(stage.reads.kv.map(|level| {
+                let view = |of, own| made.keys(&plan.program, level, of, (job.head, job.reads.1)).unwrap_or(own);
+                let slots = slots::integer(&plan.program, env, plan.program.level(level).slots).unwrap_or(0);
+                (view(Of::K, job.ctx.k), view(Of::V, job.ctx.v), slots)
+            }));
+        }
+    }
+    let chooses = parts.iter().map(|p| p.kernel.plan().chooses.len()).max().unwrap_or(0);
+    for number in 0..chooses {
+        let mut tables: Vec<Option<Tables>> = Vec::with_capacity(jobs.len());
+        for job in &*jobs {
+            let plan = job.kernel.plan();
+            let Some(choose) = plan.chooses.get(number) else {
+                tables.push(None);
+                continue;
+            };
+            let setup = &setups[job.part][job.env][number];
+            let base = setup.bytes(plan, choose).and_then(|bytes| memory.take(bytes));
+            let Some(own) = base.and_then(|base| Tables::new(plan, choose, setup, base)) else { return Ok(None) };
+            for (table, &draw) in plan.program.select(choose.select).tables.iter().enumerate() {
+                if let Some(slot) = bounds[job.part][job.env].draws.get_mut(draw.0 as usize) {
+                    *slot = own.draw(plan, choose, setup, table);
+                }
+            }
+            tables.push(Some(own));
+        }
+        if memory.slots() == 0 {
+            return Ok(None);
+        }
+        let choices: Vec<(usize, Choice<'_>)> = jobs
+            .iter()
+            .zip(&tables)
+            .enumerate()
+            .filter_map(|(at, (job, own))| Some((at, choice(parts, job, number, setups, &made, (*own)?))))
+            .collect();
+        let failed: Mutex<Option<(usize, String)>> = Mutex::new(None);
+        for round in 0..2 {
+            let mut before = Vec::with_capacity(choices.len());
+            let mut total = 0;
+            for (_, choice) in &choices {
+                before.push(total);
+                total += choice.tasks(round);
+            }
+            parallel(memory, launch.pool, total, |i, scratch: &mut Scratch, marks: &mut Marks| {
+                let at = before.partition_point(|&b| b <= i) - 1;
+                let (job, choice) = &choices[at];
+                marks.fit(scratch, choice.keys());
+                // SAFETY: as for levels; selections before this one are made.
+                if let Err(what) = unsafe { choice.run(round, i - before[at], scratch) } {
+                    let mut failed = failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    // The first head that fails, whatever the threads do.
+                    if failed.as_ref().is_none_or(|(first, _)| job < first) {
+                        *failed = Some((*job, what));
+                    }
+                }
+            });
+        }
+        if let Some((at, what)) = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            return Err(RunError::Env { batch: jobs[at].batch, head: jobs[at].head, what });
+        }
+    }
+    Ok(Some(()))
+}
+
+/// A selection of a job.
+fn choice<'a>(
+    parts: &'a [Part<'_>],
+    job: &'a Job<'_>,
+    number: usize,
+    setups: &'a Setups,
+    made: &BTreeMap<(usize, usize), (Made, Sources)>,
+    tables: Tables,
+) -> Choice<'a> {
+    let plan = job.kernel.plan();
+    let mut views: [Option<KvView>; 2] = [None, None];
+    if let Some((a, b)) = plan.chooses[number].scored.as_ref().and_then(|s| s.dot) {
+        for (view, operand) in views.iter_mut().zip([a, b]) {
+            let of = side(operand);
+            *view = made
+                .get(&(job.part, job.batch))
+                .and_then(|(m, _)| m.operand(&plan.program, operand, of, job.reads))
+                .map(|(view, _)| view);
+        }
+    }
+    let [q, k] = views;
+    let setup = &setups[job.part][job.env][number];
+    Choice { kernel: job.kernel, number, setup, tables, ctx: &job.ctx, env: &parts[job.part].envs[job.env], q, k }
+}
+
+/// Tensors of the heads of a part.
+fn sources(part: &Part<'_>, launch: &Launch<'_>, batch: usize) -> Sources {
+    let mut sources = Sources {
+        q: BTreeMap::new(),
+        k: BTreeMap::new(),
+        v: BTreeMap::new(),
+        group: BTreeMap::new(),
+        reads: BTreeMap::new(),
+    };
+    for &head in part.heads {
+        let (q, kv) = (launch.q_heads[head], launch.kv_heads[head]);
+        sources.reads.insert(head, (q, kv));
+        sources.q.insert(q, kv_view(&launch.q, batch, q));
+        sources.k.insert(kv, kv_view(&launch.k, batch, kv));
+        sources.v.insert(kv, kv_view(&launch.v, batch, kv));
+        // Means are over all queries of a head of K, whatever attends to them.
+        let all = launch.kv_heads.iter().zip(launch.q_heads).filter(|(k, _)| **k == kv).map(|(_, q)| *q);
+        sources.group.entry(kv).or_insert_with(|| {
+            let mut all: Vec<usize> = all.collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        });
+    }
+    sources
+}
+
+/// The tables that were made for a job, by draw.
+///
+/// # Safety
+/// [`make`] has made them, and the workspace still holds them.
+pub(crate) unsafe fn tables_of(plan: &Plan, bound: &Bound<'_>) -> Vec<(DrawId, DrawTable)> {
+    let draws = plan.chooses.iter().flat_map(|c| &plan.program.select(c.select).tables);
+    draws
+        // SAFETY: promised by the caller.
+        .map(|&draw| (draw, unsafe { crate::select::table_of(&bound.draws[draw.0 as usize]) }))
+        .collect()
+}
+
+impl CpuKernel {
+    /// Whether its launches make levels or tables before they attend.
+    #[must_use]
+    pub fn is_dynamic(&self) -> bool {
+        self.plan().is_dynamic()
+    }
+}

@@ -1,0 +1,719 @@
+//! Levels: rows of Q, K and V made of others, before anything reads them.
+//!
+//! The one idea: a level is a tensor of singles in the workspace, one for each head that something reads, and each of
+//! its rows is made by one thread from rows of its parent in a fixed order. Whoever reads a level gets a view of it, as
+//! of any keys. Nothing here knows of selections or machine code.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use attnc_kernels::abi::{BK, DType, KvView, Table};
+use attnc_pattern::env::{Env, MapData};
+use attnc_pattern::expr::LevelId;
+use attnc_pattern::program::{Heads, Index, Operand, Partition, Pool, Program};
+use attnc_pattern::slots;
+use attnc_plan::{Plan, choose};
+
+use crate::layout::{ALIGN, Scratch};
+
+/// Q, K or V.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Of {
+    Q,
+    K,
+    V,
+}
+
+/// Rows of the source of each slot, in order.
+#[derive(Debug)]
+enum Members {
+    /// First row and one past the last.
+    Ranges(Vec<(i64, i64)>),
+    /// Slot j has `rows[begin[j] .. begin[j + 1]]`, with the place of each in its slot.
+    Lists { begin: Vec<usize>, rows: Vec<u32>, places: Vec<u32> },
+}
+
+impl Members {
+    fn count(&self, slot: usize) -> usize {
+        match self {
+            Members::Ranges(ranges) => (ranges[slot].1 - ranges[slot].0).max(0) as usize,
+            Members::Lists { begin, .. } => begin[slot + 1] - begin[slot],
+        }
+    }
+}
+
+/// The slots of a level that a launch has, of queries or of keys.
+#[derive(Debug)]
+struct Slots {
+    /// Their numbers.
+    numbers: Range<i64>,
+    members: Members,
+}
+
+impl Slots {
+    fn len(&self) -> usize {
+        (self.numbers.end - self.numbers.start).max(0) as usize
+    }
+}
+
+/// Rows of one head that have been made: singles, one row after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block {
+    base: *mut f32,
+    rows: usize,
+    dim: usize,
+    /// Number of the first row.
+    pub(crate) first: i64,
+}
+
+impl Block {
+    pub(crate) fn view(&self) -> KvView {
+        let single = size_of::<f32>() as i64;
+        KvView {
+            base: self.base.cast_const().cast(),
+            row_stride: self.dim as i64 * single,
+            col_stride: single,
+            dtype: DType::F32 as u32,
+            page_rows: 0,
+            table: std::ptr::null(),
+            page_stride: 0,
+            rows: std::ptr::null(),
+            dim: self.dim as u64,
+        }
+    }
+
+    /// The row `i` places from the first.
+    fn row(&self, i: usize) -> *mut f32 {
+        self.base.wrapping_add(i * self.dim)
+    }
+}
+
+/// Heads of a part whose rows are read, and the tensors that they lie in.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    /// By head of Q.
+    pub(crate) q: BTreeMap<usize, KvView>,
+    /// By head of K.
+    pub(crate) k: BTreeMap<usize, KvView>,
+    /// By head of V.
+    pub(crate) v: BTreeMap<usize, KvView>,
+    /// Heads of Q for each head of K whose queries it serves.
+    pub(crate) group: BTreeMap<usize, Vec<usize>>,
+    /// Heads of Q and of K that each head of the output reads.
+    pub(crate) reads: BTreeMap<usize, (usize, usize)>,
+}
+
+impl Sources {
+    fn of(&self, of: Of) -> &BTreeMap<usize, KvView> {
+        match of {
+            Of::Q => &self.q,
+            Of::K => &self.k,
+            Of::V => &self.v,
+        }
+    }
+}
+
+/// Whether values of a level are weighed by queries, so that each head of the output has its own.
+fn weighed(program: &Program, level: LevelId) -> bool {
+    let level = program.level(level);
+    matches!(level.pool, Pool::SoftmaxMean) || level.parent.is_some_and(|parent| weighed(program, parent))
+}
+
+/// What is made for one batch item of a part before its selections.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// By level: slots of queries, slots of keys.
+    slots: Vec<[Option<Slots>; 2]>,
+    /// By level, operand and head: that of the tensor, or of the output for values that are weighed by queries.
+    levels: BTreeMap<(usize, Of, usize), Block>,
+    /// Operands that are means over heads or of unit length, by head.
+    operands: Vec<(Operand, usize, Block)>,
+}
+
+// SAFETY: rows that are made are read only by later stages, and written apart by the tasks of their own.
+unsafe impl Sync for Made {}
+// SAFETY: tensors are only read.
+unsafe impl Sync for Sources {}
+
+/// A level or operand that is to be made, and how many rows at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Task {
+    /// Slots of a level, of a head.
+    Pool { pool: usize, of: Of, head: usize, from: usize, to: usize },
+    /// Rows of an operand.
+    Operand { number: usize, from: usize, to: usize },
+}
+
+/// Rows of a task.
+const ROWS: usize = 64;
+
+impl Made {
+    /// What a plan asks for under `env`; `take` gives memory.
+    pub(crate) fn new(
+        plan: &Plan,
+        env: &Env<'_>,
+        sources: &Sources,
+        dims: [usize; 2],
+        mut take: impl FnMut(usize) -> Option<*mut u8>,
+    ) -> Result<Option<Made>, String> {
+        let program = &*plan.program;
+        let mut slots: Vec<[Option<Slots>; 2]> = program.levels.iter().map(|_| [None, None]).collect();
+        let mut levels = BTreeMap::new();
+        let mut block = |rows: usize, dim: usize, first: i64| {
+            let base = take(bytes(rows, dim)?)?;
+            Some(Block { base: base.cast(), rows, dim, first })
+        };
+        for pool in &plan.pools {
+            let id = pool.level.0 as usize;
+            for (side, wanted) in [(0, pool.of.q), (1, pool.of.k || pool.of.v)] {
+                if wanted {
+                    let parent = program.level(pool.level).parent;
+                    let parent = parent.and_then(|p| slots[p.0 as usize][side].as_ref()).map(|s| s.numbers.clone());
+                    slots[id][side] = Some(members(program, pool.level, env, side == 0, parent)?);
+                }
+            }
+            for (of, wanted, dim) in [(Of::Q, pool.of.q, dims[0]), (Of::K, pool.of.k, dims[0]), (Of::V, pool.of.v, dims[1])] {
+                if !wanted {
+                    continue;
+                }
+                let Some(own) = &slots[id][usize::from(of != Of::Q)] else { continue };
+                let by_output = of == Of::V && weighed(program, pool.level);
+                let heads: Vec<usize> = match by_output {
+                    true => sources.reads.keys().copied().collect(),
+                    false => sources.of(of).keys().copied().collect(),
+                };
+                for head in heads {
+                    let Some(made) = block(own.len(), dim, own.numbers.start) else { return Ok(None) };
+                    levels.insert((id, of, head), made);
+                }
+            }
+        }
+        let mut made = Made { slots, levels, operands: Vec::new() };
+        for (operand, of) in prepared(plan) {
+            for head in heads(operand.heads, of, sources) {
+                let rows = made.rows_of(program, env, operand, of);
+                let Some(found) = block(rows.1, dims[0], rows.0) else { return Ok(None) };
+                made.operands.push((operand, head, found));
+            }
+        }
+        Ok(Some(made))
+    }
+
+    /// The first row of an operand and how many it has.
+    fn rows_of(&self, program: &Program, env: &Env<'_>, operand: Operand, of: Of) -> (i64, usize) {
+        let operand_of = if of == Of::Q { |d: attnc_pattern::program::Derived| d.q } else { |d: attnc_pattern::program::Derived| d.k };
+        match level(operand).and_then(|l| choose::origin(program, l, operand_of)) {
+            Some(l) => match &self.slots[l.0 as usize][usize::from(of != Of::Q)] {
+                Some(slots) => (slots.numbers.start, slots.len()),
+                None => (0, 0),
+            },
+            None if of == Of::Q => (env.q_start, env.n_q as usize),
+            None => (env.k_start, env.n_k as usize),
+        }
+    }
+
+    /// Tasks of stage `stage`: levels one after the other, then all operands.
+    pub(crate) fn tasks(&self, plan: &Plan, stage: usize) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        match plan.pools.get(stage) {
+            Some(pool) => {
+                let id = pool.level.0 as usize;
+                for (&(_, of, head), block) in self.levels.range((id, Of::Q, 0)..(id + 1, Of::Q, 0)) {
+                    for from in (0..block.rows).step_by(ROWS) {
+                        tasks.push(Task::Pool { pool: stage, of, head, from, to: (from + ROWS).min(block.rows) });
+                    }
+                }
+            }
+            None if stage == plan.pools.len() => {
+                for (number, (_, _, block)) in self.operands.iter().enumerate() {
+                    for from in (0..block.rows).step_by(ROWS) {
+                        tasks.push(Task::Operand { number, from, to: (from + ROWS).min(block.rows) });
+                    }
+                }
+            }
+            None => {}
+        }
+        tasks
+    }
+
+    /// View of the keys or values of a level for a head of the output that reads `kv_head`; `None` is the tokens'.
+    pub(crate) fn keys(
+        &self,
+        program: &Program,
+        level: LevelId,
+        of: Of,
+        (head, kv_head): (usize, usize),
+    ) -> Option<KvView> {
+        let operand: fn(attnc_pattern::program::Derived) -> bool = if of == Of::K { |d| d.k } else { |d| d.v };
+        let level = choose::origin(program, level, operand)?;
+        let head = if of == Of::V && weighed(program, level) { head } else { kv_head };
+        self.levels.get(&(level.0 as usize, of, head)).map(Block::view)
+    }
+
+    /// Rows of an operand for a head, with the number of the first; `None` are the tokens' own.
+    pub(crate) fn operand(
+        &self,
+        program: &Program,
+        operand: Operand,
+        of: Of,
+        (q_head, kv_head): (usize, usize),
+    ) -> Option<(KvView, i64)> {
+        if operand.heads != Heads::Own || operand.unit {
+            let head = match (operand.heads, of) {
+                (Heads::All, _) => 0,
+                (Heads::Group, _) => kv_head,
+                (Heads::Own, Of::Q) => q_head,
+                (Heads::Own, _) => kv_head,
+            };
+            let found = self.operands.iter().find(|(o, h, _)| (*o, *h) == (operand, head));
+            return found.map(|(.., block)| (block.view(), block.first));
+        }
+        let derived: fn(attnc_pattern::program::Derived) -> bool = if of == Of::Q { |d| d.q } else { |d| d.k };
+        let level = choose::origin(program, level(operand)?, derived)?;
+        let head = if of == Of::Q { q_head } else { kv_head };
+        self.levels.get(&(level.0 as usize, of, head)).map(|b| (b.view(), b.first))
+    }
+
+    /// Does a task.
+    ///
+    /// # Safety
+    /// Levels and operands that it reads are made, and no other thread does the same task; the scratch is this thread's.
+    pub(crate) unsafe fn run(
+        &self,
+        plan: &Plan,
+        env: &Env<'_>,
+        kernels: &Table,
+        sources: &Sources,
+        task: Task,
+        scratch: &Scratch,
+    ) {
+        match task {
+            // SAFETY: promised by the caller.
+            Task::Pool { pool, of, head, from, to } => unsafe {
+                self.pool(plan, env, kernels, sources, (plan.pools[pool].level, of, head), (from, to), scratch);
+            },
+            // SAFETY: promised by the caller.
+            Task::Operand { number, from, to } => unsafe {
+                self.mean(&plan.program, kernels, sources, number, (from, to), scratch);
+            },
+        }
+    }
+
+    /// The rows that a level is made of.
+    fn source(&self, program: &Program, level: LevelId, of: Of, head: usize, sources: &Sources) -> Option<KvView> {
+        let operand: fn(attnc_pattern::program::Derived) -> bool = match of {
+            Of::Q => |d| d.q,
+            Of::K => |d| d.k,
+            Of::V => |d| d.v,
+        };
+        let parent = program.level(level).parent.and_then(|parent| choose::origin(program, parent, operand));
+        match parent {
+            // Values that are weighed by queries are those of a head of the output.
+            Some(parent) if of != Of::V || weighed(program, parent) => {
+                self.levels.get(&(parent.0 as usize, of, head)).map(Block::view)
+            }
+            _ => {
+                let own = if of == Of::V && weighed(program, level) { sources.reads.get(&head)?.1 } else { head };
+                match parent {
+                    Some(parent) => self.levels.get(&(parent.0 as usize, of, own)).map(Block::view),
+                    None => sources.of(of).get(&own).copied(),
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Self::run`].
+    #[allow(clippy::too_many_arguments, reason = "what a task of a level knows")]
+    unsafe fn pool(
+        &self,
+        plan: &Plan,
+        env: &Env<'_>,
+        kernels: &Table,
+        sources: &Sources,
+        (id, of, head): (LevelId, Of, usize),
+        (from, to): (usize, usize),
+        scratch: &Scratch,
+    ) {
+        let program = &*plan.program;
+        let number = id.0 as usize;
+        let (Some(source), Some(block)) =
+            (self.source(program, id, of, head, sources), self.levels.get(&(number, of, head)))
+        else {
+            return;
+        };
+        let Some(slots) = &self.slots[number][usize::from(of != Of::Q)] else { return };
+        let weights: &[f32] = match program.level(id).pool {
+            Pool::Weighted(tensor) => env.tensors.get(tensor.0 as usize).map_or(&[], |t| &t.data),
+            _ => &[],
+        };
+        // Of values that are weighed: their keys, and the queries of their slots.
+        let (q_head, kv_head) = sources.reads.get(&head).copied().unwrap_or((head, head));
+        let keys = self.source(program, id, Of::K, kv_head, sources);
+        let queries = self.levels.get(&(number, Of::Q, q_head));
+        let mut chances: Vec<f32> = Vec::new();
+        for slot in from..to {
+            let count = slots.members.count(slot);
+            let row = block.row(slot);
+            // SAFETY: the row is this task's, and its rows are within the source, which is made.
+            unsafe {
+                let out = std::slice::from_raw_parts_mut(row, block.dim);
+                match (&program.level(id).pool, of) {
+                    (Pool::Max, _) | (Pool::SoftmaxMean, Of::Q | Of::K) => {
+                        out.fill(if count == 0 { 0.0 } else { f32::NEG_INFINITY });
+                        each_batch(&slots.members, slot, |rows, first, n, _| {
+                            let (at, stride) = fetch(kernels, &source, rows, first, n, scratch);
+                            (kernels.pool_max)(at, stride, n as i64, block.dim as i64, row);
+                        });
+                    }
+                    (Pool::SoftmaxMean, Of::V) => {
+                        out.fill(0.0);
+                        let (Some(keys), Some(queries)) = (keys, queries) else { continue };
+                        let place = slots.numbers.start + slot as i64 - queries.first;
+                        let Some(place) = usize::try_from(place).ok().filter(|&p| p < queries.rows) else { continue };
+                        let query = std::slice::from_raw_parts(queries.row(place), queries.dim);
+                        softmax_of(kernels, query, &keys, &slots.members, slot, scratch, &mut chances);
+                        each_batch(&slots.members, slot, |rows, first, n, done| {
+                            let (at, stride) = fetch(kernels, &source, rows, first, n, scratch);
+                            let weights = chances[done..].as_ptr();
+                            (kernels.pool_sum)(at, stride, n as i64, block.dim as i64, weights, row);
+                        });
+                    }
+                    (Pool::Weighted(_), _) => {
+                        out.fill(0.0);
+                        each_batch(&slots.members, slot, |rows, first, n, done| {
+                            let (at, stride) = fetch(kernels, &source, rows, first, n, scratch);
+                            let mut own = [0.0; BK];
+                            let places = match &slots.members {
+                                Members::Lists { begin, places, .. } => &places[begin[slot] + done..][..n],
+                                Members::Ranges(_) => &[],
+                            };
+                            for (own, &place) in own.iter_mut().zip(places) {
+                                *own = weights.get(place as usize).copied().unwrap_or(0.0);
+                            }
+                            (kernels.pool_sum)(at, stride, n as i64, block.dim as i64, own.as_ptr(), row);
+                        });
+                    }
+                    _ => {
+                        out.fill(0.0);
+                        each_batch(&slots.members, slot, |rows, first, n, _| {
+                            let (at, stride) = fetch(kernels, &source, rows, first, n, scratch);
+                            (kernels.pool_sum)(at, stride, n as i64, block.dim as i64, std::ptr::null(), row);
+                        });
+                        if count > 0 {
+                            out.iter_mut().for_each(|x| *x /= count as f32);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rows of an operand as means over heads, or of length 1.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    unsafe fn mean(
+        &self,
+        program: &Program,
+        kernels: &Table,
+        sources: &Sources,
+        number: usize,
+        (from, to): (usize, usize),
+        scratch: &Scratch,
+    ) {
+        let (operand, head, block) = self.operands[number];
+        let of = side(operand);
+        let own = Operand { heads: Heads::Own, unit: false, ..operand };
+        let read: Vec<usize> = match (operand.heads, of) {
+            (Heads::All, of) => sources.of(of).keys().copied().collect(),
+            (Heads::Group, Of::Q) => sources.group.get(&head).cloned().unwrap_or_default(),
+            _ => vec![head],
+        };
+        let view = |head: usize| match self.operand(program, own, of, (head, head)) {
+            Some((view, _)) => Some(view),
+            None => sources.of(of).get(&head).copied(),
+        };
+        let views: Vec<KvView> = read.iter().filter_map(|&h| view(h)).collect();
+        let d = block.dim;
+        // SAFETY: the rows are this task's, and those read are within their tensors.
+        unsafe {
+            let out = std::slice::from_raw_parts_mut(block.row(from), (to - from) * d);
+            out.fill(0.0);
+            for view in &views {
+                for i in from..to {
+                    let (at, _) = fetch(kernels, view, std::ptr::null(), i as i64, 1, scratch);
+                    (kernels.pool_sum)(at, 0, 1, d as i64, std::ptr::null(), block.row(i));
+                }
+            }
+            for row in out.chunks_exact_mut(d) {
+                if views.len() > 1 {
+                    row.iter_mut().for_each(|x| *x /= views.len() as f32);
+                }
+                if operand.unit {
+                    let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt() as f32;
+                    if length > 0.0 {
+                        row.iter_mut().for_each(|x| *x /= length);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of rows of singles.
+pub(crate) fn bytes(rows: usize, dim: usize) -> Option<usize> {
+    rows.checked_mul(dim)?.checked_mul(size_of::<f32>())?.checked_next_multiple_of(ALIGN)
+}
+
+/// Bytes of what a part makes of one batch item before its selections, for so many heads of queries and of keys.
+pub(crate) fn made_bytes(plan: &Plan, env: &Env<'_>, (q, kv): (usize, usize), dims: [usize; 2]) -> Option<usize> {
+    let program = &*plan.program;
+    let mut total = 0_usize;
+    let rows = |queries: bool, level: LevelId| {
+        let range = if queries {
+            slots::rows(program, Index::Slots(level), env)
+        } else {
+            slots::candidates(program, Index::Slots(level), env)
+        };
+        range.map_or(0, |r| (r.end - r.start).max(0) as usize)
+    };
+    for pool in &plan.pools {
+        for (wanted, queries, heads, dim) in
+            [(pool.of.q, true, q, dims[0]), (pool.of.k, false, kv, dims[0]), (pool.of.v, false, kv, dims[1])]
+        {
+            if wanted {
+                total = total.checked_add(bytes(rows(queries, pool.level), dim)?.checked_mul(heads)?)?;
+            }
+        }
+    }
+    for (operand, of) in prepared(plan) {
+        let count = match (operand.heads, of) {
+            (Heads::All, _) => 1,
+            (Heads::Group, _) => kv,
+            (Heads::Own, Of::Q) => q,
+            _ => kv,
+        };
+        let rows = match level(operand) {
+            Some(level) => rows(of == Of::Q, level),
+            None if of == Of::Q => env.n_q as usize,
+            None => env.n_k as usize,
+        };
+        total = total.checked_add(bytes(rows, dims[0])?.checked_mul(count)?)?;
+    }
+    Some(total)
+}
+
+/// Operands of selections that are not rows as they lie.
+fn prepared(plan: &Plan) -> Vec<(Operand, Of)> {
+    let dots = plan.chooses.iter().filter_map(|c| c.scored.as_ref()?.dot);
+    let mut found: Vec<(Operand, Of)> = Vec::new();
+    for operand in dots.flat_map(|(a, b)| [a, b]) {
+        let entry = (operand, side(operand));
+        if (operand.heads != Heads::Own || operand.unit) && !found.contains(&entry) {
+            found.push(entry);
+        }
+    }
+    found
+}
+
+/// Whether an operand has rows of queries or of keys.
+pub(crate) fn side(operand: Operand) -> Of {
+    use attnc_pattern::program::Rows;
+    match operand.rows {
+        Rows::Q | Rows::LevelQ(_) => Of::Q,
+        _ => Of::K,
+    }
+}
+
+fn level(operand: Operand) -> Option<LevelId> {
+    use attnc_pattern::program::Rows;
+    match operand.rows {
+        Rows::LevelQ(level) | Rows::LevelK(level) => Some(level),
+        _ => None,
+    }
+}
+
+/// The heads that an operand is made for.
+fn heads(heads: Heads, of: Of, sources: &Sources) -> Vec<usize> {
+    match heads {
+        Heads::All => vec![0],
+        Heads::Group => sources.group.keys().copied().collect(),
+        Heads::Own => sources.of(of).keys().copied().collect(),
+    }
+}
+
+/// Rows `first .. first + n` of a view, or those that `rows` lists if it is not null.
+///
+/// # Safety
+/// The rows are within the view, `n <= BK`; the scratch is this thread's.
+unsafe fn fetch(
+    kernels: &Table,
+    view: &KvView,
+    rows: *const u32,
+    first: i64,
+    n: usize,
+    scratch: &Scratch,
+) -> (*const f32, i64) {
+    let listed = KvView { rows, ..*view };
+    let (of, first) = if rows.is_null() { (view, first) } else { (&listed, 0) };
+    // SAFETY: promised by the caller; the copies have room.
+    unsafe {
+        if of.in_place()
+            && let Some((at, stride)) = of.spaced(first as usize, n)
+        {
+            return (at.cast(), stride / DType::F32.size() as i64);
+        }
+        (kernels.kv_tile)(of, first, n as i64, scratch.copy);
+    }
+    (scratch.copy, view.dim as i64)
+}
+
+/// Runs `f` for members of a slot, at most a tile of them at a time: their numbers or null, the first where they follow
+/// one another, how many, and how many came before.
+fn each_batch(members: &Members, slot: usize, mut f: impl FnMut(*const u32, i64, usize, usize)) {
+    match members {
+        Members::Ranges(ranges) => {
+            let (start, end) = ranges[slot];
+            let mut at = start;
+            while at < end {
+                let n = (end - at).min(BK as i64);
+                f(std::ptr::null(), at, n as usize, (at - start) as usize);
+                at += n;
+            }
+        }
+        Members::Lists { begin, rows, .. } => {
+            for (i, rows) in rows[begin[slot]..begin[slot + 1]].chunks(BK).enumerate() {
+                f(rows.as_ptr(), 0, rows.len(), i * BK);
+            }
+        }
+    }
+}
+
+/// The softmax over the members of a slot of the products of their keys with the slot's query, divided by the root of the
+/// dimension.
+///
+/// # Safety
+/// The rows are within the view; the scratch is this thread's.
+unsafe fn softmax_of(
+    kernels: &Table,
+    query: &[f32],
+    keys: &KvView,
+    members: &Members,
+    slot: usize,
+    scratch: &Scratch,
+    chances: &mut Vec<f32>,
+) {
+    let d = keys.dim as usize;
+    chances.clear();
+    // SAFETY: promised by the caller.
+    unsafe {
+        each_batch(members, slot, |rows, first, n, _| {
+            let (at, stride) = fetch(kernels, keys, rows, first, n, scratch);
+            for i in 0..n {
+                let row = std::slice::from_raw_parts(at.offset(i as isize * stride as isize), d);
+                let dot: f32 = row.iter().zip(query).map(|(a, b)| a * b).sum();
+                chances.push(dot / (d as f32).sqrt());
+            }
+        });
+    }
+    let most = chances.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    chances.iter_mut().for_each(|x| *x = (*x - most).exp());
+    let sum: f32 = chances.iter().sum();
+    chances.iter_mut().for_each(|x| *x /= sum);
+}
+
+/// The slots of a level that the launch has, with the rows of their source.
+fn members(
+    program: &Program,
+    id: LevelId,
+    env: &Env<'_>,
+    queries: bool,
+    parent: Option<Range<i64>>,
+) -> Result<Slots, String> {
+    let level = program.level(id);
+    let said = |e: attnc_pattern::prepare::EnvError| e.to_string();
+    let numbers = if queries {
+        slots::rows(program, Index::Slots(id), env).map_err(said)?
+    } else {
+        slots::candidates(program, Index::Slots(id), env).map_err(said)?
+    };
+    // What is cut into slots: positions, or slots of the parent.
+    let source = match (&parent, queries) {
+        (Some(range), _) => range.clone(),
+        (None, true) => env.q_start..env.q_start + env.n_q,
+        (None, false) => env.k_start..env.k_start + env.n_k,
+    };
+    let weighted = matches!(level.pool, Pool::Weighted(_));
+    if level.parent.is_none() && program.is_scattered(id) {
+        let table = env.levels.get(id.0 as usize).ok_or("the slots of a level are not given")?;
+        let begin: Vec<usize> = table.begin.iter().map(|&b| b as usize).collect();
+        let rows: Vec<u32> = table.members.iter().map(|&p| (p - source.start) as u32).collect();
+        let places = if weighted { places(program, id, env, &begin, &table.members)? } else { Vec::new() };
+        return Ok(Slots { numbers, members: Members::Lists { begin, rows, places } });
+    }
+    // Where slot `j` begins and ends, whatever of it the launch has.
+    let bounds = |j: i64| -> Result<(i64, i64), String> {
+        Ok(match &level.partition {
+            Partition::Blocks(size) => (j * size, (j + 1) * size),
+            Partition::Into(n) => {
+                let total = if level.parent.is_some() { i128::from(source.end) } else { i128::from(env.n_k) };
+                let at = |j: i64| (i128::from(j) * total / i128::from(*n)) as i64;
+                (at(j), at(j + 1))
+            }
+            Partition::Offsets(map) => match env.maps.get(map.0 as usize) {
+                Some(MapData::Csr { indptr, .. }) => {
+                    let at = |j: i64| usize::try_from(j).ok().and_then(|j| indptr.get(j)).copied().unwrap_or(0);
+                    (at(j), at(j + 1))
+                }
+                _ => return Err("the boundaries of a level are not given".to_owned()),
+            },
+            Partition::Axes(_) => return Err("boxes of slots".to_owned()),
+        })
+    };
+    let clip = |(start, end): (i64, i64)| {
+        let start = start.clamp(source.start, source.end);
+        (start - source.start, end.clamp(start, source.end) - source.start)
+    };
+    if weighted {
+        let (mut begin, mut rows, mut places) = (vec![0], Vec::new(), Vec::new());
+        for j in numbers.clone() {
+            let nominal = bounds(j)?;
+            let (start, end) = clip(nominal);
+            rows.extend((start..end).map(|r| r as u32));
+            places.extend((start..end).map(|r| (r + source.start - nominal.0) as u32));
+            begin.push(rows.len());
+        }
+        return Ok(Slots { numbers, members: Members::Lists { begin, rows, places } });
+    }
+    let ranges = numbers.clone().map(|j| bounds(j).map(clip)).collect::<Result<_, _>>()?;
+    Ok(Slots { numbers, members: Members::Ranges(ranges) })
+}
+
+/// The place of each member in its slot: in a block in the order of its members, in a box by its coordinates.
+fn places(
+    program: &Program,
+    id: LevelId,
+    env: &Env<'_>,
+    begin: &[usize],
+    members: &[i64],
+) -> Result<Vec<u32>, String> {
+    let level = program.level(id);
+    let Partition::Axes(axes) = &level.partition else {
+        let in_slot = |w: &[usize]| 0..(w[1] - w[0]) as u32;
+        return Ok(begin.windows(2).flat_map(in_slot).collect());
+    };
+    let number = |e| slots::integer(program, env, e).map_err(|e| e.to_string());
+    let mut each = Vec::with_capacity(axes.len());
+    for &(axis, size) in axes {
+        let axis = program.axis(axis);
+        let (extent, stride) = (number(axis.extent)?, number(axis.stride)?);
+        each.push((number(program.space.segments[axis.segment].begin)?, stride, extent, size.unwrap_or(extent)));
+    }
+    let place = |&position: &i64| {
+        each.iter().fold(0, |place, &(begin, stride, extent, size)| {
+            place * size + (position - begin) / stride.max(1) % extent.max(1) % size.max(1)
+        })
+    };
+    Ok(members.iter().map(|p| place(p) as u32).collect())
+}

@@ -1,0 +1,1090 @@
+//! Selections: scores of candidates, a ranking, and a table of what was chosen, for each row of a head.
+//!
+//! The one idea: compiled code walks pairs tile by tile as for an attention and hands scores on; what they become is
+//! decided here. Where candidates are ranked as they are scored (*direct*), each lane keeps a short list of the best.
+//! Otherwise the values of all rows and candidates of a head are held at once, steps are taken on rows of them, and
+//! rows (or all pairs of the head) are ranked when all are there. What a task does depends on its rows alone, and every
+//! ranking is a total order, so that tables are the same for any number of threads.
+//! Nothing here knows of machine code.
+
+use std::ops::Range;
+
+use attnc_kernels::abi::{BQ_MAX, KvView};
+use attnc_kernels::select::{Grid, Kept, best, capacity, index, key, score};
+use attnc_pattern::analysis::Rows as Ranges;
+use attnc_pattern::env::{DrawTable, Env};
+use attnc_pattern::expr::{ExprId, Node, SelectId};
+use attnc_pattern::oracle::{EvalError, Evaluator, Point};
+use attnc_pattern::prepare::EnvError;
+use attnc_pattern::program::{Among, Band, Budget, Chooser, Index, Norm, Partition, Program, Reduce, Select, Step};
+use attnc_pattern::slots;
+use attnc_plan::choose::{self, env_of, stands};
+use attnc_plan::{Choose, Plan, Scored};
+
+use crate::compile::CpuKernel;
+use crate::layout::{ALIGN, Ctx, DrawRef, Rows, Scratch};
+
+/// What a selection has in every head with the same lengths and data.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// Rows of its tables.
+    rows: Range<i64>,
+    /// Where each stands.
+    stands: Vec<i64>,
+    /// Number of candidates.
+    slots: Range<i64>,
+    /// Most entries of a row of a table.
+    capacity: usize,
+    /// How many are wanted at most, where that is known before scores are.
+    wanted: Option<usize>,
+    items: Option<Items>,
+}
+
+/// Items of a score.
+#[derive(Debug)]
+struct Items {
+    /// For each item row its number among the rows of the operand, and where it stands, counted from the first query;
+    /// filled up to a whole tile.
+    numbers: Vec<u32>,
+    ahead: Vec<u32>,
+    /// Keys that are walked: where they begin, and how many there are.
+    keys: (i64, i64),
+    /// Slot of each key for a first step that reduces keys.
+    slot_of: Option<Vec<u32>>,
+    /// Values of an item row.
+    width: usize,
+    /// For each row of the score the first of its item rows, and one past the last: with a step that reduces queries.
+    groups: Option<Vec<(usize, usize)>>,
+    /// Rows and candidates of the score.
+    score_rows: Range<i64>,
+    score_slots: Range<i64>,
+    /// Row of the score for each row of the table, and candidate of the score for each of ours, where they differ.
+    row_of: Option<Vec<u32>>,
+    candidate_of: Option<Vec<u32>>,
+}
+
+fn said(e: EnvError) -> String {
+    e.to_string()
+}
+
+impl Setup {
+    pub(crate) fn new(plan: &Plan, choose: &Choose, env: &Env<'_>) -> Result<Setup, String> {
+        let program = &*plan.program;
+        let select = program.select(choose.select);
+        let rows = slots::rows(program, select.rows, env).map_err(said)?;
+        let stood = stands(program, select.rows, env, rows.clone()).map_err(said)?;
+        let slots = slots::candidates(program, select.slots, env).map_err(said)?;
+        let all = (slots.end - slots.start).max(0);
+        let most = slots::integer(program, env, select.capacity).map_err(said)?.clamp(0, all);
+        let wanted = match &select.budget {
+            Budget::Top(count) => Some(slots::integer(program, env, *count).map_err(said)?.max(select.at_least).min(all) as usize),
+            Budget::Nearest(n) => Some((*n).max(select.at_least).min(all) as usize),
+            _ => None,
+        };
+        let items = choose.scored.as_ref().map(|s| Items::new(program, select, s, env, &rows, &slots)).transpose()?;
+        Ok(Setup { rows, stands: stood, slots, capacity: most as usize, wanted, items })
+    }
+
+    /// Keys that its walk goes over.
+    pub(crate) fn keys(&self) -> i64 {
+        self.items.as_ref().map_or(0, |i| i.keys.1)
+    }
+
+    fn row_count(&self) -> usize {
+        self.stands.len()
+    }
+
+    /// Bytes of its tables.
+    fn table_bytes(&self, tables: usize) -> Option<usize> {
+        let rows = self.row_count();
+        let one = rows.checked_mul(self.capacity)?.checked_add(rows)?.checked_mul(size_of::<u32>())?;
+        one.checked_next_multiple_of(ALIGN)?.checked_mul(tables)
+    }
+
+    /// Bytes of the values of all rows and candidates, where these are held.
+    fn grid_bytes(&self, choose: &Choose) -> Option<usize> {
+        let Some((items, scored)) = self.items.as_ref().zip(choose.scored.as_ref()) else { return Some(0) };
+        if scored.direct {
+            return Some(0);
+        }
+        let rows = (items.score_rows.end - items.score_rows.start).max(0) as usize;
+        crate::levels::bytes(rows, items.score_width())
+    }
+
+    /// Bytes for one head.
+    pub(crate) fn bytes(&self, plan: &Plan, choose: &Choose) -> Option<usize> {
+        let tables = plan.program.select(choose.select).tables.len();
+        self.table_bytes(tables)?.checked_add(self.grid_bytes(choose)?)
+    }
+
+    /// Bytes of a thread.
+    pub(crate) fn scratch_bytes(&self, choose: &Choose) -> Option<usize> {
+        let Some((items, scored)) = self.items.as_ref().zip(choose.scored.as_ref()) else { return Some(ALIGN) };
+        if scored.direct {
+            return self.list_capacity().max(1).checked_mul(BQ_MAX * size_of::<u64>());
+        }
+        // Values and how many pairs they are made of.
+        items.width.max(1).checked_mul(2 * BQ_MAX * size_of::<f32>())
+    }
+
+    /// Keys that a lane keeps.
+    fn list_capacity(&self) -> usize {
+        let all = self.items.as_ref().map_or(0, |i| i.keys.1.max(0) as usize);
+        self.wanted.map_or(all, |wanted| capacity(wanted, all))
+    }
+}
+
+impl Items {
+    fn score_width(&self) -> usize {
+        (self.score_slots.end - self.score_slots.start).max(0) as usize
+    }
+
+    fn new(
+        program: &Program,
+        select: &Select,
+        scored: &Scored,
+        env: &Env<'_>,
+        rows: &Range<i64>,
+        slots: &Range<i64>,
+    ) -> Result<Items, String> {
+        let item_rows = slots::rows(program, scored.item_rows, env).map_err(said)?;
+        let stood = stands(program, scored.item_rows, env, item_rows.clone()).map_err(said)?;
+        let candidates = slots::candidates(program, scored.items, env).map_err(said)?;
+        let (mut score_rows, mut score_slots) = (item_rows.clone(), candidates.clone());
+        let (mut score_rows_of, mut score_slots_of) = (scored.item_rows, scored.items);
+        let (mut slot_of, mut groups, mut width) = (None, None, (candidates.end - candidates.start).max(0) as usize);
+        for (i, step) in scored.steps.iter().enumerate() {
+            match step {
+                Step::Keys { into, .. } => {
+                    let of = candidates_of(program, score_slots_of, *into, env)?;
+                    (score_slots, score_slots_of) = (slots::candidates(program, *into, env).map_err(said)?, *into);
+                    if i == 0 {
+                        slot_of = Some(of);
+                        width = (score_slots.end - score_slots.start).max(0) as usize;
+                    }
+                }
+                Step::Queries { into, .. } => {
+                    let made = slots::rows(program, *into, env).map_err(said)?;
+                    groups = Some(rows_in(program, *into, env, &stood, &made)?);
+                    (score_rows, score_rows_of) = (made, *into);
+                }
+                Step::Norm { .. } => {}
+            }
+        }
+        let row_of = if score_rows_of == select.rows {
+            None
+        } else {
+            let stood = stands(program, select.rows, env, rows.clone()).map_err(said)?;
+            Some(row_numbers(program, score_rows_of, env, &stood, &score_rows)?)
+        };
+        let candidate_of = if score_slots_of == select.slots {
+            None
+        } else {
+            let _ = slots;
+            Some(candidates_of(program, select.slots, score_slots_of, env)?)
+        };
+        let level = matches!(scored.item_rows, Index::Slots(_));
+        let first = if level { item_rows.start } else { env.q_start };
+        let count = stood.len();
+        let mut numbers: Vec<u32> = if scored.item_rows == Index::One {
+            vec![(env.n_q - 1).max(0) as u32; count]
+        } else {
+            item_rows.clone().map(|r| (r - first) as u32).collect()
+        };
+        let mut ahead: Vec<u32> = stood.iter().map(|&p| (p - env.q_start).max(0) as u32).collect();
+        // An operand of tokens for rows of slots: where the rows stand.
+        if level && scored.dot.is_none() {
+            numbers.clone_from(&ahead);
+        }
+        for list in [&mut numbers, &mut ahead] {
+            let last = list.last().copied().unwrap_or(0);
+            list.resize(count + BQ_MAX, last);
+        }
+        let keys = (candidates.start, (candidates.end - candidates.start).max(0));
+        Ok(Items { numbers, ahead, keys, slot_of, width, groups, score_rows, score_slots, row_of, candidate_of })
+    }
+}
+
+/// For each candidate of one kind, the candidate of another in which its last position stands; [`u32::MAX`] for none.
+fn candidates_of(program: &Program, from: Index, into: Index, env: &Env<'_>) -> Result<Vec<u32>, String> {
+    let numbers = slots::candidates(program, from, env).map_err(said)?;
+    let count = (numbers.end - numbers.start).max(0) as usize;
+    let level = match into {
+        Index::One => return Ok(vec![0; count]),
+        Index::Keys => return Ok(numbers.map(|k| (k - env.k_start) as u32).collect()),
+        Index::Slots(level) => program.level(level),
+        _ => return Err("candidates of another kind".to_owned()),
+    };
+    // Blocks of positions need no evaluator.
+    if let (Index::Keys, Partition::Blocks(size), None, None) = (from, &level.partition, level.parent, level.order) {
+        return Ok(numbers.map(|k| (k / size) as u32).collect());
+    }
+    let last = match from {
+        Index::Slots(own) => Some(program.level(own).last),
+        _ => None,
+    };
+    let roots: Vec<ExprId> = last.into_iter().chain([level.slot_k]).chain(level.inside.map(|i| i.1)).collect();
+    let mut evaluator = Evaluator::new(program, env, &roots);
+    let value = |e: EvalError| EnvError::from(e).to_string();
+    let mut found = Vec::with_capacity(count);
+    for number in numbers {
+        let position = match last {
+            Some(last) => evaluator.int(last, Point { slot: Some(number), ..Point::default() }).map_err(value)? as i64,
+            None => number,
+        };
+        let point = Point { k: Some(position), ..Point::default() };
+        let inside = match level.inside {
+            Some((_, inside)) => evaluator.truth(inside, point).map_err(value)?,
+            None => true,
+        };
+        let slot = if inside { evaluator.int(level.slot_k, point).map_err(value)? } else { -1 };
+        found.push(u32::try_from(slot).unwrap_or(u32::MAX));
+    }
+    Ok(found)
+}
+
+/// The row of another kind in which a query stands, counted from the first; [`u32::MAX`] for none.
+fn row_numbers(
+    program: &Program,
+    into: Index,
+    env: &Env<'_>,
+    stood: &[i64],
+    made: &Range<i64>,
+) -> Result<Vec<u32>, String> {
+    let level = match into {
+        Index::One => return Ok(vec![0; stood.len()]),
+        Index::Queries => return Ok(stood.iter().map(|&q| (q - env.q_start) as u32).collect()),
+        Index::Slots(level) => program.level(level),
+        _ => return Err("rows of another kind".to_owned()),
+    };
+    let roots: Vec<ExprId> = [level.slot_q].into_iter().chain(level.inside.map(|i| i.0)).collect();
+    let mut evaluator = Evaluator::new(program, env, &roots);
+    let value = |e: EvalError| EnvError::from(e).to_string();
+    let mut found = Vec::with_capacity(stood.len());
+    for &q in stood {
+        let point = Point { q: Some(q), ..Point::default() };
+        let inside = match level.inside {
+            Some((inside, _)) => evaluator.truth(inside, point).map_err(value)?,
+            None => true,
+        };
+        let row = if inside { evaluator.int(level.slot_q, point).map_err(value)? - i128::from(made.start) } else { -1 };
+        found.push(u32::try_from(row).unwrap_or(u32::MAX));
+    }
+    Ok(found)
+}
+
+/// Item rows of each row of another kind, which follow one another.
+fn rows_in(
+    program: &Program,
+    into: Index,
+    env: &Env<'_>,
+    stood: &[i64],
+    made: &Range<i64>,
+) -> Result<Vec<(usize, usize)>, String> {
+    let numbers = row_numbers(program, into, env, stood, made)?;
+    let mut groups = vec![(0, 0); (made.end - made.start).max(0) as usize];
+    let mut before = None;
+    for (i, &number) in numbers.iter().enumerate() {
+        let Some(group) = groups.get_mut(number as usize) else { continue };
+        match before == Some(number) {
+            true => group.1 = i + 1,
+            false if group.1 > 0 => return Err("a selection over rows of queries that lie apart".to_owned()),
+            false => *group = (i, i + 1),
+        }
+        before = Some(number);
+    }
+    Ok(groups)
+}
+
+/// A selection of one head: its tables and, until these are made, its values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tables {
+    /// `[table][row][capacity]` entries.
+    entries: *mut u32,
+    /// `[table][row]` numbers of entries.
+    counts: *mut u32,
+    /// `[row][candidate]` values of the score.
+    values: *mut f32,
+}
+
+impl Tables {
+    /// Tables without anything in memory of [`Setup::bytes`].
+    pub(crate) fn new(plan: &Plan, choose: &Choose, setup: &Setup, memory: *mut u8) -> Option<Tables> {
+        let tables = plan.program.select(choose.select).tables.len();
+        let entries: *mut u32 = memory.cast();
+        let counts = entries.wrapping_add(tables * setup.row_count() * setup.capacity);
+        let values = memory.wrapping_add(setup.table_bytes(tables)?).cast();
+        Some(Tables { entries, counts, values })
+    }
+
+    /// Table number `table` as compiled code reads it.
+    pub(crate) fn draw(&self, plan: &Plan, choose: &Choose, setup: &Setup, table: usize) -> DrawRef {
+        let select = plan.program.select(choose.select);
+        let rows = setup.row_count();
+        DrawRef {
+            drawn: std::ptr::null(),
+            selected: self.entries.wrapping_add(table * rows * setup.capacity),
+            counts: self.counts.wrapping_add(table * rows),
+            rows: rows as i64,
+            count: setup.capacity as i64,
+            first: if select.rows == Index::One { 0 } else { setup.rows.start },
+        }
+    }
+
+    /// Writes a row of a table: `chosen` ascends.
+    ///
+    /// # Safety
+    /// No other thread writes the row, and nobody reads it.
+    unsafe fn write(&self, setup: &Setup, table: usize, row: usize, chosen: &[u32]) {
+        let rows = setup.row_count();
+        let chosen = &chosen[..chosen.len().min(setup.capacity)];
+        // SAFETY: the table has these rows, each with room for `capacity` entries.
+        unsafe {
+            let to = self.entries.add((table * rows + row) * setup.capacity);
+            to.copy_from_nonoverlapping(chosen.as_ptr(), chosen.len());
+            *self.counts.add(table * rows + row) = chosen.len() as u32;
+        }
+    }
+}
+
+/// A table that compiled code reads, as a value.
+///
+/// # Safety
+/// It has been made.
+pub(crate) unsafe fn table_of(of: &DrawRef) -> DrawTable {
+    let (rows, width) = (of.rows as usize, of.count as usize);
+    // SAFETY: promised by the caller.
+    let (entries, counts) = unsafe {
+        (std::slice::from_raw_parts(of.selected, rows * width), std::slice::from_raw_parts(of.counts, rows))
+    };
+    let mut chosen = vec![-1_i64; rows * width];
+    for (row, &count) in counts.iter().enumerate() {
+        for (to, &slot) in chosen[row * width..][..count as usize].iter_mut().zip(&entries[row * width..]) {
+            *to = i64::from(slot);
+        }
+    }
+    DrawTable { chosen: chosen.into(), count: width, first: of.first, counts: counts.into(), times: [].into() }
+}
+
+/// A selection of one head, as its tasks see it.
+pub(crate) struct Choice<'a> {
+    pub(crate) kernel: &'a CpuKernel,
+    /// Its number in the plan.
+    pub(crate) number: usize,
+    pub(crate) setup: &'a Setup,
+    pub(crate) tables: Tables,
+    /// The head's own context.
+    pub(crate) ctx: &'a Ctx,
+    pub(crate) env: &'a Env<'a>,
+    /// Rows and keys of the product.
+    pub(crate) q: Option<KvView>,
+    pub(crate) k: Option<KvView>,
+}
+
+// SAFETY: a choice borrows inputs and tables that are made, which nobody writes, and rows that its tasks write apart.
+unsafe impl Sync for Choice<'_> {}
+
+impl Choice<'_> {
+    fn plan(&self) -> &Plan {
+        self.kernel.plan()
+    }
+
+    fn choose(&self) -> &Choose {
+        &self.plan().chooses[self.number]
+    }
+
+    fn select(&self) -> &Select {
+        self.plan().program.select(self.choose().select)
+    }
+
+    fn direct(&self) -> bool {
+        self.choose().scored.as_ref().is_none_or(|s| s.direct)
+    }
+
+    /// Item rows of a tile.
+    fn tile(&self) -> usize {
+        self.choose().scored.as_ref().map_or(BQ_MAX, |s| s.walk.tile.q)
+    }
+
+    /// Rows of the score that a task of the first round takes.
+    fn rows_of_task(&self) -> usize {
+        let groups = self.setup.items.as_ref().and_then(|i| i.groups.as_ref());
+        let largest = groups.and_then(|g| g.iter().map(|(a, b)| b - a).max()).unwrap_or(1).max(1);
+        (self.tile() / largest).max(1)
+    }
+
+    /// Whether rows depend on all others of the head.
+    fn together(&self) -> bool {
+        let scored = self.choose().scored.as_ref();
+        let head = scored.is_some_and(|s| s.steps.iter().any(|s| matches!(s, Step::Norm { head: true, .. })));
+        head || self.select().pool == Among::Head
+    }
+
+    /// Tasks of a round: scores first, then rankings of what is held.
+    pub(crate) fn tasks(&self, round: usize) -> usize {
+        let rows = self.setup.row_count();
+        match (round, self.direct()) {
+            (0, true) => rows.div_ceil(BQ_MAX),
+            (0, false) => {
+                let of = self.setup.items.as_ref().map_or(0..0, |i| i.score_rows.clone());
+                ((of.end - of.start).max(0) as usize).div_ceil(self.rows_of_task())
+            }
+            (_, true) => 0,
+            (_, false) if self.together() => usize::from(rows > 0),
+            (_, false) => rows.div_ceil(BQ_MAX),
+        }
+    }
+
+    /// Keys of its walk, which the marks of a scratch are made for.
+    pub(crate) fn keys(&self) -> i64 {
+        self.setup.keys()
+    }
+
+    /// Does a task of a round.
+    ///
+    /// # Safety
+    /// The launch has been checked, what the selection reads is made, the first round is done before the second, no
+    /// other thread does the same task, and the scratch is this thread's, with marks for [`Self::keys`].
+    pub(crate) unsafe fn run(&self, round: usize, task: usize, scratch: &mut Scratch) -> Result<(), String> {
+        // SAFETY: promised by the caller.
+        unsafe {
+            match (round, self.direct()) {
+                (0, true) => self.ranked_as_scored(task, scratch),
+                (0, false) => {
+                    self.values(task, scratch);
+                    Ok(())
+                }
+                _ if self.together() => self.ranked_together(),
+                _ => self.ranked_by_row(task),
+            }
+        }
+    }
+
+    /// The context of a walk over item rows `from .. to`.
+    fn walk(&self, items: &Items, from: usize, to: usize) -> Ctx {
+        let mut ctx = *self.ctx;
+        ctx.given = [ctx.q_start, ctx.k_start, ctx.n_q, ctx.n_k];
+        if let Some(q) = &self.q {
+            let (row_stride, col_stride) = (q.row_stride, q.col_stride);
+            ctx.q = Rows { base: q.base, dtype: i64::from(q.dtype), row_stride, col_stride, index: std::ptr::null() };
+        }
+        if let Some(k) = &self.k {
+            ctx.k = *k;
+        }
+        (ctx.k_start, ctx.n_k) = items.keys;
+        ctx.q.index = items.numbers[from..].as_ptr();
+        ctx.walk = items.ahead[from..].as_ptr();
+        ctx.lanes = (to - from) as i64;
+        (ctx.first_tile, ctx.end_tile) = (0, i64::MAX);
+        ctx
+    }
+
+    /// # Safety
+    /// As for [`Self::run`].
+    unsafe fn ranked_as_scored(&self, task: usize, scratch: &mut Scratch) -> Result<(), String> {
+        let rows = task * BQ_MAX..((task + 1) * BQ_MAX).min(self.setup.row_count());
+        let sets = Sets::new(self)?;
+        let mut chosen = Vec::new();
+        let Some(items) = &self.setup.items else {
+            for row in rows {
+                let q = self.setup.stands[row];
+                let mut list: Vec<u32> = sets.candidates(q)?.collect();
+                self.nearest(&mut list)?;
+                let forced: Vec<(u32, f32)> = sets.including(q)?.map(|slot| (slot, 0.0)).collect();
+                // SAFETY: the row is this task's.
+                unsafe { self.write_ranked(row, &[], &forced, 0.0, Some(list), &mut chosen)? };
+            }
+            return Ok(());
+        };
+        let room = self.setup.list_capacity();
+        let wanted = self.setup.wanted.unwrap_or(room);
+        // SAFETY: the scratch has memory for the lists of a tile, and this is its thread.
+        unsafe {
+            scratch.kept.write(Kept::new(scratch.more.cast(), room, wanted));
+            scratch.bq = self.tile() as i64;
+            self.kernel.score(self.number, &self.walk(items, rows.start, rows.end), scratch);
+            for (lane, row) in rows.enumerate() {
+                let kept = &*scratch.kept;
+                let list = std::slice::from_raw_parts_mut(kept.list.add(lane * room), kept.len[lane] as usize);
+                let first = u32::try_from(items.keys.0).unwrap_or(0);
+                if first > 0 && !matches!(self.select().slots, Index::Slots(_)) {
+                    list.iter_mut().for_each(|k| *k += u64::from(first));
+                }
+                // Their scores do not matter to a direct ranking.
+                let forced: Vec<(u32, f32)> =
+                    sets.including(self.setup.stands[row])?.map(|slot| (slot, 0.0)).collect();
+                let short = wanted.saturating_sub(forced.len());
+                if self.setup.wanted.is_some() && short < list.len() {
+                    let n = best(list, short);
+                    self.write_ranked(row, &list[..n], &forced, 0.0, None, &mut chosen)?;
+                } else {
+                    self.write_ranked(row, list, &forced, 0.0, None, &mut chosen)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the candidates with the largest positions.
+    fn nearest(&self, list: &mut Vec<u32>) -> Result<(), String> {
+        let n = self.setup.wanted.unwrap_or(list.len());
+        let program = &*self.plan().program;
+        if let Index::Slots(level) = self.select().slots
+            && program.is_scattered(level)
+        {
+            let table = self.env.levels.get(level.0 as usize).ok_or("the slots of a level are not given")?;
+            let last = |&slot: &u32| table.last.get(slot as usize).copied().unwrap_or(-1);
+            list.sort_by_key(|slot| std::cmp::Reverse(last(slot)));
+            list.truncate(n);
+            list.sort_unstable();
+        } else {
+            list.drain(..list.len().saturating_sub(n));
+        }
+        Ok(())
+    }
+
+    /// Values of some rows of the score.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    unsafe fn values(&self, task: usize, scratch: &mut Scratch) {
+        let (Some(items), Some(scored)) = (&self.setup.items, &self.choose().scored) else { return };
+        let total = (items.score_rows.end - items.score_rows.start).max(0) as usize;
+        let by = self.rows_of_task();
+        let rows = task * by..((task + 1) * by).min(total);
+        let group = |row: usize| items.groups.as_ref().map_or((row, row + 1), |g| g[row]);
+        let cut = scored.steps.iter().position(|s| matches!(s, Step::Queries { .. }));
+        let skip = usize::from(items.slot_of.is_some());
+        let (of_items, of_rows) = match cut {
+            Some(cut) => (&scored.steps[skip..cut], &scored.steps[cut + 1..]),
+            None => (&scored.steps[skip..], &[][..]),
+        };
+        let queries = cut.and_then(|cut| match scored.steps[cut] {
+            Step::Queries { op, .. } => Some(op),
+            _ => None,
+        });
+        let first = scored.steps.first().filter(|_| skip > 0).and_then(|s| match s {
+            Step::Keys { op, .. } => Some(*op),
+            _ => None,
+        });
+        let mut each = Steps { program: &self.plan().program, env: self.env, candidates: scored.items };
+        if let (1, Some(Step::Keys { into, .. })) = (skip, scored.steps.first()) {
+            each.candidates = *into;
+        }
+        let (mut values, mut sums): (Vec<f32>, Vec<Vec<f32>>) = (Vec::new(), vec![Vec::new(); rows.len()]);
+        let mut met: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
+        let tile = self.tile();
+        // Whole rows as far as they fit a tile; a row of more items is walked tile by tile.
+        let (begin, end) = (group(rows.start).0, rows.clone().map(|r| group(r).1).max().unwrap_or(0));
+        let mut at = begin;
+        while at < end {
+            let stop = (at + tile).min(end);
+            let slots = items.width;
+            // SAFETY: the scratch has memory for values and counts of a tile, and this is its thread.
+            let (grid, counts) = unsafe {
+                let grid = std::slice::from_raw_parts_mut(scratch.more.cast::<f32>(), slots * BQ_MAX);
+                let counts = std::slice::from_raw_parts_mut(scratch.more.cast::<f32>().add(slots * BQ_MAX), slots * BQ_MAX);
+                (grid, counts)
+            };
+            grid[..slots * tile].fill(f32::NEG_INFINITY);
+            let mean = first == Some(Reduce::Mean);
+            if mean {
+                counts[..slots * tile].fill(0.0);
+            }
+            // SAFETY: as above; compiled code writes values of the lanes that the walk lists.
+            unsafe {
+                scratch.grid.write(Grid {
+                    values: grid.as_mut_ptr(),
+                    counts: if mean { counts.as_mut_ptr() } else { std::ptr::null_mut() },
+                    slot_of: items.slot_of.as_ref().map_or(std::ptr::null(), |s| s.as_ptr()),
+                    sums: i64::from(matches!(first, Some(Reduce::Sum | Reduce::Mean))),
+                    slots: slots as i64,
+                });
+                scratch.bq = tile as i64;
+                self.kernel.score(self.number, &self.walk(items, at, stop), scratch);
+            }
+            let bq = scratch.bq as usize;
+            for item in at..stop {
+                let lane = item - at;
+                values.clear();
+                values.extend((0..slots).map(|s| grid[s * bq + lane]));
+                if mean {
+                    for (s, value) in values.iter_mut().enumerate() {
+                        *value /= counts[s * bq + lane].max(1.0);
+                    }
+                }
+                let mut steps = each;
+                steps.take(of_items, &mut values);
+                // The row of the score that it belongs to.
+                let Some(row) = rows.clone().position(|r| (group(r).0..group(r).1).contains(&item)) else { continue };
+                match queries {
+                    None => sums[row].clone_from(&values),
+                    Some(op) => {
+                        if sums[row].is_empty() {
+                            sums[row] = vec![f32::NEG_INFINITY; values.len()];
+                            met[row] = vec![0.0; values.len()];
+                        }
+                        for ((sum, met), &value) in sums[row].iter_mut().zip(&mut met[row]).zip(&values) {
+                            fold(op, sum, met, value);
+                        }
+                    }
+                }
+            }
+            at = stop;
+        }
+        let width = items.score_width();
+        for (row, (mut values, met)) in rows.zip(sums.into_iter().zip(met)) {
+            if queries == Some(Reduce::Mean) {
+                values.iter_mut().zip(met).for_each(|(v, met)| *v /= met.max(1.0));
+            }
+            let mut steps = each;
+            steps.candidates = last_candidates(&scored.steps[..cut.map_or(0, |c| c + 1)], each.candidates);
+            steps.take(of_rows, &mut values);
+            values.resize(width, f32::NEG_INFINITY);
+            // SAFETY: the row is this task's.
+            unsafe { self.tables.values.add(row * width).copy_from_nonoverlapping(values.as_ptr(), width) };
+        }
+    }
+
+    /// Ranks rows of what is held.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    unsafe fn ranked_by_row(&self, task: usize) -> Result<(), String> {
+        let Some(items) = &self.setup.items else { return Ok(()) };
+        let rows = task * BQ_MAX..((task + 1) * BQ_MAX).min(self.setup.row_count());
+        let width = items.score_width();
+        let sets = Sets::new(self)?;
+        let (mut list, mut chosen) = (Vec::new(), Vec::new());
+        for row in rows {
+            let number = items.row_of.as_ref().map_or(row, |of| of[row] as usize);
+            let q = self.setup.stands[row];
+            let held = (items.score_rows.end - items.score_rows.start).max(0) as usize;
+            let values: &[f32] = if number < held {
+                // SAFETY: the first round has made the values of all rows of the score.
+                unsafe { std::slice::from_raw_parts(self.tables.values.add(number * width), width) }
+            } else {
+                &[]
+            };
+            let value = |slot: u32| items.value(values, slot, self.setup.slots.start);
+            let forced: Vec<(u32, f32)> = sets.including(q)?.map(|slot| (slot, value(slot))).collect();
+            list.clear();
+            let mut next = forced.iter().map(|f| f.0).peekable();
+            for slot in sets.candidates(q)? {
+                while next.peek().is_some_and(|&f| f < slot) {
+                    next.next();
+                }
+                let score = value(slot);
+                // A NaN compares as false.
+                if score > f32::NEG_INFINITY && next.peek() != Some(&slot) {
+                    list.push(key(score, slot));
+                }
+            }
+            let had: f64 = sets.besides(q)?.map(|slot| value(slot)).filter(|s| s.is_finite()).map(f64::from).sum();
+            // SAFETY: the row is this task's.
+            unsafe { self.write_ranked(row, &list, &forced, had, None, &mut chosen)? };
+        }
+        Ok(())
+    }
+
+    /// Ranks all pairs of the head at once, or rows that are brought to one scale over the head.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    unsafe fn ranked_together(&self) -> Result<(), String> {
+        let (Some(items), Some(scored)) = (&self.setup.items, &self.choose().scored) else { return Ok(()) };
+        let (width, held) = (items.score_width(), (items.score_rows.end - items.score_rows.start).max(0) as usize);
+        // SAFETY: the first round is done, and this is the only task.
+        let values = unsafe { std::slice::from_raw_parts_mut(self.tables.values, held * width) };
+        let head = scored.steps.iter().position(|s| matches!(s, Step::Norm { head: true, .. }));
+        if let Some(at) = head {
+            let each = Steps {
+                program: &self.plan().program,
+                env: self.env,
+                candidates: last_candidates(&scored.steps, scored.items),
+            };
+            for (i, step) in scored.steps[at..].iter().enumerate() {
+                match step {
+                    Step::Norm { norm, head: true } => normed(*norm, values),
+                    Step::Norm { norm, head: false } => {
+                        values.chunks_mut(width.max(1)).for_each(|row| normed(*norm, row));
+                    }
+                    _ => return Err(format!("step {i} after a norm over the head ({:?})", each.candidates)),
+                }
+            }
+        }
+        if self.select().pool == Among::Row {
+            for task in 0..self.setup.row_count().div_ceil(BQ_MAX) {
+                // SAFETY: promised by the caller.
+                unsafe { self.ranked_by_row(task)? };
+            }
+            return Ok(());
+        }
+        // SAFETY: promised by the caller.
+        unsafe { self.ranked_by_head(items, values, width) }
+    }
+
+    /// # Safety
+    /// As for [`Self::run`].
+    unsafe fn ranked_by_head(&self, items: &Items, values: &[f32], width: usize) -> Result<(), String> {
+        let rows = self.setup.row_count();
+        let sets = Sets::new(self)?;
+        // Ranked by score, then slot, then row.
+        let mut pairs: Vec<(u64, u32)> = Vec::new();
+        let mut forced: Vec<(u32, u32, f32)> = Vec::new();
+        let mut had = 0.0;
+        for row in 0..rows {
+            let number = items.row_of.as_ref().map_or(row, |of| of[row] as usize);
+            let of_row = values.get(number * width..(number + 1) * width).unwrap_or(&[]);
+            let value = |slot: u32| items.value(of_row, slot, self.setup.slots.start);
+            let q = self.setup.stands[row];
+            let own: Vec<u32> = sets.including(q)?.collect();
+            for slot in sets.candidates(q)? {
+                let score = value(slot);
+                if score > f32::NEG_INFINITY && own.binary_search(&slot).is_err() {
+                    pairs.push((key(score, slot), row as u32));
+                }
+            }
+            forced.extend(own.iter().map(|&slot| (slot, row as u32, value(slot))));
+            had += sets.besides(q)?.map(|slot| value(slot)).filter(|s| s.is_finite()).map(f64::from).sum::<f64>();
+        }
+        pairs.sort_unstable();
+        forced.sort_unstable_by_key(|f| (f.0, f.1));
+        let ranked: Vec<f32> = forced.iter().map(|f| f.2).chain(pairs.iter().map(|p| score(p.0))).collect();
+        let mut of_rows: Vec<Vec<Vec<u32>>> = vec![vec![Vec::new(); rows]; self.select().tables.len()];
+        let take = self.take(None, &ranked, forced.len(), had)?;
+        for (table, range) in take.into_iter().enumerate() {
+            for rank in range {
+                let (slot, row) = match rank.checked_sub(forced.len()) {
+                    None => (forced[rank].0, forced[rank].1),
+                    Some(rank) => (index(pairs[rank].0), pairs[rank].1),
+                };
+                of_rows[table][row as usize].push(slot);
+            }
+        }
+        for (table, of_rows) in of_rows.iter_mut().enumerate() {
+            for (row, chosen) in of_rows.iter_mut().enumerate() {
+                chosen.sort_unstable();
+                // SAFETY: this is the only task.
+                unsafe { self.tables.write(self.setup, table, row, chosen) };
+            }
+        }
+        Ok(())
+    }
+
+    /// Ranks the candidates of a row and writes what is taken; `whole` is what is taken where no ranking is asked for.
+    ///
+    /// # Safety
+    /// The row is this task's.
+    unsafe fn write_ranked(
+        &self,
+        row: usize,
+        list: &[u64],
+        forced: &[(u32, f32)],
+        had: f64,
+        whole: Option<Vec<u32>>,
+        chosen: &mut Vec<u32>,
+    ) -> Result<(), String> {
+        if let Some(mut whole) = whole {
+            // The nearest beside the forced, as many as are wanted together.
+            let wanted = self.setup.wanted.unwrap_or(whole.len());
+            whole.retain(|slot| forced.iter().all(|f| f.0 != *slot));
+            let others = wanted.saturating_sub(forced.len());
+            whole.drain(..whole.len().saturating_sub(others));
+            whole.extend(forced.iter().take(wanted).map(|f| f.0));
+            whole.sort_unstable();
+            // SAFETY: promised by the caller.
+            unsafe { self.tables.write(self.setup, 0, row, &whole) };
+            return Ok(());
+        }
+        let mut list = list.to_vec();
+        // Only a number of the best: no order among them.
+        if let (Some(wanted), 1) = (self.setup.wanted, self.select().tables.len()) {
+            let count = best(&mut list, wanted.saturating_sub(forced.len()));
+            chosen.clear();
+            chosen.extend(forced.iter().take(wanted).map(|f| f.0));
+            chosen.extend(list[..count].iter().map(|&k| index(k)));
+            chosen.sort_unstable();
+            // SAFETY: promised by the caller.
+            unsafe { self.tables.write(self.setup, 0, row, chosen) };
+            return Ok(());
+        }
+        list.sort_unstable();
+        let ranked: Vec<f32> = forced.iter().map(|f| f.1).chain(list.iter().map(|&k| score(k))).collect();
+        for (table, range) in self.take(Some(row), &ranked, forced.len(), had)?.into_iter().enumerate() {
+            chosen.clear();
+            chosen.extend(range.map(|rank| match rank.checked_sub(forced.len()) {
+                None => forced[rank].0,
+                Some(rank) => index(list[rank]),
+            }));
+            chosen.sort_unstable();
+            // SAFETY: promised by the caller.
+            unsafe { self.tables.write(self.setup, table, row, chosen) };
+        }
+        Ok(())
+    }
+
+    /// Ranks that each table takes, of scores in the order of the ranking: the first `forced` are chosen first.
+    fn take(
+        &self,
+        row: Option<usize>,
+        ranked: &[f32],
+        forced: usize,
+        had: f64,
+    ) -> Result<Vec<Range<usize>>, String> {
+        let select = self.select();
+        let c = ranked.len();
+        let count = match &select.budget {
+            Budget::Top(_) | Budget::Nearest(_) => self.setup.wanted.unwrap_or(c),
+            Budget::Frac(f) => slots::ceil_share(*f, c as i64) as usize,
+            Budget::Above(t) => forced + ranked[forced..].iter().take_while(|&&s| f64::from(s) > *t).count(),
+            Budget::Mass(p) => mass(*p, ranked, had),
+            Budget::CountOf(other) => self.count_of(*other, row)?,
+            Budget::Bands(bands) => return Ok(self::bands(bands, ranked, had)),
+            Budget::Refine(_) => return Err("a search by refinement".to_owned()),
+        };
+        Ok(std::iter::once(0..count.max(select.at_least.max(0) as usize).min(c)).collect())
+    }
+
+    /// How many another selection chose, in its only row or in the row with the same number.
+    fn count_of(&self, other: SelectId, row: Option<usize>) -> Result<usize, String> {
+        let program = &*self.plan().program;
+        let select = program.select(other);
+        let draw = *select.tables.first().ok_or("a selection without a table")?;
+        // SAFETY: selections are made in order, and the context has a table for each.
+        let of = unsafe { &*self.ctx.draws.add(draw.0 as usize) };
+        let number = match row {
+            Some(row) if select.rows != Index::One => self.setup.rows.start + row as i64 - of.first,
+            _ => 0,
+        };
+        if of.selected.is_null() || !(0..of.rows).contains(&number) {
+            return Ok(0);
+        }
+        // SAFETY: the table has been made, with a count for each row.
+        Ok(unsafe { *of.counts.add(number as usize) } as usize)
+    }
+}
+
+impl Items {
+    /// The value of a candidate of the selection in a row of the score.
+    fn value(&self, values: &[f32], slot: u32, first: i64) -> f32 {
+        let at = match &self.candidate_of {
+            Some(of) => of.get((i64::from(slot) - first) as usize).copied().unwrap_or(u32::MAX),
+            None => (i64::from(slot) - self.score_slots.start) as u32,
+        };
+        values.get(at as usize).copied().unwrap_or(f32::NEG_INFINITY)
+    }
+}
+
+/// What a score adds to a sum.
+fn weight(score: &f32) -> f64 {
+    if score.is_finite() { f64::from(*score) } else { 0.0 }
+}
+
+/// How many of a ranking it takes to hold a share of the sum of all scores, with what there was already; all where none
+/// do.
+fn mass(p: f64, ranked: &[f32], had: f64) -> usize {
+    let total = ranked.iter().map(weight).sum::<f64>() + had;
+    if total.is_nan() || total <= 0.0 {
+        return ranked.len();
+    }
+    let mut sum = had;
+    if sum >= p * total {
+        return 0;
+    }
+    for (i, score) in ranked.iter().enumerate() {
+        sum += weight(score);
+        if sum >= p * total {
+            return i + 1;
+        }
+    }
+    ranked.len()
+}
+
+/// Ranks of each band.
+fn bands(bands: &[Band], ranked: &[f32], had: f64) -> Vec<Range<usize>> {
+    let c = ranked.len();
+    let total = ranked.iter().map(weight).sum::<f64>() + had;
+    let mut begin = 0_usize;
+    let mut found = Vec::with_capacity(bands.len());
+    for band in bands {
+        let end = if band.mass {
+            let mut sum = had;
+            let within = ranked.iter().take_while(|score| {
+                sum += weight(score);
+                sum <= band.upto * total
+            });
+            1 + within.count()
+        } else {
+            slots::floor_share(band.upto, c as i64) as usize
+        };
+        let align = band.align.max(1) as usize;
+        let up = end.min(c).saturating_sub(begin).next_multiple_of(align);
+        let length = if begin + up > c { (c - begin) / align * align } else { up };
+        found.push(begin..begin + length);
+        begin += length;
+    }
+    found
+}
+
+/// Takes in a value of a row; -inf and NaN count as if absent.
+fn fold(op: Reduce, sum: &mut f32, met: &mut f32, value: f32) {
+    if value > f32::NEG_INFINITY {
+        *met += 1.0;
+        *sum = match op {
+            _ if *sum == f32::NEG_INFINITY => value,
+            Reduce::Max => sum.max(value),
+            Reduce::Sum | Reduce::Mean => *sum + value,
+        };
+    }
+}
+
+/// What candidates are after some steps.
+fn last_candidates(steps: &[Step], first: Index) -> Index {
+    steps.iter().fold(first, |at, step| match step {
+        Step::Keys { into, .. } => *into,
+        _ => at,
+    })
+}
+
+/// Takes steps on the values of one row.
+#[derive(Clone, Copy)]
+struct Steps<'a> {
+    program: &'a Program,
+    env: &'a Env<'a>,
+    candidates: Index,
+}
+
+impl Steps<'_> {
+    /// As far as the first norm over the head.
+    fn take(&mut self, steps: &[Step], values: &mut Vec<f32>) {
+        for step in steps {
+            match step {
+                Step::Norm { head: true, .. } => return,
+                Step::Norm { norm, .. } => normed(*norm, values),
+                Step::Keys { op, into } => {
+                    let of = candidates_of(self.program, self.candidates, *into, self.env).unwrap_or_default();
+                    let slots = slots::candidates(self.program, *into, self.env).map_or(0, |r| (r.end - r.start).max(0));
+                    let (mut made, mut met) = (vec![f32::NEG_INFINITY; slots as usize], vec![0.0; slots as usize]);
+                    for (&value, &slot) in values.iter().zip(&of) {
+                        if let (Some(made), Some(met)) = (made.get_mut(slot as usize), met.get_mut(slot as usize)) {
+                            fold(*op, made, met, value);
+                        }
+                    }
+                    if *op == Reduce::Mean {
+                        made.iter_mut().zip(met).for_each(|(v, met)| *v /= met.max(1.0));
+                    }
+                    *values = made;
+                    self.candidates = *into;
+                }
+                Step::Queries { .. } => {}
+            }
+        }
+    }
+}
+
+/// Brings values to one scale; those that are -inf stay.
+fn normed(norm: Norm, values: &mut [f32]) {
+    let there = |x: &f32| *x > f32::NEG_INFINITY;
+    let some = |values: &[f32]| values.iter().copied().filter(there).collect::<Vec<f32>>();
+    let sum = |values: &[f32]| values.iter().filter(|x| there(x)).map(|&x| f64::from(x)).sum::<f64>();
+    let max = values.iter().copied().filter(there).fold(f32::NEG_INFINITY, f32::max);
+    let each = |values: &mut [f32], f: &dyn Fn(f32) -> f32| {
+        values.iter_mut().filter(|x| there(x)).for_each(|x| *x = f(*x));
+    };
+    match norm {
+        Norm::Softmax | Norm::Exp => {
+            each(values, &|x| (x - max).exp());
+            if norm == Norm::Softmax {
+                let total = sum(values);
+                each(values, &|x| (f64::from(x) / total) as f32);
+            }
+        }
+        Norm::MinMax => {
+            let min = some(values).into_iter().fold(f32::INFINITY, f32::min);
+            each(values, &|x| if max > min { (x - min) / (max - min) } else { 0.0 });
+        }
+        Norm::RowSum => {
+            let total = sum(values);
+            each(values, &|x| if total == 0.0 { 0.0 } else { (f64::from(x) / total) as f32 });
+        }
+    }
+}
+
+/// Candidates of rows, found from the row sets of a selection.
+struct Sets<'a> {
+    /// Over pairs of a query and a candidate.
+    pairs: Env<'a>,
+    candidates: Walked,
+    besides: Option<Walked>,
+    including: Option<Walked>,
+    slots: Range<i64>,
+}
+
+/// A set of candidates.
+enum Walked {
+    /// Every candidate, whatever the row.
+    All,
+    Ranges(Ranges),
+}
+
+impl<'a> Sets<'a> {
+    fn new(of: &Choice<'a>) -> Result<Sets<'a>, String> {
+        let (choose, program) = (of.choose(), &*of.plan().program);
+        let mut pairs = env_of(program, of.select().slots, of.env).map_err(said)?;
+        let walked = |listed: &choose::Listed| match program.exprs.as_bool(listed.set) {
+            Some(true) => Walked::All,
+            _ => Walked::Ranges(Ranges::new(program, &listed.rows)),
+        };
+        let listed = || [&choose.candidates].into_iter().chain(&choose.besides).chain(&choose.including);
+        let sets: Vec<ExprId> = listed().map(|l| l.set).collect();
+        pairs.draws.resize(program.draws.len(), DrawTable::default());
+        for id in program.exprs.reachable(&sets) {
+            let draw = match *program.exprs.node(id) {
+                Node::Drawn(d, ..) | Node::DrawAt(d, ..) => d.0 as usize,
+                _ => continue,
+            };
+            if matches!(program.draws[draw].chooser, Chooser::Select { .. }) && pairs.draws[draw].count == 0 {
+                // SAFETY: selections are made in order, and the context has a table for each.
+                pairs.draws[draw] = unsafe { table_of(&*of.ctx.draws.add(draw)) };
+            }
+        }
+        Ok(Sets {
+            pairs,
+            candidates: walked(&choose.candidates),
+            besides: choose.besides.as_ref().map(walked),
+            including: choose.including.as_ref().map(walked),
+            slots: of.setup.slots.clone(),
+        })
+    }
+
+    /// Numbers of a set for the row that stands at `q`, ascending.
+    fn of(&self, walked: Option<&Walked>, q: i64) -> Result<std::vec::IntoIter<u32>, String> {
+        let mut found = Vec::new();
+        match walked {
+            None => {}
+            Some(Walked::All) => found.extend(self.slots.clone().map(|s| s as u32)),
+            Some(Walked::Ranges(ranges)) => {
+                let row = ranges.row(&self.pairs, q).map_err(|e| e.to_string())?;
+                let mut from = self.slots.start;
+                while let Some((start, end)) = row.next_from(from) {
+                    found.extend((start.max(self.slots.start)..end.min(self.slots.end)).map(|s| s as u32));
+                    from = end;
+                }
+            }
+        }
+        Ok(found.into_iter())
+    }
+
+    fn candidates(&self, q: i64) -> Result<std::vec::IntoIter<u32>, String> {
+        self.of(Some(&self.candidates), q)
+    }
+
+    fn besides(&self, q: i64) -> Result<std::vec::IntoIter<u32>, String> {
+        self.of(self.besides.as_ref(), q)
+    }
+
+    fn including(&self, q: i64) -> Result<std::vec::IntoIter<u32>, String> {
+        self.of(self.including.as_ref(), q)
+    }
+}

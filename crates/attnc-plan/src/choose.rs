@@ -1,0 +1,567 @@
+//! What a plan makes before it attends: levels, and tables of chosen slots.
+//!
+//! The one idea: both are stages like any other. A [`Pool`] makes rows of a level from rows of its parent; a [`Choose`]
+//! walks pairs as an attention does, but keeps the best instead of a softmax of all, and what it keeps is a table that
+//! later stages walk by. The dependencies of all stages are a graph ([`Plan::graph`]), which the text and the picture
+//! of a plan show. Nothing here knows of kernels or threads.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use attnc_pattern::analysis::{EvalError, Rows as Ranges};
+use attnc_pattern::env::{Class, DrawTable, Env};
+use attnc_pattern::expr::{DrawId, ExprId, LevelId, Node, SelectId, Un, Var};
+use attnc_pattern::oracle::{Evaluator, Point};
+use attnc_pattern::prepare::{self, EnvError, Needs};
+use attnc_pattern::program::{
+    Among, Budget, Chooser, Derived, Index, Norm, Operand, Pool as Pooling, Program, Reduce, Rows, Select, Source, Step,
+};
+use attnc_pattern::rowset::{RowSet, TileSet};
+use attnc_pattern::slots;
+use attnc_syntax::diag::Span;
+use petgraph::graph::{DiGraph, NodeIndex};
+
+use crate::plan::{Attend, Entry, Plan, Reads, Role, Tile, View};
+
+/// Makes rows of a level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// The level.
+    pub level: LevelId,
+    /// Which of its operands something reads.
+    pub of: Derived,
+}
+
+/// Makes the tables of a selection.
+#[derive(Clone, Debug)]
+pub struct Choose {
+    /// The selection.
+    pub select: SelectId,
+    /// Candidates of a row: those within, less those had already.
+    pub candidates: Listed,
+    /// Those had already.
+    pub besides: Option<Listed>,
+    /// Those that are chosen first.
+    pub including: Option<Listed>,
+    /// How candidates get their scores; `None` where the nearest are taken.
+    pub scored: Option<Scored>,
+}
+
+/// A set of candidates, and for each row the ranges of them.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The set: a pair expression ([`attnc_pattern::selection`]).
+    pub set: ExprId,
+    /// For one row.
+    pub rows: RowSet,
+}
+
+impl Listed {
+    fn of(set: ExprId) -> Listed {
+        Listed { set, rows: RowSet::default() }
+    }
+}
+
+/// Scores of item pairs.
+#[derive(Clone, Debug)]
+pub struct Scored {
+    /// Item pairs: rows stand at positions that a launch lists, the set says which pairs there are, the modifier what
+    /// the value of a pair is.
+    pub walk: Attend,
+    /// The operands of the product, if there is one.
+    pub dot: Option<(Operand, Operand)>,
+    /// What is done to the values, in order.
+    pub steps: Vec<Step>,
+    /// Rows of the items.
+    pub item_rows: Index,
+    /// Candidates of the items.
+    pub items: Index,
+    /// Items are candidates, and the set says which of them a row has: the best are kept as they come. Otherwise all
+    /// values of all rows and candidates are held at once.
+    pub direct: bool,
+}
+
+/// What has no plan: in words, and where it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// `merges`, say.
+    pub what: String,
+    /// Where.
+    pub span: Span,
+}
+
+/// The level that has the rows of an operand: the level itself, or the nearest ancestor that derives it; `None` is the
+/// tokens.
+#[must_use]
+pub fn origin(program: &Program, level: LevelId, operand: fn(Derived) -> bool) -> Option<LevelId> {
+    let mut at = Some(level);
+    while let Some(level) = at {
+        if operand(program.level(level).of) {
+            break;
+        }
+        at = program.level(level).parent;
+    }
+    at
+}
+
+/// Levels and selections of an attention, each after those that it reads.
+pub(crate) fn stages(program: &mut Arc<Program>, attention: usize) -> Result<(Vec<Pool>, Vec<Choose>), Missing> {
+    let needs = prepare::needs(program, &[attention]);
+    if let Some(missing) = missing(program, &needs) {
+        return Err(missing);
+    }
+    let mut chooses = Vec::with_capacity(needs.selects.len());
+    for &select in &needs.selects {
+        chooses.push(choose(Arc::make_mut(program), select)?);
+    }
+    let pools = pools(program, &needs, &chooses);
+    Ok((pools, chooses))
+}
+
+/// What of an attention has no plan.
+fn missing(program: &Program, needs: &Needs) -> Option<Missing> {
+    for &a in &needs.attentions {
+        let attention = &program.attentions[a];
+        let what = if attention.merge.is_some() {
+            "merges of attentions"
+        } else if attention.pooled.is_some() {
+            "queries that are slots of a level"
+        } else {
+            continue;
+        };
+        return Some(Missing { what: what.to_owned(), span: attention.span });
+    }
+    for &id in &needs.levels {
+        let level = program.level(id);
+        let what = match level.pool {
+            Pooling::Channels(_) => "levels of some channels",
+            Pooling::Quantised { .. } => "quantised levels",
+            _ => continue,
+        };
+        return Some(Missing { what: what.to_owned(), span: level.span });
+    }
+    None
+}
+
+/// The stage of a selection.
+fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
+    let select = program.select(id).clone();
+    let missing = |what: &str| Missing { what: what.to_owned(), span: select.span };
+    for index in [select.rows, select.slots] {
+        match index {
+            Index::Branches(_) => return Err(missing("selections for branches of a merge")),
+            Index::Channels => return Err(missing("selections of channels")),
+            _ => {}
+        }
+    }
+    if select.slots == Index::Queries {
+        return Err(missing("selections of queries"));
+    }
+    if let Budget::Refine(_) = select.budget {
+        return Err(missing("searches by refinement"));
+    }
+    let exprs = &mut program.exprs;
+    let new = select.besides.map(|set| exprs.not(set));
+    let candidates = exprs.and(select.within.into_iter().chain(new));
+    let besides = select.besides.map(|set| Listed::of(exprs.and(select.within.into_iter().chain([set]))));
+    let including = select.including.map(|set| Listed::of(exprs.and([candidates, set])));
+    let made = |scored| Choose { select: id, candidates: Listed::of(candidates), besides, including, scored };
+    let Some(score) = select.score else { return Ok(made(None)) };
+    let score = program.score(score).clone();
+    let (item_rows, items) = match score.dot {
+        Some((a, b)) => (rows_of(a).ok_or_else(|| missing("scores of a tensor's rows"))?, rows_of(b).ok_or_else(|| missing("scores of a tensor's rows"))?),
+        None => before(&score.steps, score.rows, score.slots),
+    };
+    if !matches!(item_rows, Index::Queries | Index::Slots(_) | Index::One) || !matches!(items, Index::Keys | Index::Slots(_)) {
+        return Err(missing("scores of other rows than those of queries against keys"));
+    }
+    let mut seen = false;
+    for step in &score.steps {
+        match step {
+            Step::Queries { .. } if seen => return Err(missing("scores that reduce queries twice")),
+            Step::Queries { .. } => seen = true,
+            Step::Norm { head: true, .. } if !seen && score.steps.iter().any(|s| matches!(s, Step::Queries { .. })) => {
+                return Err(missing("scores that are normed over a head before queries are reduced"));
+            }
+            _ => {}
+        }
+    }
+    let same = score.steps.is_empty() && (score.rows, score.slots) == (select.rows, select.slots);
+    let mass = matches!(&select.budget, Budget::Mass(_)) || matches!(&select.budget, Budget::Bands(bands) if bands.iter().any(|b| b.mass));
+    let apart = select.besides.is_some() || select.including.is_some();
+    let direct = same && select.pool == Among::Row && !(mass && apart);
+    let exprs = &mut program.exprs;
+    let mut all: Vec<ExprId> = score.only.into_iter().collect();
+    if direct {
+        all.push(candidates);
+        // What is forced is noted apart.
+        all.extend(select.including.map(|set| exprs.not(set)));
+    }
+    let set = exprs.and(all);
+    let identity = *exprs.node(score.value) == Node::Var(Var::Score);
+    let scale = exprs.real(1.0);
+    let entry = Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias: None };
+    let level = |index: Index| if let Index::Slots(level) = index { Some(level) } else { None };
+    let walk = Attend {
+        role: Role::RowWalk,
+        tile: Tile { q: 64, k: 64 },
+        view: View::Rows,
+        reads: Reads { q: level(item_rows), kv: level(items) },
+        scale,
+        score: (!identity).then_some(score.value),
+        entries: vec![entry],
+    };
+    let scored = Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct };
+    Ok(made(Some(scored)))
+}
+
+/// What the rows of an operand are.
+fn rows_of(operand: Operand) -> Option<Index> {
+    Some(match operand.rows {
+        Rows::Q => Index::Queries,
+        Rows::K => Index::Keys,
+        Rows::LevelQ(level) | Rows::LevelK(level) => Index::Slots(level),
+        Rows::Tensor(_) => return None,
+    })
+}
+
+/// Rows and candidates before steps: a step tells what it makes, and only what nothing reduces stays what it is.
+fn before(steps: &[Step], rows: Index, slots: Index) -> (Index, Index) {
+    let reduced = |f: fn(&Step) -> bool| steps.iter().any(f);
+    (
+        if reduced(|s| matches!(s, Step::Queries { .. })) { Index::Queries } else { rows },
+        if reduced(|s| matches!(s, Step::Keys { .. })) { Index::Keys } else { slots },
+    )
+}
+
+/// The environment of expressions over slots, of which there are `slots`.
+#[must_use]
+pub fn over_slots<'a>(env: &Env<'a>, slots: i64) -> Env<'a> {
+    let class = Class { residue: 0, given: [env.q_start, env.k_start, env.n_q, env.n_k] };
+    Env { n_k: slots, k_start: 0, class: Some(class), ..env.clone() }
+}
+
+/// The environment of pair expressions whose candidates are `index`.
+///
+/// # Errors
+/// A number of slots that has no value.
+pub fn env_of<'a>(program: &Program, index: Index, env: &Env<'a>) -> Result<Env<'a>, EnvError> {
+    match index {
+        Index::Slots(_) => Ok(over_slots(env, slots::candidates(program, index, env)?.end)),
+        _ => Ok(env.clone()),
+    }
+}
+
+/// The positions at which rows stand: those of the last query of each.
+///
+/// # Errors
+/// A row without a position.
+pub fn stands(program: &Program, index: Index, env: &Env<'_>, rows: Range<i64>) -> Result<Vec<i64>, EnvError> {
+    let last = env.q_start + env.n_q - 1;
+    match index {
+        Index::Slots(level) => {
+            let at = program.level(level).last_q;
+            let mut evaluator = Evaluator::new(program, env, &[at]);
+            let of = |row| Ok(evaluator.int(at, Point { slot: Some(row), ..Point::default() })? as i64);
+            rows.map(of).collect()
+        }
+        Index::Queries => Ok(rows.collect()),
+        _ => Ok(rows.map(|_| last).collect()),
+    }
+}
+
+/// How many of `c` candidates a budget takes, where that depends on no score; else all of them, which is the most.
+///
+/// # Errors
+/// A number without a value.
+pub fn taken(program: &Program, select: &Select, env: &Env<'_>, c: i64) -> Result<i64, EnvError> {
+    let count = match &select.budget {
+        Budget::Top(count) => slots::integer(program, env, *count)?,
+        Budget::Frac(f) => slots::ceil_share(*f, c),
+        Budget::Nearest(n) => *n,
+        Budget::Refine(refine) => refine.leaves,
+        Budget::Mass(_) | Budget::Above(_) | Budget::CountOf(_) | Budget::Bands(_) => c,
+    };
+    Ok(count.max(select.at_least).clamp(0, c))
+}
+
+/// Tables as the selections of a plan might fill them, for whoever counts before there is data: as many candidates as
+/// the budget takes, or all where that depends on scores, spread over those that a row has.
+///
+/// # Errors
+/// A number without a value.
+pub fn stand_in(plan: &Plan, env: &Env<'_>) -> Result<Vec<DrawTable>, EvalError> {
+    let program = &*plan.program;
+    let mut env = env.clone();
+    env.draws.resize(program.draws.len(), DrawTable::default());
+    let missing = |e: EnvError| EvalError::Missing { what: e.to_string() };
+    for choose in &plan.chooses {
+        let select = program.select(choose.select);
+        let rows = slots::rows(program, select.rows, &env).map_err(missing)?;
+        let stands = stands(program, select.rows, &env, rows.clone()).map_err(missing)?;
+        let pairs = env_of(program, select.slots, &env).map_err(missing)?;
+        let set = Ranges::new(program, &choose.candidates.rows);
+        let mut walker = set.walker(&pairs)?;
+        let (mut lists, mut found): (Vec<Vec<i64>>, Vec<(i64, i64)>) = Default::default();
+        for &q in &stands {
+            found.clear();
+            let row = walker.row(q)?;
+            let mut from = i64::MIN;
+            while let Some((start, end)) = row.next_from(from) {
+                found.push((start, end));
+                from = end;
+            }
+            let c = found.iter().map(|(start, end)| end - start).sum();
+            let count = taken(program, select, &env, c).map_err(missing)?;
+            let (mut list, mut before, mut at) = (Vec::new(), 0, 0);
+            for i in 0..count {
+                let rank = (i128::from(i) * i128::from(c) / i128::from(count)) as i64;
+                while rank - before >= found[at].1 - found[at].0 {
+                    before += found[at].1 - found[at].0;
+                    at += 1;
+                }
+                list.push(found[at].0 + rank - before);
+            }
+            lists.push(list);
+        }
+        let width = lists.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        for (number, &draw) in select.tables.iter().enumerate() {
+            // Bands share the candidates.
+            let share = |list: &[i64]| match select.tables.len() {
+                1 => list.to_vec(),
+                n => list.iter().skip(number).step_by(n).copied().collect(),
+            };
+            let each = lists.iter().map(|list| share(list)).map(|mut list| {
+                list.resize(width, -1);
+                list
+            });
+            let chosen: Vec<i64> = each.flatten().collect();
+            let first = if select.rows == Index::One { 0 } else { rows.start };
+            let table = DrawTable { chosen: chosen.into(), count: width, first, ..DrawTable::default() };
+            env.draws[draw.0 as usize] = table;
+        }
+    }
+    Ok(env.draws)
+}
+
+/// Levels that something reads, each with what is read of it.
+fn pools(program: &Program, needs: &Needs, chooses: &[Choose]) -> Vec<Pool> {
+    let mut of = vec![Derived::default(); program.levels.len()];
+    let mut read = |level: LevelId, operand: fn(Derived) -> bool, note: fn(&mut Derived)| {
+        let mut at = origin(program, level, operand);
+        while let Some(level) = at {
+            note(&mut of[level.0 as usize]);
+            if let Pooling::SoftmaxMean = program.level(level).pool {
+                // Values are weighed by the queries of their slot.
+                of[level.0 as usize].q = true;
+            }
+            at = program.level(level).parent.and_then(|parent| origin(program, parent, operand));
+        }
+    };
+    for &a in &needs.attentions {
+        for entry in &program.attentions[a].entries {
+            if let Source::Slots(level, _) = entry.source {
+                read(level, |of| of.k, |of| of.k = true);
+                read(level, |of| of.v, |of| of.v = true);
+            }
+        }
+    }
+    for operand in chooses.iter().filter_map(|c| c.scored.as_ref()?.dot).flat_map(|(a, b)| [a, b]) {
+        match operand.rows {
+            Rows::LevelQ(level) => read(level, |of| of.q, |of| of.q = true),
+            Rows::LevelK(level) => read(level, |of| of.k, |of| of.k = true),
+            _ => {}
+        }
+    }
+    let some = |level: &LevelId| of[level.0 as usize] != Derived::default();
+    needs.levels.iter().copied().filter(some).map(|level| Pool { level, of: of[level.0 as usize] }).collect()
+}
+
+/// A stage of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Of [`Plan::pools`].
+    Pool(usize),
+    /// Of [`Plan::chooses`].
+    Choose(usize),
+    /// Of [`Plan::stages`].
+    Attend(usize),
+}
+
+impl Plan {
+    /// The stages and what each needs: an arrow from a stage to one that reads what it makes.
+    #[must_use]
+    pub fn graph(&self) -> DiGraph<Stage, ()> {
+        let mut graph = DiGraph::new();
+        let program = &*self.program;
+        let pools: Vec<NodeIndex> = (0..self.pools.len()).map(|i| graph.add_node(Stage::Pool(i))).collect();
+        let chooses: Vec<NodeIndex> = (0..self.chooses.len()).map(|i| graph.add_node(Stage::Choose(i))).collect();
+        let pool = |level: LevelId| self.pools.iter().position(|p| p.level == level).map(|i| pools[i]);
+        let chooser = |draw: DrawId| match program.draw(draw).chooser {
+            Chooser::Select { select, .. } => self.chooses.iter().position(|c| c.select == select).map(|i| chooses[i]),
+            Chooser::Random { .. } => None,
+        };
+        let mut arrows: Vec<(NodeIndex, NodeIndex)> = Vec::new();
+        for (i, p) in self.pools.iter().enumerate() {
+            let level = program.level(p.level);
+            let parents = [level.parent.and_then(|l| origin(program, l, |of| of.k)), level.parent];
+            arrows.extend(parents.into_iter().flatten().filter_map(pool).map(|from| (from, pools[i])));
+        }
+        let read = |roots: &[ExprId]| -> Vec<NodeIndex> {
+            let reached = program.exprs.reachable(roots);
+            let draws = reached.iter().filter_map(|&id| match *program.exprs.node(id) {
+                Node::Drawn(d, ..) | Node::DrawAt(d, ..) | Node::Un(Un::DrawCount(d), _) => chooser(d),
+                _ => None,
+            });
+            draws.collect()
+        };
+        for (i, c) in self.chooses.iter().enumerate() {
+            let select = program.select(c.select);
+            let mut roots: Vec<ExprId> = select.within.into_iter().chain(select.besides).chain(select.including).collect();
+            if let Some(scored) = &c.scored {
+                roots.extend(sets(&scored.walk));
+                let operands = scored.dot.iter().flat_map(|(a, b)| [a.rows, b.rows]);
+                let levels = operands.filter_map(|rows| match rows {
+                    Rows::LevelQ(level) => origin(program, level, |of| of.q),
+                    Rows::LevelK(level) => origin(program, level, |of| of.k),
+                    _ => None,
+                });
+                arrows.extend(levels.filter_map(pool).map(|from| (from, chooses[i])));
+            }
+            arrows.extend(read(&roots).into_iter().map(|from| (from, chooses[i])));
+            if let Budget::CountOf(other) = select.budget
+                && let Some(at) = self.chooses.iter().position(|c| c.select == other)
+            {
+                arrows.push((chooses[at], chooses[i]));
+            }
+        }
+        let mut last = None;
+        for (i, stage) in self.stages.iter().enumerate() {
+            let node = graph.add_node(Stage::Attend(i));
+            let kv = stage.reads.kv.into_iter().flat_map(|l| [origin(program, l, |of| of.k), origin(program, l, |of| of.v)]);
+            arrows.extend(kv.flatten().filter_map(pool).map(|from| (from, node)));
+            let roots: Vec<ExprId> = sets(stage).collect();
+            arrows.extend(read(&roots).into_iter().map(|from| (from, node)));
+            // It goes on from the output of the one before it.
+            arrows.extend(last.map(|before| (before, node)));
+            last = Some(node);
+        }
+        for (from, to) in arrows {
+            if !graph.contains_edge(from, to) {
+                graph.add_edge(from, to, ());
+            }
+        }
+        graph
+    }
+
+    /// What a stage is, in a line.
+    #[must_use]
+    pub fn title(&self, stage: Stage) -> String {
+        let program = &*self.program;
+        let name = |level: LevelId| program.level(level).name.as_str();
+        match stage {
+            Stage::Pool(i) => {
+                let Pool { level, of } = self.pools[i];
+                let operands = [("q", of.q), ("k", of.k), ("v", of.v)];
+                let operands: Vec<&str> = operands.iter().filter(|o| o.1).map(|o| o.0).collect();
+                let parent = program.level(level).parent.map_or("tokens", name);
+                format!("pool {} of {parent}: {}", name(level), operands.join(" "))
+            }
+            Stage::Choose(i) => {
+                let c = &self.chooses[i];
+                let how = match &c.scored {
+                    None => "nearest",
+                    Some(s) if s.direct => "the best as they come",
+                    Some(_) => "from all scores",
+                };
+                format!("choose {}: {how}", program.select(c.select).name)
+            }
+            Stage::Attend(i) => match self.stages[i].reads.kv {
+                Some(level) => format!("attend to {}", name(level)),
+                None => "attend to tokens".to_owned(),
+            },
+        }
+    }
+
+    /// The stages as a graph in the language of Graphviz.
+    #[must_use]
+    pub fn dot(&self) -> String {
+        use std::fmt::Write as _;
+        let graph = self.graph();
+        let mut out = format!("digraph \"{}\" {{\n  node [shape=box]\n", self.name);
+        for node in graph.node_indices() {
+            let _ = writeln!(out, "  s{} [label=\"{}\"]", node.index(), self.title(graph[node]));
+        }
+        for edge in graph.edge_indices() {
+            if let Some((from, to)) = graph.edge_endpoints(edge) {
+                let _ = writeln!(out, "  s{} -> s{}", from.index(), to.index());
+            }
+        }
+        out.push_str("}\n");
+        out
+    }
+}
+
+/// Sets of a stage.
+fn sets(stage: &Attend) -> impl Iterator<Item = ExprId> + '_ {
+    stage.entries.iter().filter_map(|e| match e {
+        Entry::Tokens { set, .. } => Some(*set),
+        Entry::Null { .. } => None,
+    })
+}
+
+/// A selection in words.
+pub(crate) fn about(program: &Program, select: &Select) -> String {
+    use attnc_pattern::analysis::print::expr_text;
+    let index = |index: Index| match index {
+        Index::One => "one row".to_owned(),
+        Index::Queries => "queries".to_owned(),
+        Index::Keys => "keys".to_owned(),
+        Index::Slots(level) => format!("slots of {}", program.level(level).name),
+        Index::Branches(_) => "branches".to_owned(),
+        Index::Channels => "channels".to_owned(),
+    };
+    let budget = match &select.budget {
+        Budget::Top(count) => format!("top {}", expr_text(program, *count)),
+        Budget::Frac(f) => format!("frac {f}"),
+        Budget::Mass(p) => format!("mass {p}"),
+        Budget::Above(t) => format!("above {t}"),
+        Budget::Nearest(n) => format!("nearest {n}"),
+        Budget::CountOf(other) => format!("as many as {}", program.select(*other).name),
+        Budget::Bands(bands) => format!("{} bands", bands.len()),
+        Budget::Refine(refine) => format!("{} by refinement", refine.leaves),
+    };
+    let among = match select.pool {
+        Among::Row => "each",
+        Among::Head => "all together",
+    };
+    let capacity = expr_text(program, select.capacity);
+    let least = if select.at_least > 0 { format!(", at least {}", select.at_least) } else { String::new() };
+    format!("{budget}{least} of {} for {}, {among}; capacity {capacity}", index(select.slots), index(select.rows))
+}
+
+/// A step in words.
+pub(crate) fn step_text(program: &Program, step: &Step) -> String {
+    let into = |index: &Index| match index {
+        Index::Slots(level) => program.level(*level).name.clone(),
+        _ => "one".to_owned(),
+    };
+    let how = |op: &Reduce| match op {
+        Reduce::Max => "max",
+        Reduce::Sum => "sum",
+        Reduce::Mean => "mean",
+    };
+    match step {
+        Step::Keys { op, into: to } => format!("{} of keys in {}", how(op), into(to)),
+        Step::Queries { op, into: to } => format!("{} of queries in {}", how(op), into(to)),
+        Step::Norm { norm, head } => {
+            let norm = match norm {
+                Norm::Softmax => "softmax",
+                Norm::Exp => "exp",
+                Norm::MinMax => "minmax",
+                Norm::RowSum => "rowsum",
+            };
+            format!("{norm} of {}", if *head { "the head" } else { "a row" })
+        }
+    }
+}
