@@ -207,12 +207,6 @@ impl Kernel {
         given.complete(&self.module, n_k, n_q.max(n_k));
         Ok(Shape { n_q, n_k, heads, dim: 64 })
     }
-
-    /// Heads of the output.
-    fn output_heads(&self, shape: Shape) -> i64 {
-        let heads = usize::try_from(shape.heads).unwrap_or(0);
-        i64::try_from(self.kernel.output_heads(heads)).unwrap_or(i64::MAX)
-    }
 }
 
 #[pymethods]

@@ -101,6 +101,35 @@ impl Drop for Buffer {
 enum Owner<'py> {
     Buffer(#[expect(dead_code, reason = "held")] Buffer),
     Capsule(#[expect(dead_code, reason = "held")] Bound<'py, PyCapsule>),
+    Object(#[expect(dead_code, reason = "held")] Bound<'py, PyAny>),
+}
+
+/// What is asked of torch again and again.
+pub(crate) struct Torch {
+    module: Py<PyModule>,
+    tensor: Py<PyAny>,
+    strided: Py<PyAny>,
+    /// Types of elements.
+    types: [(DType, Py<PyAny>); 3],
+}
+
+impl Torch {
+    /// The library, if the program has it.
+    fn get(py: Python<'_>) -> PyResult<Option<&Torch>> {
+        static TORCH: PyOnceLock<Torch> = PyOnceLock::new();
+        if let Some(known) = TORCH.get(py) {
+            return Ok(Some(known));
+        }
+        let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
+        let Ok(module) = modules.get_item(intern!(py, "torch")) else { return Ok(None) };
+        let Ok(module) = module.cast_into::<PyModule>() else { return Ok(None) };
+        // While it is being imported it has no tensors.
+        let Ok(tensor) = module.getattr("Tensor") else { return Ok(None) };
+        let of = |name| module.getattr(name).map(Bound::unbind);
+        let types = [(DType::F32, of("float32")?), (DType::F16, of("float16")?), (DType::Bf16, of("bfloat16")?)];
+        let (strided, tensor) = (of("strided")?, tensor.unbind());
+        Ok(Some(TORCH.get_or_init(py, || Torch { module: module.unbind(), tensor, strided, types })))
+    }
 }
 
 /// An argument: its memory, held.
@@ -115,6 +144,9 @@ impl<'py> Held<'py> {
     /// Holds the memory of an argument.
     pub(crate) fn of(object: &Bound<'py, PyAny>, name: &str, axes: Axes, writable: bool) -> PyResult<Held<'py>> {
         let py = object.py();
+        if let Some(held) = Self::of_torch(object, name, axes)? {
+            return Ok(held);
+        }
         // SAFETY: an object.
         if unsafe { ffi::PyObject_CheckBuffer(object.as_ptr()) } != 0 {
             if let Some(buffer) = Buffer::of(object, writable) {
@@ -155,6 +187,36 @@ impl<'py> Held<'py> {
         let raw = Raw::of_axes(name, data, dtype, buffer.shape(), buffer.strides(), axes).raised(py)?;
         let batched = buffer.shape().len() == rank(axes);
         Ok(Held { raw, batched, _owner: Owner::Buffer(buffer) })
+    }
+
+    /// A plain tensor of torch, asked by attributes: its `__dlpack__` takes longer than a small launch. `None` for all
+    /// other objects, and for tensors of which there is more to say.
+    fn of_torch(object: &Bound<'py, PyAny>, name: &str, axes: Axes) -> PyResult<Option<Held<'py>>> {
+        let py = object.py();
+        let Some(torch) = Torch::get(py)? else { return Ok(None) };
+        if !object.get_type().is(torch.tensor.bind(py)) {
+            return Ok(None);
+        }
+        let has = |attribute: &Bound<'py, pyo3::types::PyString>| object.getattr(attribute);
+        let dtype = has(intern!(py, "dtype"))?;
+        let Some((dtype, _)) = torch.types.iter().find(|(_, t)| dtype.is(t.bind(py))) else { return Ok(None) };
+        let plain = has(intern!(py, "is_cpu"))?.is_truthy()?
+            && !has(intern!(py, "requires_grad"))?.is_truthy()?
+            && has(intern!(py, "layout"))?.is(torch.strided.bind(py))
+            && !object.call_method0(intern!(py, "is_neg"))?.is_truthy()?;
+        if !plain {
+            return Ok(None);
+        }
+        let shape: Vec<i64> = has(intern!(py, "shape"))?.extract()?;
+        let strides: Vec<isize> = object.call_method0(intern!(py, "stride"))?.extract()?;
+        let size = dtype.size() as isize;
+        let Some(strides) = strides.iter().map(|s| s.checked_mul(size)).collect::<Option<Vec<_>>>() else {
+            return Ok(None);
+        };
+        let address: usize = object.call_method0(intern!(py, "data_ptr"))?.extract()?;
+        let data = ptr::with_exposed_provenance_mut(address);
+        let raw = Raw::of_axes(name, data, *dtype, &shape, &strides, axes).raised(py)?;
+        Ok(Some(Held { raw, batched: shape.len() == rank(axes), _owner: Owner::Object(object.clone()) }))
     }
 
     fn of_dlpack(object: &Bound<'py, PyAny>, name: &str, axes: Axes, writable: bool) -> PyResult<Held<'py>> {
@@ -277,7 +339,7 @@ pub(crate) fn numpy(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
 /// Which library an array is of, and makes arrays for results.
 pub(crate) enum Maker<'py> {
     Numpy,
-    Torch(Bound<'py, PyModule>),
+    Torch(&'py Torch),
     /// Results are made by numpy and handed over.
     Other(Option<Bound<'py, PyAny>>),
 }
@@ -291,12 +353,10 @@ impl<'py> Maker<'py> {
         if array.is_instance(ndarray.bind(py))? {
             return Ok(Maker::Numpy);
         }
-        // Who has a tensor of torch has imported it.
-        let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
-        if let Ok(torch) = modules.get_item(intern!(py, "torch"))
-            && array.is_instance(&torch.getattr(intern!(py, "Tensor"))?)?
+        if let Some(torch) = Torch::get(py)?
+            && array.is_instance(torch.tensor.bind(py))?
         {
-            return Ok(Maker::Torch(torch.cast_into::<PyModule>()?));
+            return Ok(Maker::Torch(torch));
         }
         Ok(Maker::Other(array.call_method0(intern!(py, "__array_namespace__")).ok()))
     }
@@ -306,13 +366,11 @@ impl<'py> Maker<'py> {
         let shape = pyo3::types::PyTuple::new(py, shape)?;
         if let Maker::Torch(torch) = self {
             let kwargs = pyo3::types::PyDict::new(py);
-            let name = match dtype {
-                DType::F32 => intern!(py, "float32"),
-                DType::F16 => intern!(py, "float16"),
-                DType::Bf16 => intern!(py, "bfloat16"),
-            };
-            kwargs.set_item(intern!(py, "dtype"), torch.getattr(name)?)?;
-            return torch.call_method(intern!(py, "empty"), (shape,), Some(&kwargs));
+            let of_type = torch.types.iter().find(|(known, _)| *known == dtype).map(|(_, t)| t.bind(py));
+            kwargs.set_item(intern!(py, "dtype"), of_type)?;
+            // Not on the device that a program may have made the default.
+            kwargs.set_item(intern!(py, "device"), intern!(py, "cpu"))?;
+            return torch.module.bind(py).call_method(intern!(py, "empty"), (shape,), Some(&kwargs));
         }
         let empty = intern!(py, "empty");
         match dtype {

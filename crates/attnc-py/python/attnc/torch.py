@@ -148,15 +148,19 @@ def block_mask(kernel: attnc.Kernel, tokens: int | None = None, keys: int | None
     alike = heads == 1
 
     if starts.shape[-1] <= 16:
-        ranges = [(starts[..., i].contiguous(), ends[..., i].contiguous()) for i in range(starts.shape[-1])]
+        # One flat table, and numbers in tensors: whatever a function of a mask reads is compiled with it, and plain
+        # numbers would be compiled once more when they change.
+        table = torch.stack([starts, ends]).permute(3, 0, 1, 2).reshape(-1).contiguous()
+        last, size = torch.tensor(n_q - 1), torch.tensor(heads * n_q)
+        of_head = torch.tensor(0 if alike else n_q)
 
         def mask_mod(b, h, q, kv):
-            row = h * 0 if alike else h
             # Blocks reach beyond the last query.
-            q = q.clamp(max=n_q - 1)
+            at = h * of_head + torch.minimum(q, last)
             found = kv < 0
-            for start, end in ranges:
-                found = found | ((kv >= start[row, q]) & (kv < end[row, q]))
+            for _ in range(starts.shape[-1]):
+                found = found | ((kv >= table[at]) & (kv < table[at + size]))
+                at = at + 2 * size
             return found
 
     else:
