@@ -11,7 +11,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("attnc-plan", &["attnc-pattern", "attnc-syntax"]),
     ("attnc-cpu", &["attnc-kernels", "attnc-plan", "attnc-pattern", "attnc-syntax"]),
     ("attnc", &["attnc-cpu", "attnc-kernels", "attnc-plan", "attnc-pattern", "attnc-syntax"]),
-    ("attnc-cli", &["attnc"]),
+    ("attnc-host", &["attnc"]),
+    ("attnc-cli", &["attnc", "attnc-host"]),
+    ("attnc-c", &["attnc", "attnc-host"]),
+    ("attnc-py", &["attnc", "attnc-host"]),
     ("attnc-tests", &["attnc"]),
 ];
 
@@ -21,10 +24,10 @@ const OWNED: &[(&str, &str)] = &[
     ("logos", "attnc-syntax"),
     ("lalrpop", "attnc-syntax"),
     ("petgraph", "attnc"),
-    ("miette", "attnc-cli"),
+    ("miette", "attnc-host"),
     ("clap", "attnc-cli"),
     ("indicatif", "attnc-cli"),
-    ("png", "attnc-cli"),
+    ("png", "attnc-host"),
     ("etcetera", "attnc-cli"),
 ];
 

@@ -9,6 +9,8 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use attnc::{LoadError, Loader, MAX_SOURCE};
+pub(crate) use attnc_host::disk::read_at_most;
+use attnc_host::disk::reason;
 
 use crate::report::{Failure, Outcome, exit};
 
@@ -27,52 +29,9 @@ impl Loader for Disk {
             input.read_to_end(&mut bytes).map_err(|e| LoadError::Other(reason(&e)))?;
             return Ok(("stdin".to_owned(), bytes));
         }
-        let place = match from {
-            // Relative to the importing file; standard input imports from the working directory.
-            Some(from) if from != "stdin" => Path::new(from).parent().unwrap_or(Path::new("")).join(path),
-            _ => PathBuf::from(path),
-        };
-        let bytes = read_at_most(&place, MAX_SOURCE)?;
-        // A path that a person can read again, made canonical only to see that two are the same file.
-        let name = match from {
-            None => path.to_owned(),
-            Some(_) => place.to_string_lossy().into_owned(),
-        };
-        Ok((fs::canonicalize(&place).map_or(name, |p| shortest(&p)), bytes))
+        // Standard input imports from the working directory.
+        attnc_host::Disk.load(from.filter(|from| *from != "stdin"), path)
     }
-}
-
-/// A canonical path, as seen from the working directory where it lies below it.
-fn shortest(path: &Path) -> String {
-    let below = std::env::current_dir().and_then(fs::canonicalize).ok();
-    let short = below.as_deref().and_then(|dir| path.strip_prefix(dir).ok()).unwrap_or(path);
-    short.to_string_lossy().into_owned()
-}
-
-/// The bytes of a regular file of at most `most` bytes; its size is looked at before it is read.
-pub(crate) fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>, LoadError> {
-    let of = |e: io::Error| match e.kind() {
-        io::ErrorKind::NotFound => LoadError::NotFound,
-        io::ErrorKind::IsADirectory => LoadError::Directory,
-        _ => LoadError::Other(reason(&e)),
-    };
-    let meta = fs::metadata(path).map_err(of)?;
-    if meta.is_dir() {
-        return Err(LoadError::Directory);
-    }
-    if meta.len() > most {
-        return Err(LoadError::TooLarge { bytes: meta.len() });
-    }
-    // A pipe or a file that grows has no size to trust: one byte too many is read to see that.
-    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
-    File::open(path).map_err(of)?.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(of)?;
-    if bytes.len() as u64 > most { Err(LoadError::TooLarge { bytes: bytes.len() as u64 }) } else { Ok(bytes) }
-}
-
-/// The system's reason, without its number.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 /// Where a command's data goes: standard output, or a file that appears when it is complete.
@@ -227,18 +186,6 @@ mod tests {
         write_all(Some(&path), b"whole").expect("writes");
         assert_eq!(reader.join().expect("no panic").expect("reads"), b"whole");
         assert!(fs::metadata(&path).expect("is there").file_type().is_fifo());
-        fs::remove_dir_all(dir).expect("cleans up");
-    }
-
-    #[test]
-    fn sizes_are_looked_at_first() {
-        let dir = scratch("large");
-        let path = dir.join("large");
-        let file = File::create(&path).expect("creates");
-        file.set_len(1 << 40).expect("a sparse file");
-        assert_eq!(read_at_most(&path, 100), Err(LoadError::TooLarge { bytes: 1 << 40 }));
-        assert_eq!(read_at_most(&dir, 100), Err(LoadError::Directory));
-        assert_eq!(read_at_most(&dir.join("none"), 100), Err(LoadError::NotFound));
         fs::remove_dir_all(dir).expect("cleans up");
     }
 }

@@ -24,7 +24,6 @@ mod compare;
 mod files;
 mod inspect;
 mod machine;
-mod picture;
 mod report;
 mod run;
 mod show;

@@ -7,10 +7,10 @@ use std::io::{self, Write};
 use std::ops::Range;
 
 use attnc::{EvalError, Run, Shape, TileRun, View};
+use attnc_host::Grid;
 
 use crate::args::{ShowArgs, ShowAs, Target};
 use crate::files::{Output, write_failure};
-use crate::picture::Grid;
 use crate::report::{Failure, Outcome, Reporter};
 use crate::subject::{self, Data};
 use crate::tensors::TensorFile;

@@ -12,6 +12,7 @@ pub fn codes() -> Vec<&'static CodeInfo> {
         attnc_pattern::prepare::CODES,
         attnc_plan::codes::CODES,
         crate::compiler::CODES,
+        crate::export::CODES,
         crate::problem::CODES,
         crate::loader::CODES,
     ];

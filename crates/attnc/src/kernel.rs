@@ -762,6 +762,17 @@ impl Kernel {
         }
     }
 
+    /// Diagnostics of this kernel's module.
+    pub(crate) fn said(&self, list: Vec<Diagnostic>) -> Diagnostics {
+        self.shared.said(list)
+    }
+
+    /// Whether so many heads of the output attend to the same keys.
+    pub(crate) fn heads_alike(&self, heads: usize) -> bool {
+        let first = self.attention(0);
+        (1..heads).all(|head| self.attention(head) == first) && !first.is_some_and(|a| self.reads_head(a))
+    }
+
     /// Whether the sets of an attention differ between heads.
     fn reads_head(&self, attention: usize) -> bool {
         use attnc_pattern::expr::{Node, Var};

@@ -30,6 +30,7 @@
 
 mod codes;
 mod compiler;
+mod export;
 mod forecast;
 mod kernel;
 mod loader;
@@ -56,6 +57,7 @@ pub use compiler::{
     BAD_SETTING, BROKEN_PLAN, Compiler, Diagnostics, Kind, Module, NO_TARGET, Options, Target, UNKNOWN_NAME,
     UNKNOWN_PARAM,
 };
+pub use export::{Array, ExportOptions, Exported, Format, NO_FORMAT, Values};
 pub use forecast::Forecast;
 pub use kernel::{Kernel, Resources, Select, Threads, compare};
 pub use loader::{Formatted, LoadError, Loader, MAX_FILES, MAX_SOURCE, Memory, STD, Source, Sources, format};

@@ -8,25 +8,26 @@ use std::fmt::Write as _;
 
 use attnc::{EvalError, Run, View};
 
-use crate::subject::div_ceil;
-
 /// Rows of queries that a cell looks at, at most.
 const SAMPLE: i64 = 64;
 
 /// Densities.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Grid {
+pub struct Grid {
     /// Cells in a row.
-    pub(crate) cols: usize,
+    pub cols: usize,
     /// Row-major; 1 is every pair once, more is more than once.
-    pub(crate) cells: Vec<f32>,
+    pub cells: Vec<f32>,
     /// Every cell is one pair.
-    pub(crate) exact: bool,
+    pub exact: bool,
 }
 
 impl Grid {
     /// At most `most` cells each way, over the given rows of queries and all keys.
-    pub(crate) fn new(view: &View<'_>, rows: std::ops::Range<i64>, most: i64) -> Result<Grid, EvalError> {
+    ///
+    /// # Errors
+    /// An expression that has no value under these lengths.
+    pub fn new(view: &View<'_>, rows: std::ops::Range<i64>, most: i64) -> Result<Grid, EvalError> {
         let (_, n_k) = view.lengths();
         let n_q = rows.end - rows.start;
         let size = div_ceil(n_q.max(n_k), most).max(1);
@@ -53,7 +54,8 @@ impl Grid {
     }
 
     /// For a terminal: two characters a cell, so that cells are about square.
-    pub(crate) fn text(&self) -> String {
+    #[must_use]
+    pub fn text(&self) -> String {
         let mut text = String::new();
         for row in self.rows() {
             for &density in row {
@@ -66,7 +68,8 @@ impl Grid {
     }
 
     /// As SVG, about `width` pixels wide; equal neighbours in a row are one rectangle.
-    pub(crate) fn svg(&self, width: i64) -> String {
+    #[must_use]
+    pub fn svg(&self, width: i64) -> String {
         let height = self.cells.len() / self.cols.max(1);
         let side = (width / (self.cols.max(height).max(1) as i64)).max(1);
         let (w, h) = (self.cols as i64 * side, height as i64 * side);
@@ -100,7 +103,10 @@ impl Grid {
     }
 
     /// As PNG in shades of grey, about `width` pixels wide; attended pairs are dark.
-    pub(crate) fn png(&self, width: i64) -> Result<Vec<u8>, png::EncodingError> {
+    ///
+    /// # Errors
+    /// A picture that is too large for the format.
+    pub fn png(&self, width: i64) -> Result<Vec<u8>, png::EncodingError> {
         let height = self.cells.len() / self.cols.max(1);
         let side = usize::try_from(width).unwrap_or(1) / self.cols.max(height).max(1);
         let side = side.max(1);
@@ -124,6 +130,11 @@ impl Grid {
         writer.finish()?;
         Ok(bytes)
     }
+}
+
+/// How many parts of `size` cover `n`; both are not negative, and a size of 0 counts as 1.
+fn div_ceil(n: i64, size: i64) -> i64 {
+    n / size.max(1) + i64::from(n % size.max(1) > 0)
 }
 
 /// Adds a run of keys to a row of cells.

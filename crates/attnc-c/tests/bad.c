@@ -1,0 +1,142 @@
+/* Bad input: every call fails with a status and a sentence that names the argument, and nothing is written. */
+#include <attnc.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int failed = 0;
+
+static void expect(int line, attnc_status status, attnc_status wanted, const char *says) {
+  const char *text = attnc_last_error(), *json = attnc_last_error_json();
+  if (status != wanted || !strstr(text, says) || !strstr(json, "\"schema\":\"attnc.diagnostics/1\"")) {
+    printf("line %d: status %d, expected %d; expected to read \"%s\" in:\n%s\n%s\n", line, status, wanted, says, text, json);
+    failed = 1;
+  }
+}
+
+#define EXPECT(call, status, says) expect(__LINE__, (call), (status), (says))
+
+static const char *LOCAL = "pattern local = q - k in 0 .. 4\n";
+
+int main(void) {
+  attnc_module *module = NULL, *none = NULL;
+  attnc_kernel *kernel = NULL, *no_kernel = NULL;
+  attnc_threads *threads = NULL;
+
+  EXPECT(attnc_compile_text("pattern p = windw\n", 18, NULL, &none), ATTNC_COMPILE, "windw");
+  EXPECT(attnc_compile_text("pattern p = \xff\n", 14, NULL, &none), ATTNC_ARGUMENT, "`source` is not UTF-8");
+  EXPECT(attnc_compile_text(NULL, 5, NULL, &none), ATTNC_ARGUMENT, "`source` is null");
+  EXPECT(attnc_compile_text(LOCAL, strlen(LOCAL), NULL, NULL), ATTNC_ARGUMENT, "`out` is null");
+  EXPECT(attnc_compile_file("no/such.attn", NULL, &none), ATTNC_COMPILE, "no/such.attn");
+  EXPECT(attnc_compile_file(NULL, NULL, &none), ATTNC_ARGUMENT, "`path` is null");
+  attnc_options options = {.size = 3};
+  EXPECT(attnc_compile_text(LOCAL, strlen(LOCAL), &options, &none), ATTNC_ARGUMENT, "`options` has a size of 3");
+  options.size = sizeof options;
+  options.set_count = 1;
+  EXPECT(attnc_compile_text(LOCAL, strlen(LOCAL), &options, &none), ATTNC_ARGUMENT, "`options.set` is null");
+  attnc_setting set = {"width", NULL};
+  options.set = &set;
+  EXPECT(attnc_compile_text(LOCAL, strlen(LOCAL), &options, &none), ATTNC_ARGUMENT, "`options.set` has no value");
+  set.value = "3";
+  EXPECT(attnc_compile_text(LOCAL, strlen(LOCAL), &options, &none), ATTNC_COMPILE, "no param `width`");
+  options.set_count = 0;
+  options.target = "gpux";
+  EXPECT(attnc_compile_text(LOCAL, strlen(LOCAL), &options, &none), ATTNC_ARGUMENT, "`options.target`");
+  if (none) return 2;
+
+  if (attnc_compile_text(LOCAL, strlen(LOCAL), NULL, &module)) return 2;
+  EXPECT(attnc_module_kernel(module, "far", 0, 0, &no_kernel), ATTNC_COMPILE, "far");
+  EXPECT(attnc_module_kernel(module, NULL, -1, 0, &no_kernel), ATTNC_RUN, "layer -1");
+  EXPECT(attnc_module_kernel(NULL, NULL, 0, 0, &no_kernel), ATTNC_ARGUMENT, "`module` is no module");
+  EXPECT(attnc_module_kernel((attnc_module *)main, NULL, 0, 0, &no_kernel), ATTNC_ARGUMENT, "`module` is no module");
+  if (attnc_module_kernel(module, "local", 0, 0, &kernel)) return 2;
+  EXPECT(attnc_module_kernel((attnc_module *)kernel, NULL, 0, 0, &no_kernel), ATTNC_ARGUMENT, "`module` is no module");
+  EXPECT(attnc_threads_new(0, &threads), ATTNC_ARGUMENT, "`count`");
+
+  float data[4][80], lse_data[20];
+  for (int i = 0; i < 4 * 80; i++) data[i / 80][i % 80] = 0.5f;
+  int64_t shape[4] = {1, 2, 5, 8}, lse_shape[3] = {1, 2, 5};
+  DLTensor t[4], lse = {lse_data, {1, 0}, 3, {2, 32, 1}, lse_shape, NULL, 0};
+  for (int i = 0; i < 4; i++) {
+    DLTensor plain = {data[i], {1, 0}, 4, {2, 32, 1}, shape, NULL, 0};
+    t[i] = plain;
+  }
+  attnc_problem good = {.size = sizeof good, .q = &t[0], .k = &t[1], .v = &t[2], .out = &t[3], .lse = &lse,
+                        .q_start = ATTNC_UNSET, .k_start = ATTNC_UNSET};
+  attnc_problem p = good;
+  EXPECT(attnc_run(NULL, &p), ATTNC_ARGUMENT, "`kernel` is no kernel");
+  EXPECT(attnc_run(kernel, NULL), ATTNC_ARGUMENT, "`problem` is null");
+  p.size = 8;
+  EXPECT(attnc_run(kernel, &p), ATTNC_ARGUMENT, "`problem` has a size of 8");
+  p = good, p.v = NULL;
+  EXPECT(attnc_run(kernel, &p), ATTNC_ARGUMENT, "`v` is null");
+
+  DLTensor bad = t[1];
+  p = good, p.k = &bad;
+  bad.device.device_type = 2, bad.device.device_id = 1;
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`k` is on device cuda:1");
+  bad = t[1], bad.dtype.bits = 64;
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`k` has elements of float64");
+  bad = t[1], bad.ndim = 2;
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`k` has 2 axes");
+  bad = t[1], bad.ndim = -1;
+  EXPECT(attnc_run(kernel, &p), ATTNC_ARGUMENT, "`k` has no shape");
+  bad = t[1], bad.data = NULL;
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`k` has no memory");
+  bad = t[1], bad.byte_offset = 2;
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`k` cannot be used where it lies");
+  int64_t negative[4] = {1, 2, -5, 8}, huge[4] = {1, INT64_MAX / 2, INT64_MAX / 2, 8};
+  bad = t[1], bad.shape = negative;
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`k` has an extent of -5");
+  bad = t[1], bad.shape = huge;
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`k` cannot be used where it lies");
+  int64_t narrow[4] = {1, 2, 5, 7};
+  bad = t[1], bad.shape = narrow;
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`k`");
+
+  int64_t overlap[4] = {80, 0, 8, 1};
+  p = good, p.out = &bad, bad = t[3], bad.strides = overlap;
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`out` cannot be used where it lies");
+  p = good, p.out = &t[0];
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`out` shares memory with `q`");
+  p = good, bad = lse, bad.data = data[3], p.lse = &bad;
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`lse` shares memory with `out`");
+  p = good, p.threads = (attnc_threads *)kernel;
+  EXPECT(attnc_run(kernel, &p), ATTNC_ARGUMENT, "`problem.threads`");
+  p = good, p.workspace = data[3], p.workspace_bytes = 16;
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "working memory");
+  p = good, p.docs_count = 3;
+  EXPECT(attnc_run(kernel, &p), ATTNC_ARGUMENT, "`problem.docs` is null");
+  int64_t lengths[2] = {6, 5};
+  p = good, p.lengths = lengths, p.lengths_count = 1;
+  EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "batch item 0 has 6 queries");
+
+  attnc_shape s = {.size = sizeof s, .batch = 1, .heads = 1, .queries = 5, .keys = 5, .dim = 8, .dim_v = 8, .element = 4, .threads = 1};
+  attnc_cost cost = {.size = 1};
+  size_t bytes = 0;
+  EXPECT(attnc_count(kernel, &s, NULL, &cost), ATTNC_ARGUMENT, "`out` is of another size");
+  EXPECT(attnc_count(kernel, &s, NULL, NULL), ATTNC_ARGUMENT, "`out` is null");
+  EXPECT(attnc_workspace_bytes(kernel, &s, NULL), ATTNC_ARGUMENT, "`out` is null");
+  s.queries = -1;
+  EXPECT(attnc_workspace_bytes(kernel, &s, &bytes), ATTNC_ARGUMENT, "`shape.queries` is negative");
+  s.size = 0;
+  EXPECT(attnc_workspace_bytes(kernel, &s, &bytes), ATTNC_ARGUMENT, "`shape` has a size of 0");
+
+  for (int i = 0; i < 80; i++)
+    if (data[3][i] != 0.5f) printf("written by a refused call\n"), failed = 1;
+  if (attnc_run(kernel, &good) || *attnc_last_error()) printf("%s", attnc_last_error()), failed = 1;
+
+  /* The kernel outlives its module, and nothing outlives itself. */
+  attnc_module_free(module);
+  attnc_module_free(module);
+  attnc_module_free(NULL);
+  if (attnc_run(kernel, &good)) failed = 1;
+  EXPECT(attnc_module_kernel(module, NULL, 0, 0, &no_kernel), ATTNC_ARGUMENT, "`module` is no module, or was freed");
+  attnc_module_free((attnc_module *)kernel);
+  if (attnc_run(kernel, &good)) failed = 1;
+  attnc_kernel_free(kernel);
+  attnc_kernel_free(kernel);
+  EXPECT(attnc_run(kernel, &good), ATTNC_ARGUMENT, "`kernel` is no kernel, or was freed");
+  return failed;
+}
