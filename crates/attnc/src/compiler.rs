@@ -79,6 +79,9 @@ pub enum Target {
     Cpu(Option<Isa>),
     /// The definition in f64, pair by pair: slow, and right. Nothing is compiled.
     Oracle,
+    /// Compute shaders of a variant; `None` is the best that the GPU runs for the tensors of a launch.
+    #[cfg(feature = "gpu")]
+    Gpu(Option<attnc_gpu::Variant>),
 }
 
 impl Default for Target {
@@ -139,6 +142,8 @@ impl Compiler {
         Ok(Module(Arc::new(Shared {
             plans: slots(program.attentions.len()),
             kernels: slots(program.attentions.len()),
+            #[cfg(feature = "gpu")]
+            shaders: slots(program.attentions.len()),
             candidates: slots(program.draws.len()),
             program: Arc::new(program),
             sets: OnceLock::new(),
@@ -178,6 +183,9 @@ pub(crate) struct Shared {
     plans: Vec<Planned>,
     /// By attention.
     kernels: Vec<Compiled>,
+    /// By attention.
+    #[cfg(feature = "gpu")]
+    shaders: Vec<OnceLock<Result<Arc<attnc_gpu::GpuKernel>, Vec<Diagnostic>>>>,
     /// Candidate sets by draw.
     pub(crate) candidates: Vec<OnceLock<Candidates>>,
 }
@@ -395,11 +403,7 @@ impl Shared {
     /// The machine code of an attention; `None` where nothing is compiled.
     pub(crate) fn compiled(&self, attention: usize) -> Result<Option<Arc<CpuKernel>>, Vec<Diagnostic>> {
         let make = || {
-            let built = self.plan(attention)?;
-            // Rows that are or may be empty without a policy.
-            if let Some(error) = analysis::empty_rows(&mut Program::clone(&self.program), attention) {
-                return Err(vec![error]);
-            }
+            let built = self.runnable(attention)?;
             let Target::Cpu(isa) = self.options.target else { return Ok(None) };
             let options = attnc_cpu::Options {
                 isa,
@@ -411,6 +415,41 @@ impl Shared {
             kernel.map(|k| Some(Arc::new(k))).map_err(|error| vec![self.refused(attention, &error)])
         };
         self.kernels[attention].get_or_init(make).clone()
+    }
+
+    /// The plan of an attention of which no row is or may be empty without a policy.
+    fn runnable(&self, attention: usize) -> Result<Arc<Built>, Vec<Diagnostic>> {
+        let built = self.plan(attention)?;
+        match analysis::empty_rows(&mut Program::clone(&self.program), attention) {
+            Some(error) => Err(vec![error]),
+            None => Ok(built),
+        }
+    }
+
+    /// The shaders of an attention; `None` where another target runs.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn shaders(&self, attention: usize) -> Result<Option<Arc<attnc_gpu::GpuKernel>>, Vec<Diagnostic>> {
+        let Target::Gpu(variant) = self.options.target else { return Ok(None) };
+        let make = || {
+            let built = self.runnable(attention)?;
+            let kernel = attnc_gpu::GpuKernel::new(&built.plan, variant);
+            kernel.map(Arc::new).map_err(|error| vec![self.not_emitted(attention, &error)])
+        };
+        self.shaders[attention].get_or_init(make).clone().map(Some)
+    }
+
+    /// Why an attention has no shader.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn not_emitted(&self, attention: usize, error: &attnc_gpu::EmitError) -> Diagnostic {
+        let span = self.program.attentions[attention].span;
+        match error {
+            attnc_gpu::EmitError::Unsupported(_) => {
+                Diagnostic::error("E0611", span, error.to_string(), "asked for here")
+                    .help("`--target cpu` and `--target oracle` run it")
+            }
+            _ => Diagnostic::global(crate::gpu::UNFIT, error.to_string())
+                .help("`--target gpu` chooses a variant that takes these tensors; `--target cpu` takes any"),
+        }
     }
 
     /// Compiles these attentions side by side; what is wrong is told in their order.
@@ -448,6 +487,27 @@ pub(crate) const CODES: &[CodeInfo] = &[
         code: "E0611",
         title: "the target does not support a construct",
         explain: "The pattern is valid, and the oracle runs it, but this target cannot.",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0620",
+        title: "the GPU variant does not take these tensors",
+        explain: "The variants `f16` and `matrix` compute with f16: f32 and bf16 would be narrowed, which is never done silently. \
+                  Dimensions are at most 256, and 128 for `matrix`. `--target gpu` chooses a variant by the tensors.",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0621",
+        title: "an integer of the pattern may not fit 32 bits",
+        explain: "GPUs compute with 32-bit integers. For the lengths and sizes of a launch every integer of the pattern must be \
+                  proved to fit. This one may not: a product of positions, or a large constant. The CPU has 64 bits.",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0622",
+        title: "the GPU failed",
+        explain: "The device was lost, has no memory left, does not allow buffers of that size, or its driver refused a shader. The \
+                  message says which. Nothing of the output is valid then.",
         example: "",
     },
     CodeInfo {

@@ -31,6 +31,8 @@
 mod codes;
 mod compiler;
 mod forecast;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod kernel;
 mod loader;
 mod numbers;
@@ -57,7 +59,7 @@ pub use compiler::{
     UNKNOWN_PARAM,
 };
 pub use forecast::Forecast;
-pub use kernel::{Kernel, Resources, Select, Threads, compare};
+pub use kernel::{Kernel, Resources, Select, Threads, compare, compare_rounded};
 pub use loader::{Formatted, LoadError, Loader, MAX_FILES, MAX_SOURCE, Memory, STD, Source, Sources, format};
 pub use numbers::Number;
 pub use problem::{Inputs, MapInput, Problem, Shape, UNKNOWN_SIZE, WantedMap, WantedTensor, Wants};
