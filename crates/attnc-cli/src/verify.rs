@@ -120,6 +120,15 @@ struct Compiled {
     gpu: Option<std::rc::Rc<attnc::gpu::Gpu>>,
 }
 
+impl Compiled {
+    fn is_gpu(&self) -> bool {
+        #[cfg(feature = "gpu")]
+        return self.gpu.is_some();
+        #[cfg(not(feature = "gpu"))]
+        false
+    }
+}
+
 /// Targets that are verified on the same tensors.
 #[derive(Clone)]
 enum Group {
@@ -349,6 +358,8 @@ fn case(
         let kernel: Kernel = target.module.kernel(select)?;
         let mut kept: Option<Results> = None;
         let mut rounded = DType::F32;
+        // Threads are those of CPUs.
+        let pools = if target.is_gpu() { &pools[..1] } else { pools };
         for pool in pools {
             let mut results = Results::new(&kernel, given, dtype)?;
             let mut problem = results.problem(given, data.inputs())?;

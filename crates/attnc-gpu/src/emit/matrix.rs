@@ -55,9 +55,11 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
         );
     }
     t.push_str(
-        "@compute @workgroup_size(128)\nfn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32, \
-         @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) member: u32) {\n  \
-         if (!begin(group)) { return; }\n  let lane = i32(thread);\n  \
+        "// Matrices are only touched where all threads of a subgroup are. A condition that is the same for all of them is left\n\
+         // by `break`: within an `if` it would not be known to be.\n\
+         @compute @workgroup_size(128)\nfn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32, \
+         @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) member: u32) {\n  loop {\n  \
+         if (!begin(group)) { break; }\n  let lane = i32(thread);\n  \
          // Two lanes share a query: vectors of even and of odd number.\n  let first_row = 16u * subgroup;\n  \
          let own_row = first_row + (member >> 1u);\n  let part = i32(member & 1u);\n  \
          let own_scores = own_row * SCORE_PITCH + (member & 1u);\n  let own_weights = own_row * WEIGHT_PITCH + (member & 1u);\n",
@@ -72,9 +74,15 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
             t,
             "  for (var i = lane; i < CHUNK * D4; i += THREADS) {{\n    set_query(i / D4 + {from});\n    \
              key_tile[u32(i / D4) * KEY_PITCH + u32(i % D4)] = read_q(u32(query_row()) * u32(D4) + u32(i % D4));\n  }}\n  \
-             workgroupBarrier();\n  if ((first_row >= {from}u) & (first_row < {}u)) {{\n",
-            from + chunk
+             workgroupBarrier();\n"
         );
+        if chunk < 64 {
+            let _ = write!(
+                t,
+                "  loop {{\n    if ((first_row < {from}u) | (first_row >= {}u)) {{ break; }}\n",
+                from + chunk
+            );
+        }
         for b in 0..kb {
             let _ = writeln!(
                 t,
@@ -82,7 +90,7 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
                 4 * b
             );
         }
-        t.push_str("  }\n  workgroupBarrier();\n");
+        t.push_str(if chunk < 64 { "    break;\n  }\n  workgroupBarrier();\n" } else { "  workgroupBarrier();\n" });
     }
     t.push_str("  set_query(i32(own_row));\n");
     for b in 0..vb {
@@ -144,7 +152,7 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
     } else {
         "    log_sums[output_row()] = select(0xff800000u, bitcast<u32>(log_sum), some);\n"
     });
-    t.push_str("  }\n}\n");
+    t.push_str("  }\n  break;\n  }\n}\n");
     t
 }
 
@@ -152,7 +160,7 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
 fn grow(t: &mut String, logit: &str, vb: usize) {
     let _ = write!(
         t,
-        "    let fresh = top < LEAST;\n    let grows = ({logit} > top + {SLACK}) & !fresh;\n    if (subgroupAny(grows)) {{\n      \
+        "    let fresh = top < LEAST;\n    let grows = ({logit} > top + {SLACK}) & !fresh;\n    loop {{\n      if (!subgroupAny(grows)) {{ break; }}\n      \
          let shrink = select(1.0, exp2(top - {logit}), grows);\n      sum *= shrink;\n      top = select(top, {logit}, grows);\n      \
          subgroupBarrier();\n"
     );
@@ -164,7 +172,7 @@ fn grow(t: &mut String, logit: &str, vb: usize) {
              out{b} = coopLoadT<coop_mat16x16<f32,C>>(&score_tile[first_row * SCORE_PITCH], SCORE_PITCH);\n      subgroupBarrier();\n"
         );
     }
-    let _ = write!(t, "    }}\n    top = select(top, {logit}, fresh);\n");
+    let _ = write!(t, "      break;\n    }}\n    top = select(top, {logit}, fresh);\n");
 }
 
 /// One entry of tokens.

@@ -258,7 +258,7 @@ impl Maker<'_> {
         for (n, entry) in self.attend.entries.iter().enumerate() {
             match entry {
                 Entry::Tokens { set, rows, tiles, bias } => {
-                    let search = Search::of(self.attend.view, tiles);
+                    let search = Search::of(&self.plan.program, self.attend.view, tiles);
                     let found = match search {
                         Search::Tile => sets::next(&mut self.names, n, tiles),
                         Search::Rows => sets::row_next(&mut self.names, n, rows),

@@ -7,8 +7,9 @@
 //! every query or not; elsewhere each query finds its own run ([`row_next`]) and the workgroup takes the nearest.
 //! [`keep`] decides pairs. Nothing here knows how a chunk is computed.
 
-use attnc_pattern::expr::{ExprId, Node, Var};
-use attnc_pattern::rowset::{Comb, Piece, RowSet, TilePiece, TileSet};
+use attnc_pattern::expr::{ExprId, Node, Un, Var};
+use attnc_pattern::program::Program;
+use attnc_pattern::rowset::{Comb, Piece, RowSet, TileLoop, TilePiece, TileSet};
 use attnc_plan::View;
 
 use super::expr::{Body, Home, Names};
@@ -23,8 +24,27 @@ pub(crate) enum Search {
 }
 
 impl Search {
-    pub(crate) fn of(view: View, tiles: &TileSet) -> Search {
-        let closed = !matches!(view, View::Walk(_)) && tiles.pieces.iter().all(|p| p.loops.is_empty());
+    /// Loops of a tile are few if they count: powers, say. Those over stored entries or over rows of a grid are shorter
+    /// for a query than for all of a tile.
+    pub(crate) fn of(program: &Program, view: View, tiles: &TileSet) -> Search {
+        let counts = |l: &TileLoop| {
+            let stored = |e: &ExprId| {
+                matches!(
+                    program.exprs.node(*e),
+                    Node::Load(..)
+                        | Node::MapAt(..)
+                        | Node::Drawn(..)
+                        | Node::DrawAt(..)
+                        | Node::Un(Un::CsrBegin(_) | Un::CsrIndex(_) | Un::OrderIndex(_), _)
+                )
+            };
+            l.span.is_none() && !program.exprs.reachable(&[l.lo, l.hi]).iter().any(stored)
+        };
+        let drawn = |p: &TilePiece| {
+            program.exprs.reachable(&[p.start, p.end]).iter().any(|e| matches!(program.exprs.node(*e), Node::DrawAt(..)))
+        };
+        let closed = !matches!(view, View::Walk(_))
+            && tiles.pieces.iter().all(|p| p.loops.is_empty() || (p.loops.iter().all(counts) && !drawn(p)));
         if closed { Search::Tile } else { Search::Rows }
     }
 }
@@ -36,18 +56,22 @@ pub(crate) fn next(names: &mut Names<'_>, n: usize, tiles: &TileSet) -> String {
     b.line("var a = k_end;");
     b.line("var b = k_end;");
     for piece in &tiles.pieces {
-        may(&mut b, piece);
+        may(&mut b, piece, 0);
     }
     b.line("if (a >= b) { return vec3<i32>(k_end, k_end, 0); }");
     let alone = tiles.pieces.len() == 1;
-    let musts: Vec<_> = tiles.pieces.iter().filter_map(|p| must_of(p, alone)).collect();
+    let musts: Vec<_> = tiles.pieces.iter().filter_map(|p| Some((p, must_of(p, alone)?))).collect();
     if musts.is_empty() {
         b.line("return vec3<i32>(a, b, 0);");
     } else {
         b.line("// What every query has: up to where, and where it begins if not here.");
         b.line("var whole = a;");
         b.line("var later = b;");
-        for must in musts {
+        for (piece, must) in musts {
+            for l in &piece.loops {
+                let (lo, hi) = (b.value(l.must_lo), b.value(l.must_hi));
+                tile_loop(&mut b, l, &lo, &hi);
+            }
             let (start, end) = (b.value(must.0), b.value(must.1));
             let guard = must.2.map(|g| b.value(g));
             let mut lines = vec![
@@ -60,6 +84,7 @@ pub(crate) fn next(names: &mut Names<'_>, n: usize, tiles: &TileSet) -> String {
             for line in lines {
                 b.line(line);
             }
+            piece.loops.iter().for_each(|_| b.close());
         }
         b.line("if (whole > a) { return vec3<i32>(a, min(b, whole), 1); }");
         b.line("return vec3<i32>(a, min(b, later), 0);");
@@ -75,12 +100,32 @@ pub(crate) fn next(names: &mut Names<'_>, n: usize, tiles: &TileSet) -> String {
 /// is no other piece.
 fn must_of(piece: &TilePiece, alone: bool) -> Option<(ExprId, ExprId, Option<ExprId>)> {
     let must = piece.must.as_ref()?;
-    let one_phase = alone && piece.combs.len() == 1 && piece.combs[0].phase_lo == piece.combs[0].phase_hi;
+    let one_phase = alone && piece.loops.is_empty() && piece.combs.len() == 1 && piece.combs[0].phase_lo == piece.combs[0].phase_hi;
     (piece.combs.is_empty() || one_phase).then_some((must.start, must.end, must.guard))
 }
 
-/// The next run of one piece, taken into the run found so far.
-fn may(b: &mut Body<'_, '_>, piece: &TilePiece) {
+/// Opens a loop of a tile piece.
+fn tile_loop(b: &mut Body<'_, '_>, l: &TileLoop, lo: &str, hi: &str) {
+    let (v, step) = (format!("i{}", l.var), b.names.int(l.step));
+    let first = if l.step > 1 {
+        let phase = b.value(l.phase);
+        b.names.helper("floor_mod");
+        format!("{lo} + floor_mod({phase} - {lo}, {step})")
+    } else {
+        lo.to_owned()
+    };
+    b.open(format!("for (var {v} = {first}; {v} < {hi}; {v} += {step})"));
+}
+
+/// The next run of one piece, taken into the run found so far; from loop `depth` inwards.
+fn may(b: &mut Body<'_, '_>, piece: &TilePiece, depth: usize) {
+    if let Some(l) = piece.loops.get(depth) {
+        let (lo, hi) = (b.value(l.lo), b.value(l.hi));
+        tile_loop(b, l, &lo, &hi);
+        may(b, piece, depth + 1);
+        b.close();
+        return;
+    }
     let guarded = piece.guard.map(|g| b.value(g));
     if let Some(guard) = &guarded {
         b.open(format!("if ({guard})"));
