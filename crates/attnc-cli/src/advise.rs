@@ -55,10 +55,12 @@ struct Proposal {
 }
 
 pub(crate) fn advise(args: &AdviseArgs, reporter: Reporter) -> Outcome {
-    let options = subject::options(&args.set, args.target);
+    let options = subject::options(&args.set, &args.target);
     let isa = match options.target {
         attnc::Target::Cpu(isa) => isa.unwrap_or(Isa::best()),
         attnc::Target::Oracle => return Err(Failure::usage("the oracle has no schedule", "use --target cpu")),
+        #[cfg(feature = "gpu")]
+        attnc::Target::Gpu(_) => return Err(Failure::usage("advice is given for CPUs", "use --target cpu")),
     };
     let rates = Calibrated::known_or_measured(&args.calibration, isa)?;
     // Plans and counts need no machine code.

@@ -289,22 +289,89 @@ pub(crate) enum Element {
 }
 
 /// Targets by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Target {
     /// The best instruction set of this CPU.
     #[default]
     Cpu,
     /// Plain machine code, on any CPU.
-    #[value(name = "cpu:scalar")]
     CpuScalar,
     /// AVX2 and FMA.
-    #[value(name = "cpu:avx2")]
     CpuAvx2,
     /// AVX-512 F, DQ, BW and VL.
-    #[value(name = "cpu:avx512")]
     CpuAvx512,
     /// The definition in 64-bit reals: slow, and right.
     Oracle,
+    /// A GPU.
+    #[cfg(feature = "gpu")]
+    Gpu(GpuName),
+}
+
+/// Which GPU, and what of it: `gpu[:VARIANT][:BACKEND[:ADAPTER]]`.
+#[cfg(feature = "gpu")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GpuName {
+    /// The variant of shaders; the best one without it.
+    pub(crate) variant: Option<attnc::gpu::Variant>,
+    /// Such as `vulkan`.
+    pub(crate) backend: Option<String>,
+    /// A part of the adapter's name.
+    pub(crate) adapter: Option<String>,
+}
+
+/// What a target may be written as, for messages.
+const TARGETS: &str = if cfg!(feature = "gpu") {
+    "cpu, cpu:scalar, cpu:avx2, cpu:avx512, oracle, gpu[:portable|f16|matrix][:BACKEND[:ADAPTER]]"
+} else {
+    "cpu, cpu:scalar, cpu:avx2, cpu:avx512, oracle"
+};
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Cpu => f.write_str("cpu"),
+            Target::CpuScalar => f.write_str("cpu:scalar"),
+            Target::CpuAvx2 => f.write_str("cpu:avx2"),
+            Target::CpuAvx512 => f.write_str("cpu:avx512"),
+            Target::Oracle => f.write_str("oracle"),
+            #[cfg(feature = "gpu")]
+            Target::Gpu(name) => {
+                f.write_str("gpu")?;
+                let parts = [name.variant.map(|v| v.name()), name.backend.as_deref(), name.adapter.as_deref()];
+                parts.into_iter().flatten().try_for_each(|part| write!(f, ":{part}"))
+            }
+        }
+    }
+}
+
+/// A target.
+fn target(text: &str) -> Result<Target, String> {
+    match text {
+        "cpu" => return Ok(Target::Cpu),
+        "cpu:scalar" => return Ok(Target::CpuScalar),
+        "cpu:avx2" => return Ok(Target::CpuAvx2),
+        "cpu:avx512" => return Ok(Target::CpuAvx512),
+        "oracle" => return Ok(Target::Oracle),
+        _ => {}
+    }
+    #[cfg(feature = "gpu")]
+    if let Some(rest) = text.strip_prefix("gpu") {
+        let mut parts = rest.split(':');
+        if parts.next() == Some("") {
+            let mut parts = parts.peekable();
+            let variant = parts.peek().and_then(|part| attnc::gpu::Variant::ALL.into_iter().find(|v| v.name() == *part));
+            if variant.is_some() {
+                parts.next();
+            }
+            let backend = parts.next().map(str::to_owned);
+            let adapter: Vec<&str> = parts.collect();
+            let adapter = (!adapter.is_empty()).then(|| adapter.join(":"));
+            if backend.as_deref() != Some("") && adapter.as_deref() != Some("") {
+                return Ok(Target::Gpu(GpuName { variant, backend, adapter }));
+            }
+        }
+    }
+    Err(format!("the targets are: {TARGETS}"))
 }
 
 /// Text or JSON.
@@ -420,7 +487,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME", default_value = "v")]
     pub(crate) v: String,
     /// What runs it.
-    #[arg(long, value_enum, default_value_t = Target::Cpu)]
+    #[arg(long, value_name = "TARGET", default_value_t = Target::Cpu, value_parser = target)]
     pub(crate) target: Target,
     /// Threads [default: all cores].
     #[arg(long, value_name = "T", value_parser = positive, allow_negative_numbers = true)]
@@ -452,6 +519,9 @@ pub(crate) struct VerifyArgs {
     /// Verify plans with every optional pass, with none, and with random ones.
     #[arg(long)]
     pub(crate) all_passes: bool,
+    /// Verify this target alone [default: every instruction set of this CPU].
+    #[arg(long, value_name = "TARGET", value_parser = target)]
+    pub(crate) target: Option<Target>,
 }
 
 /// What a bench may be compared with.
@@ -478,7 +548,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "T", value_parser = positive, allow_negative_numbers = true)]
     pub(crate) threads: Option<i64>,
     /// What runs it.
-    #[arg(long, value_enum, default_value_t = Target::Cpu)]
+    #[arg(long, value_name = "TARGET", default_value_t = Target::Cpu, value_parser = target)]
     pub(crate) target: Target,
     /// Measure compiling alone: of each file from its text to the machine code of every plan, or of FILE:NAME.
     #[arg(long, conflicts_with_all = ["against", "compare"])]
@@ -514,7 +584,7 @@ fn percent(text: &str) -> Result<f64, String> {
 #[derive(Debug, Args)]
 pub(crate) struct CalibrateArgs {
     /// Instruction set to calibrate.
-    #[arg(long, value_enum, default_value_t = Target::Cpu)]
+    #[arg(long, value_name = "TARGET", default_value_t = Target::Cpu, value_parser = target)]
     pub(crate) target: Target,
     /// Threads to measure with [default: all].
     #[arg(long, value_name = "T", value_parser = positive, allow_negative_numbers = true)]
@@ -541,7 +611,7 @@ pub(crate) struct AdviseArgs {
     #[arg(long, value_name = "T", value_parser = positive)]
     pub(crate) threads: Option<i64>,
     /// What runs it.
-    #[arg(long, value_enum, default_value_t = Target::Cpu)]
+    #[arg(long, value_name = "TARGET", default_value_t = Target::Cpu, value_parser = target)]
     pub(crate) target: Target,
     /// Least gain that is worth a line.
     #[arg(long, value_name = "P%", default_value = "2%", value_parser = percent)]
@@ -568,6 +638,9 @@ pub(crate) enum Stage {
     Clif,
     /// Machine code of each driver.
     Asm,
+    /// Compute shaders of each attention, one for each stage of its plan.
+    #[cfg(feature = "gpu")]
+    Wgsl,
 }
 
 #[derive(Debug, Args)]
@@ -580,8 +653,8 @@ pub(crate) struct BuildArgs {
     /// Stages, each with the file to write it to, if not standard output.
     #[arg(long, value_name = "STAGE[=OUT],..", required = true, value_delimiter = ',', value_parser = emit)]
     pub(crate) emit: Vec<(Stage, Option<PathBuf>)>,
-    /// Instruction set of the machine code.
-    #[arg(long, value_enum, default_value_t = Target::Cpu)]
+    /// Instruction set of the machine code, or variant of the shaders.
+    #[arg(long, value_name = "TARGET", default_value_t = Target::Cpu, value_parser = target)]
     pub(crate) target: Target,
 }
 
@@ -591,8 +664,10 @@ fn emit(text: &str) -> Result<(Stage, Option<PathBuf>), String> {
         Some((stage, out)) => (stage, Some(PathBuf::from(out))),
         None => (text, None),
     };
-    let stage = Stage::from_str(stage, false)
-        .map_err(|_| format!("`{stage}` is not one of ast, pattern, plan, passes, clif, asm"))?;
+    let known: Vec<String> =
+        Stage::value_variants().iter().filter_map(|s| Some(s.to_possible_value()?.get_name().to_owned())).collect();
+    let stage =
+        Stage::from_str(stage, false).map_err(|_| format!("`{stage}` is not one of {}", known.join(", ")))?;
     Ok((stage, out))
 }
 
@@ -656,6 +731,20 @@ mod tests {
     fn percentages_are_shares() {
         assert_eq!((percent("5%"), percent("12.5")), (Ok(0.05), Ok(0.125)));
         assert!(percent("-1%").is_err() && percent("fast").is_err());
+    }
+
+    #[test]
+    fn targets_are_read_as_they_are_written() {
+        for text in ["cpu", "cpu:scalar", "cpu:avx2", "cpu:avx512", "oracle"] {
+            assert_eq!(target(text).map(|t| t.to_string()), Ok(text.to_owned()));
+        }
+        #[cfg(feature = "gpu")]
+        for text in ["gpu", "gpu:matrix", "gpu:vulkan", "gpu:f16:vulkan:NVIDIA H100", "gpu:metal:a:b"] {
+            assert_eq!(target(text).map(|t| t.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["", "cpu:", "cpu:mmx", "gpus", "gpu:", "gpu:vulkan:", "oracle:1"] {
+            assert!(target(text).is_err(), "{text}");
+        }
     }
 
     #[test]

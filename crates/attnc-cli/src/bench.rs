@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use attnc::{Compiler, Isa, Kernel, LoadError, Loader, Memory, Options, Resources, Select, Shape, Threads};
@@ -71,9 +72,10 @@ struct Measured {
     useful_flops: u64,
     executed_flops: u64,
     useful_gflops: f64,
-    machine_peak_gflops: f64,
+    /// Of this CPU; `None` where something else ran.
+    machine_peak_gflops: Option<f64>,
     /// `useful_gflops / machine_peak_gflops`
-    peak_ratio: f64,
+    peak_ratio: Option<f64>,
     compile_ns: CompileTimes,
     /// What the model of time says, for a machine as fast as this one was meanwhile; `None` for the oracle.
     predicted_ns: Option<u64>,
@@ -96,7 +98,7 @@ struct Measured {
 /// What the machine can do at most, with the threads of a run.
 #[derive(Clone, Copy)]
 struct Limits {
-    gflops: f64,
+    gflops: Option<f64>,
     read_gbps: Option<f64>,
 }
 
@@ -138,14 +140,22 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
         return compile_only(args, &threads, reporter);
     }
     let older = args.compare.as_deref().map(Older::read).transpose()?;
-    let rates = match subject::options(&args.set, args.target).target {
+    let rates = match subject::options(&args.set, &args.target).target {
         attnc::Target::Cpu(isa) => {
             // A target that this machine lacks is refused below, with a better word.
             let isa = isa.unwrap_or(Isa::best());
             let runs = attnc::targets().iter().any(|(name, state)| *name == isa.name() && state.is_ok());
             if runs { Some(Calibrated::known_or_measured(&args.calibration, isa)?) } else { None }
         }
-        attnc::Target::Oracle => None,
+        _ => None,
+    };
+    #[cfg(feature = "gpu")]
+    let gpu = crate::gpu::open(&args.target)?;
+    let device = Device {
+        threads: &threads,
+        #[cfg(feature = "gpu")]
+        gpu: gpu.as_ref(),
+        kept: RefCell::default(),
     };
     let progress = Progress::new(args.subjects.len());
     let mut report = Report::default();
@@ -153,10 +163,11 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
     let mut read = None;
     for subject in &args.subjects {
         let work = Work::new(args, subject, reporter, &progress)?;
-        let isa = work.kernel.isa().unwrap_or(Isa::best());
-        let peak = *peaks.entry(isa.name()).or_insert_with(|| {
-            progress.say("measuring the peak");
-            machine::peak_gflops(&threads, isa)
+        let peak = work.kernel.isa().map(|isa| {
+            *peaks.entry(isa.name()).or_insert_with(|| {
+                progress.say("measuring the peak");
+                machine::peak_gflops(&threads, isa)
+            })
         });
         // Memory is the limit where each of its bytes meets a handful of queries.
         let read = (work.shape.n_q <= FEW_QUERIES).then(|| {
@@ -166,10 +177,10 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
             })
         });
         let limits = Limits { gflops: peak, read_gbps: read };
-        let mut measured = work.measure(args, &threads, limits, rates.as_ref(), &progress)?;
+        let mut measured = work.measure(args, &device, limits, rates.as_ref(), &progress)?;
         if args.against == Some(Against::Dense) {
             let dense = Work::dense(args, &work, &progress)?;
-            let mut dense = dense.measure(args, &threads, limits, rates.as_ref(), &progress)?;
+            let mut dense = dense.measure(args, &device, limits, rates.as_ref(), &progress)?;
             dense.speedup_over_dense = Some(1.0);
             measured.speedup_over_dense = Some(dense.run_ns.median as f64 / measured.run_ns.median.max(1) as f64);
             report.results.extend([measured, dense]);
@@ -203,7 +214,7 @@ impl Default for Report {
 
 /// `--compile-only`: nothing is run, so no lengths are needed.
 fn compile_only(args: &BenchArgs, threads: &Threads, reporter: Reporter) -> Outcome {
-    let options = subject::options(&args.set, args.target);
+    let options = subject::options(&args.set, &args.target);
     let progress = Progress::new(args.subjects.len());
     let mut report = Report::default();
     for subject in &args.subjects {
@@ -246,6 +257,31 @@ impl Measured {
     }
 }
 
+/// What measured patterns run on.
+struct Device<'a> {
+    threads: &'a Threads,
+    #[cfg(feature = "gpu")]
+    gpu: Option<&'a attnc::gpu::Gpu>,
+    /// The last tensors: patterns of one shape are measured on the same.
+    kept: RefCell<Option<(Extents, Rc<Given>)>>,
+}
+
+/// What tensors are made from.
+type Extents = (attnc::DType, [usize; 4], [usize; 4], usize);
+
+impl Device<'_> {
+    fn tensors(&self, dtype: attnc::DType, q: [usize; 4], k: [usize; 4], dv: usize) -> Outcome<Rc<Given>> {
+        let extents = (dtype, q, k, dv);
+        if let Some((_, given)) = self.kept.borrow().as_ref().filter(|(known, _)| *known == extents) {
+            return Ok(given.clone());
+        }
+        self.kept.take();
+        let given = Rc::new(Given::random(dtype, q, k, dv, SEED)?);
+        *self.kept.borrow_mut() = Some((extents, given.clone()));
+        Ok(given)
+    }
+}
+
 /// A pattern that is compiled and about to be measured.
 struct Work {
     name: String,
@@ -258,7 +294,7 @@ struct Work {
 
 impl Work {
     fn new(args: &BenchArgs, subject: &Subject, reporter: Reporter, progress: &Progress) -> Outcome<Work> {
-        let options = subject::options(&args.set, args.target);
+        let options = subject::options(&args.set, &args.target);
         let loader = Remembering::default();
         // The name is settled on a module of its own, which the times leave out.
         let module = Compiler::new(Options { target: attnc::Target::Oracle, ..options.clone() })
@@ -279,7 +315,7 @@ impl Work {
 
     /// Dense attention of the same shape.
     fn dense(args: &BenchArgs, like: &Work, progress: &Progress) -> Outcome<Work> {
-        let options = subject::options(&SetArgs { set: Vec::new(), ..args.set.clone() }, args.target);
+        let options = subject::options(&SetArgs { set: Vec::new(), ..args.set.clone() }, &args.target);
         let loader = Memory::file("dense", "pattern dense = all\n");
         let (kernel, compile) = compile(&loader, "dense", &options, &Select::named("dense"), progress)?;
         let data = Data { q_start: Some(0), ..Data::default() };
@@ -289,18 +325,19 @@ impl Work {
     fn measure(
         &self,
         args: &BenchArgs,
-        threads: &Threads,
+        device: &Device<'_>,
         limits: Limits,
         rates: Option<&Calibrated>,
         progress: &Progress,
     ) -> Outcome<Measured> {
         let (shape, dtype) = (self.shape, args.shape.dtype.dtype());
         let dv = args.shape.dv.unwrap_or(shape.dim);
+        let threads = device.threads;
         progress.say(&format!("{}: making tensors", self.name));
         let extent = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
         let [batch, heads, kv_heads] = [args.shape.batch, shape.heads, self.kv_heads].map(extent);
         let [n_q, n_k, dim] = [shape.n_q, shape.n_k, shape.dim].map(extent);
-        let given = Given::random(dtype, [batch, heads, n_q, dim], [batch, kv_heads, n_k, dim], extent(dv), SEED)?;
+        let given = device.tensors(dtype, [batch, heads, n_q, dim], [batch, kv_heads, n_k, dim], extent(dv))?;
 
         progress.say(&format!("{}: counting", self.name));
         let inputs = self.data.inputs();
@@ -324,8 +361,19 @@ impl Work {
         let mut problem = results.problem(&given, inputs)?;
         let mut workspace =
             vec![0; self.kernel.workspace_bytes([batch, heads, n_q, extent(dv)], n_k, dim, threads.count())];
+        #[cfg(feature = "gpu")]
+        let session = device.gpu.map(|gpu| attnc::gpu::Session::new(&self.kernel, gpu, &problem)).transpose()?;
+        #[cfg(feature = "gpu")]
+        let ran = session.as_ref().map(|session| format!("gpu:{}", session.variant().name()));
+        #[cfg(not(feature = "gpu"))]
+        let ran = None;
         let mut once = || -> Outcome<u64> {
             let begin = Instant::now();
+            #[cfg(feature = "gpu")]
+            if let (Some(gpu), Some(session)) = (device.gpu, &session) {
+                let on_device = crate::gpu::again(session, gpu, &mut problem)?;
+                return Ok(on_device.map_or_else(|| machine::nanos(begin), |nanos| nanos as u64));
+            }
             self.kernel.run(&mut problem, Resources { threads: Some(threads), workspace: Some(&mut workspace) })?;
             Ok(machine::nanos(begin))
         };
@@ -366,7 +414,7 @@ impl Work {
         let gflops = cost.useful_flops as f64 / samples.median().max(1) as f64;
         Ok(Measured {
             pattern: self.name.clone(),
-            target: target(args.target, &self.kernel),
+            target: ran.unwrap_or_else(|| target(&args.target, &self.kernel)),
             plan_hash: self.kernel.hash(),
             tokens: shape.n_q,
             keys: shape.n_k,
@@ -382,7 +430,7 @@ impl Work {
             executed_flops: cost.executed_flops,
             useful_gflops: gflops,
             machine_peak_gflops: limits.gflops,
-            peak_ratio: gflops / limits.gflops,
+            peak_ratio: limits.gflops.map(|peak| gflops / peak),
             compile_ns: self.compile.clone(),
             predicted_ns,
             slowness,
@@ -402,7 +450,7 @@ impl Work {
 }
 
 /// Name of what ran.
-fn target(asked: Target, kernel: &Kernel) -> String {
+fn target(asked: &Target, kernel: &Kernel) -> String {
     match (asked, kernel.isa()) {
         (Target::Oracle, _) => "oracle".to_owned(),
         (_, Some(isa)) => format!("cpu:{}", isa.name()),
@@ -513,13 +561,13 @@ fn table(report: &Report) -> String {
                 writeln!(text, "  model    {} predicted; it took {ratio:.2} of that{slow}", machine::time(predicted));
         }
         let overhead = r.executed_flops as f64 / r.useful_flops.max(1) as f64;
-        let _ = writeln!(
-            text,
-            "  speed    {:.1} GFLOP/s useful, {:.0} % of the measured peak of {:.1}; executed {overhead:.2} x useful",
-            r.useful_gflops,
-            100.0 * r.peak_ratio,
-            r.machine_peak_gflops
-        );
+        let of_peak = match (r.peak_ratio, r.machine_peak_gflops) {
+            (Some(ratio), Some(peak)) => {
+                format!(", {:.0} % of the measured peak of {peak:.1}; executed {overhead:.2} x useful", 100.0 * ratio)
+            }
+            _ => String::new(),
+        };
+        let _ = writeln!(text, "  speed    {:.1} GFLOP/s useful{of_peak}", r.useful_gflops);
         if let Some(read) = r.machine_read_gbps {
             let share = 100.0 * r.gbps / read;
             let _ = writeln!(

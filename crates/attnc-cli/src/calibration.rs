@@ -165,10 +165,12 @@ fn unreadable(path: &Path, why: &str) -> Failure {
 }
 
 pub(crate) fn calibrate(args: &CalibrateArgs) -> Outcome {
-    let options = subject::options(&SetArgs::default(), args.target);
+    let options = subject::options(&SetArgs::default(), &args.target);
     let isa = match options.target {
         attnc::Target::Cpu(isa) => isa.unwrap_or(Isa::best()),
         attnc::Target::Oracle => return Err(Failure::usage("the oracle is not calibrated", "use --target cpu")),
+        #[cfg(feature = "gpu")]
+        attnc::Target::Gpu(_) => return Err(Failure::usage("a GPU is not calibrated", "use --target cpu")),
     };
     let file = measure(isa, args.threads)?;
     let path =

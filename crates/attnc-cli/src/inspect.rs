@@ -18,7 +18,7 @@ use crate::subject::{self, Data};
 use crate::tensors::{self, TensorFile};
 
 pub(crate) fn check(args: &CheckArgs, reporter: Reporter) -> Outcome {
-    let options = subject::options(&args.set, Target::Oracle);
+    let options = subject::options(&args.set, &Target::Oracle);
     let mut failed = None;
     let mut lines = String::new();
     for path in &args.files {
@@ -147,6 +147,8 @@ pub(crate) fn explain(args: &ExplainArgs) -> Outcome {
 pub(crate) fn targets(args: &TargetsArgs) -> Outcome {
     let mut all: Vec<(String, Result<String, String>)> =
         attnc::targets().into_iter().map(|(name, state)| (format!("cpu:{name}"), state)).collect();
+    #[cfg(feature = "gpu")]
+    all.extend(crate::gpu::targets());
     all.push(("oracle".to_owned(), Ok("the definition in 64-bit reals, pair by pair".to_owned())));
     match args.format {
         Format::Json => {
@@ -160,8 +162,8 @@ pub(crate) fn targets(args: &TargetsArgs) -> Outcome {
             let mut text = String::new();
             for (name, state) in all {
                 let _ = match state {
-                    Ok(about) => writeln!(text, "{name:<12} yes  {about}"),
-                    Err(why) => writeln!(text, "{name:<12} no   {why}"),
+                    Ok(about) => writeln!(text, "{name:<19} yes  {about}"),
+                    Err(why) => writeln!(text, "{name:<19} no   {why}"),
                 };
             }
             files::print(&text)
@@ -179,11 +181,11 @@ pub(crate) fn build(args: &BuildArgs, reporter: Reporter) -> Outcome {
     let wants = |stage| args.emit.iter().any(|(s, _)| *s == stage);
     let (clif, asm) = (wants(Stage::Clif), wants(Stage::Asm));
     // Machine code is made only if something of it is asked for.
-    let target = if clif || asm { args.target } else { Target::Oracle };
-    if (clif || asm) && target == Target::Oracle {
-        return Err(Failure::usage("the oracle has no machine code", "use --target cpu"));
+    let target = if clif || asm { args.target.clone() } else { Target::Oracle };
+    if (clif || asm) && !matches!(subject::options(&args.set, &target).target, attnc::Target::Cpu(_)) {
+        return Err(Failure::usage(format!("`{target}` has no machine code"), "use --target cpu"));
     }
-    let options = attnc::Options { clif, asm, ..subject::options(&args.set, target) };
+    let options = attnc::Options { clif, asm, ..subject::options(&args.set, &target) };
     let module = subject::module(&args.subject.path, options, reporter)?;
     let names: Vec<String> = match &args.subject.name {
         Some(name) => vec![name.clone()],
@@ -193,6 +195,11 @@ pub(crate) fn build(args: &BuildArgs, reporter: Reporter) -> Outcome {
         }
     };
     for (stage, path) in &args.emit {
+        #[cfg(feature = "gpu")]
+        if *stage == Stage::Wgsl {
+            files::write_all(path.as_deref(), wgsl(&module, &args.target, &names)?.as_bytes())?;
+            continue;
+        }
         let text = emit(&module, *stage, &names)?;
         files::write_all(path.as_deref(), text.as_bytes())?;
     }
@@ -203,7 +210,7 @@ fn emit(module: &Module, stage: Stage, names: &[String]) -> Outcome<String> {
     match stage {
         Stage::Ast => return Ok(module.ast_text()),
         Stage::Pattern => return Ok(module.program_text()),
-        Stage::Plan | Stage::Passes | Stage::Clif | Stage::Asm => {}
+        _ => {}
     }
     let mut text = String::new();
     for name in names {
@@ -227,8 +234,28 @@ fn emit(module: &Module, stage: Stage, names: &[String]) -> Outcome<String> {
     Ok(text)
 }
 
+/// Shaders of a variant, without a device.
+#[cfg(feature = "gpu")]
+fn wgsl(module: &Module, target: &Target, names: &[String]) -> Outcome<String> {
+    let variant = match target {
+        Target::Gpu(name) => name.variant.unwrap_or(attnc::gpu::Variant::Portable),
+        Target::Cpu => attnc::gpu::Variant::Portable,
+        other => return Err(Failure::usage(format!("`{other}` has no shaders"), "use --target gpu:portable")),
+    };
+    let mut text = String::new();
+    for name in names {
+        let kernel = module.kernel(&Select::named(name.as_str()))?;
+        for (i, (_, shader)) in kernel.wgsl(&attnc::gpu::Shader::of(variant))?.iter().enumerate() {
+            attnc::gpu::validate(shader, variant).map_err(|why| attnc::Diagnostics::from(attnc::gpu::Error::Shader(why)))?;
+            let gap = if i == 0 && text.is_empty() { "" } else { "\n" };
+            let _ = write!(text, "{gap}{shader}");
+        }
+    }
+    Ok(text)
+}
+
 pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
-    let module = subject::module(&args.subject.path, subject::options(&args.set, Target::Oracle), reporter)?;
+    let module = subject::module(&args.subject.path, subject::options(&args.set, &Target::Oracle), reporter)?;
     let name = subject::name_of(&module, &args.subject)?;
     let kernel = subject::kernel(&module, &name, &args.sizes)?;
     let sizes = subject::sized(&module, args.lengths.keys.or(args.lengths.tokens), &args.sizes);

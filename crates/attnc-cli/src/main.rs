@@ -8,6 +8,7 @@
 //! subject  FILE:NAME, lengths, run-time data      inspect  check, fmt, explain, targets, build, cost
 //! compare  results against older ones             advise   what would be cheaper
 //! calibration  rates of this machine, and their file
+//! gpu      opening a GPU, and waiting for it
 //! ```
 //!
 //! Data go to standard output, diagnostics to standard error. Exit codes: 0 fine, 1 diagnostics or a mismatch,
@@ -22,6 +23,8 @@ mod bench;
 mod calibration;
 mod compare;
 mod files;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod inspect;
 mod machine;
 mod report;

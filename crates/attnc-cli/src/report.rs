@@ -69,6 +69,7 @@ impl From<Diagnostics> for Failure {
             attnc::NO_TARGET => exit::TARGET,
             attnc::UNKNOWN_PARAM | attnc::BAD_SETTING | attnc::UNKNOWN_SIZE | attnc::UNKNOWN_NAME => exit::USAGE,
             attnc::BROKEN_PLAN => exit::INTERNAL,
+            "E0621" | "E0622" => exit::RUN,
             code if code.starts_with("E07") => exit::RUN,
             _ => exit::DIAGNOSTICS,
         };

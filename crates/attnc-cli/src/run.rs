@@ -12,7 +12,7 @@ use crate::subject::{self, Data};
 use crate::tensors::{self, Buffer, Stored, TensorFile};
 
 pub(crate) fn run(args: &RunArgs, reporter: Reporter) -> Outcome {
-    let module = subject::module(&args.subject.path, subject::options(&args.set, args.target), reporter)?;
+    let module = subject::module(&args.subject.path, subject::options(&args.set, &args.target), reporter)?;
     let name = subject::name_of(&module, &args.subject)?;
     let kernel = subject::kernel(&module, &name, &args.sizes)?;
     let threads = threads(args.threads)?;
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &RunArgs, reporter: Reporter) -> Outcome {
     let mut results = Results::new(&kernel, &given, dtype)?;
     let begin = Instant::now();
     let mut problem = results.problem(&given, inputs)?;
-    kernel.run(&mut problem, Resources { threads: Some(&threads), workspace: None })?;
+    let target = execute(&kernel, &args.target, &threads, &mut problem)?;
     let taken = machine::nanos(begin);
 
     // Outputs have a batch axis if the inputs have one.
@@ -42,17 +42,27 @@ pub(crate) fn run(args: &RunArgs, reporter: Reporter) -> Outcome {
     let (out, lse) = if given.q.shape.len() == 3 { (&out[1..], &lse[1..3]) } else { (&out[..], &lse[..3]) };
     let stored = [("out", dtype, out, results.out.bytes()), ("lse", DType::F32, lse, results.lse.bytes())];
     tensors::write(&args.output, &stored)?;
-    let target = match (args.target, kernel.isa()) {
-        (Target::Oracle, _) => "oracle".to_owned(),
-        (_, Some(isa)) => format!("cpu:{}", isa.name()),
-        (_, None) => "cpu".to_owned(),
-    };
     files::print(&format!(
         "{name}: plan {} on {target}, {} threads, {}\n",
         kernel.hash(),
         threads.count(),
         machine::time(taken)
     ))
+}
+
+/// Runs a kernel on its target; the name of what ran.
+fn execute(kernel: &Kernel, target: &Target, threads: &Threads, problem: &mut Problem<'_>) -> Outcome<String> {
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = crate::gpu::open(target)? {
+        let session = crate::gpu::run(kernel, &gpu, problem)?;
+        return Ok(format!("gpu:{}", session.variant().name()));
+    }
+    kernel.run(problem, Resources { threads: Some(threads), workspace: None })?;
+    Ok(match (target, kernel.isa()) {
+        (Target::Oracle, _) => "oracle".to_owned(),
+        (_, Some(isa)) => format!("cpu:{}", isa.name()),
+        (_, None) => "cpu".to_owned(),
+    })
 }
 
 /// A pool of as many threads as asked for, or as there are cores.

@@ -25,7 +25,7 @@ const CELLS: i64 = 256;
 const MOST: i64 = 8192;
 
 pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
-    let module = subject::module(&args.subject.path, subject::options(&args.set, Target::Oracle), reporter)?;
+    let module = subject::module(&args.subject.path, subject::options(&args.set, &Target::Oracle), reporter)?;
     let name = subject::name_of(&module, &args.subject)?;
     let kernel = subject::kernel(&module, &name, &args.sizes)?;
     let sizes = subject::sized(&module, args.lengths.keys.or(args.lengths.tokens), &args.sizes);

@@ -13,13 +13,15 @@ use crate::report::{Failure, Outcome, Reporter};
 use crate::tensors::TensorFile;
 
 /// The compiler's options for a target.
-pub(crate) fn options(set: &SetArgs, target: Target) -> Options {
+pub(crate) fn options(set: &SetArgs, target: &Target) -> Options {
     let target = match target {
         Target::Cpu => attnc::Target::Cpu(None),
         Target::CpuScalar => attnc::Target::Cpu(Some(attnc::Isa::Scalar)),
         Target::CpuAvx2 => attnc::Target::Cpu(Some(attnc::Isa::Avx2)),
         Target::CpuAvx512 => attnc::Target::Cpu(Some(attnc::Isa::Avx512)),
         Target::Oracle => attnc::Target::Oracle,
+        #[cfg(feature = "gpu")]
+        Target::Gpu(name) => attnc::Target::Gpu(name.variant),
     };
     let plan = attnc::PlanOptions { without: set.passes.without(), ..attnc::PlanOptions::default() };
     Options { set: set.set.clone(), target, plan, ..Options::default() }

@@ -76,8 +76,11 @@ const LARGE: &[&[i64]] = &[&[64, 40, 2, 9], &[2, 40, 64, 9], &[128, 128, 1, 1], 
 pub(crate) fn verify(args: &VerifyArgs, reporter: Reporter) -> Outcome {
     let pools = [threads(Some(1))?, threads(Some(2))?];
     let mut passed = true;
-    for subject in &args.subjects {
-        let targets = targets(args, subject, reporter)?;
+    for (subject, group) in args.subjects.iter().flat_map(|s| groups(args).into_iter().map(move |g| (s, g))) {
+        let targets = targets(args, subject, &group, reporter)?;
+        if targets.is_empty() {
+            continue;
+        }
         let names = match &subject.name {
             Some(name) => vec![name.clone()],
             None if args.input.is_some() => vec![subject::name_of(&targets[0].module, subject)?],
@@ -111,6 +114,77 @@ pub(crate) fn verify(args: &VerifyArgs, reporter: Reporter) -> Outcome {
 struct Compiled {
     name: String,
     module: Module,
+    /// The only type of tensors that it takes, if so.
+    dtype: Option<DType>,
+    #[cfg(feature = "gpu")]
+    gpu: Option<std::rc::Rc<attnc::gpu::Gpu>>,
+}
+
+impl Compiled {
+    fn is_gpu(&self) -> bool {
+        #[cfg(feature = "gpu")]
+        return self.gpu.is_some();
+        #[cfg(not(feature = "gpu"))]
+        false
+    }
+}
+
+/// Targets that are verified on the same tensors.
+#[derive(Clone)]
+enum Group {
+    /// Every instruction set of this machine.
+    Cpus,
+    /// One target, with tensors of any type.
+    One(Target),
+    /// A GPU's variants that take f16 alone.
+    #[cfg(feature = "gpu")]
+    Halves(crate::args::GpuName),
+}
+
+/// What is verified one after the other.
+fn groups(args: &VerifyArgs) -> Vec<Group> {
+    match &args.target {
+        None => vec![Group::Cpus],
+        #[cfg(feature = "gpu")]
+        Some(Target::Gpu(name)) => {
+            use attnc::gpu::Variant;
+            let portable = || Target::Gpu(crate::args::GpuName { variant: Some(Variant::Portable), ..name.clone() });
+            match name.variant {
+                None => vec![Group::One(portable()), Group::Halves(name.clone())],
+                Some(Variant::Portable) => vec![Group::One(portable())],
+                Some(_) => vec![Group::Halves(name.clone())],
+            }
+        }
+        Some(target) => vec![Group::One(target.clone())],
+    }
+}
+
+/// The targets of a group, with the only type that they take.
+fn members(group: &Group) -> Outcome<Vec<(Target, Option<DType>)>> {
+    Ok(match group {
+        Group::Cpus => (attnc::targets().into_iter().filter(|(_, state)| state.is_ok()))
+            .map(|(isa, _)| match isa {
+                _ if isa == Isa::Avx512.name() => (Target::CpuAvx512, None),
+                _ if isa == Isa::Avx2.name() => (Target::CpuAvx2, None),
+                _ => (Target::CpuScalar, None),
+            })
+            .collect(),
+        Group::One(target) => vec![(target.clone(), None)],
+        #[cfg(feature = "gpu")]
+        Group::Halves(name) => {
+            let runs = match name.variant {
+                Some(variant) => vec![variant],
+                None => {
+                    let gpu = crate::gpu::open(&Target::Gpu(name.clone()))?;
+                    gpu.map(|gpu| gpu.variants().to_vec()).unwrap_or_default()
+                }
+            };
+            let target = |variant| Target::Gpu(crate::args::GpuName { variant: Some(variant), ..name.clone() });
+            (runs.into_iter().filter(|v| *v != attnc::gpu::Variant::Portable))
+                .map(|v| (target(v), Some(DType::F16)))
+                .collect()
+        }
+    })
 }
 
 /// Random subsets of the passes that `--all-passes` verifies.
@@ -136,26 +210,29 @@ fn choices(args: &VerifyArgs) -> Vec<(String, PassArgs)> {
 }
 
 /// The file for every instruction set of this machine and every choice of passes.
-fn targets(args: &VerifyArgs, subject: &Subject, reporter: Reporter) -> Outcome<Vec<Compiled>> {
+fn targets(args: &VerifyArgs, subject: &Subject, group: &Group, reporter: Reporter) -> Outcome<Vec<Compiled>> {
     let choices = choices(args);
     let mut targets = Vec::new();
-    for (isa, _) in attnc::targets().into_iter().filter(|(_, state)| state.is_ok()) {
-        let target = match isa {
-            _ if isa == Isa::Avx512.name() => Target::CpuAvx512,
-            _ if isa == Isa::Avx2.name() => Target::CpuAvx2,
-            _ => Target::CpuScalar,
-        };
+    for (target, dtype) in members(group)? {
+        #[cfg(feature = "gpu")]
+        let gpu = crate::gpu::open(&target)?.map(std::rc::Rc::new);
         for (name, passes) in &choices {
             let set = SetArgs { set: args.set.set.clone(), passes: passes.clone() };
-            let options: Options = subject::options(&set, target);
+            let options: Options = subject::options(&set, &target);
             let module = Compiler::new(options).compile(&Disk, &subject.path)?;
             if targets.is_empty() {
                 reporter.print(&module.warnings());
             }
-            targets.push(Compiled { name: format!("cpu:{isa}{name}"), module });
+            targets.push(Compiled {
+                name: format!("{target}{name}"),
+                module,
+                dtype,
+                #[cfg(feature = "gpu")]
+                gpu: gpu.clone(),
+            });
         }
     }
-    if targets.is_empty() {
+    if targets.is_empty() && matches!(group, Group::Cpus) {
         let said = attnc::Diagnostic::global(attnc::NO_TARGET, "this machine runs no target but the oracle");
         return Err(Failure::from(attnc::Diagnostics::from(said.help("`attnc targets` says why"))));
     }
@@ -239,7 +316,7 @@ fn sampled(args: &VerifyArgs, targets: &[Compiled], select: &Select, pools: &[Th
             let extent = |n: i64| usize::try_from(n).unwrap_or(0);
             let q = [form.batch, extent(heads), extent(lengths.n_q), form.dim];
             let k = [form.batch, extent(kv_heads), extent(lengths.n_k), form.dim];
-            let tensors = Given::random(form.dtype, q, k, form.dv, seed)?;
+            let tensors = Given::random(targets[0].dtype.unwrap_or(form.dtype), q, k, form.dv, seed)?;
             case(targets, select, &tensors, &data, pools, tally)?;
         }
     }
@@ -281,6 +358,9 @@ fn case(
         let kernel: Kernel = target.module.kernel(select)?;
         let mut kept: Option<Results> = None;
         let mut given_chosen: Option<Vec<Output>> = None;
+        let mut rounded = DType::F32;
+        // Threads are those of CPUs.
+        let pools = if target.is_gpu() { &pools[..1] } else { pools };
         for pool in pools {
             let mut results = Results::new(&kernel, given, dtype)?;
             let mut problem = results.problem(given, data.inputs())?;
@@ -294,7 +374,12 @@ fn case(
                     }
                 };
             }
-            let chosen = kernel.run_chosen(&mut problem, Resources { threads: Some(pool), workspace: None })?;
+            let chosen = if target.is_gpu() {
+                rounded = execute(target, &kernel, pool, &mut problem)?;
+                Vec::new()
+            } else {
+                kernel.run_chosen(&mut problem, Resources { threads: Some(pool), workspace: None })?
+            };
             // What depends on the data is compared given what was chosen, which is judged apart.
             if kept.is_none() && !chosen.is_empty() {
                 let (outputs, wrong) = kernel.oracle_given(&problem, &chosen)?;
@@ -310,11 +395,21 @@ fn case(
         }
         if let (Some(results), Some(oracle)) = (&kept, given_chosen.as_ref().or(oracle.as_ref())) {
             let (out, lse) = results.tensors()?;
-            row.see(&attnc::compare(oracle, &out, Some(&lse)), || describe(given, data, select));
+            row.see(&attnc::compare_rounded(oracle, &out, Some(&lse), rounded), || describe(given, data, select));
         }
     }
     tally.cases += 1;
     Ok(None)
+}
+
+/// Runs a kernel on its target; the type to which weights are rounded before they meet V.
+fn execute(target: &Compiled, kernel: &Kernel, pool: &Threads, problem: &mut attnc::Problem<'_>) -> Outcome<DType> {
+    #[cfg(feature = "gpu")]
+    if let Some(gpu) = &target.gpu {
+        return Ok(crate::gpu::run(kernel, gpu, problem)?.weights());
+    }
+    kernel.run(problem, Resources { threads: Some(pool), workspace: None })?;
+    Ok(DType::F32)
 }
 
 /// A case in words.
@@ -393,7 +488,7 @@ impl Tally {
             // Writing to a string does not fail.
             let _ = writeln!(
                 text,
-                "{name:<20} {:<10} {:<4} {} cases, {} rows: out {:.2e} of {:.2e}, lse {:.2e} of {:.2e}",
+                "{name:<20} {:<12} {:<4} {} cases, {} rows: out {:.2e} of {:.2e}, lse {:.2e} of {:.2e}",
                 row.target,
                 if row.passed() { "ok" } else { "FAIL" },
                 self.cases,

@@ -1,22 +1,99 @@
-//! Proof that 64-bit integers suffice: interval arithmetic over every expression of a plan.
+//! Proof that machine integers suffice: interval arithmetic over every expression of a plan.
 //!
 //! Positions and sizes are at most [`MAX_LEN`]; launches beyond it are refused. An expression that may
 //! leave the range -2^62 .. 2^62 for such sizes is refused here, so that compiled code may wrap freely.
+//! A back end with 32-bit integers asks again for each launch, whose lengths and sizes are known: [`fits_i32`].
 
 use rustc_hash::FxHashMap;
 
-use attnc_pattern::expr::{Bin, ExprId, Exprs, Node, Ty, Un, Var};
+use attnc_pattern::env::{Env, MapData};
+use attnc_pattern::expr::{Bin, ExprId, Exprs, Extent, Node, Ty, Un, Var};
 
 use crate::MAX_LEN;
 use crate::plan::{Attend, Entry, Plan};
 
 const LIMIT: i128 = 1 << 62;
 
+/// What is known of the variables of a launch.
+enum Known<'a> {
+    /// Nothing but that positions, sizes and counts are at most [`MAX_LEN`].
+    Any,
+    /// The launch; and a bound of all its positions, documents and ranks.
+    Launch(&'a Env<'a>, i128),
+}
+
+impl<'a> Known<'a> {
+    fn of(env: &'a Env<'a>) -> Known<'a> {
+        let orders = env.orders.iter().map(|o| o.len() as i64).max().unwrap_or(0);
+        let ends = [env.q_start + env.n_q, env.k_start + env.n_k, orders, env.docs.last().copied().unwrap_or(0)];
+        let most = ends.into_iter().max().unwrap_or(0).max(env.docs.len() as i64);
+        Known::Launch(env, i128::from(most))
+    }
+
+    /// No position is greater, nor any document or rank.
+    fn most(&self) -> i128 {
+        match self {
+            Known::Any => i128::from(MAX_LEN),
+            Known::Launch(_, most) => *most,
+        }
+    }
+
+    fn var(&self, var: Var) -> (i128, i128) {
+        let Known::Launch(env, most) = self else { return (0, self.most()) };
+        // Lengths and starts may be those of a class, which are less.
+        let upto = |v: i64| (0, i128::from(v));
+        let exactly = |v: i64| (i128::from(v), i128::from(v));
+        match var {
+            Var::QStart => upto(env.q_start),
+            Var::KStart => upto(env.k_start),
+            Var::NQ => upto(env.n_q),
+            Var::NK => upto(env.n_k),
+            Var::Q | Var::QLo | Var::QHi => upto(env.q_start + env.n_q),
+            Var::K => upto(env.k_start + env.n_k),
+            Var::Given(Extent::QStart) => exactly(env.q_start),
+            Var::Given(Extent::KStart) => exactly(env.k_start),
+            Var::Given(Extent::NQ) => exactly(env.n_q),
+            Var::Given(Extent::NK) => exactly(env.n_k),
+            Var::Head => exactly(env.head),
+            Var::Heads => exactly(env.heads),
+            Var::Layer => exactly(env.layer),
+            Var::Step => exactly(env.step),
+            Var::Dim => exactly(env.dim),
+            Var::Docs => upto(env.docs.len() as i64),
+            Var::Size(id) => env.sizes.get(id.0 as usize).map_or((0, *most), |&v| exactly(v)),
+            _ => (0, *most),
+        }
+    }
+
+    /// Entries of a compressed map.
+    fn entries(&self, map: usize) -> i128 {
+        match self {
+            Known::Any => i128::from(MAX_LEN) * 1024,
+            Known::Launch(env, most) => match env.maps.get(map) {
+                Some(MapData::Csr { indices, .. }) => indices.len() as i128,
+                _ => *most,
+            },
+        }
+    }
+}
+
 /// Checks every integer of the plan.
 ///
 /// # Errors
 /// The first expression that may not fit.
 pub fn fits(plan: &Plan) -> Result<(), ExprId> {
+    within(plan, &Known::Any, LIMIT)
+}
+
+/// Checks that every integer of the plan fits 32 bits in a launch.
+///
+/// # Errors
+/// The first expression that may not fit.
+pub fn fits_i32(plan: &Plan, env: &Env<'_>) -> Result<(), ExprId> {
+    within(plan, &Known::of(env), i128::from(i32::MAX))
+}
+
+fn within(plan: &Plan, launch: &Known<'_>, limit: i128) -> Result<(), ExprId> {
     let mut roots = vec![plan.require];
     for s in walks(plan) {
         roots.push(s.scale);
@@ -48,16 +125,16 @@ pub fn fits(plan: &Plan) -> Result<(), ExprId> {
             }
         }
     }
-    let loops = loop_bounds(plan);
+    let loops = loop_bounds(plan, launch);
     let exprs = &plan.program.exprs;
-    let bounds = Bounds { plan, exprs, loops: &loops };
+    let bounds = Bounds { plan, exprs, loops: &loops, launch };
     let mut known: FxHashMap<ExprId, (i128, i128)> = FxHashMap::default();
     for id in exprs.reachable(&roots) {
         if exprs.ty(id) != Ty::Int {
             continue;
         }
         let (lo, hi) = bounds.interval(id, &known);
-        if lo < -LIMIT || hi > LIMIT {
+        if lo < -limit || hi > limit {
             return Err(id);
         }
         known.insert(id, (lo, hi));
@@ -71,7 +148,7 @@ fn walks(plan: &Plan) -> impl Iterator<Item = &Attend> {
 }
 
 /// Bounds of loop variables by number, over all loops that bind one: a loop runs over what lies between its bounds.
-fn loop_bounds(plan: &Plan) -> FxHashMap<u32, (i128, i128)> {
+fn loop_bounds(plan: &Plan, launch: &Known<'_>) -> FxHashMap<u32, (i128, i128)> {
     let exprs = &plan.program.exprs;
     let mut found: FxHashMap<u32, (i128, i128)> = FxHashMap::default();
     // Inner bounds read outer variables, and pieces share numbers: repeat until nothing grows. Numbers of loops
@@ -79,7 +156,7 @@ fn loop_bounds(plan: &Plan) -> FxHashMap<u32, (i128, i128)> {
     for _ in 0..8 {
         let before = found.clone();
         let mut visit = |var: u32, lo: ExprId, hi: ExprId| {
-            let bounds = Bounds { plan, exprs, loops: &before };
+            let bounds = Bounds { plan, exprs, loops: &before, launch };
             let mut known = FxHashMap::default();
             for id in exprs.reachable(&[lo, hi]) {
                 if exprs.ty(id) == Ty::Int {
@@ -112,6 +189,7 @@ struct Bounds<'a> {
     plan: &'a Plan,
     exprs: &'a Exprs,
     loops: &'a FxHashMap<u32, (i128, i128)>,
+    launch: &'a Known<'a>,
 }
 
 impl Bounds<'_> {
@@ -150,9 +228,9 @@ impl Bounds<'_> {
 
     /// Bounds of one integer, operands being known.
     fn interval(&self, id: ExprId, known: &FxHashMap<ExprId, (i128, i128)>) -> (i128, i128) {
-        let Bounds { plan, exprs, loops } = self;
-        let len = i128::from(MAX_LEN);
-        if exprs.as_int(id).is_none() && self.is_extent(id) {
+        let Bounds { plan, exprs, loops, launch } = self;
+        let len = launch.most();
+        if matches!(launch, Known::Any) && exprs.as_int(id).is_none() && self.is_extent(id) {
             return (0, len);
         }
         let of = |e: &ExprId| known[e];
@@ -160,7 +238,7 @@ impl Bounds<'_> {
             Node::Int(v) => (i128::from(*v), i128::from(*v)),
             Node::Var(v) => match v {
                 Var::Loop(n) => loops.get(n).copied().unwrap_or((0, 0)),
-                _ => (0, len),
+                _ => launch.var(*v),
             },
             Node::Bin(op, a, b) => {
                 let ((al, ah), (bl, bh)) = (of(a), of(b));
@@ -217,7 +295,7 @@ impl Bounds<'_> {
                     let t = &plan.program.tables[t.0 as usize];
                     (i128::from(t.iter().copied().min().unwrap_or(0)), i128::from(t.iter().copied().max().unwrap_or(0)))
                 }
-                Un::CsrBegin(_) => (0, len * 1024),
+                Un::CsrBegin(map) => (0, launch.entries(map.0 as usize)),
                 _ => (-1, len),
             },
             Node::DrawAt(..) => (-1, len),

@@ -79,6 +79,9 @@ pub enum Target {
     Cpu(Option<Isa>),
     /// The definition in f64, pair by pair: slow, and right. Nothing is compiled.
     Oracle,
+    /// Compute shaders of a variant; `None` is the best that the GPU runs for the tensors of a launch.
+    #[cfg(feature = "gpu")]
+    Gpu(Option<attnc_gpu::Variant>),
 }
 
 impl Default for Target {
@@ -143,6 +146,8 @@ impl Compiler {
         Ok(Module(Arc::new(Shared {
             plans: slots(program.attentions.len()),
             kernels: slots(program.attentions.len()),
+            #[cfg(feature = "gpu")]
+            shaders: slots(program.attentions.len()),
             candidates: slots(program.draws.len()),
             program: Arc::new(program),
             sets: OnceLock::new(),
@@ -182,6 +187,9 @@ pub(crate) struct Shared {
     plans: Vec<Planned>,
     /// By attention.
     kernels: Vec<Compiled>,
+    /// By attention.
+    #[cfg(feature = "gpu")]
+    shaders: Vec<OnceLock<Result<Arc<attnc_gpu::GpuKernel>, Vec<Diagnostic>>>>,
     /// Candidate sets by draw.
     pub(crate) candidates: Vec<OnceLock<Candidates>>,
 }
@@ -382,8 +390,22 @@ impl Shared {
 
     /// The plan of an attention, made anew.
     fn planned(&self, attention: usize) -> Result<Built, Vec<Diagnostic>> {
-        attnc_plan::build(&self.program, attention, &self.options.plan)
-            .map_err(|error| vec![attnc_plan::codes::diagnostic(&self.program, attention, &error)])
+        let build = |options: &attnc_plan::Options| {
+            attnc_plan::build(&self.program, attention, options)
+                .map_err(|error| vec![attnc_plan::codes::diagnostic(&self.program, attention, &error)])
+        };
+        #[cfg(feature = "gpu")]
+        if let Target::Gpu(_) = self.options.target {
+            // The model of time is that of a CPU.
+            let mut options = attnc_plan::Options { machine: None, ..self.options.plan.clone() };
+            let built = build(&options)?;
+            if attnc_gpu::beyond(&built.plan).is_none() {
+                return Ok(built);
+            }
+            options.without.push("reorder".to_owned());
+            return build(&options);
+        }
+        build(&self.options.plan)
     }
 
     /// The plan of an attention before all passes, and after each that changed it.
@@ -405,10 +427,7 @@ impl Shared {
     /// The machine code of an attention; `None` where nothing is compiled.
     pub(crate) fn compiled(&self, attention: usize) -> Result<Option<Arc<CpuKernel>>, Vec<Diagnostic>> {
         let make = || {
-            // Rows that are or may be empty without a policy.
-            if let Some(error) = analysis::empty_rows(&mut Program::clone(&self.program), attention) {
-                return Err(vec![error]);
-            }
+            self.runnable(attention)?;
             let Target::Cpu(isa) = self.options.target else { return Ok(None) };
             let built = self.plan(attention)?;
             let options = attnc_cpu::Options {
@@ -422,6 +441,41 @@ impl Shared {
             kernel.map(|k| Some(Arc::new(k))).map_err(|error| vec![self.refused(attention, &error)])
         };
         self.kernels[attention].get_or_init(make).clone()
+    }
+
+    /// Whether no row of an attention is, or may be, empty without a policy.
+    fn runnable(&self, attention: usize) -> Result<(), Vec<Diagnostic>> {
+        match analysis::empty_rows(&mut Program::clone(&self.program), attention) {
+            Some(error) => Err(vec![error]),
+            None => Ok(()),
+        }
+    }
+
+    /// The shaders of an attention; `None` where another target runs.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn shaders(&self, attention: usize) -> Result<Option<Arc<attnc_gpu::GpuKernel>>, Vec<Diagnostic>> {
+        let Target::Gpu(variant) = self.options.target else { return Ok(None) };
+        let make = || {
+            self.runnable(attention)?;
+            let built = self.plan(attention)?;
+            let kernel = attnc_gpu::GpuKernel::new(&built.plan, variant);
+            kernel.map(Arc::new).map_err(|error| vec![self.not_emitted(attention, &error)])
+        };
+        self.shaders[attention].get_or_init(make).clone().map(Some)
+    }
+
+    /// Why an attention has no shader.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn not_emitted(&self, attention: usize, error: &attnc_gpu::EmitError) -> Diagnostic {
+        let span = self.program.attentions[attention].span;
+        match error {
+            attnc_gpu::EmitError::Unsupported(_) => {
+                Diagnostic::error("E0611", span, error.to_string(), "asked for here")
+                    .help("`--target cpu` and `--target oracle` run it")
+            }
+            _ => Diagnostic::global(crate::gpu::UNFIT, error.to_string())
+                .help("`--target gpu` chooses a variant that takes these tensors; `--target cpu` takes any"),
+        }
     }
 
     /// Compiles these attentions side by side; what is wrong is told in their order.
@@ -459,6 +513,27 @@ pub(crate) const CODES: &[CodeInfo] = &[
         code: "E0611",
         title: "the target does not support a construct",
         explain: "The pattern is valid, and the oracle runs it, but this target cannot.",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0620",
+        title: "the GPU variant does not take these tensors",
+        explain: "The variants `f16` and `matrix` compute with f16: f32 and bf16 would be narrowed, which is never done silently. \
+                  Dimensions are at most 256, and 128 for `matrix`. `--target gpu` chooses a variant by the tensors.",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0621",
+        title: "an integer of the pattern may not fit 32 bits",
+        explain: "GPUs compute with 32-bit integers. For the lengths and sizes of a launch every integer of the pattern must be \
+                  proved to fit. This one may not: a product of positions, or a large constant. The CPU has 64 bits.",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0622",
+        title: "the GPU failed",
+        explain: "The device was lost, has no memory left, does not allow buffers of that size, or its driver refused a shader. The \
+                  message says which. Nothing of the output is valid then.",
         example: "",
     },
     CodeInfo {

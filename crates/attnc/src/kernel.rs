@@ -116,8 +116,11 @@ struct Piece {
     attention: usize,
     /// Absent where the oracle runs what has no plan.
     built: Option<Arc<Built>>,
-    /// Absent where the oracle runs.
+    /// Absent where the oracle or a GPU runs.
     code: Option<Arc<CpuKernel>>,
+    /// Absent where something else runs.
+    #[cfg(feature = "gpu")]
+    shaders: Option<Arc<attnc_gpu::GpuKernel>>,
     /// Rows of every entry, made when a launch first asks how long they are.
     rows: Arc<OnceLock<Vec<Rows>>>,
 }
@@ -198,7 +201,14 @@ impl Kernel {
                 let code = shared.compiled(attention)?;
                 let planned = shared.target() != Target::Oracle || !shared.program.is_dynamic(attention);
                 let built = planned.then(|| shared.plan(attention)).transpose()?;
-                Ok(Piece { attention, built, code, rows: Arc::default() })
+                Ok(Piece {
+                    attention,
+                    built,
+                    code,
+                    #[cfg(feature = "gpu")]
+                    shaders: shared.shaders(attention)?,
+                    rows: Arc::default(),
+                })
             };
             parts.push(piece().map_err(|list| shared.said(list))?);
         }
@@ -363,8 +373,16 @@ impl Kernel {
         resources: Resources<'_>,
         chosen: Option<&mut Vec<Chosen>>,
     ) -> Result<(), Diagnostics> {
-        if self.shared.target() == Target::Oracle {
-            return self.run_oracle(problem);
+        match self.shared.target() {
+            Target::Oracle => return self.run_oracle(problem),
+            #[cfg(feature = "gpu")]
+            Target::Gpu(_) => {
+                let message = "a kernel for GPUs does not run by itself: it is submitted to one";
+                return Err(self.shared.said(vec![
+                    Diagnostic::global(crate::gpu::UNFIT, message).help("make a `gpu::Session` and submit it"),
+                ]));
+            }
+            Target::Cpu(_) => {}
         }
         let shape = self.shape_of(problem)?;
         let reads = self.reads(problem.q.shape()[1], problem.k.shape()[1])?;
@@ -700,6 +718,70 @@ impl Kernel {
         Ok(View::new(&self.plan_of(piece)?.plan, env))
     }
 
+    /// What its module shares.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The plans of the attentions in use.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn planned(&self) -> impl Iterator<Item = (usize, &attnc_plan::VerifiedPlan)> {
+        self.parts.iter().filter_map(|p| Some((p.attention, &p.built.as_deref()?.plan)))
+    }
+
+    /// The shaders of the attentions in use, if a GPU runs them.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn shaders(&self) -> impl Iterator<Item = (usize, &attnc_gpu::GpuKernel)> {
+        self.parts.iter().filter_map(|p| Some((p.attention, p.shaders.as_deref()?)))
+    }
+
+    /// Environments of a launch on tensors of these shapes.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn environments<'a>(
+        &'a self,
+        q: [usize; 4],
+        k: [usize; 4],
+        inputs: &'a Inputs<'a>,
+    ) -> Result<crate::gpu::Environments<'a>, Diagnostics> {
+        let extent = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let shape = Shape { n_q: extent(q[2]), n_k: extent(k[2]), heads: extent(q[1]), dim: extent(q[3]) };
+        let reads = self.reads(q[1], k[1])?;
+        let (groups, _) = self.groups(&reads)?;
+        let mut envs = self.envs(inputs, shape, Purpose::Run)?;
+        let mut parts = Vec::with_capacity(groups.len());
+        for (piece, heads) in groups {
+            let mut of_part = Vec::with_capacity(q[0] * heads.len());
+            for item in 0..q[0] {
+                for &head in &heads {
+                    of_part.push(envs.env(self.at(piece.attention, item, head)).map_err(|l| self.shared.said(l))?);
+                }
+            }
+            parts.push((heads, of_part));
+        }
+        Ok(crate::gpu::Environments { parts, q: reads.q, kv: reads.kv })
+    }
+
+    /// Whether the tensors of a problem fit together and the output fits them.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn check_shapes(&self, problem: &Problem<'_>) -> Result<(), Diagnostics> {
+        self.shape_of(problem)?;
+        let [batch, q_heads, rows, _] = problem.q.shape();
+        let expected = [batch, self.output_heads(q_heads), rows, problem.v.shape()[3]];
+        if problem.out.shape() != expected {
+            let found = problem.out.shape();
+            return Err(self.refuse("E0721", format!("`out` should have shape {expected:?}, but has {found:?}")));
+        }
+        let of_lse = [expected[0], expected[1], expected[2], 1];
+        match &problem.lse {
+            Some(lse) if lse.shape() != of_lse || lse.dtype() != attnc_cpu::DType::F32 => {
+                let (shape, dtype) = (lse.shape(), lse.dtype());
+                Err(self.refuse("E0721", format!("`lse` should be {of_lse:?} of f32, but is {shape:?} of {dtype:?}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn at(&self, attention: usize, batch: usize, head: usize) -> At {
         At { attention, batch, head: head as i64, layer: self.select.layer, step: self.select.step }
     }
@@ -857,17 +939,21 @@ impl Kernel {
     }
 
     fn failed(&self, error: &RunError) -> Diagnostics {
-        if let RunError::EmptyRow { batch, head, row } = *error
-            && let Some(attention) = self.attention(head)
-        {
-            let attention = &self.shared.program.attentions[attention];
-            let message = format!("query row {row} of head {head}, batch item {batch}, attends to nothing");
-            let label = format!("`{}` has `empty = error`", attention.name);
-            let diagnostic = Diagnostic::error("E0709", attention.span, message, label)
-                .help("write `empty = zero` if such rows shall be 0, or widen the set");
-            return self.shared.said(vec![diagnostic]);
+        match *error {
+            RunError::EmptyRow { batch, head, row } => self.empty_row(batch, head, row),
+            _ => self.refuse("E0721", error.to_string()),
         }
-        self.refuse("E0721", error.to_string())
+    }
+
+    /// A row without entries where that is an error.
+    pub(crate) fn empty_row(&self, batch: usize, head: usize, row: usize) -> Diagnostics {
+        let message = format!("query row {row} of head {head}, batch item {batch}, attends to nothing");
+        let Some(attention) = self.attention(head) else { return self.refuse("E0709", message) };
+        let attention = &self.shared.program.attentions[attention];
+        let label = format!("`{}` has `empty = error`", attention.name);
+        let diagnostic = Diagnostic::error("E0709", attention.span, message, label)
+            .help("write `empty = zero` if such rows shall be 0, or widen the set");
+        self.shared.said(vec![diagnostic])
     }
 }
 
@@ -892,14 +978,23 @@ fn order_by_weight<E>(
 /// Compares what a target computed with the oracle's outputs, one for each batch item.
 #[must_use]
 pub fn compare(oracle: &[Output], out: &Tensor<'_>, lse: Option<&Tensor<'_>>) -> Report {
-    let rounding = Rounding {
-        out: match out.dtype() {
-            attnc_cpu::DType::F32 => Dtype::F32,
-            attnc_cpu::DType::F16 => Dtype::F16,
-            attnc_cpu::DType::Bf16 => Dtype::Bf16,
-        },
-        weights: Dtype::F32,
+    compare_rounded(oracle, out, lse, attnc_cpu::DType::F32)
+}
+
+/// As [`compare`], for a target that rounds weights to a type before they meet V.
+#[must_use]
+pub fn compare_rounded(
+    oracle: &[Output],
+    out: &Tensor<'_>,
+    lse: Option<&Tensor<'_>>,
+    weights: attnc_cpu::DType,
+) -> Report {
+    let of = |dtype| match dtype {
+        attnc_cpu::DType::F32 => Dtype::F32,
+        attnc_cpu::DType::F16 => Dtype::F16,
+        attnc_cpu::DType::Bf16 => Dtype::Bf16,
     };
+    let rounding = Rounding { out: of(out.dtype()), weights: of(weights) };
     let mut report = Report::default();
     for (batch, output) in oracle.iter().enumerate() {
         let of_out = |head, row, col| f64::from(out.get([batch, head, row, col]));

@@ -112,6 +112,29 @@ impl<'a> Tensor<'a> {
         }
     }
 
+    /// Writes a row as elements of a type that holds all of its own, in the host's order of bytes.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn row_as(&self, [batch, head, row]: [usize; 3], dtype: DType, bytes: &mut [u8]) {
+        let size = dtype.size();
+        if let Data::Bytes { bytes: own, offset, dtype: of, strides } = self.data
+            && (of, strides[3]) == (dtype, size as isize)
+            && self.shape[3] > 0
+            && cfg!(target_endian = "little")
+        {
+            let at = byte_at(offset, &strides, self.shape, [batch, head, row, 0]);
+            bytes.copy_from_slice(&own[at..at + self.shape[3] * size]);
+            return;
+        }
+        for (col, element) in bytes.chunks_exact_mut(size).enumerate() {
+            let value = self.get([batch, head, row, col]);
+            match dtype {
+                DType::F32 => element.copy_from_slice(&value.to_ne_bytes()),
+                DType::F16 => element.copy_from_slice(&f16::from_f32(value).to_ne_bytes()),
+                DType::Bf16 => element.copy_from_slice(&bf16::from_f32(value).to_ne_bytes()),
+            }
+        }
+    }
+
     /// As the back end takes it.
     pub(crate) fn of_cpu(&self) -> Result<attnc_cpu::Tensor<'a>, LayoutError> {
         match self.data {
@@ -200,6 +223,21 @@ impl<'a> TensorMut<'a> {
                 }
             }
             DataMut::F32(data) => data[element_at(shape, index)] = value as f32,
+        }
+    }
+
+    /// Writes a row, given as elements of the tensor's type in the host's order of bytes.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn set_row(&mut self, [batch, head, row]: [usize; 3], bytes: &[u8]) {
+        let dtype = self.dtype();
+        for (col, element) in bytes.chunks_exact(dtype.size()).enumerate() {
+            let value = match *element {
+                [a, b] if dtype == DType::F16 => f16::from_ne_bytes([a, b]).to_f32(),
+                [a, b] => bf16::from_ne_bytes([a, b]).to_f32(),
+                [a, b, c, d] => f32::from_ne_bytes([a, b, c, d]),
+                _ => 0.0,
+            };
+            self.set([batch, head, row, col], f64::from(value));
         }
     }
 

@@ -1,0 +1,21 @@
+//! WGSL back end: compute shaders from a verified plan, and running them through wgpu.
+//!
+//! [`emit()`] writes the text of a plan's shaders without a device. [`Adapter`] and [`Gpu`] are what runs them;
+//! [`launch`] prepares a launch on buffers of the host, which [`Launch::encode`] writes into the host's own command
+//! encoder; [`Session`] does the same for tensors in memory. Nothing here waits, starts a thread, reads a clock, opens a
+//! file, reads the environment or prints. Only this crate names wgpu and naga.
+
+#![deny(unsafe_code)]
+
+mod device;
+mod emit;
+mod experimental;
+mod layout;
+mod run;
+mod validate;
+
+pub use device::{Adapter, Gpu, GpuError, adapter, adapters};
+pub use emit::{Element, EmitError, Spec, Stage, Variant, beyond, emit, max_dim};
+pub use run::{Buffers, GpuKernel, Launch, LaunchError, Part, Pending, ReadRow, Results, Session, Shape, launch};
+pub use validate::validate;
+pub use wgpu;
