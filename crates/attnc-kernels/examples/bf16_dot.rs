@@ -8,11 +8,13 @@
 //! bursts, with 12 independent accumulators; both from registers, and with one operand broadcast from memory, as kernels
 //! use them.
 
+use std::io::{self, Write};
+
 #[cfg(target_arch = "x86_64")]
-fn main() {
+fn main() -> io::Result<()> {
+    let mut out = io::stdout();
     if !(std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bf16")) {
-        println!("this CPU lacks AVX512-BF16");
-        return;
+        return writeln!(out, "this CPU lacks AVX512-BF16");
     }
     let k = [0x3f80_3f80_u32; 64];
     let mut lines = Vec::new();
@@ -24,16 +26,18 @@ fn main() {
         lines.push(("dot products, broadcast", best(|n| burst::pairs(n, Some(&k)))));
     }
     for (what, rate) in &lines {
-        println!("{what}: {rate:.2} vectors a nanosecond");
+        writeln!(out, "{what}: {rate:.2} vectors a nanosecond")?;
     }
     for (i, from) in [(0, "registers"), (2, "memory")] {
-        println!("work of dot products over that of multiply-adds, {from}: {:.2}", 2.0 * lines[i + 1].1 / lines[i].1);
+        let ratio = 2.0 * lines[i + 1].1 / lines[i].1;
+        writeln!(out, "work of dot products over that of multiply-adds, {from}: {ratio:.2}")?;
     }
+    Ok(())
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn main() {
-    println!("this CPU is no x86-64");
+fn main() -> io::Result<()> {
+    writeln!(io::stdout(), "this CPU is no x86-64")
 }
 
 /// Instructions a nanosecond, of bursts of a number of rounds that return how many they did.

@@ -472,7 +472,9 @@ fn read_tile(table: &Table, view: &KvView, first: usize, keys: usize) -> (Vec<f3
         // SAFETY: as above.
         unsafe { view.addresses(first, keys, rows.as_mut_ptr()) };
         // SAFETY: the addresses are those of aligned rows of singles.
-        rows.into_iter().flat_map(|row| unsafe { std::slice::from_raw_parts(row.cast::<f32>(), dim) }.to_vec()).collect()
+        rows.into_iter()
+            .flat_map(|row| unsafe { std::slice::from_raw_parts(row.cast::<f32>(), dim) }.to_vec())
+            .collect()
     });
     (scratch, in_place)
 }
