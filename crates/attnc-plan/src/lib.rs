@@ -18,6 +18,7 @@ pub mod plan;
 pub mod print;
 pub mod range;
 mod reorder;
+pub mod typical;
 pub mod verify;
 
 pub use cost::{Cost, Counted, PANEL, Visited, Visits, cost, count};
