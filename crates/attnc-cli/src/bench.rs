@@ -77,7 +77,9 @@ struct Measured {
     /// `useful_gflops / machine_peak_gflops`
     peak_ratio: Option<f64>,
     compile_ns: CompileTimes,
-    /// What the model of time says, for a machine as fast as this one was meanwhile; `None` for the oracle.
+    /// What the model of time says for the machine as it was calibrated; `None` for the oracle.
+    calibrated_ns: Option<u64>,
+    /// The same for a machine as fast as this one was meanwhile.
     predicted_ns: Option<u64>,
     /// What one and the same launch took meanwhile over what it took when the machine was calibrated.
     slowness: Option<f64>,
@@ -350,7 +352,7 @@ impl Work {
             &inputs,
         )?;
         let cost = forecast.cost;
-        let predicted_ns = rates.map(|rates| rates.predict(&forecast, dtype, threads.count()));
+        let calibrated_ns = rates.map(|rates| rates.predict(&forecast, dtype, threads.count()));
         let work = work(&forecast);
         drop(forecast);
 
@@ -408,7 +410,7 @@ impl Work {
         }
         progress.done();
         let slowness = pace.map(|pace| pace.slowness());
-        let predicted_ns = predicted_ns.map(|ns| (ns as f64 * slowness.unwrap_or(1.0)) as u64);
+        let predicted_ns = calibrated_ns.map(|ns| (ns as f64 * slowness.unwrap_or(1.0)) as u64);
 
         let samples = Samples::new(samples);
         let gflops = cost.useful_flops as f64 / samples.median().max(1) as f64;
@@ -432,6 +434,7 @@ impl Work {
             machine_peak_gflops: limits.gflops,
             peak_ratio: limits.gflops.map(|peak| gflops / peak),
             compile_ns: self.compile.clone(),
+            calibrated_ns,
             predicted_ns,
             slowness,
             run_ns: RunTimes {
@@ -554,11 +557,13 @@ fn table(report: &Report) -> String {
             machine::time(r.run_ns.p95),
             r.run_ns.samples
         );
-        if let Some(predicted) = r.predicted_ns {
+        if let (Some(calibrated), Some(predicted)) = (r.calibrated_ns, r.predicted_ns) {
             let ratio = r.run_ns.median as f64 / predicted.max(1) as f64;
-            let slow = r.slowness.map_or(String::new(), |s| format!("; the machine took {s:.2} x its calibrated time"));
-            let _ =
-                writeln!(text, "  model    {} predicted; it took {ratio:.2} of that{slow}", machine::time(predicted));
+            let [calibrated, predicted] = [calibrated, predicted].map(machine::time);
+            let _ = writeln!(
+                text,
+                "  model    {calibrated} when calibrated, {predicted} at the machine's present pace; it took {ratio:.2} of that"
+            );
         }
         let overhead = r.executed_flops as f64 / r.useful_flops.max(1) as f64;
         let of_peak = match (r.peak_ratio, r.machine_peak_gflops) {

@@ -85,6 +85,17 @@ impl Calibrated {
         Ok(here.and_then(|file| Calibrated::of(&file).ok()))
     }
 
+    /// What is built in, where nothing was measured.
+    pub(crate) fn built_in(isa: Isa, threads: usize) -> Calibrated {
+        let lanes = match isa {
+            Isa::Scalar => 1,
+            Isa::Avx2 => 8,
+            Isa::Avx512 => 16,
+        };
+        let of = attnc::typical::calibration(lanes, threads);
+        Calibrated([DType::F32, DType::F16, DType::Bf16].map(|dtype| (dtype, of)).to_vec())
+    }
+
     /// What is known, or else measured now and kept. A place that cannot be written costs the next command the
     /// measurement, and nothing else.
     pub(crate) fn known_or_measured(args: &CalibrationArgs, isa: Isa) -> Outcome<Calibrated> {

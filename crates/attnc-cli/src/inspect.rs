@@ -273,7 +273,9 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
     let total = forecast.cost;
     let threads = args.threads.map_or_else(machine::cores, |t| usize::try_from(t).unwrap_or(usize::MAX));
     let known = Calibrated::known(&args.calibration, Isa::best())?;
-    let predicted = known.map(|known| known.predict(&forecast, dtype, threads));
+    let calibrated = known.is_some();
+    let rates = known.unwrap_or_else(|| Calibrated::built_in(Isa::best(), threads));
+    let predicted = rates.predict(&forecast, dtype, threads);
     match args.format {
         Format::Json => print_json(&json!({
             "schema": "attnc.cost/1",
@@ -300,13 +302,13 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
             "work": work(&forecast),
             "threads": threads,
             "predicted_ns": predicted,
+            "calibrated": calibrated,
         })),
         Format::Human => {
             let mut text = table(&name, &kernel.hash(), &total, (n_q, n_k, heads * args.shape.batch));
-            if let Some(nanos) = predicted {
-                // Writing to a string does not fail.
-                let _ = writeln!(text, "  predicted time  {} on {threads} threads", machine::time(nanos));
-            }
+            let by = if calibrated { "" } else { ", by built-in rates: `attnc calibrate` measures this machine's" };
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "  predicted time  {} on {threads} threads{by}", machine::time(predicted));
             files::print(&text)
         }
     }

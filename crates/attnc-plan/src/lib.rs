@@ -22,6 +22,7 @@ pub mod plan;
 pub mod print;
 pub mod range;
 mod reorder;
+pub mod typical;
 pub mod verify;
 
 pub use choice::Machine;
