@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use attnc_cpu::{CpuKernel, Isa, Launch, Part, RunError};
-use attnc_pattern::analysis::{EvalError, Rows};
+use attnc_pattern::analysis::{EvalError, Row, Rows};
 use attnc_pattern::env::Env;
 use attnc_pattern::oracle::{self, Evaluator, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
@@ -125,8 +125,11 @@ struct Piece {
 type Group<'a> = (&'a Piece, Vec<usize>);
 
 impl Piece {
-    /// How long the rows of a head are: keys of the first, the middle and the last.
-    fn weight(&self, env: &Env<'_>) -> u64 {
+    /// How long the rows of a head are.
+    fn lengths(&self, env: &Env<'_>) -> Lengths {
+        if env.n_q <= FEW_ROWS {
+            return Lengths::default();
+        }
         let plan = &self.built.plan;
         let rows = self.rows.get_or_init(|| {
             let of = |e: &attnc_plan::Entry| match e {
@@ -135,14 +138,29 @@ impl Piece {
             };
             plan.given.iter().filter_map(of).collect()
         });
-        let sampled = [0, env.n_q / 2, env.n_q - 1].map(|i| env.q_start + i);
-        // Rows that cannot be computed are refused elsewhere.
-        let row = |rows: &Rows| {
-            let mut walker = rows.walker(env).ok()?;
-            sampled.iter().map(|&q| Some(walker.row(q).ok()?.count())).sum::<Option<u64>>()
-        };
-        if env.n_q == 0 { 0 } else { rows.iter().filter_map(row).sum() }
+        let mut sampled = [0, env.n_q / 2, env.n_q - 1].map(|i| (env.q_start + i, 0));
+        for rows in rows {
+            // Rows that cannot be computed are refused elsewhere.
+            let Ok(mut walker) = rows.walker(env) else { continue };
+            for (q, keys) in &mut sampled {
+                *keys += walker.row(*q).map_or(0, Row::count);
+            }
+        }
+        let [first, middle, last] = sampled.map(|row| row.1);
+        Lengths { keys: first + middle + last, falling: first > last }
     }
+}
+
+/// Queries up to which a head is one tile, of whose rows nothing needs to be known.
+const FEW_ROWS: i64 = 64;
+
+/// Lengths of some rows of a head: which tasks of a launch take long.
+#[derive(Clone, Copy, Default)]
+struct Lengths {
+    /// Keys of the first, the middle and the last.
+    keys: u64,
+    /// The first is longer than the last.
+    falling: bool,
 }
 
 /// What environments are made for.
@@ -294,7 +312,7 @@ impl Kernel {
     pub fn workspace_bytes(&self, out: [usize; 4], keys: usize, dim: usize, threads: usize) -> usize {
         let [batch, heads, n_q, dim_v] = out;
         let codes = self.parts.iter().filter_map(|p| p.code.as_deref());
-        let parts: Vec<Part<'_>> = codes.map(|kernel| Part { kernel, heads: &[], envs: &[] }).collect();
+        let parts: Vec<Part<'_>> = codes.map(|kernel| Part { kernel, heads: &[], envs: &[], forward: false }).collect();
         // Which part has how many heads is known at the launch: as if all had the one that keeps most.
         let between = parts.iter().map(|p| p.kernel.between_bytes(n_q, dim_v)).max().unwrap_or(0);
         let between = between.saturating_mul(batch.saturating_mul(heads));
@@ -324,11 +342,14 @@ impl Kernel {
             }
             made.push(of_part);
         }
-        order_by_weight(&mut groups, &mut made, apart, |envs| envs.first());
+        let lengths = order_by_length(&mut groups, &mut made, apart);
         let parts: Vec<Part<'_>> = groups
             .iter()
             .zip(&made)
-            .filter_map(|((piece, heads), envs)| Some(Part { kernel: piece.code.as_deref()?, heads, envs }))
+            .zip(&lengths)
+            .filter_map(|(((piece, heads), envs), lengths)| {
+                Some(Part { kernel: piece.code.as_deref()?, heads, envs, forward: lengths.falling })
+            })
             .collect();
         let layout = |e: attnc_cpu::LayoutError| self.refuse("E0721", e.to_string());
         let (q, k, v) = (problem.q, problem.k, problem.v);
@@ -464,14 +485,18 @@ impl Kernel {
             let envs = own.iter().map(|&head| envs.env(self.at(piece.attention, 0, head)));
             made.push(envs.collect::<Result<Vec<_>, _>>().map_err(|l| self.shared.said(l))?);
         }
-        order_by_weight(&mut groups, &mut made, apart, |envs| envs.first());
-        for ((piece, heads), envs) in groups.into_iter().zip(made) {
+        let lengths = order_by_length(&mut groups, &mut made, apart);
+        for (((piece, heads), envs), lengths) in groups.into_iter().zip(made).zip(lengths) {
             for i in 0..heads.len() {
                 if let Some(env) = envs.get(i) {
-                    let found = attnc_plan::count::<attnc_cpu::Visits>(&piece.built.plan, env, of_plan)
+                    let mut found = attnc_plan::count::<attnc_cpu::Visits>(&piece.built.plan, env, of_plan)
                         .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
                     if i == 0 {
                         once.add(&found.once, 1);
+                    }
+                    // A launch begins with the last.
+                    if lengths.falling {
+                        found.stages.iter_mut().for_each(|tasks| tasks.reverse());
                     }
                     counted.push(found);
                 }
@@ -721,22 +746,19 @@ impl Kernel {
     }
 }
 
-/// Parts in the order of a launch, which begins with the last: that of the longest rows. Parts that run one after the
-/// other stay as they are. `first` is the environment of a part's first head.
-fn order_by_weight<E>(
-    groups: &mut Vec<Group<'_>>,
-    envs: &mut Vec<E>,
-    apart: bool,
-    first: impl for<'e> Fn(&'e E) -> Option<&'e Env<'e>>,
-) {
-    if apart || groups.len() < 2 {
-        return;
+/// Puts parts into the order of a launch, which begins with the last: that of the longest rows; the lengths of each.
+/// Parts that run one after the other stay as they are.
+fn order_by_length<'p, 'e>(groups: &mut Vec<Group<'p>>, envs: &mut Vec<Vec<Env<'e>>>, apart: bool) -> Vec<Lengths> {
+    let parts = groups.drain(..).zip(envs.drain(..));
+    let mut all: Vec<(Lengths, (Group<'p>, Vec<Env<'e>>))> = parts
+        .map(|(group, envs)| (envs.first().map_or_else(Lengths::default, |env| group.0.lengths(env)), (group, envs)))
+        .collect();
+    if !apart {
+        all.sort_by_key(|part| part.0.keys);
     }
-    let weight = |(piece, _): &Group<'_>, envs: &E| first(envs).map_or(0, |env| piece.weight(env));
-    let mut all: Vec<(u64, (Group<'_>, E))> =
-        groups.drain(..).zip(envs.drain(..)).map(|(group, envs)| (weight(&group, &envs), (group, envs))).collect();
-    all.sort_by_key(|part| part.0);
-    (*groups, *envs) = all.into_iter().map(|part| part.1).unzip();
+    let (lengths, parts): (Vec<Lengths>, Vec<_>) = all.into_iter().unzip();
+    (*groups, *envs) = parts.into_iter().unzip();
+    lengths
 }
 
 /// Compares what a target computed with the oracle's outputs, one for each batch item.
