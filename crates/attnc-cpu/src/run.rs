@@ -35,6 +35,8 @@ pub struct Part<'a> {
     /// `n_q` and `n_k` may be less than the rows of the tensors (padding); rows beyond `n_q` are written as
     /// empty, keys beyond `n_k` are not read.
     pub envs: &'a [Env<'a>],
+    /// Of a head the first tiles of queries come first, instead of the last: where those have the longest rows.
+    pub forward: bool,
 }
 
 /// Tensors of a launch and the means to run it.
@@ -576,6 +578,8 @@ pub(crate) struct Job<'a> {
     pub(crate) batch: usize,
     /// The first head.
     pub(crate) head: usize,
+    /// As [`Part::forward`].
+    forward: bool,
     /// The heads of Q and of K and V that it reads.
     pub(crate) reads: (usize, usize),
     /// Keys and values of each stage that reads a level, and how many slots there are; empty without levels.
@@ -860,6 +864,7 @@ fn jobs<'a>(
                     env,
                     batch,
                     head,
+                    forward: part.forward,
                 };
                 let heads: Vec<usize> = group.iter().map(|&i| part.heads[i]).collect();
                 if let Some((fold, ctx)) = fold(part.kernel, ctx, &of_first, launch, (batch, &heads)) {
@@ -1134,13 +1139,15 @@ impl<'a> Tasks<'a> {
                 if i >= self.total {
                     return;
                 }
-                // The last tiles of a causal pattern are the longest: they come first.
+                // The longest come first: of a causal pattern, the last tiles.
                 let i = self.total - 1 - i;
                 let at = self.before.partition_point(|&b| b <= i) - 1;
                 let job = &self.jobs[at];
+                let end = self.before.get(at + 1).copied().unwrap_or(self.total);
+                let number = if job.forward { end - 1 - i } else { i - self.before[at] };
                 let size = ScratchSize { bq: job.kernel.plan().stages[self.stage].tile.q, ..memory.size };
                 let Some(mut scratch) = Scratch::cut(base, size) else { return };
-                task(at, i - self.before[at], &mut scratch, &mut marks);
+                task(at, number, &mut scratch, &mut marks);
             }
         };
         let threads = threads_of(pool).min(memory.slots()).min(self.total);

@@ -264,7 +264,7 @@ fn run_dense(
     let heads: Vec<usize> = (0..s.heads).collect();
     let mut out = vec![f32::NAN; s.heads * s.n_q * s.dv];
     let mut lse = vec![f32::NAN; s.heads * s.n_q];
-    let parts = [Part { kernel, heads: &heads, envs }];
+    let parts = [Part { kernel, heads: &heads, envs, forward: false }];
     let mut workspace = vec![0xa5; workspace_bytes(&parts, s.n_k, s.d, s.dv, threads)];
     let pool = pool(threads);
     let mut launch = Launch {
@@ -1066,7 +1066,7 @@ fn batches_groups_types_strides_and_padding() {
                 ..Env::default()
             })
             .collect();
-        let parts = [Part { kernel: &kernel, heads: &computed, envs: &envs }];
+        let parts = [Part { kernel: &kernel, heads: &computed, envs: &envs, forward: false }];
         let mut workspace = vec![1; workspace_bytes(&parts, n, d, dv, 2)];
         let threads = pool(2);
         let shape_k = [batch, kv_heads, n, d];
@@ -1150,7 +1150,7 @@ fn launches_that_do_not_fit_are_refused() {
     let attempt = |t: Tried<'_>| {
         let (mut out, mut lse, mut workspace) = (vec![7.0; 256], vec![7.0; 256], vec![0; t.workspace]);
         let result = run(
-            &[Part { kernel: &kernel, heads: t.heads, envs: t.envs }],
+            &[Part { kernel: &kernel, heads: t.heads, envs: t.envs, forward: false }],
             &mut Launch {
                 q: Tensor::of_f32(&data, t.shapes[0]).expect("fits"),
                 k: Tensor::of_f32(&data, t.shapes[1]).expect("fits"),

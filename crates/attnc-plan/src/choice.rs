@@ -82,6 +82,10 @@ impl Machine {
             let short = others.iter().all(|p| local(p.start) && local(p.end));
             return if short { smallest } else { largest };
         }
+        // What has to be searched takes longer than a plan may.
+        if others.iter().any(|p| !p.loops.is_empty() || p.filter.is_some()) {
+            return largest;
+        }
         let elements = (self.shape.d_k + self.shape.d_v) as f64 / 2.0;
         // Boxes of a walk fill the largest.
         let Some(env) = nominal(program, stage.view) else { return largest };

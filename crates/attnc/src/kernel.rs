@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, Part, RunError};
-use attnc_pattern::analysis::{EvalError, Rows};
+use attnc_pattern::analysis::{EvalError, Row, Rows};
 use attnc_pattern::env::{DrawTable, Env};
 use attnc_pattern::oracle::{self, Evaluator, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
@@ -129,9 +129,12 @@ struct Piece {
 type Group<'a> = (&'a Piece, Vec<usize>);
 
 impl Piece {
-    /// How long the rows of a head are: keys of the first, the middle and the last.
-    fn weight(&self, env: &Env<'_>) -> u64 {
-        let Some(built) = &self.built else { return 0 };
+    /// How long the rows of a head are.
+    fn lengths(&self, env: &Env<'_>) -> Lengths {
+        if env.n_q <= FEW_ROWS {
+            return Lengths::default();
+        }
+        let Some(built) = &self.built else { return Lengths::default() };
         let plan = &built.plan;
         let rows = self.rows.get_or_init(|| {
             let of = |e: &attnc_plan::Entry| match e {
@@ -140,14 +143,29 @@ impl Piece {
             };
             plan.given.iter().filter_map(of).collect()
         });
-        let sampled = [0, env.n_q / 2, env.n_q - 1].map(|i| env.q_start + i);
-        // Rows that cannot be computed are refused elsewhere.
-        let row = |rows: &Rows| {
-            let mut walker = rows.walker(env).ok()?;
-            sampled.iter().map(|&q| Some(walker.row(q).ok()?.count())).sum::<Option<u64>>()
-        };
-        if env.n_q == 0 { 0 } else { rows.iter().filter_map(row).sum() }
+        let mut sampled = [0, env.n_q / 2, env.n_q - 1].map(|i| (env.q_start + i, 0));
+        for rows in rows {
+            // Rows that cannot be computed are refused elsewhere.
+            let Ok(mut walker) = rows.walker(env) else { continue };
+            for (q, keys) in &mut sampled {
+                *keys += walker.row(*q).map_or(0, Row::count);
+            }
+        }
+        let [first, middle, last] = sampled.map(|row| row.1);
+        Lengths { keys: first + middle + last, falling: first > last }
     }
+}
+
+/// Queries up to which a head is one tile, of whose rows nothing needs to be known.
+const FEW_ROWS: i64 = 64;
+
+/// Lengths of some rows of a head: which tasks of a launch take long.
+#[derive(Clone, Copy, Default)]
+struct Lengths {
+    /// Keys of the first, the middle and the last.
+    keys: u64,
+    /// The first is longer than the last.
+    falling: bool,
 }
 
 /// What environments are made for.
@@ -339,8 +357,8 @@ impl Kernel {
         let envs = if codes.clone().any(CpuKernel::is_dynamic) { vec![env; batch.saturating_mul(heads)] } else { vec![] };
         let parts: Vec<Part<'_>> = codes
             .map(|kernel| match kernel.is_dynamic() {
-                true => Part { kernel, heads: &list, envs: &envs },
-                false => Part { kernel, heads: &[], envs: &[] },
+                true => Part { kernel, heads: &list, envs: &envs, forward: false },
+                false => Part { kernel, heads: &[], envs: &[], forward: false },
             })
             .collect();
         // Which part has how many heads is known at the launch: as if all had the one that keeps most.
@@ -399,11 +417,14 @@ impl Kernel {
             }
             made.push(of_part);
         }
-        order_by_weight(&mut groups, &mut made, apart, |envs| envs.first());
+        let lengths = order_by_length(&mut groups, &mut made, apart);
         let parts: Vec<Part<'_>> = groups
             .iter()
             .zip(&made)
-            .filter_map(|((piece, heads), envs)| Some(Part { kernel: piece.code.as_deref()?, heads, envs }))
+            .zip(&lengths)
+            .filter_map(|(((piece, heads), envs), lengths)| {
+                Some(Part { kernel: piece.code.as_deref()?, heads, envs, forward: lengths.falling })
+            })
             .collect();
         let layout = |e: attnc_cpu::LayoutError| self.refuse("E0721", e.to_string());
         let (q, k, v) = (problem.q, problem.k, problem.v);
@@ -590,9 +611,9 @@ impl Kernel {
             let envs = own.iter().map(|&head| envs.env(self.at(piece.attention, 0, head)));
             made.push(envs.collect::<Result<Vec<_>, _>>().map_err(|l| self.shared.said(l))?);
         }
-        order_by_weight(&mut groups, &mut made, apart, |envs| envs.first());
+        let lengths = order_by_length(&mut groups, &mut made, apart);
         let mut total = Cost::default();
-        for ((piece, of_piece), envs) in groups.into_iter().zip(made) {
+        for (((piece, of_piece), envs), lengths) in groups.into_iter().zip(made).zip(lengths) {
             let alike = envs.len() < of_piece.len() || !self.reads_head(piece.attention);
             let plan = &self.plan_of(piece)?.plan;
             let most = if alike && !plan.reads_head() { attnc_cpu::most_folded(plan, shape.n_q) } else { 1 };
@@ -609,10 +630,14 @@ impl Kernel {
             for (i, (_, env, folded)) in folds.into_iter().enumerate() {
                 // Heads whose sets do not depend on the head cost the same.
                 if !alike || last.is_none() {
-                    let found = attnc_plan::count::<attnc_cpu::Visits>(plan, env, of_plan)
+                    let mut found = attnc_plan::count::<attnc_cpu::Visits>(plan, env, of_plan)
                         .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
                     if i == 0 {
                         once.add(&found.once, 1);
+                    }
+                    // A launch begins with the last.
+                    if lengths.falling {
+                        found.stages.iter_mut().for_each(|tasks| tasks.reverse());
                     }
                     last = Some((found, Vec::new()));
                 }
@@ -957,22 +982,19 @@ impl Kernel {
     }
 }
 
-/// Parts in the order of a launch, which begins with the last: that of the longest rows. Parts that run one after the
-/// other stay as they are. `first` is the environment of a part's first head.
-fn order_by_weight<E>(
-    groups: &mut Vec<Group<'_>>,
-    envs: &mut Vec<E>,
-    apart: bool,
-    first: impl for<'e> Fn(&'e E) -> Option<&'e Env<'e>>,
-) {
-    if apart || groups.len() < 2 {
-        return;
+/// Puts parts into the order of a launch, which begins with the last: that of the longest rows; the lengths of each.
+/// Parts that run one after the other stay as they are.
+fn order_by_length<'p, 'e>(groups: &mut Vec<Group<'p>>, envs: &mut Vec<Vec<Env<'e>>>, apart: bool) -> Vec<Lengths> {
+    let parts = groups.drain(..).zip(envs.drain(..));
+    let mut all: Vec<(Lengths, (Group<'p>, Vec<Env<'e>>))> = parts
+        .map(|(group, envs)| (envs.first().map_or_else(Lengths::default, |env| group.0.lengths(env)), (group, envs)))
+        .collect();
+    if !apart {
+        all.sort_by_key(|part| part.0.keys);
     }
-    let weight = |(piece, _): &Group<'_>, envs: &E| first(envs).map_or(0, |env| piece.weight(env));
-    let mut all: Vec<(u64, (Group<'_>, E))> =
-        groups.drain(..).zip(envs.drain(..)).map(|(group, envs)| (weight(&group, &envs), (group, envs))).collect();
-    all.sort_by_key(|part| part.0);
-    (*groups, *envs) = all.into_iter().map(|part| part.1).unzip();
+    let (lengths, parts): (Vec<Lengths>, Vec<_>) = all.into_iter().unzip();
+    (*groups, *envs) = parts.into_iter().unzip();
+    lengths
 }
 
 /// Compares what a target computed with the oracle's outputs, one for each batch item.
