@@ -8,6 +8,7 @@
 //! subject  FILE:NAME, lengths, run-time data      inspect  check, fmt, explain, targets, build, cost
 //! compare  results against older ones             advise   what would be cheaper
 //! calibration  rates of this machine, and their file
+//! export   masks for other engines
 //! ```
 //!
 //! Data go to standard output, diagnostics to standard error. Exit codes: 0 fine, 1 diagnostics or a mismatch,
@@ -21,6 +22,7 @@ mod args;
 mod bench;
 mod calibration;
 mod compare;
+mod export;
 mod files;
 mod inspect;
 mod machine;
@@ -82,6 +84,7 @@ fn dispatch(command: Command, reporter: Reporter) -> Outcome {
         Command::Targets(args) => inspect::targets(&args),
         Command::Build(args) => inspect::build(&args, reporter),
         Command::Cost(args) => inspect::cost(&args, reporter),
+        Command::Export(args) => export::export(&args, reporter),
         Command::Calibrate(args) => calibration::calibrate(&args),
         Command::Advise(args) => advise::advise(&args, reporter),
         Command::Show(args) => show::show(&args, reporter),
