@@ -26,6 +26,7 @@ const OWNED: &[(&str, &str)] = &[
     ("petgraph", "attnc"),
     ("miette", "attnc-host"),
     ("clap", "attnc-cli"),
+    ("pyo3", "attnc-py"),
     ("indicatif", "attnc-cli"),
     ("png", "attnc-host"),
     ("etcetera", "attnc-cli"),

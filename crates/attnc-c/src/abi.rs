@@ -14,7 +14,7 @@ use attnc::{
     BROKEN_PLAN, Compiler, Diagnostic, Diagnostics, Inputs, Isa, Loader, MapInput, Memory, NO_TARGET, Options, Problem,
     Resources, Select, Shape, Target, TensorData,
 };
-use attnc_host::foreign::{Axes, DLTensor, Raw};
+use attnc_host::foreign::{Axes, DLTensor, Raw, WRONG_ARGUMENT};
 use attnc_host::{Disk, Subject};
 
 use crate::handles::{self, Object};
@@ -224,7 +224,7 @@ pub struct attnc_cost {
 
 /// An argument that cannot be used.
 fn argument(name: &str, what: &str) -> Diagnostics {
-    Diagnostic::global("E0740", format!("`{name}` {what}")).help("see attnc.h").into()
+    Diagnostic::global(WRONG_ARGUMENT, format!("`{name}` {what}")).help("see attnc.h").into()
 }
 
 /// Runs a function of the interface: what it says becomes the last error, and panics end here.
@@ -241,7 +241,7 @@ fn guard(work: impl FnOnce() -> Result<(), Diagnostics>) -> attnc_status {
     last::set(&said);
     let first = said.list.iter().find(|d| d.severity == attnc::Severity::Error);
     match first.map_or("", |d| d.code) {
-        "E0740" => ATTNC_ARGUMENT,
+        WRONG_ARGUMENT => ATTNC_ARGUMENT,
         NO_TARGET => ATTNC_TARGET,
         BROKEN_PLAN => ATTNC_INTERNAL,
         code if code.starts_with("E07") => ATTNC_RUN,

@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Build(BuildArgs),
     /// Count entries, operations and bytes before running.
     Cost(CostArgs),
+    /// Write a mask in the format of another engine.
+    Export(ExportArgs),
     /// Measure the rates that predicted times are made of.
     Calibrate(CalibrateArgs),
     /// List changes that would make a pattern cheaper, and what they do to its pairs.
@@ -695,6 +697,61 @@ pub(crate) struct CostArgs {
     /// Text or JSON.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub(crate) format: Format,
+}
+
+/// Formats of other engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportAs {
+    /// BlockMask of FlexAttention.
+    Flex,
+    /// mask_func of cuDNN.
+    Cudnn,
+    /// startend_row_indices of FlashMask.
+    Flashmask,
+    /// Block-sparse rows of FlashInfer.
+    Flashinfer,
+    /// MaskInfo of JAX Splash.
+    Splash,
+    /// Ranges of MagiAttention.
+    Magi,
+    /// Compressed rows.
+    Csr,
+    /// Pairs.
+    Coo,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// What to export.
+    #[arg(value_name = "FILE[:NAME]", value_parser = subject)]
+    pub(crate) subject: Subject,
+    #[command(flatten)]
+    pub(crate) set: SetArgs,
+    #[command(flatten)]
+    pub(crate) lengths: LengthArgs,
+    #[command(flatten)]
+    pub(crate) sizes: SizeArgs,
+    /// The format.
+    #[arg(long = "as", value_enum)]
+    pub(crate) form: ExportAs,
+    /// Number of query heads [default: the model's, or 1].
+    #[arg(long, value_name = "H", value_parser = count, allow_negative_numbers = true)]
+    pub(crate) heads: Option<i64>,
+    /// Queries and keys of a block [default: 128, or what divides the lengths].
+    #[arg(long, value_name = "B", value_parser = positive, allow_negative_numbers = true)]
+    pub(crate) block: Option<i64>,
+    /// Most functions of cuDNN, most slices of MagiAttention.
+    #[arg(long, value_name = "N", value_parser = positive, allow_negative_numbers = true)]
+    pub(crate) most: Option<i64>,
+    /// Leave out scores, biases and null slots, which the engine must be given in another way.
+    #[arg(long)]
+    pub(crate) mask_only: bool,
+    /// Tensors file with the program's maps.
+    #[arg(long, value_name = "T.safetensors")]
+    pub(crate) input: Option<PathBuf>,
+    /// Safetensors file for the arrays; without it they are printed as JSON.
+    #[arg(short, long, value_name = "OUT.safetensors")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[cfg(test)]

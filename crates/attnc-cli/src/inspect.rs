@@ -79,6 +79,7 @@ pub(crate) fn fmt(args: &FmtArgs, reporter: Reporter) -> Outcome {
 pub(crate) fn codes() -> Vec<&'static CodeInfo> {
     let mut codes = attnc::codes();
     codes.extend(tensors::CODES);
+    codes.extend(attnc_host::foreign::CODES);
     codes.extend(CODES);
     codes.sort_by_key(|info| info.code);
     codes

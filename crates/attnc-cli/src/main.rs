@@ -9,6 +9,7 @@
 //! compare  results against older ones             advise   what would be cheaper
 //! calibration  rates of this machine, and their file
 //! gpu      opening a GPU, and waiting for it
+//! export   masks for other engines
 //! ```
 //!
 //! Data go to standard output, diagnostics to standard error. Exit codes: 0 fine, 1 diagnostics or a mismatch,
@@ -22,6 +23,7 @@ mod args;
 mod bench;
 mod calibration;
 mod compare;
+mod export;
 mod files;
 #[cfg(feature = "gpu")]
 mod gpu;
@@ -85,6 +87,7 @@ fn dispatch(command: Command, reporter: Reporter) -> Outcome {
         Command::Targets(args) => inspect::targets(&args),
         Command::Build(args) => inspect::build(&args, reporter),
         Command::Cost(args) => inspect::cost(&args, reporter),
+        Command::Export(args) => export::export(&args, reporter),
         Command::Calibrate(args) => calibration::calibrate(&args),
         Command::Advise(args) => advise::advise(&args, reporter),
         Command::Show(args) => show::show(&args, reporter),

@@ -5,6 +5,7 @@
 //! tensors come from one documented generator, the same on every machine and for any number of threads.
 //! Nothing here knows of attention.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -240,20 +241,30 @@ impl TensorFile {
 
 /// Writes tensors as a safetensors file that appears when it is complete.
 pub(crate) fn write(path: &Path, tensors: &[(&str, DType, &[usize], &[u8])]) -> Outcome {
+    let of = |dtype| match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::Bf16 => Dtype::BF16,
+    };
+    let tensors: Vec<_> = tensors.iter().map(|&(name, dtype, shape, bytes)| (name, of(dtype), shape, bytes)).collect();
+    store(path, None, &tensors)
+}
+
+/// Writes arrays of any type, and texts about them.
+pub(crate) fn store(
+    path: &Path,
+    about: Option<HashMap<String, String>>,
+    arrays: &[(&str, Dtype, &[usize], &[u8])],
+) -> Outcome {
     let mut at = 0;
     let mut infos = Vec::new();
-    for &(name, dtype, shape, bytes) in tensors {
-        let dtype = match dtype {
-            DType::F32 => Dtype::F32,
-            DType::F16 => Dtype::F16,
-            DType::Bf16 => Dtype::BF16,
-        };
+    for &(name, dtype, shape, bytes) in arrays {
         let info = TensorInfo { dtype, shape: shape.to_vec(), data_offsets: (at, at + bytes.len()) };
         infos.push((name.to_owned(), info));
         at += bytes.len();
     }
     let wrong = |e: String| Failure::run("E0734", format!("the outputs cannot be stored: {e}"), "check their shapes");
-    let metadata = Metadata::new(None, infos).map_err(|e| wrong(e.to_string()))?;
+    let metadata = Metadata::new(about, infos).map_err(|e| wrong(e.to_string()))?;
     let mut header = serde_json::to_vec(&metadata).map_err(|e| wrong(e.to_string()))?;
     // The data begin at a multiple of 8.
     header.resize(header.len().next_multiple_of(8), b' ');
@@ -261,7 +272,7 @@ pub(crate) fn write(path: &Path, tensors: &[(&str, DType, &[usize], &[u8])]) -> 
     let mut all = || {
         output.write_all(&(header.len() as u64).to_le_bytes())?;
         output.write_all(&header)?;
-        tensors.iter().try_for_each(|(.., bytes)| output.write_all(bytes))
+        arrays.iter().try_for_each(|(.., bytes)| output.write_all(bytes))
     };
     all().map_err(|e| write_failure(&e))?;
     output.finish()

@@ -16,9 +16,12 @@ const OUT_OF_REACH: &[(&str, &str)] = &[
     ("E0105", "the command line refuses a file of that size before it is read, with E0803"),
     ("E0610", "needs a machine that lacks a target"),
     ("E0611", "no construct is beyond the targets there are"),
+    ("E0613", "a program builds trees, and files hold text"),
     ("E0699", "a mistake of the compiler"),
     ("E0708", "the checker proves that every expression has a value, and indices are clamped"),
     ("E0738", "it tells measured times"),
+    ("E0739", "programs of Python and C hand over memory"),
+    ("E0740", "programs of C hand over arguments"),
     ("E0710", "the library refuses such tensors before the oracle sees them, with E0721"),
 ];
 

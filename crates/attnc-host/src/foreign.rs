@@ -319,14 +319,26 @@ impl Raw {
     }
 }
 
-/// What is to be said of memory that does not serve, apart from any program; the other codes are of tensors in files too.
-pub const CODES: &[CodeInfo] = &[CodeInfo {
-    code: WRONG_MEMORY,
-    title: "the memory of a tensor does not serve",
-    explain: "Tensors of a C or Python program lie in memory of the CPU; an output may be written and shares no memory \
+/// Code of an argument of the C library that cannot be used.
+pub const WRONG_ARGUMENT: &str = "E0740";
+
+/// What is to be said of arguments of programs; the other codes are of tensors in files too.
+pub const CODES: &[CodeInfo] = &[
+    CodeInfo {
+        code: WRONG_MEMORY,
+        title: "the memory of a tensor does not serve",
+        explain: "Tensors of a C or Python program lie in memory of the CPU; an output may be written and shares no memory \
               with `q`, `k` or `v`.",
-    example: "",
-}];
+        example: "",
+    },
+    CodeInfo {
+        code: WRONG_ARGUMENT,
+        title: "an argument of the C library cannot be used",
+        explain: "A pointer is null where it may not be, a handle was freed or is of another kind, a text is not UTF-8, or the \
+              size that a structure begins with is not its own.",
+        example: "",
+    },
+];
 
 /// Name of a kind of device.
 fn device_name(kind: i32) -> &'static str {

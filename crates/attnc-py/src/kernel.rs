@@ -29,6 +29,22 @@ const RECTANGLES: i64 = 256;
 const PIXELS: i64 = 512;
 
 /// One attention, or one layer of a model, compiled for every length, batch, number of heads and element type.
+///
+/// `kernel(q, k, v)` is attention of `q` over `k` and `v`: it returns `(out, lse)`.
+///
+/// `q` is `[batch, heads, tokens, dim]`, `k` `[batch, kv_heads, keys, dim]` and `v` `[batch, kv_heads, keys, dim_v]`,
+/// each of float32, float16 or bfloat16, or all three without the batch axis. They are numpy arrays or anything with
+/// `__dlpack__`, of any strides; nothing is copied. `out` is `[batch, heads, tokens, dim_v]` and `lse`
+/// `[batch, heads, tokens]` of float32, the log of the sum of exponentials of scores; both are new arrays of the
+/// library of `q`, or those given as `out` and `lse`, which share no memory with the inputs. With
+/// `return_lse=False` only `out` is returned.
+///
+/// `q_start` and `k_start` are positions of the first query and key, `lengths` a list of `(queries, keys)` for each
+/// item of a padded batch, `docs` offsets where documents begin, `sizes`, `maps` and `tensors` dicts of what the
+/// file declares: a map is an array, or `(indptr, indices)` if it is `csr`.
+///
+/// The interpreter is released while the kernel runs; arrays must not be written meanwhile. Raises `attnc.RunError`
+/// for arrays and numbers that do not fit; nothing is written then.
 #[pyclass(frozen, module = "attnc")]
 pub(crate) struct Kernel {
     kernel: attnc::Kernel,
@@ -211,21 +227,6 @@ impl Kernel {
 
 #[pymethods]
 impl Kernel {
-    /// Attention of `q` over `k` and `v`: returns `(out, lse)`.
-    ///
-    /// `q` is `[batch, heads, tokens, dim]`, `k` `[batch, kv_heads, keys, dim]` and `v` `[batch, kv_heads, keys, dim_v]`,
-    /// each of float32, float16 or bfloat16, or all three without the batch axis. They are numpy arrays or anything with
-    /// `__dlpack__`, of any strides; nothing is copied. `out` is `[batch, heads, tokens, dim_v]` and `lse`
-    /// `[batch, heads, tokens]` of float32, the log of the sum of exponentials of scores; both are new arrays of the
-    /// library of `q`, or those given as `out` and `lse`, which share no memory with the inputs. With
-    /// `return_lse=False` only `out` is returned.
-    ///
-    /// `q_start` and `k_start` are positions of the first query and key, `lengths` a list of `(queries, keys)` for each
-    /// item of a padded batch, `docs` offsets where documents begin, `sizes`, `maps` and `tensors` dicts of what the
-    /// file declares: a map is an array, or `(indptr, indices)` if it is `csr`.
-    ///
-    /// The interpreter is released while the kernel runs; arrays must not be written meanwhile. Raises `attnc.RunError`
-    /// for arrays and numbers that do not fit; nothing is written then.
     #[pyo3(signature = (q, k, v, *, out=None, lse=None, return_lse=true, q_start=None, k_start=None, lengths=None,
                         docs=None, sizes=None, maps=None, tensors=None, threads=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a function of Python")]

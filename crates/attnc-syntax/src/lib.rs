@@ -8,6 +8,7 @@
 pub mod ast;
 mod build;
 pub mod codes;
+pub mod construct;
 pub mod diag;
 mod dump;
 mod format;

@@ -16,11 +16,11 @@ use attnc_pattern::check::{self, Settings};
 use attnc_pattern::program::Program;
 use attnc_plan::{Built, Machine};
 use attnc_syntax::ast::{File, ItemKind};
-use attnc_syntax::diag::{CodeInfo, Diagnostic, Severity};
+use attnc_syntax::diag::{CodeInfo, Diagnostic, FileId, Severity};
 use rayon::prelude::*;
 
 use crate::kernel::{Kernel, Select};
-use crate::loader::{self, Loader, Memory, Sources, any_error};
+use crate::loader::{self, LoadError, Loader, Memory, Sources, any_error};
 use crate::numbers::Number;
 use crate::problem;
 
@@ -34,6 +34,8 @@ pub const BAD_SETTING: &str = "E0309";
 pub const BROKEN_PLAN: &str = "E0699";
 /// Code of a name that the file does not declare.
 pub const UNKNOWN_NAME: &str = "E0612";
+/// Code of a tree that no text parses to.
+pub const NO_TEXT: &str = "E0613";
 
 /// What was said about a compilation, with the texts that it points into.
 #[derive(Clone, Debug, Default)]
@@ -164,6 +166,41 @@ impl Compiler {
     /// As for [`Compiler::compile`].
     pub fn source(&self, text: &str) -> Result<Module, Diagnostics> {
         self.compile(&Memory::file("source", text), "source")
+    }
+
+    /// Compiles a tree that was built, as by [`attnc_syntax::construct`], and not parsed. Its text is laid out first, and
+    /// diagnostics show that; imports are looked for with `loader`.
+    ///
+    /// # Errors
+    /// As for [`Compiler::compile`], and `E0613` for a tree that has no text, such as one with a name of two words.
+    pub fn tree(&self, loader: &dyn Loader, tree: &File) -> Result<Module, Diagnostics> {
+        let text = attnc_syntax::print_file(tree);
+        let parsed = attnc_syntax::parse(&text, FileId::default());
+        if !any_error(&parsed.diagnostics) && attnc_syntax::dump(&parsed.file) != attnc_syntax::dump(tree) {
+            let message = "a tree was built that no text parses to";
+            let said = Diagnostic::global(NO_TEXT, message).help("names are single words, and operands stand in order");
+            return Err(said.into());
+        }
+        self.compile(&LaidOut { text, loader }, BUILT)
+    }
+}
+
+/// Name of a text that was laid out from a tree.
+const BUILT: &str = "built";
+
+/// The text of a tree, and whatever files it imports.
+struct LaidOut<'a> {
+    text: String,
+    loader: &'a dyn Loader,
+}
+
+impl Loader for LaidOut<'_> {
+    fn load(&self, from: Option<&str>, path: &str) -> Result<(String, Vec<u8>), LoadError> {
+        match from {
+            None => Ok((BUILT.to_owned(), self.text.clone().into_bytes())),
+            // It stands in no directory.
+            Some(from) => self.loader.load(Some(from).filter(|from| *from != BUILT), path),
+        }
     }
 }
 
@@ -541,6 +578,13 @@ pub(crate) const CODES: &[CodeInfo] = &[
         title: "no pattern, attention or model is meant",
         explain: "Without a name, FILE means the use named like the file, else its only model, else its only attention, else \
                   its only pattern. FILE:NAME names another. Patterns with arguments cannot be run by themselves.",
+        example: "",
+    },
+    CodeInfo {
+        code: NO_TEXT,
+        title: "a tree that a program built has no text",
+        explain: "A program that builds a pattern without text makes the nodes that the parser would. A name of two words, or \
+                  an operand that needs parentheses and has none, is no such node.",
         example: "",
     },
 ];

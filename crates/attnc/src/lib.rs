@@ -54,6 +54,7 @@ pub use attnc_pattern::tolerance::{Report, Worst};
 pub use attnc_plan::{model, typical};
 pub use attnc_plan::{Cost, MAX_LEN, Options as PlanOptions, PASSES, Pass};
 pub use attnc_syntax::diag::{CodeInfo, Diagnostic, FileId, Label, Severity, Span};
+pub use attnc_syntax::{ast, construct};
 pub use codes::codes;
 pub use compiler::{
     BAD_SETTING, BROKEN_PLAN, Compiler, Diagnostics, Kind, Module, NO_TARGET, Options, Target, UNKNOWN_NAME,

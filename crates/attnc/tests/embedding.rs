@@ -298,6 +298,32 @@ fn files_come_through_a_loader() {
 }
 
 #[test]
+fn a_pattern_is_built_without_text() {
+    use attnc::construct::{FileBuilder, call, k, name, q};
+    let tree = FileBuilder::new()
+        .import(["sinks"], "std")
+        .import(["near_by"], "lib")
+        .param("w", 3)
+        .pattern("local", name("causal") & (call("near_by", [name("w")]) | call("sinks", [2])))
+        .build();
+    let lib = Memory::file("lib", "pattern near_by(n) = q - k in 0 .. n\n");
+    let built = Compiler::default().tree(&lib, &tree).unwrap_or_else(|said| panic!("{said}"));
+    let same = "pattern local = causal & (q - k in 0 .. 3 | k in 0 .. 2)\n";
+    let kernels = [built, module(same)].map(|m| m.kernel(&Select::named("local")).expect("compiles"));
+    let (shape, inputs) = (Shape { n_q: 40, n_k: 40, heads: 1, dim: 8 }, Inputs::default());
+    assert_eq!(kernels[0].difference(&kernels[1], shape, &inputs).expect("fits"), (0, 0));
+    // What is wrong with it is shown in its text.
+    let wrong = FileBuilder::new().pattern("p", (q() - k()).within(0, "windw")).build();
+    let said = Compiler::default().tree(&Memory::new(), &wrong).expect_err("refused");
+    let label = &said.list[0].labels[0];
+    let text = &said.sources.get(label.span.file).expect("a text").text;
+    assert_eq!((said.list[0].code, &text[label.span.start as usize..label.span.end as usize]), ("E0201", "windw"));
+    // A name that is no name would be another pattern.
+    let two = FileBuilder::new().pattern("p", name("causal | all")).build();
+    assert_eq!(codes(Compiler::default().tree(&Memory::new(), &two)), ["E0613"]);
+}
+
+#[test]
 fn queries_repeat_where_there_are_more_kv_heads() {
     let text = "attention near_by {\n  attend q - k in 0 .. 3\n}\n\nattention far {\n  attend causal\n}\n\n\
                 model reversed(layers = 1, heads = 2 on 6) {\n  layer 0 { 0 => near_by, 1 => far }\n}\n";
