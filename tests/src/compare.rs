@@ -2,9 +2,12 @@
 //!
 //! The one idea: a case is plain data, and what it finds wrong is a sentence that says how to see it again.
 
+use std::sync::OnceLock;
+
+use attnc::gpu::{self, Gpu, Variant};
 use attnc::{
-    Compiler, DType, Inputs, Isa, MapInput, MapKind, Options, Output, PASSES, PlanOptions, Problem, Resources, Select,
-    Shape, Target, Tensor, TensorData, TensorMut, Threads, compare, random,
+    Chosen, Compiler, DType, Inputs, Isa, Kernel, MapInput, MapKind, Options, Output, PASSES, PlanOptions, Problem, Resources,
+    Select, Shape, Target, Tensor, TensorData, TensorMut, Threads, compare_rounded, random,
 };
 
 /// What to run.
@@ -92,20 +95,81 @@ fn plans(seed: u64) -> Vec<PlanOptions> {
     plans
 }
 
-/// Compares every target with the oracle, with every plan of `plans`.
+/// What runs a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Runner {
+    /// An instruction set and a number of threads.
+    Cpu(Isa, usize),
+    /// A variant of shaders on the GPU of [`gpu()`].
+    Gpu(Variant),
+}
+
+impl Runner {
+    fn target(self) -> Target {
+        match self {
+            Runner::Cpu(isa, _) => Target::Cpu(Some(isa)),
+            Runner::Gpu(variant) => Target::Gpu(Some(variant)),
+        }
+    }
+
+    /// Runs a kernel; the type to which weights are rounded, and what selections chose.
+    fn run(self, kernel: &Kernel, problem: &mut Problem<'_>) -> Result<(DType, Vec<Chosen>), String> {
+        match self {
+            Runner::Cpu(_, threads) => {
+                let pool = Threads::new(threads)?;
+                let resources = Resources { threads: Some(&pool), workspace: None };
+                let chosen = kernel.run_chosen(problem, resources).map_err(|e| e.to_string())?;
+                Ok((DType::F32, chosen))
+            }
+            Runner::Gpu(_) => {
+                let gpu = gpu().as_ref()?;
+                let said = |e: attnc::Diagnostics| e.to_string();
+                let session = gpu::Session::new(kernel, gpu, problem).map_err(said)?;
+                let pending = session.submit(gpu, true).map_err(said)?;
+                while !pending.ready(gpu).map_err(said)? {
+                    std::thread::yield_now();
+                }
+                pending.finish(problem).map_err(said)?;
+                Ok((session.weights(), Vec::new()))
+            }
+        }
+    }
+}
+
+/// The GPU of this machine, opened once, or why there is none.
+pub fn gpu() -> &'static Result<Gpu, String> {
+    static GPU: OnceLock<Result<Gpu, String>> = OnceLock::new();
+    GPU.get_or_init(|| gpu::adapter(None, None).and_then(|adapter| adapter.open()).map_err(|e| e.to_string()))
+}
+
+/// Compares every instruction set with the oracle, with every plan of `plans`.
 ///
 /// # Errors
 /// What does not compile, does not run, or differs by more than its bound.
 pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
-    let mut bits: Option<(Isa, usize, Vec<u8>)> = None;
+    let isas = [(Isa::Scalar, 1), (Isa::Avx2, 1), (Isa::Avx2, 3), (Isa::Avx512, 1), (Isa::Avx512, 3)];
+    run_all(source, case, &isas.map(|(isa, threads)| Runner::Cpu(isa, threads)))
+}
+
+/// Compares the variants that the GPU of this machine runs for the case's type with the oracle, as [`against_oracle`].
+///
+/// # Errors
+/// As there; and a machine without a GPU.
+pub fn against_oracle_on_gpu(source: &str, case: &Case<'_>) -> Result<(), String> {
+    let takes = |v: &&Variant| **v == Variant::Portable || case.dtype == DType::F16;
+    let variants = gpu().as_ref()?.variants().iter().filter(takes);
+    run_all(source, case, &variants.map(|&v| Runner::Gpu(v)).collect::<Vec<_>>())
+}
+
+fn run_all(source: &str, case: &Case<'_>, runners: &[Runner]) -> Result<(), String> {
+    let mut bits: Option<(Target, usize, Vec<u8>)> = None;
     let mut oracle: Option<Vec<Output>> = None;
     let plans = plans(case.seed);
-    let targets = [(Isa::Scalar, 1), (Isa::Avx2, 1), (Isa::Avx2, 3), (Isa::Avx512, 1), (Isa::Avx512, 3)];
-    let runs = (0..plans.len()).flat_map(|plan| targets.map(|(target, threads)| (plan, target, threads)));
-    for (plan, target, threads) in runs {
+    for (plan, &runner) in (0..plans.len()).flat_map(|plan| runners.iter().map(move |r| (plan, r))) {
+        let target = runner.target();
         let options = Options {
             set: case.set.clone(),
-            target: Target::Cpu(Some(target)),
+            target,
             plan: plans[plan].clone(),
             ..Options::default()
         };
@@ -118,7 +182,7 @@ pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
         let kernel = match module.kernel(&Select::named(name).layer(case.layer)) {
             Ok(kernel) => kernel,
             // The scalar table is there on every machine; a vector one is skipped where the CPU lacks it.
-            Err(e) if target != Isa::Scalar && e.list.iter().any(|d| d.code == attnc::NO_TARGET) => continue,
+            Err(e) if target != Target::Cpu(Some(Isa::Scalar)) && e.list.iter().any(|d| d.code == attnc::NO_TARGET) => continue,
             Err(e) => return Err(e.to_string()),
         };
         let (heads, kv_heads) = kernel.heads().map_or(case.heads, |(h, g)| (h as usize, g as usize));
@@ -175,27 +239,28 @@ pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
             Some(known) => known,
             None => oracle.insert(kernel.oracle(&problem).map_err(|e| e.to_string())?),
         };
-        let pool = Threads::new(threads)?;
-        let resources = Resources { threads: Some(&pool), workspace: None };
-        let chosen = kernel.run_chosen(&mut problem, resources).map_err(|e| e.to_string())?;
+        let (weights, chosen) = runner.run(&kernel, &mut problem)?;
         // What depends on the data is compared given what was chosen, which is judged apart.
-        let given = if chosen.is_empty() { None } else { Some(kernel.oracle_given(&problem, &chosen).map_err(|e| e.to_string())?) };
+        let given = match chosen.is_empty() {
+            true => None,
+            false => Some(kernel.oracle_given(&problem, &chosen).map_err(|e| e.to_string())?),
+        };
         if let Some(wrong) = given.as_ref().and_then(|(_, wrong)| wrong.first()) {
-            return Err(format!("{target:?}, {threads} threads: {wrong}\n{case:?}\n{source}"));
+            return Err(format!("{runner:?}: {wrong}\n{case:?}\n{source}"));
         }
         let oracle = given.as_ref().map_or(oracle, |(outputs, _)| outputs);
         drop(problem);
         let out_view = Tensor::contiguous(&out, case.dtype, o_shape).map_err(|e| e.to_string())?;
         let lse_view = Tensor::of_f32(&lse, [o_shape[0], o_shape[1], o_shape[2], 1]).map_err(|e| e.to_string())?;
-        let report = compare(oracle, &out_view, Some(&lse_view));
+        let report = compare_rounded(oracle, &out_view, Some(&lse_view), weights);
         if !report.passed() {
             let without = &plans[plan].without;
-            return Err(format!("{target:?}, {threads} threads, without {without:?}: {report:?}\n{case:?}\n{source}"));
+            return Err(format!("{runner:?}, without {without:?}: {report:?}\n{case:?}\n{source}"));
         }
         let all: Vec<u8> = out.iter().copied().chain(lse.iter().flat_map(|x| x.to_ne_bytes())).collect();
         match &bits {
-            Some((isa, of, first)) if (*isa, *of) == (target, plan) && *first != all => {
-                return Err(format!("{target:?}: {threads} threads give other bits\n{case:?}\n{source}"));
+            Some((known, of, first)) if (*known, *of) == (target, plan) && *first != all => {
+                return Err(format!("{runner:?}: threads give other bits\n{case:?}\n{source}"));
             }
             _ => bits = Some((target, plan, all)),
         }

@@ -10,7 +10,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("attnc-pattern", &["attnc-syntax"]),
     ("attnc-plan", &["attnc-pattern", "attnc-syntax"]),
     ("attnc-cpu", &["attnc-kernels", "attnc-plan", "attnc-pattern", "attnc-syntax"]),
-    ("attnc", &["attnc-cpu", "attnc-kernels", "attnc-plan", "attnc-pattern", "attnc-syntax"]),
+    ("attnc-gpu", &["attnc-plan", "attnc-pattern"]),
+    ("attnc", &["attnc-cpu", "attnc-gpu", "attnc-kernels", "attnc-plan", "attnc-pattern", "attnc-syntax"]),
     ("attnc-host", &["attnc"]),
     ("attnc-cli", &["attnc", "attnc-host"]),
     ("attnc-c", &["attnc", "attnc-host"]),
@@ -21,6 +22,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// Libraries that one crate alone may name.
 const OWNED: &[(&str, &str)] = &[
     ("cranelift", "attnc-cpu"),
+    ("wgpu", "attnc-gpu"),
+    ("naga", "attnc-gpu"),
     ("logos", "attnc-syntax"),
     ("lalrpop", "attnc-syntax"),
     ("petgraph", "attnc"),

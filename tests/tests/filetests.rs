@@ -10,7 +10,7 @@ use attnc_tests::compare::{Case, against_oracle};
 use rayon::prelude::*;
 
 /// Stages whose expected text a machine may write.
-const BLESSED: &[&str] = &["ast", "pattern", "tiles", "plan", "clif", "fmt"];
+const BLESSED: &[&str] = &["ast", "pattern", "tiles", "plan", "clif", "fmt", "wgsl"];
 
 fn files(dir: &Path, out: &mut Vec<PathBuf>) {
     let mut entries: Vec<_> =
@@ -93,6 +93,19 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
     let kernel = module.kernel(&select).map_err(|e| e.to_string())?;
     match command.stage {
         "plan" => return Ok(kernel.plan_text()),
+        "wgsl" => {
+            let named = command.get("variant").unwrap_or("portable");
+            let variant = attnc::gpu::Variant::ALL.into_iter().find(|v| v.name() == named);
+            let variant = variant.ok_or_else(|| format!("there is no variant {named}"))?;
+            let texts = kernel.wgsl(&attnc::gpu::Shader::of(variant)).map_err(|e| e.to_string())?;
+            // What all modules of a variant have in common is left out: the functions of the pattern say what differs.
+            let of_pattern = |text: &str| {
+                let begin = text.find("/// Entry 0: the next run").unwrap_or(0);
+                let end = text.find("var<workgroup> key_tile").unwrap_or(text.len());
+                text[begin..end.max(begin)].trim_end().to_owned() + "\n"
+            };
+            return Ok(texts.iter().map(|(_, text)| of_pattern(text)).collect::<Vec<_>>().join("\n"));
+        }
         "clif" => return Ok(kernel.clif().iter().map(|(_, text)| *text).collect()),
         "structure" => {
             let plan = kernel.plan_text();

@@ -1,6 +1,7 @@
 //! Random patterns, odd sizes, every target against the oracle with every optional pass, with none and with some. What fails shrinks to a pattern that a person can read.
 
-use attnc_tests::compare::{Case, against_oracle};
+use attnc::DType;
+use attnc_tests::compare::{Case, against_oracle, against_oracle_on_gpu, gpu};
 use attnc_tests::generate::{Forms, Set, set};
 use proptest::prelude::*;
 
@@ -11,6 +12,53 @@ fn attention(set: &Set) -> String {
 
 fn config() -> ProptestConfig {
     ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// Shaders take a driver longer than kernels take us.
+fn few() -> ProptestConfig {
+    ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// Whether this machine has a GPU; says why not otherwise.
+fn has_gpu() -> bool {
+    match gpu() {
+        Ok(_) => true,
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            false
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(few())]
+
+    #[test]
+    fn on_a_gpu(set in set(Forms::default()), n in 0usize..150, short in 0usize..40, seed in 0u64..99) {
+        if has_gpu() {
+            let dtype = if seed % 2 == 0 { DType::F16 } else { DType::F32 };
+            let case = Case { lengths: (n.saturating_sub(short), n), seed, dtype, ..Case::default() };
+            against_oracle_on_gpu(&attention(&set), &case).map_err(TestCaseError::fail)?;
+        }
+    }
+
+    #[test]
+    fn grids_on_a_gpu(set in set(Forms { grid: true, docs: false }), h in 6i64..13, w in 6i64..17, seed in 0u64..99) {
+        if has_gpu() {
+            let sizes = vec![("grid.h".to_string(), h), ("grid.w".to_string(), w)];
+            let n = (h * w) as usize;
+            let case = Case { lengths: (n, n), sizes, seed, dtype: DType::F16, ..Case::default() };
+            against_oracle_on_gpu(&format!("space grid(h, w)\n\n{}", attention(&set)), &case).map_err(TestCaseError::fail)?;
+        }
+    }
+
+    #[test]
+    fn documents_on_a_gpu(set in set(Forms { grid: false, docs: true }), n in 1usize..150, seed in 0u64..99) {
+        if has_gpu() {
+            let case = Case { lengths: (n, n), seed, ..Case::default() };
+            against_oracle_on_gpu(&attention(&set), &case).map_err(TestCaseError::fail)?;
+        }
+    }
 }
 
 proptest! {

@@ -13,7 +13,7 @@ use crate::subject::{self, Data};
 use crate::tensors::{self, TensorFile};
 
 pub(crate) fn export(args: &ExportArgs, reporter: Reporter) -> Outcome {
-    let module = subject::module(&args.subject.path, subject::options(&args.set, Target::Oracle), reporter)?;
+    let module = subject::module(&args.subject.path, subject::options(&args.set, &Target::Oracle), reporter)?;
     let name = subject::name_of(&module, &args.subject)?;
     let kernel = subject::kernel(&module, &name, &args.sizes)?;
     let sizes = subject::sized(&module, args.lengths.keys.or(args.lengths.tokens), &args.sizes);

@@ -9,7 +9,8 @@ use crate::emit::Variant;
 /// # Errors
 /// What is wrong, with the line.
 pub fn validate(text: &str, variant: Variant) -> Result<(), String> {
-    let mut capabilities = Capabilities::empty();
+    // `unpack2x16float` is part of WebGPU; naga asks for it apart.
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     if variant != Variant::Portable {
         capabilities |= Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP;
     }

@@ -10,6 +10,9 @@ use std::fmt::Write as _;
 
 use super::{Maker, Spec};
 
+/// The longest text of a predicate that is written out for every key of a lane.
+const SHORT: usize = 800;
+
 /// Threads of a workgroup: four subgroups of 32.
 pub(super) const THREADS: usize = 128;
 
@@ -44,7 +47,7 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
         64 * sp,
         64 * pp
     );
-    for entry in &maker.entries {
+    for entry in maker.entries.iter().filter(|e| e.keep > SHORT) {
         let n = entry.number;
         let _ = write!(
             t,
@@ -175,21 +178,78 @@ fn grow(t: &mut String, logit: &str, vb: usize) {
     let _ = write!(t, "      break;\n    }}\n    top = select(top, {logit}, fresh);\n");
 }
 
+/// Lines that copy the rows of a chunk to workgroup memory: those that read, and those that store what was read, so that
+/// all reads are under way together. Rows beyond the chunk's keys repeat the last one, and are 0 among the values: their
+/// weights are 0.
+fn stage(maker: &Maker<'_>) -> (String, String) {
+    let (mut t, mut stores, mut follow, mut listed) = (String::new(), String::new(), String::new(), String::new());
+    let _ = write!(
+        follow,
+        "      let row_step = u32(stride);\n      let chunk_row = u32(key_row(first_key));\n"
+    );
+    let tensors = [("k", "key", maker.spec.pitch() / 4), ("v", "value", maker.spec.value_pitch() / 4)];
+    for (letter, tensor, vectors) in tensors {
+        if THREADS.is_multiple_of(vectors) {
+            let _ = writeln!(
+                follow,
+                "      let {letter}_first = (chunk_row + thread / {vectors}u * row_step) * {vectors}u + thread % {vectors}u;"
+            );
+        }
+        let all = maker.chunk * vectors;
+        for i in 0..all.div_ceil(THREADS) {
+            let at = format!("(thread + {}u)", i * THREADS);
+            let (slot, column) = (format!("({at} / {vectors}u)"), format!("{at} % {vectors}u"));
+            let _ = writeln!(t, "    var {letter}{i}: vec4<f16>;");
+            // Rows that follow one another, and those that are listed.
+            let near = if THREADS.is_multiple_of(vectors) {
+                format!("read_{letter}({letter}_first + {}u * row_step)", i * THREADS / vectors * vectors)
+            } else {
+                format!("read_{letter}((chunk_row + min({slot}, {}u) * row_step) * {vectors}u + {column})", maker.chunk - 1)
+            };
+            let _ = writeln!(follow, "      {letter}{i} = {near};");
+            let _ = writeln!(
+                listed,
+                "      {letter}{i} = read_{letter}(u32(key_row(keys[min({slot}, last)])) * {vectors}u + {column});"
+            );
+            let value = if letter == "v" {
+                format!("select(vec4<f16>(), {letter}{i}, {slot} <= last)")
+            } else {
+                format!("{letter}{i}")
+            };
+            let pitch = tensor.to_uppercase();
+            let store = format!("{tensor}_tile[{slot} * {pitch}_PITCH + {column}] = {value};");
+            let _ = if (i + 1) * THREADS > all {
+                writeln!(stores, "    if ({at} < {all}u) {{ {store} }}")
+            } else {
+                writeln!(stores, "    {store}")
+            };
+        }
+    }
+    let reads = format!("{t}    if (in_line) {{\n{follow}    }} else {{\n{listed}    }}\n");
+    (reads, stores)
+}
+
 /// One entry of tokens.
 fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb, cb, width): (usize, usize, usize, usize)) {
     let entry = &maker.entries[i];
     let n = entry.number;
+    let (reads, stores) = stage(maker);
+    let fill = maker.fill(entry, true);
+    // Modifiers and values by key read positions of keys.
+    let list = if entry.logit || maker.keeps_keys() { "" } else { "!whole & " };
     let _ = write!(
         t,
-        "  // Entry {n}.\n  {{\n  var run_from = k_start;\n  var run_end = k_start;\n  var run_whole = false;\n  loop {{\n{fill}    \
-         workgroupBarrier();\n    for (var i = lane; i < CHUNK * D4; i += THREADS) {{\n      let slot = i / D4;\n      \
-         var x = vec4<f16>();\n      if (slot < filled) {{ x = read_k(u32(key_row(keys[slot])) * u32(D4) + u32(i % D4)); }}\n      \
-         key_tile[u32(slot) * KEY_PITCH + u32(i % D4)] = x;\n    }}\n    \
-         for (var i = lane; i < CHUNK * V4; i += THREADS) {{\n      let slot = i / V4;\n      \
-         var x = vec4<f16>();\n      if (slot < filled) {{ x = read_v(u32(key_row(keys[slot])) * u32(V4) + u32(i % V4)); }}\n      \
-         value_tile[u32(slot) * VALUE_PITCH + u32(i % V4)] = x;\n    }}\n{set_key}    workgroupBarrier();\n",
-        fill = maker.fill(entry),
-        set_key = if maker.keeps_keys() { "    if (lane < filled) { set_key(lane); }\n" } else { "" },
+        "  // Entry {n}.\n  {{\n  var run_from = k_start;\n  var run_end = k_start;\n  var run_whole = false;\n  loop {{\n    \
+         var filled = CHUNK;\n    var whole = run_whole;\n    let first_key = run_from;\n    \
+         let in_line = run_end - run_from >= CHUNK;\n    if (in_line) {{\n      \
+         // The keys of a chunk in the middle of a run need not be listed, unless pairs are to be decided.\n      \
+         if ({list}(lane < CHUNK)) {{ keys[lane] = run_from + lane; }}\n      run_from += CHUNK;\n    }} else {{\n\
+         {fill}      workgroupBarrier();\n    }}\n    if (filled == 0) {{ break; }}\n    let last = u32(filled - 1);\n{reads}{stores}{set_key}    workgroupBarrier();\n",
+        set_key = match maker.keeps_keys() {
+            // Listed by the thread itself, or before a barrier.
+            true => "    if (lane < filled) { set_key(lane); }\n",
+            false => "",
+        },
     );
     // Scores.
     for c in 0..cb {
@@ -232,8 +292,25 @@ fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb, cb, width): (usiz
             let _ = writeln!(t, "    var x{w} = ({scale} * LOG2_E) * {raw};");
         }
     }
-    let _ = writeln!(t, "    if (!whole || filled < CHUNK) {{\n      let bits = held{n}(part, filled);");
+    t.push_str("    if (!whole || filled < CHUNK) {\n");
+    if entry.keep > SHORT {
+        let _ = writeln!(t, "      let bits = held{n}(part, filled);");
+    } else {
+        let _ = writeln!(t, "      let slot = 4 * part;");
+    }
     for w in 0..width {
+        if entry.keep <= SHORT {
+            let one = |c: usize| format!("(slot + {i} < filled) & keep{n}(keys[slot + {i}], slot + {i})", i = 8 * w + c);
+            let _ = writeln!(
+                t,
+                "      x{w} = select(vec4<f32>(NONE), x{w}, vec4<bool>({}, {}, {}, {}));",
+                one(0),
+                one(1),
+                one(2),
+                one(3)
+            );
+            continue;
+        }
         let _ = writeln!(
             t,
             "      x{w} = select(vec4<f32>(NONE), x{w}, ((vec4<u32>(bits) >> vec4<u32>({}u, {}u, {}u, {}u)) & vec4<u32>(1u)) != vec4<u32>());",

@@ -21,19 +21,37 @@ pub(super) fn chunk(spec: &Spec) -> usize {
     (ROOM / row / 4 * 4).clamp(4, 32)
 }
 
+/// Most vectors of a row that are written out one by one. A loop over them would keep the arrays out of registers.
+const UNROLLED: usize = 32;
+
+/// One statement for each vector of a row, in which `{}` is its number; a loop where there are many.
+fn each(indent: usize, vectors: usize, statement: impl Fn(&str) -> String) -> String {
+    let mut t = String::new();
+    if vectors > UNROLLED {
+        let _ = writeln!(t, "{:indent$}for (var c = 0; c < {vectors}; c++) {{ {} }}", "", statement("c"));
+        return t;
+    }
+    for c in 0..vectors {
+        let _ = writeln!(t, "{:indent$}{}", "", statement(&c.to_string()));
+    }
+    t
+}
+
 /// The rest of the module.
 pub(super) fn main(maker: &mut Maker<'_>) -> String {
     let half = maker.spec.variant == Variant::Half;
     let held = if half { "vec4<f16>" } else { "vec4<f32>" };
+    let (d4, v4) = (maker.spec.pitch() / 4, maker.spec.value_pitch() / 4);
     let mut t = format!(
         "var<workgroup> key_tile: array<{held}, CHUNK * D4>;\nvar<workgroup> value_tile: array<{held}, CHUNK * V4>;\n\n\
          var<private> query: array<vec4<f32>, D4>;\nvar<private> acc: array<vec4<f32>, V4>;\n\
          /// The greatest logit so far, and the sum of exponentials relative to it.\nvar<private> top: f32;\n\
          var<private> sum: f32;\n\n\
          /// Makes `logit` the greatest logit if it is.\nfn raise(logit: f32) {{\n  if (logit > top) {{\n    \
-         let shrink = exp(top - logit);\n    sum *= shrink;\n    for (var c = 0; c < V4; c++) {{ acc[c] *= shrink; }}\n    \
-         top = logit;\n  }}\n}}\n\n"
+         let shrink = exp(top - logit);\n    sum *= shrink;\n{}    top = logit;\n  }}\n}}\n\n",
+        each(4, v4, |c| format!("acc[{c}] *= shrink;"))
     );
+    let wide = |text: String| if half { format!("vec4<f32>({text})") } else { text };
     for entry in &maker.entries {
         let n = entry.number;
         let logit = if entry.logit {
@@ -41,8 +59,7 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
         } else {
             format!("{} * product", maker.scale)
         };
-        let wide = |text: &str| if half { format!("vec4<f32>({text})") } else { text.to_owned() };
-        let nobody = if half {
+        let some = if half {
             "    // No query of the subgroup has a key of this chunk.\n    let some = subgroupAny(most > LEAST);\n"
         } else {
             "    let some = most > LEAST;\n"
@@ -57,31 +74,31 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
              value_tile[i] = read_v(u32(key_row(keys[i / V4])) * u32(V4) + u32(i % V4));\n    }}\n{set_key}    \
              workgroupBarrier();\n    var logits: array<f32, CHUNK>;\n    var most = NONE;\n    \
              for (var slot = 0; slot < filled; slot++) {{\n      let k = keys[slot];\n      var logit = NONE;\n      \
-             if (whole || keep{n}(k, slot)) {{\n        var four = vec4<f32>();\n        \
-             for (var c = 0; c < D4; c++) {{ four += query[c] * {key}; }}\n        \
+             if (whole || keep{n}(k, slot)) {{\n        let at = slot * D4;\n        var four = vec4<f32>();\n{dot}        \
              let product = (four.x + four.y) + (four.z + four.w);\n        logit = {logit};\n      }}\n      \
-             logits[slot] = logit;\n      most = max(most, logit);\n    }}\n{nobody}    if (some) {{\n      raise(most);\n      \
+             logits[slot] = logit;\n      most = max(most, logit);\n    }}\n{some}    if (some) {{\n      raise(most);\n      \
              var part = 0.0;\n      for (var slot = 0; slot < filled; slot++) {{\n        if (logits[slot] > LEAST) {{\n          \
-             let weight = exp(logits[slot] - top);\n          part += weight;\n          \
-             for (var c = 0; c < V4; c++) {{ acc[c] += weight * {value}; }}\n        }}\n      }}\n      sum += part;\n    }}\n    \
-             workgroupBarrier();\n  }}\n}}\n\n",
-            fill = maker.fill(entry),
+             let weight = exp(logits[slot] - top);\n          part += weight;\n          let at = slot * V4;\n{weigh}        }}\n      \
+             }}\n      sum += part;\n    }}\n    workgroupBarrier();\n  }}\n}}\n\n",
+            fill = maker.fill(entry, false),
             set_key = if maker.keeps_keys() { "    if (lane < filled) { set_key(lane); }\n" } else { "" },
-            key = wide("key_tile[slot * D4 + c]"),
-            value = wide("value_tile[slot * V4 + c]"),
+            dot = each(8, d4, |c| format!("four += query[{c}] * {};", wide(format!("key_tile[at + {c}]")))),
+            weigh = each(10, v4, |c| format!("acc[{c}] += weight * {};", wide(format!("value_tile[at + {c}]")))),
         );
     }
-    let query = if half { "vec4<f32>(read_q(u32(query_row()) * u32(D4) + u32(c)))" } else { "read_q(u32(query_row()) * u32(D4) + u32(c))" };
     let _ = write!(
         t,
         "@compute @workgroup_size({THREADS})\nfn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {{\n  \
          if (!begin(group)) {{ return; }}\n  let lane = i32(thread);\n  set_query(lane);\n  \
-         for (var c = 0; c < D4; c++) {{ query[c] = {query}; }}\n  top = NONE;\n  sum = 0.0;\n"
+         let own = u32(query_row()) * u32(D4);\n{}  top = NONE;\n  sum = 0.0;\n",
+        each(2, d4, |c| format!("query[{c}] = {};", wide(format!("read_q(own + u32({c}))")))),
     );
     if maker.resumes {
-        t.push_str(
-            "  // Goes on from the stages before.\n  let given = output_row() * (V4 + 1);\n  if (between[given + V4].y > 0.0) {\n    \
-             top = between[given + V4].x;\n    sum = 1.0;\n    for (var c = 0; c < V4; c++) { acc[c] = between[given + c]; }\n  }\n",
+        let _ = write!(
+            t,
+            "  // Goes on from the stages before.\n  let given = output_row() * (V4 + 1);\n  if (between[given + V4].y > 0.0) {{\n    \
+             top = between[given + V4].x;\n    sum = 1.0;\n{}  }}\n",
+            each(4, v4, |c| format!("acc[{c}] = between[given + {c}];"))
         );
     }
     for entry in &maker.entries {
@@ -97,14 +114,18 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
     }
     t.push_str("  if (lane >= tile_rows) { return; }\n  let some = sum > 0.0;\n  let share = select(0.0, 1.0 / sum, some);\n");
     if maker.hands_over {
-        t.push_str(
-            "  let at = output_row() * (V4 + 1);\n  for (var c = 0; c < V4; c++) { between[at + c] = share * acc[c]; }\n  \
+        let _ = write!(
+            t,
+            "  let at = output_row() * (V4 + 1);\n{}  \
              between[at + V4] = vec4<f32>(top + log(sum), select(0.0, 1.0, some), 0.0, 0.0);\n",
+            each(2, v4, |c| format!("between[at + {c}] = share * acc[{c}];"))
         );
     } else {
-        t.push_str(
-            "  let at = u32(output_row()) * u32(V4);\n  for (var c = 0; c < V4; c++) { write_o(at + u32(c), share * acc[c]); }\n  \
+        let _ = write!(
+            t,
+            "  let at = u32(output_row()) * u32(V4);\n{}  \
              log_sums[output_row()] = select(0xff800000u, bitcast<u32>(top + log(sum)), some);\n",
+            each(2, v4, |c| format!("write_o(at + u32({c}), share * acc[{c}]);"))
         );
     }
     t.push_str("}\n");
