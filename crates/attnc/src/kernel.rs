@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use attnc_cpu::{CpuKernel, Isa, Launch, Part, RunError};
 use attnc_pattern::analysis::EvalError;
+use attnc_pattern::env::DrawTable;
 use attnc_pattern::env::Env;
-use attnc_pattern::oracle::{self, Evaluator, OracleError, Output, Point};
+use attnc_pattern::oracle::{self, Evaluator, Misfit, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{Model, Program};
 use attnc_pattern::tolerance::{self, Dtype, Report, Rounding};
@@ -18,6 +19,7 @@ use attnc_plan::model::Work;
 use attnc_plan::{Built, Cost, Counted};
 use attnc_syntax::diag::Diagnostic;
 
+use crate::attended::Attended;
 use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
 use crate::forecast::Forecast;
 use crate::problem::{self, At, Envs, Inputs, Problem, Shape, Wants, one};
@@ -348,6 +350,75 @@ impl Kernel {
     /// # Errors
     /// As for [`Kernel::run`].
     pub fn oracle(&self, problem: &Problem<'_>) -> Result<Vec<Output>, Diagnostics> {
+        self.each_item(problem, |program, heads, [q, k, v]| oracle::attend(program, heads, q, k, v))
+    }
+
+    /// As [`Kernel::oracle`], given what the selections of each batch item and head chose: tables by number.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`].
+    pub fn oracle_given(
+        &self,
+        problem: &Problem<'_>,
+        chosen: &[Vec<Vec<DrawTable>>],
+    ) -> Result<Vec<Output>, Diagnostics> {
+        let mut items = chosen.iter();
+        self.each_item(problem, |program, heads, [q, k, v]| {
+            let chosen = items.next().map_or(&[][..], |c| c);
+            oracle::attend_given(program, heads, q, k, v, chosen)
+        })
+    }
+
+    /// The tables that the oracle's selections make: by batch item and head.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`].
+    pub fn selections(&self, problem: &Problem<'_>) -> Result<Vec<Vec<Vec<DrawTable>>>, Diagnostics> {
+        self.each_item(problem, |program, heads, [q, k, v]| oracle::select(program, heads, q, k, v))
+    }
+
+    /// What speaks against selections that somebody else made, by batch item.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`].
+    pub fn judge(
+        &self,
+        problem: &Problem<'_>,
+        chosen: &[Vec<Vec<DrawTable>>],
+    ) -> Result<Vec<Vec<Misfit>>, Diagnostics> {
+        let mut items = chosen.iter();
+        self.each_item(problem, |program, heads, [q, k, v]| {
+            let chosen = items.next().map_or(&[][..], |c| c);
+            oracle::judge(program, heads, q, k, v, chosen)
+        })
+    }
+
+    /// What a head of the first batch item attends to, by the definition, if that depends on the data.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`], and a head that skips.
+    pub fn attended(&self, problem: &Problem<'_>, head: usize) -> Result<Attended, Diagnostics> {
+        let Some(attention) = self.attention(head) else {
+            return Err(self.refuse("E0723", format!("head {head} skips: it attends to nothing")));
+        };
+        let mut found = None;
+        self.each_item(problem, |program, heads, [q, k, v]| {
+            if found.is_none() {
+                let mut chosen = oracle::select(program, heads, q, k, v)?;
+                let draws = std::mem::take(&mut chosen[head]);
+                found = Some(crate::attended::attended(program, attention, heads[head].env, draws));
+            }
+            Ok(())
+        })?;
+        found.unwrap_or(Ok(Attended::default())).map_err(|list| self.shared.said(list))
+    }
+
+    /// What `work` makes of each batch item: of its heads and of Q, K and V as views.
+    fn each_item<T>(
+        &self,
+        problem: &Problem<'_>,
+        mut work: impl FnMut(&Program, &[oracle::Head<'_>], [oracle::View<'_>; 3]) -> Result<T, OracleError>,
+    ) -> Result<Vec<T>, Diagnostics> {
         let shape = self.shape_of(problem)?;
         let reads = self.reads(problem.q.shape()[1], problem.k.shape()[1])?;
         let heads = reads.q.len();
@@ -374,13 +445,9 @@ impl Kernel {
                 oracle::View::dense(data, [heads, rows, dim])
                     .ok_or_else(|| self.refuse("E0721", "the tensors do not fit together".to_owned()))
             };
-            let output = oracle::attend(
-                &self.shared.program,
-                &list,
-                view(&q, heads, &problem.q)?,
-                view(&k, all.len(), &problem.k)?,
-                view(&v, all.len(), &problem.v)?,
-            );
+            let views =
+                [view(&q, heads, &problem.q)?, view(&k, all.len(), &problem.k)?, view(&v, all.len(), &problem.v)?];
+            let output = work(&self.shared.program, &list, views);
             outputs.push(output.map_err(|e: OracleError| said(vec![e.diagnostic()]))?);
         }
         Ok(outputs)
@@ -498,6 +565,12 @@ impl Kernel {
     #[must_use]
     pub fn passes_text(&self) -> String {
         self.parts.iter().map(|p| self.shared.passes_text(p.attention)).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Whether what a head attends to depends on the data of a launch.
+    #[must_use]
+    pub fn is_dynamic(&self, head: usize) -> bool {
+        self.attention(head).is_some_and(|a| self.shared.program.is_dynamic(a))
     }
 
     /// Names of the sizes that a launch must be given.
