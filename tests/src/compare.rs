@@ -179,11 +179,16 @@ pub fn against_oracle(source: &str, case: &Case<'_>) -> Result<(), String> {
         let resources = Resources { threads: Some(&pool), workspace: None };
         let chosen = kernel.run_chosen(&mut problem, resources).map_err(|e| e.to_string())?;
         // What depends on the data is compared given what was chosen, which is judged apart.
-        let given = if chosen.is_empty() { None } else { Some(kernel.oracle_given(&problem, &chosen).map_err(|e| e.to_string())?) };
-        if let Some(wrong) = given.as_ref().and_then(|(_, wrong)| wrong.first()) {
-            return Err(format!("{target:?}, {threads} threads: {wrong}\n{case:?}\n{source}"));
+        let mut given = None;
+        if !chosen.is_empty() {
+            let said = |e: attnc::Diagnostics| e.to_string();
+            let tables = kernel.tables(&problem, &chosen).map_err(said)?;
+            if let Some(wrong) = kernel.judge(&problem, &tables).map_err(said)?.concat().first() {
+                return Err(format!("{target:?}, {threads} threads: {wrong}\n{case:?}\n{source}"));
+            }
+            given = Some(kernel.oracle_given(&problem, &tables).map_err(said)?);
         }
-        let oracle = given.as_ref().map_or(oracle, |(outputs, _)| outputs);
+        let oracle = given.as_ref().unwrap_or(oracle);
         drop(problem);
         let out_view = Tensor::contiguous(&out, case.dtype, o_shape).map_err(|e| e.to_string())?;
         let lse_view = Tensor::of_f32(&lse, [o_shape[0], o_shape[1], o_shape[2], 1]).map_err(|e| e.to_string())?;

@@ -390,9 +390,12 @@ pub(crate) struct ShowArgs {
     /// Largest number of columns (picture) or pixels (svg, png).
     #[arg(long, value_name = "W", value_parser = positive, allow_negative_numbers = true)]
     pub(crate) width: Option<i64>,
-    /// Tensors file with the program's maps.
+    /// Tensors file with the program's maps; for selections with `q`, `k` and `v` too.
     #[arg(long, value_name = "T.safetensors")]
     pub(crate) input: Option<PathBuf>,
+    /// For selections: what no file gives is random, from this seed.
+    #[arg(long, value_name = "N", value_parser = length, allow_negative_numbers = true)]
+    pub(crate) seed: Option<i64>,
     /// Where to write; standard output without it.
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: Option<PathBuf>,
@@ -577,6 +580,9 @@ pub(crate) struct BuildArgs {
     /// Stages, each with the file to write it to, if not standard output.
     #[arg(long, value_name = "STAGE[=OUT],..", required = true, value_delimiter = ',', value_parser = emit)]
     pub(crate) emit: Vec<(Stage, Option<PathBuf>)>,
+    /// Plans as graphs of their stages, for Graphviz.
+    #[arg(long)]
+    pub(crate) dot: bool,
     /// Instruction set of the machine code.
     #[arg(long, value_enum, default_value_t = Target::Cpu)]
     pub(crate) target: Target,

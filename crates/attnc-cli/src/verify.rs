@@ -297,9 +297,10 @@ fn case(
             let chosen = kernel.run_chosen(&mut problem, Resources { threads: Some(pool), workspace: None })?;
             // What depends on the data is compared given what was chosen, which is judged apart.
             if kept.is_none() && !chosen.is_empty() {
-                let (outputs, wrong) = kernel.oracle_given(&problem, &chosen)?;
-                row.misfit(wrong, || describe(given, data, select));
-                given_chosen = Some(outputs);
+                let tables = kernel.tables(&problem, &chosen)?;
+                let wrong = kernel.judge(&problem, &tables)?.concat();
+                row.misfit(wrong.iter().map(ToString::to_string).collect(), || describe(given, data, select));
+                given_chosen = Some(kernel.oracle_given(&problem, &tables)?);
             }
             if let Some(first) = &kept
                 && (first.out.bytes(), first.lse.bytes()) != (results.out.bytes(), results.lse.bytes())

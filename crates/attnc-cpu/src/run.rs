@@ -558,6 +558,8 @@ pub(crate) struct Job<'a> {
     pub(crate) reads: (usize, usize),
     /// Keys and values of each stage that reads a level, and how many slots there are; empty without levels.
     pub(crate) keys: Vec<Option<(KvView, KvView, i64)>>,
+    /// Queries of each stage that reads those of a level.
+    pub(crate) queries: Vec<Option<KvView>>,
 }
 
 /// Results that later stages go on from.
@@ -649,6 +651,10 @@ impl Job<'_> {
         if let Some(&Some((k, v, slots))) = self.keys.get(stage) {
             (ctx.k, ctx.v, ctx.n_k, ctx.k_start) = (k, v, slots, 0);
         }
+        if let Some(&Some(q)) = self.queries.get(stage) {
+            (ctx.q.base, ctx.q.dtype) = (q.base, i64::from(q.dtype));
+            (ctx.q.row_stride, ctx.q.col_stride) = (q.row_stride, q.col_stride);
+        }
         if let Some(between) = self.between {
             let Between { out, lse, lse_stride } = between;
             let Rows { base, dtype, row_stride, col_stride, index } = out;
@@ -737,6 +743,7 @@ fn jobs<'a>(
                 let job = |head: usize, ctx, walks, env| Job {
                     reads: (launch_heads.0[head], launch_heads.1[head]),
                     keys: Vec::new(),
+                    queries: Vec::new(),
                     kernel: part.kernel,
                     ctx,
                     walks,
@@ -832,6 +839,8 @@ fn context(
         lanes: env.n_q,
         first_tile: 0,
         end_tile: i64::MAX,
+        listed: std::ptr::null(),
+        listed_count: 0,
         nulls: 1,
         from: Rows { base: std::ptr::null(), dtype: 0, row_stride: 0, col_stride: 0, index: std::ptr::null() },
         from_lse: std::ptr::null(),
