@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use attnc::{AttendedRow, DType, EvalError, Kernel, Run, Shape, TileRun, View};
 
-use crate::args::{ShowArgs, ShowAs, Target};
+use crate::args::{ShowArgs, ShowAs, SizeArgs, Target};
 use crate::files::{Output, write_failure};
 use crate::picture::Grid;
 use crate::report::{Failure, Outcome, Reporter};
@@ -58,7 +58,7 @@ pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
 }
 
 /// Rows and pictures of what depends on the data: by the definition, from tensors of a file or at random.
-fn dynamic(args: &ShowArgs, kernel: &Kernel, sizes: &[(String, i64)], (n_q, n_k): (i64, i64)) -> Outcome {
+fn dynamic(args: &ShowArgs, kernel: &Kernel, sizes: &SizeArgs, (n_q, n_k): (i64, i64)) -> Outcome {
     let mut file = args.input.as_ref().map(|path| TensorFile::open(path)).transpose()?;
     let given = match (&mut file, args.seed) {
         (Some(file), _) if file.has("q") => Given::read(file, "q", "k", "v")?,
