@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use attnc::gpu::{self, Gpu, Variant};
 use attnc::{
-    Chosen, Compiler, DType, Inputs, Isa, Kernel, MapInput, MapKind, Options, Output, PASSES, PlanOptions, Problem, Resources,
-    Select, Shape, Target, Tensor, TensorData, TensorMut, Threads, compare_rounded, random,
+    Chosen, Compiler, DType, Inputs, Isa, Kernel, MapInput, MapKind, Options, Output, PASSES, PlanOptions, Problem,
+    Resources, Select, Shape, Target, Tensor, TensorData, TensorMut, Threads, compare_rounded, random,
 };
 
 /// What to run.
@@ -167,12 +167,7 @@ fn run_all(source: &str, case: &Case<'_>, runners: &[Runner]) -> Result<(), Stri
     let plans = plans(case.seed);
     for (plan, &runner) in (0..plans.len()).flat_map(|plan| runners.iter().map(move |r| (plan, r))) {
         let target = runner.target();
-        let options = Options {
-            set: case.set.clone(),
-            target,
-            plan: plans[plan].clone(),
-            ..Options::default()
-        };
+        let options = Options { set: case.set.clone(), target, plan: plans[plan].clone(), ..Options::default() };
         let module = Compiler::new(options).source(source).map_err(|e| e.to_string())?;
         let name = if case.name.is_empty() {
             module.default_use("").map_err(|e| e.to_string())?
@@ -182,7 +177,9 @@ fn run_all(source: &str, case: &Case<'_>, runners: &[Runner]) -> Result<(), Stri
         let kernel = match module.kernel(&Select::named(name).layer(case.layer)) {
             Ok(kernel) => kernel,
             // The scalar table is there on every machine; a vector one is skipped where the CPU lacks it.
-            Err(e) if target != Target::Cpu(Some(Isa::Scalar)) && e.list.iter().any(|d| d.code == attnc::NO_TARGET) => continue,
+            Err(e) if target != Target::Cpu(Some(Isa::Scalar)) && e.list.iter().any(|d| d.code == attnc::NO_TARGET) => {
+                continue;
+            }
             Err(e) => return Err(e.to_string()),
         };
         let (heads, kv_heads) = kernel.heads().map_or(case.heads, |(h, g)| (h as usize, g as usize));
@@ -241,14 +238,16 @@ fn run_all(source: &str, case: &Case<'_>, runners: &[Runner]) -> Result<(), Stri
         };
         let (weights, chosen) = runner.run(&kernel, &mut problem)?;
         // What depends on the data is compared given what was chosen, which is judged apart.
-        let given = match chosen.is_empty() {
-            true => None,
-            false => Some(kernel.oracle_given(&problem, &chosen).map_err(|e| e.to_string())?),
-        };
-        if let Some(wrong) = given.as_ref().and_then(|(_, wrong)| wrong.first()) {
-            return Err(format!("{runner:?}: {wrong}\n{case:?}\n{source}"));
+        let mut given = None;
+        if !chosen.is_empty() {
+            let said = |e: attnc::Diagnostics| e.to_string();
+            let tables = kernel.tables(&problem, &chosen).map_err(said)?;
+            if let Some(wrong) = kernel.judge(&problem, &tables).map_err(said)?.concat().first() {
+                return Err(format!("{runner:?}: {wrong}\n{case:?}\n{source}"));
+            }
+            given = Some(kernel.oracle_given(&problem, &tables).map_err(said)?);
         }
-        let oracle = given.as_ref().map_or(oracle, |(outputs, _)| outputs);
+        let oracle = given.as_ref().unwrap_or(oracle);
         drop(problem);
         let out_view = Tensor::contiguous(&out, case.dtype, o_shape).map_err(|e| e.to_string())?;
         let lse_view = Tensor::of_f32(&lse, [o_shape[0], o_shape[1], o_shape[2], 1]).map_err(|e| e.to_string())?;

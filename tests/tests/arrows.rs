@@ -1,4 +1,4 @@
-//! Arrows between crates point down only, and each outside library is named by the one crate that may.
+//! Arrows between crates point down only, and each outside library is named by the crates that may.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -19,20 +19,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("attnc-tests", &["attnc"]),
 ];
 
-/// Libraries that one crate alone may name.
-const OWNED: &[(&str, &str)] = &[
-    ("cranelift", "attnc-cpu"),
-    ("wgpu", "attnc-gpu"),
-    ("naga", "attnc-gpu"),
-    ("logos", "attnc-syntax"),
-    ("lalrpop", "attnc-syntax"),
-    ("petgraph", "attnc"),
-    ("miette", "attnc-host"),
-    ("clap", "attnc-cli"),
-    ("pyo3", "attnc-py"),
-    ("indicatif", "attnc-cli"),
-    ("png", "attnc-host"),
-    ("etcetera", "attnc-cli"),
+/// Libraries that few crates may name: imports and plans are graphs, all else has one owner.
+const OWNED: &[(&str, &[&str])] = &[
+    ("cranelift", &["attnc-cpu"]),
+    ("logos", &["attnc-syntax"]),
+    ("lalrpop", &["attnc-syntax"]),
+    ("petgraph", &["attnc", "attnc-plan"]),
+    ("miette", &["attnc-host"]),
+    ("wgpu", &["attnc-gpu"]),
+    ("naga", &["attnc-gpu"]),
+    ("pyo3", &["attnc-py"]),
+    ("clap", &["attnc-cli"]),
+    ("indicatif", &["attnc-cli"]),
+    ("png", &["attnc-host"]),
+    ("etcetera", &["attnc-cli"]),
 ];
 
 fn dependencies() -> BTreeMap<String, Vec<String>> {
@@ -69,11 +69,12 @@ fn arrows_point_down() {
 }
 
 #[test]
-fn libraries_have_one_owner() {
+fn libraries_have_owners() {
     for (krate, deps) in dependencies() {
         for dep in deps {
-            for (prefix, owner) in OWNED {
-                assert!(!dep.starts_with(prefix) || krate == *owner, "{krate} names {dep}, which is {owner}'s");
+            for (prefix, owners) in OWNED {
+                let fine = !dep.starts_with(prefix) || owners.contains(&krate.as_str());
+                assert!(fine, "{krate} names {dep}, which belongs to {owners:?}");
             }
         }
     }

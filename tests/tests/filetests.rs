@@ -5,7 +5,10 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use attnc::{Compiler, DType, Inputs, Loader, Memory, Module, Options, Select, Shape, TensorData};
+use attnc::{
+    Compiler, DType, Inputs, Kernel, Loader, MapInput, Memory, Module, Options, Problem, Run, Select, Shape, Target,
+    Tensor, TensorData, TensorMut,
+};
 use attnc_tests::compare::{Case, against_oracle};
 use rayon::prelude::*;
 
@@ -79,7 +82,9 @@ fn name_in(module: &Module, command: &Command<'_>) -> Result<String, String> {
 
 /// The exact text of a stage.
 fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
-    let options = Options { set: command.prefixed("set."), clif: command.stage == "clif", ..Options::default() };
+    let target = if command.stage == "rows" { Target::Oracle } else { Target::default() };
+    let set = command.prefixed("set.");
+    let options = Options { set, clif: command.stage == "clif", target, ..Options::default() };
     if command.stage == "fmt" {
         let loader: &dyn Loader = &Memory::file("test.attn", source);
         return attnc::format(loader, "test.attn").map(|f| f.after).map_err(|e| e.to_string());
@@ -143,6 +148,9 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
     };
     let shape = Shape { n_q, n_k, heads: kernel.heads().map_or(command.int("heads", 8)?, |h| h.0), dim: 64 };
     let head = command.int("head", 0)?;
+    if command.stage == "rows" && kernel.is_dynamic(head as usize) {
+        return attended(command, &kernel, shape, inputs);
+    }
     let view = kernel.view(head, shape, &inputs).map_err(|e| e.to_string())?;
     let mut out = String::new();
     match command.stage {
@@ -186,6 +194,71 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
             }
         }
         other => return Err(format!("there is no stage `{other}`")),
+    }
+    Ok(out)
+}
+
+/// Rows of what depends on the data: `q` and `k` give one number for each position, the same for every head.
+fn attended(command: &Command<'_>, kernel: &Kernel, shape: Shape, inputs: Inputs<'_>) -> Result<String, String> {
+    let offsets: Vec<(String, Vec<i64>)> = (command.prefixed("map.").into_iter())
+        .map(|(name, values)| Ok((name, values.split(',').map(str::parse).collect::<Result<_, _>>()?)))
+        .collect::<Result<_, std::num::ParseIntError>>()
+        .map_err(|e| e.to_string())?;
+    let mut inputs: Inputs<'_> = inputs;
+    let heads = shape.heads as usize;
+    let line = |name: &str, n: i64, heads: usize| -> Result<Vec<f32>, String> {
+        let one: Vec<f32> = match command.get(name) {
+            None => vec![0.0; n as usize],
+            Some(list) => {
+                list.split(',').map(|x| x.parse().map_err(|_| format!("{x} in {name}"))).collect::<Result<_, _>>()?
+            }
+        };
+        if one.len() as i64 == n {
+            Ok(one.repeat(heads))
+        } else {
+            Err(format!("{name} has {} numbers of {n}", one.len()))
+        }
+    };
+    let shape = Shape { dim: 1, ..shape };
+    let wants = kernel.wants(shape, &inputs.sizes).map_err(|e| e.to_string())?;
+    for (name, data) in &mut inputs.tensors {
+        if let Some(want) = wants.tensors.iter().find(|w| w.name == *name) {
+            data.dims = want.dims.clone();
+        }
+    }
+    inputs.maps = offsets.iter().map(|(n, v)| (n.as_str(), MapInput::Csr { indptr: v, indices: &[] })).collect();
+    let (q, k) = (line("q", shape.n_q, heads)?, line("k", shape.n_k, heads)?);
+    let (mut out, v) = (vec![0.0; q.len()], vec![0.0; k.len()]);
+    let (of_q, of_k) = ([1, heads, shape.n_q as usize, 1], [1, heads, shape.n_k as usize, 1]);
+    let problem = Problem {
+        q: Tensor::of_f32(&q, of_q).map_err(|e| e.to_string())?,
+        k: Tensor::of_f32(&k, of_k).map_err(|e| e.to_string())?,
+        v: Tensor::of_f32(&v, of_k).map_err(|e| e.to_string())?,
+        out: TensorMut::of_f32(&mut out, of_q).map_err(|e| e.to_string())?,
+        lse: None,
+        inputs,
+    };
+    let found = kernel.attended(&problem, command.int("head", 0)? as usize).map_err(|e| e.to_string())?;
+    let mut out = String::new();
+    let runs = |out: &mut String, runs: &[Run]| {
+        for run in runs {
+            let _ = write!(out, " {}", run.first);
+            if run.last > run.first {
+                let _ = write!(out, "-{}", run.last);
+            }
+            if run.times > 1 {
+                let _ = write!(out, "*{}", run.times);
+            }
+        }
+    };
+    for (i, row) in found.rows.iter().enumerate() {
+        let _ = write!(out, "{i}:");
+        runs(&mut out, &row.tokens);
+        for (level, slots) in &row.levels {
+            let _ = write!(out, "; {level}");
+            runs(&mut out, slots);
+        }
+        out.push('\n');
     }
     Ok(out)
 }

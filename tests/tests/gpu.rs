@@ -111,7 +111,9 @@ fn every_pattern_equals_the_oracle() {
                 match against_oracle_on_gpu(&text, &case) {
                     Ok(()) => ran += 1,
                     Err(why) if why.contains("E0707") => {}
-                    Err(why) => failures.push_str(&format!("{} `{name}`: {}\n", path.display(), &why[..why.len().min(900)])),
+                    Err(why) => {
+                        failures.push_str(&format!("{} `{name}`: {}\n", path.display(), &why[..why.len().min(900)]))
+                    }
                 }
             }
         }

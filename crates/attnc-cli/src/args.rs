@@ -361,7 +361,8 @@ fn target(text: &str) -> Result<Target, String> {
         let mut parts = rest.split(':');
         if parts.next() == Some("") {
             let mut parts = parts.peekable();
-            let variant = parts.peek().and_then(|part| attnc::gpu::Variant::ALL.into_iter().find(|v| v.name() == *part));
+            let variant =
+                parts.peek().and_then(|part| attnc::gpu::Variant::ALL.into_iter().find(|v| v.name() == *part));
             if variant.is_some() {
                 parts.next();
             }
@@ -459,9 +460,12 @@ pub(crate) struct ShowArgs {
     /// Largest number of columns (picture) or pixels (svg, png).
     #[arg(long, value_name = "W", value_parser = positive, allow_negative_numbers = true)]
     pub(crate) width: Option<i64>,
-    /// Tensors file with the program's maps.
+    /// Tensors file with the program's maps; for selections with `q`, `k` and `v` too.
     #[arg(long, value_name = "T.safetensors")]
     pub(crate) input: Option<PathBuf>,
+    /// For selections: what no file gives is random, from this seed.
+    #[arg(long, value_name = "N", value_parser = length, allow_negative_numbers = true)]
+    pub(crate) seed: Option<i64>,
     /// Where to write; standard output without it.
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: Option<PathBuf>,
@@ -655,6 +659,9 @@ pub(crate) struct BuildArgs {
     /// Stages, each with the file to write it to, if not standard output.
     #[arg(long, value_name = "STAGE[=OUT],..", required = true, value_delimiter = ',', value_parser = emit)]
     pub(crate) emit: Vec<(Stage, Option<PathBuf>)>,
+    /// Plans as graphs of their stages, for Graphviz.
+    #[arg(long)]
+    pub(crate) dot: bool,
     /// Instruction set of the machine code, or variant of the shaders.
     #[arg(long, value_name = "TARGET", default_value_t = Target::Cpu, value_parser = target)]
     pub(crate) target: Target,
@@ -668,8 +675,7 @@ fn emit(text: &str) -> Result<(Stage, Option<PathBuf>), String> {
     };
     let known: Vec<String> =
         Stage::value_variants().iter().filter_map(|s| Some(s.to_possible_value()?.get_name().to_owned())).collect();
-    let stage =
-        Stage::from_str(stage, false).map_err(|_| format!("`{stage}` is not one of {}", known.join(", ")))?;
+    let stage = Stage::from_str(stage, false).map_err(|_| format!("`{stage}` is not one of {}", known.join(", ")))?;
     Ok((stage, out))
 }
 

@@ -201,13 +201,13 @@ pub(crate) fn build(args: &BuildArgs, reporter: Reporter) -> Outcome {
             files::write_all(path.as_deref(), wgsl(&module, &args.target, &names)?.as_bytes())?;
             continue;
         }
-        let text = emit(&module, *stage, &names)?;
+        let text = emit(&module, *stage, &names, args.dot)?;
         files::write_all(path.as_deref(), text.as_bytes())?;
     }
     Ok(())
 }
 
-fn emit(module: &Module, stage: Stage, names: &[String]) -> Outcome<String> {
+fn emit(module: &Module, stage: Stage, names: &[String], dot: bool) -> Outcome<String> {
     match stage {
         Stage::Ast => return Ok(module.ast_text()),
         Stage::Pattern => return Ok(module.program_text()),
@@ -224,7 +224,7 @@ fn emit(module: &Module, stage: Stage, names: &[String]) -> Outcome<String> {
                 continue;
             }
             _ => {
-                text.push_str(&kernel.plan_text());
+                text.push_str(&if dot { kernel.plan_dot() } else { kernel.plan_text() });
                 continue;
             }
         };
@@ -247,7 +247,8 @@ fn wgsl(module: &Module, target: &Target, names: &[String]) -> Outcome<String> {
     for name in names {
         let kernel = module.kernel(&Select::named(name.as_str()))?;
         for (i, (_, shader)) in kernel.wgsl(&attnc::gpu::Shader::of(variant))?.iter().enumerate() {
-            attnc::gpu::validate(shader, variant).map_err(|why| attnc::Diagnostics::from(attnc::gpu::Error::Shader(why)))?;
+            attnc::gpu::validate(shader, variant)
+                .map_err(|why| attnc::Diagnostics::from(attnc::gpu::Error::Shader(why)))?;
             let gap = if i == 0 && text.is_empty() { "" } else { "\n" };
             let _ = write!(text, "{gap}{shader}");
         }
@@ -273,12 +274,25 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
         kernel.forecast(shape, kv_heads, dv, dtype.size() as u64, args.shape.batch.unsigned_abs(), &data.inputs())?;
     let total = forecast.cost;
     let threads = args.threads.map_or_else(machine::cores, |t| usize::try_from(t).unwrap_or(usize::MAX));
+    // What a launch takes beside its tensors is known of machine code alone.
+    let dynamic = (0..usize::try_from(heads).unwrap_or(0)).any(|head| kernel.is_dynamic(head));
+    let code = attnc::Compiler::new(subject::options(&args.set, &Target::Cpu)).compile(&Disk, &args.subject.path);
+    let code = code.and_then(|module| module.kernel(kernel.select()));
+    let batch = usize::try_from(args.shape.batch).unwrap_or(0);
+    let memory = match &code {
+        Ok(code) if dynamic => {
+            Some(code.memory(shape, usize::try_from(dv).unwrap_or(0), batch, &data.inputs(), threads)?)
+        }
+        // The oracle counts on every machine.
+        _ => None,
+    };
     let known = Calibrated::known(&args.calibration, Isa::best())?;
     let calibrated = known.is_some();
     let rates = known.unwrap_or_else(|| Calibrated::built_in(Isa::best(), threads));
     let predicted = rates.predict(&forecast, dtype, threads);
     match args.format {
-        Format::Json => print_json(&json!({
+        Format::Json => {
+            let mut found = json!({
             "schema": "attnc.cost/1",
             "pattern": name,
             "plan_hash": kernel.hash(),
@@ -304,11 +318,28 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
             "threads": threads,
             "predicted_ns": predicted,
             "calibrated": calibrated,
-        })),
+            });
+            if dynamic {
+                found["score_evaluations"] = json!(total.scores);
+                found["pooled_slots"] = json!(total.pooled);
+                found["bounded"] = json!(total.bounded);
+                found["memory"] = json!(memory);
+            }
+            print_json(&found)
+        }
         Format::Human => {
             let mut text = table(&name, &kernel.hash(), &total, (n_q, n_k, heads * args.shape.batch));
-            let by = if calibrated { "" } else { ", by built-in rates: `attnc calibrate` measures this machine's" };
             // Writing to a string does not fail.
+            if dynamic {
+                if let Some(memory) = memory {
+                    let _ = writeln!(text, "  working memory  {memory} bytes on {threads} threads");
+                }
+                let _ =
+                    writeln!(text, "  selections      {} scores of pairs, {} pooled slots", total.scores, total.pooled);
+                let bound = if total.bounded { "at most: it depends on the data how many are chosen" } else { "exact" };
+                let _ = writeln!(text, "  counts          {bound}");
+            }
+            let by = if calibrated { "" } else { ", by built-in rates: `attnc calibrate` measures this machine's" };
             let _ = writeln!(text, "  predicted time  {} on {threads} threads{by}", machine::time(predicted));
             files::print(&text)
         }

@@ -6,15 +6,18 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::ops::Range;
 
-use attnc::{EvalError, Run, Shape, TileRun, View};
+use attnc::{AttendedRow, DType, EvalError, Kernel, Run, Shape, TileRun, View};
 use attnc_host::Grid;
 
-use crate::args::{ShowArgs, ShowAs, Target};
+use crate::args::{ShowArgs, ShowAs, SizeArgs, Target};
 use crate::files::{Output, write_failure};
 use crate::report::{Failure, Outcome, Reporter};
+use crate::run::{Given, Results};
 use crate::subject::{self, Data};
 use crate::tensors::TensorFile;
 
+/// Dimension of random queries, keys and values.
+const DIM: usize = 16;
 /// Columns of a terminal picture, two for each cell.
 const COLUMNS: i64 = 128;
 /// Pixels of an SVG or PNG.
@@ -34,6 +37,9 @@ pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
         Some(heads) => heads,
         None => subject::heads(&kernel, Some(args.heads.unwrap_or(args.head.saturating_add(1))), None)?,
     };
+    if usize::try_from(args.head).is_ok_and(|head| kernel.is_dynamic(head)) {
+        return dynamic(args, &kernel, &sizes, (n_q, n_k));
+    }
     let heads = subject::of_output(&kernel, Shape { n_q, n_k, heads, dim: 64 }).heads;
     if args.head >= heads {
         return Err(Failure::usage(format!("there is no head {}", args.head), format!("there are {heads}, from 0")));
@@ -49,6 +55,82 @@ pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
     let mut output = Output::open(args.output.as_deref())?;
     draw(&mut output, &view, args)?;
     output.finish()
+}
+
+/// Rows and pictures of what depends on the data: by the definition, from tensors of a file or at random.
+fn dynamic(args: &ShowArgs, kernel: &Kernel, sizes: &SizeArgs, (n_q, n_k): (i64, i64)) -> Outcome {
+    let mut file = args.input.as_ref().map(|path| TensorFile::open(path)).transpose()?;
+    let given = match (&mut file, args.seed) {
+        (Some(file), _) if file.has("q") => Given::read(file, "q", "k", "v")?,
+        (_, Some(seed)) => {
+            let (heads, kv) = match kernel.heads() {
+                Some(heads) => heads,
+                None => subject::heads(kernel, Some(args.heads.unwrap_or(args.head.saturating_add(1))), None)?,
+            };
+            let n = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
+            let (q, k) = ([1, n(heads), n(n_q), DIM], [1, n(kv), n(n_k), DIM]);
+            Given::random(DType::F32, q, k, DIM, seed.unsigned_abs())?
+        }
+        _ => {
+            let help = "give --input FILE with `q`, `k` and `v`, or --seed N for random ones";
+            return Err(Failure::usage("this attention depends on the data", help));
+        }
+    };
+    let shape = given.shape()?;
+    let mut data = Data::new(sizes, shape.n_q.max(shape.n_k));
+    let wants = kernel.wants(shape, &subject::sizes_of(&data.sizes))?;
+    if let Some(file) = &mut file {
+        data.read(file, &wants)?;
+    }
+    if let Some(seed) = args.seed {
+        data.fill(&wants, shape, seed.unsigned_abs())?;
+    }
+    let mut results = Results::new(kernel, &given, DType::F32)?;
+    let problem = results.problem(&given, data.inputs())?;
+    let found = kernel.attended(&problem, usize::try_from(args.head).unwrap_or(0))?;
+    let wanted = args.rows.clone().unwrap_or(0..i64::MAX);
+    let range = wanted.start.min(shape.n_q)..wanted.end.min(shape.n_q);
+    let mut output = Output::open(args.output.as_deref())?;
+    let grid = |most: i64| Grid::of_rows(&found, range.clone(), most);
+    let width = args.width.unwrap_or(PIXELS).min(MOST);
+    let bytes = match args.form {
+        ShowAs::Rows => {
+            let mut text = Vec::new();
+            for row in range.clone() {
+                let of_row = usize::try_from(row).ok().and_then(|row| found.rows.get(row));
+                write_attended(&mut text, row, of_row.unwrap_or(&AttendedRow::default()))
+                    .map_err(|e| write_failure(&e))?;
+            }
+            text
+        }
+        ShowAs::Tiles => {
+            let help = "rows and pictures are shown: `--as rows`";
+            return Err(Failure::usage("tiles of what depends on the data are not known", help));
+        }
+        ShowAs::Picture => grid((args.width.unwrap_or(COLUMNS) / 2).clamp(1, MOST)).text().into_bytes(),
+        ShowAs::Svg => grid(width.min(CELLS)).svg(width).into_bytes(),
+        ShowAs::Png => {
+            let drawn = grid(width).png(width);
+            drawn
+                .map_err(|e| Failure::run("E0809", format!("the picture cannot be encoded: {e}"), "use another form"))?
+        }
+    };
+    output.write_all(&bytes).map_err(|e| write_failure(&e))?;
+    output.finish()
+}
+
+/// `Q: A-B C; LEVEL D-E; null[0-3]`
+fn write_attended(out: &mut impl Write, row: i64, attended: &AttendedRow) -> io::Result<()> {
+    write!(out, "{row}:")?;
+    write_runs(out, &attended.tokens)?;
+    for (level, slots) in &attended.levels {
+        write!(out, "; {level}")?;
+        write_runs(out, slots)?;
+    }
+    if attended.nulls > 0 {
+        write!(out, "; {}", null(attended.nulls))?;
+    }
+    writeln!(out)
 }
 
 fn draw(output: &mut Output, view: &View<'_>, args: &ShowArgs) -> Outcome {
@@ -101,6 +183,11 @@ fn rows(output: &mut Output, view: &View<'_>, range: Range<i64>) -> Outcome {
 /// `Q: A-B C D-E*2 null[0-3]`
 fn write_row(out: &mut impl Write, row: i64, runs: &[Run], tail: &str) -> io::Result<()> {
     write!(out, "{row}:")?;
+    write_runs(out, runs)?;
+    writeln!(out, "{tail}")
+}
+
+fn write_runs(out: &mut impl Write, runs: &[Run]) -> io::Result<()> {
     for run in runs {
         write!(out, " {}", run.first)?;
         if run.last > run.first {
@@ -110,7 +197,7 @@ fn write_row(out: &mut impl Write, row: i64, runs: &[Run], tail: &str) -> io::Re
             write!(out, "*{}", run.times)?;
         }
     }
-    writeln!(out, "{tail}")
+    Ok(())
 }
 
 fn tiles(output: &mut Output, view: &View<'_>, range: Range<i64>) -> Outcome {

@@ -382,9 +382,10 @@ fn case(
             };
             // What depends on the data is compared given what was chosen, which is judged apart.
             if kept.is_none() && !chosen.is_empty() {
-                let (outputs, wrong) = kernel.oracle_given(&problem, &chosen)?;
-                row.misfit(wrong, || describe(given, data, select));
-                given_chosen = Some(outputs);
+                let tables = kernel.tables(&problem, &chosen)?;
+                let wrong = kernel.judge(&problem, &tables)?.concat();
+                row.misfit(wrong.iter().map(ToString::to_string).collect(), || describe(given, data, select));
+                given_chosen = Some(kernel.oracle_given(&problem, &tables)?);
             }
             if let Some(first) = &kept
                 && (first.out.bytes(), first.lse.bytes()) != (results.out.bytes(), results.lse.bytes())
@@ -472,7 +473,13 @@ impl Row {
 
 impl Tally {
     fn new(targets: &[Compiled]) -> Tally {
-        let row = |t: &Compiled| Row { target: t.name.clone(), report: Report::default(), unequal: 0, unfit: 0, failed: None };
+        let row = |t: &Compiled| Row {
+            target: t.name.clone(),
+            report: Report::default(),
+            unequal: 0,
+            unfit: 0,
+            failed: None,
+        };
         Tally { rows: targets.iter().map(row).collect(), cases: 0, refused: 0, reason: String::new() }
     }
 

@@ -16,8 +16,14 @@ fn attnc(args: &[&str], dir: &Path) -> Output {
 
 /// Every pattern file of the project, relative to its root.
 fn patterns() -> Vec<String> {
+    let mut all = patterns_in(&["patterns", "patterns/models"]);
+    all.extend(patterns_in(&["patterns/papers"]));
+    all
+}
+
+fn patterns_in(dirs: &[&str]) -> Vec<String> {
     let mut found = vec![];
-    for dir in ["patterns", "patterns/models"] {
+    for dir in dirs {
         for entry in fs::read_dir(root().join(dir)).expect("patterns") {
             let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
             if name.ends_with(".attn") {
@@ -26,7 +32,7 @@ fn patterns() -> Vec<String> {
         }
     }
     found.sort();
-    assert!(found.len() > 30, "patterns are found");
+    assert!(found.len() > 10, "patterns are found in {dirs:?}");
     found
 }
 
@@ -157,7 +163,7 @@ fn real_queries_keys_and_values_run() {
 
 #[test]
 fn patterns_agree_with_the_oracle() {
-    let files = patterns();
+    let files = patterns_in(&["patterns", "patterns/models"]);
     let root = root();
     let next = std::sync::atomic::AtomicUsize::new(0);
     let wrong = std::sync::Mutex::new(vec![]);

@@ -59,7 +59,8 @@ fn shared(a: &Env<'_>, b: &Env<'_>, uses: &Uses) -> bool {
         [] => true,
         maps => maps.iter().all(|m| matches!(m, MapData::Absent)),
     };
-    let levels = a.levels.len() == b.levels.len() && a.levels.iter().zip(&b.levels).all(|(x, y)| x.members == y.members);
+    let levels =
+        a.levels.len() == b.levels.len() && a.levels.iter().zip(&b.levels).all(|(x, y)| x.members == y.members);
     alike(a, b, uses) && levels && a.sizes == b.sizes && offsets(a) && offsets(b)
 }
 
@@ -76,7 +77,7 @@ pub(crate) fn bytes(parts: &[Part<'_>], setups: &Setups, d: usize, dv: usize) ->
         for (at, (env, setup)) in part.envs.iter().zip(setups).enumerate() {
             for (choose, setup) in plan.chooses.iter().zip(setup.iter()) {
                 total = total.checked_add(setup.bytes(plan, choose)?)?;
-                more = more.max(setup.scratch_bytes(choose)?);
+                more = more.max(setup.scratch_bytes(choose, &plan.program.select(choose.select).budget)?);
             }
             if at % heads == 0 {
                 // At most as many heads of K as of Q.
@@ -155,6 +156,7 @@ pub(crate) fn make<'a>(
         let Some((made, _)) = made.get(&(job.part, job.batch)) else { continue };
         let env = &parts[job.part].envs[job.env];
         for stage in &plan.stages {
+            job.queries.push(stage.reads.q.and_then(|level| made.queries(&plan.program, level, job.reads.0)));
             job.keys.push(stage.reads.kv.map(|level| {
                 let view = |of, own| made.keys(&plan.program, level, of, (job.head, job.reads.1)).unwrap_or(own);
                 let slots = slots::integer(&plan.program, env, plan.program.level(level).slots).unwrap_or(0);

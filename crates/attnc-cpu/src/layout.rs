@@ -60,6 +60,9 @@ pub(crate) struct Ctx {
     pub(crate) first_tile: i64,
     /// One past the last of them.
     pub(crate) end_tile: i64,
+    /// Keys that a search looks at, ascending, and how many.
+    pub(crate) listed: *const u32,
+    pub(crate) listed_count: i64,
     /// 1 if null slots are among what is attended to here, else 0.
     pub(crate) nulls: i64,
     /// Output of the stages before this one.

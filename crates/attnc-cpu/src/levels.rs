@@ -172,7 +172,9 @@ impl Made {
                     slots[id][side] = Some(members(program, pool.level, env, side == 0, parent)?);
                 }
             }
-            for (of, wanted, dim) in [(Of::Q, pool.of.q, dims[0]), (Of::K, pool.of.k, dims[0]), (Of::V, pool.of.v, dims[1])] {
+            for (of, wanted, dim) in
+                [(Of::Q, pool.of.q, dims[0]), (Of::K, pool.of.k, dims[0]), (Of::V, pool.of.v, dims[1])]
+            {
                 if !wanted {
                     continue;
                 }
@@ -201,7 +203,11 @@ impl Made {
 
     /// The first row of an operand and how many it has.
     fn rows_of(&self, program: &Program, env: &Env<'_>, operand: Operand, of: Of) -> (i64, usize) {
-        let operand_of = if of == Of::Q { |d: attnc_pattern::program::Derived| d.q } else { |d: attnc_pattern::program::Derived| d.k };
+        let operand_of = if of == Of::Q {
+            |d: attnc_pattern::program::Derived| d.q
+        } else {
+            |d: attnc_pattern::program::Derived| d.k
+        };
         match level(operand).and_then(|l| choose::origin(program, l, operand_of)) {
             Some(l) => match &self.slots[l.0 as usize][usize::from(of != Of::Q)] {
                 Some(slots) => (slots.numbers.start, slots.len()),
@@ -248,6 +254,12 @@ impl Made {
         let level = choose::origin(program, level, operand)?;
         let head = if of == Of::V && weighed(program, level) { head } else { kv_head };
         self.levels.get(&(level.0 as usize, of, head)).map(Block::view)
+    }
+
+    /// View of the queries of a level whose slots are tokens.
+    pub(crate) fn queries(&self, program: &Program, level: LevelId, q_head: usize) -> Option<KvView> {
+        let level = choose::origin(program, level, |of| of.q)?;
+        self.levels.get(&(level.0 as usize, Of::Q, q_head)).map(Block::view)
     }
 
     /// Rows of an operand for a head, with the number of the first; `None` are the tokens' own.
@@ -352,6 +364,12 @@ impl Made {
         let keys = self.source(program, id, Of::K, kv_head, sources);
         let queries = self.levels.get(&(number, Of::Q, q_head));
         let mut chances: Vec<f32> = Vec::new();
+        if let Pool::Quantised { bits, block: size } = program.level(id).pool {
+            let start = if of == Of::Q { env.q_start } else { env.k_start };
+            // SAFETY: as below.
+            unsafe { quantised(kernels, &source, block, (start, bits, size), (from, to), scratch) };
+            return;
+        }
         for slot in from..to {
             let count = slots.members.count(slot);
             let row = block.row(slot);
@@ -456,6 +474,50 @@ impl Made {
                         row.iter_mut().for_each(|x| *x /= length);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Rows rounded to so many bits, with one scale for each block of so many positions; `start` is that of the first row.
+///
+/// # Safety
+/// The rows are within the source and the block; the scratch is this thread's.
+unsafe fn quantised(
+    kernels: &Table,
+    source: &KvView,
+    block: &Block,
+    (start, bits, size): (i64, u32, i64),
+    (from, to): (usize, usize),
+    scratch: &Scratch,
+) {
+    let (d, rows) = (block.dim, block.rows);
+    let levels = ((1_u32 << (bits - 1)) - 1) as f32;
+    let (mut known, mut scale) = (None, 0.0_f32);
+    for row in from..to {
+        let number = (start + row as i64) / size;
+        // SAFETY: promised by the caller.
+        unsafe {
+            if known != Some(number) {
+                let first = (number * size - start).max(0);
+                let end = ((number + 1) * size - start).min(rows as i64);
+                let mut most = 0.0_f32;
+                let mut at = first;
+                while at < end {
+                    let n = (end - at).min(BK as i64);
+                    let (rows, stride) = fetch(kernels, source, std::ptr::null(), at, n as usize, scratch);
+                    for i in 0..n as isize {
+                        let row = std::slice::from_raw_parts(rows.offset(i * stride as isize), d);
+                        most = row.iter().fold(most, |m, x| m.max(x.abs()));
+                    }
+                    at += n;
+                }
+                (known, scale) = (Some(number), most / levels);
+            }
+            let (at, _) = fetch(kernels, source, std::ptr::null(), row as i64, 1, scratch);
+            let (own, out) = (std::slice::from_raw_parts(at, d), std::slice::from_raw_parts_mut(block.row(row), d));
+            for (out, x) in out.iter_mut().zip(own) {
+                *out = if scale > 0.0 { scale * (x / scale).round_ties_even() } else { 0.0 };
             }
         }
     }
@@ -691,13 +753,7 @@ fn members(
 }
 
 /// The place of each member in its slot: in a block in the order of its members, in a box by its coordinates.
-fn places(
-    program: &Program,
-    id: LevelId,
-    env: &Env<'_>,
-    begin: &[usize],
-    members: &[i64],
-) -> Result<Vec<u32>, String> {
+fn places(program: &Program, id: LevelId, env: &Env<'_>, begin: &[usize], members: &[i64]) -> Result<Vec<u32>, String> {
     let level = program.level(id);
     let Partition::Axes(axes) = &level.partition else {
         let in_slot = |w: &[usize]| 0..(w[1] - w[0]) as u32;

@@ -267,11 +267,7 @@ pub fn run_chosen(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<Vec<Cho
     Ok(chosen)
 }
 
-fn run_noting(
-    parts: &[Part<'_>],
-    launch: &mut Launch<'_>,
-    chosen: Option<&mut Vec<Chosen>>,
-) -> Result<(), RunError> {
+fn run_noting(parts: &[Part<'_>], launch: &mut Launch<'_>, chosen: Option<&mut Vec<Chosen>>) -> Result<(), RunError> {
     let shape = check_shapes(launch)?;
     let assigned = check_heads(parts, launch, &shape)?;
     for part in parts {
@@ -584,6 +580,8 @@ pub(crate) struct Job<'a> {
     pub(crate) reads: (usize, usize),
     /// Keys and values of each stage that reads a level, and how many slots there are; empty without levels.
     pub(crate) keys: Vec<Option<(KvView, KvView, i64)>>,
+    /// Queries of each stage that reads those of a level.
+    pub(crate) queries: Vec<Option<KvView>>,
 }
 
 /// Rows in the order of a stage.
@@ -757,6 +755,10 @@ impl Job<'_> {
         if let Some(&Some((k, v, slots))) = self.keys.get(stage) {
             (ctx.k, ctx.v, ctx.n_k, ctx.k_start) = (k, v, slots, 0);
         }
+        if let Some(&Some(q)) = self.queries.get(stage) {
+            (ctx.q.base, ctx.q.dtype) = (q.base, i64::from(q.dtype));
+            (ctx.q.row_stride, ctx.q.col_stride) = (q.row_stride, q.col_stride);
+        }
         if let Some(between) = self.between {
             let Between { out, lse, lse_stride } = between;
             let Rows { base, dtype, row_stride, col_stride, index } = out;
@@ -853,6 +855,7 @@ fn jobs<'a>(
                 let job = |head: usize, ctx, listings, env| Job {
                     reads: (launch_heads.0[head], launch_heads.1[head]),
                     keys: Vec::new(),
+                    queries: Vec::new(),
                     kernel: part.kernel,
                     ctx,
                     listings,
@@ -977,6 +980,8 @@ fn context(
         present: std::ptr::null(),
         first_tile: 0,
         end_tile: i64::MAX,
+        listed: std::ptr::null(),
+        listed_count: 0,
         nulls: 1,
         from: Rows { base: std::ptr::null(), dtype: 0, row_stride: 0, col_stride: 0, index: std::ptr::null() },
         from_lse: std::ptr::null(),

@@ -16,7 +16,9 @@ use attnc_pattern::env::{DrawTable, Env};
 use attnc_pattern::expr::{ExprId, Node, SelectId};
 use attnc_pattern::oracle::{EvalError, Evaluator, Point};
 use attnc_pattern::prepare::EnvError;
-use attnc_pattern::program::{Among, Band, Budget, Chooser, Index, Norm, Partition, Program, Reduce, Select, Step};
+use attnc_pattern::program::{
+    Among, Band, Budget, Chooser, Index, Norm, Partition, Program, Reduce, Refine, Rep, Select, Step,
+};
 use attnc_pattern::slots;
 use attnc_plan::choose::{self, env_of, stands};
 use attnc_plan::{Choose, Plan, Scored};
@@ -58,6 +60,8 @@ struct Items {
     /// Rows and candidates of the score.
     score_rows: Range<i64>,
     score_slots: Range<i64>,
+    /// Items of each candidate, for a search: candidate j has `items[begin[j] .. begin[j + 1]]`.
+    items_of: Option<(Vec<usize>, Vec<u32>)>,
     /// Row of the score for each row of the table, and candidate of the score for each of ours, where they differ.
     row_of: Option<Vec<u32>>,
     candidate_of: Option<Vec<u32>>,
@@ -77,7 +81,9 @@ impl Setup {
         let all = (slots.end - slots.start).max(0);
         let most = slots::integer(program, env, select.capacity).map_err(said)?.clamp(0, all);
         let wanted = match &select.budget {
-            Budget::Top(count) => Some(slots::integer(program, env, *count).map_err(said)?.max(select.at_least).min(all) as usize),
+            Budget::Top(count) => {
+                Some(slots::integer(program, env, *count).map_err(said)?.max(select.at_least).min(all) as usize)
+            }
             Budget::Nearest(n) => Some((*n).max(select.at_least).min(all) as usize),
             _ => None,
         };
@@ -107,6 +113,9 @@ impl Setup {
         if scored.direct {
             return Some(0);
         }
+        if scored.searched {
+            return Some(0);
+        }
         let rows = (items.score_rows.end - items.score_rows.start).max(0) as usize;
         crate::levels::bytes(rows, items.score_width())
     }
@@ -118,10 +127,15 @@ impl Setup {
     }
 
     /// Bytes of a thread.
-    pub(crate) fn scratch_bytes(&self, choose: &Choose) -> Option<usize> {
+    pub(crate) fn scratch_bytes(&self, choose: &Choose, budget: &Budget) -> Option<usize> {
         let Some((items, scored)) = self.items.as_ref().zip(choose.scored.as_ref()) else { return Some(ALIGN) };
         if scored.direct {
             return self.list_capacity().max(1).checked_mul(BQ_MAX * size_of::<u64>());
+        }
+        if let Budget::Refine(refine) = budget {
+            // Of the halves of all nodes, and a slot of each key.
+            let halves = usize::try_from(refine.leaves).ok()?.checked_mul(2 * 2 * BQ_MAX)?;
+            return halves.checked_add(usize::try_from(items.keys.1).ok()?)?.checked_mul(size_of::<f32>());
         }
         // Values and how many pairs they are made of.
         items.width.max(1).checked_mul(2 * BQ_MAX * size_of::<f32>())
@@ -201,8 +215,41 @@ impl Items {
             list.resize(count + BQ_MAX, last);
         }
         let keys = (candidates.start, (candidates.end - candidates.start).max(0));
-        Ok(Items { numbers, ahead, keys, slot_of, width, groups, score_rows, score_slots, row_of, candidate_of })
+        let items_of = scored.searched.then(|| inverse(slot_of.as_deref(), keys.1 as usize, width));
+        Ok(Items {
+            items_of,
+            numbers,
+            ahead,
+            keys,
+            slot_of,
+            width,
+            groups,
+            score_rows,
+            score_slots,
+            row_of,
+            candidate_of,
+        })
     }
+}
+
+/// Items by the slot that they go to: each item is its own without a list.
+fn inverse(slot_of: Option<&[u32]>, items: usize, slots: usize) -> (Vec<usize>, Vec<u32>) {
+    let slot = |item: u32| slot_of.map_or(item, |of| of[item as usize]) as usize;
+    let mut begin = vec![0; slots + 1];
+    let there = |item: &u32| slot(*item) < slots;
+    for item in (0..items as u32).filter(there) {
+        begin[slot(item) + 1] += 1;
+    }
+    for at in 0..slots {
+        begin[at + 1] += begin[at];
+    }
+    let mut next = begin.clone();
+    let mut list = vec![0; begin[slots]];
+    for item in (0..items as u32).filter(there) {
+        list[next[slot(item)]] = item;
+        next[slot(item)] += 1;
+    }
+    (begin, list)
 }
 
 /// For each candidate of one kind, the candidate of another in which its last position stands; [`u32::MAX`] for none.
@@ -354,9 +401,8 @@ impl Tables {
 pub(crate) unsafe fn table_of(of: &DrawRef) -> DrawTable {
     let (rows, width) = (of.rows as usize, of.count as usize);
     // SAFETY: promised by the caller.
-    let (entries, counts) = unsafe {
-        (std::slice::from_raw_parts(of.selected, rows * width), std::slice::from_raw_parts(of.counts, rows))
-    };
+    let (entries, counts) =
+        unsafe { (std::slice::from_raw_parts(of.selected, rows * width), std::slice::from_raw_parts(of.counts, rows)) };
     let mut chosen = vec![-1_i64; rows * width];
     for (row, &count) in counts.iter().enumerate() {
         for (to, &slot) in chosen[row * width..][..count as usize].iter_mut().zip(&entries[row * width..]) {
@@ -397,6 +443,13 @@ impl Choice<'_> {
         self.plan().program.select(self.choose().select)
     }
 
+    fn searched(&self) -> Option<&Refine> {
+        match &self.select().budget {
+            Budget::Refine(refine) => Some(refine),
+            _ => None,
+        }
+    }
+
     fn direct(&self) -> bool {
         self.choose().scored.as_ref().is_none_or(|s| s.direct)
     }
@@ -424,6 +477,8 @@ impl Choice<'_> {
     pub(crate) fn tasks(&self, round: usize) -> usize {
         let rows = self.setup.row_count();
         match (round, self.direct()) {
+            (0, _) if self.searched().is_some() => rows,
+            (_, _) if self.searched().is_some() => 0,
             (0, true) => rows.div_ceil(BQ_MAX),
             (0, false) => {
                 let of = self.setup.items.as_ref().map_or(0..0, |i| i.score_rows.clone());
@@ -449,6 +504,7 @@ impl Choice<'_> {
         // SAFETY: promised by the caller.
         unsafe {
             match (round, self.direct()) {
+                (0, _) if self.searched().is_some() => self.search(task, scratch),
                 (0, true) => self.ranked_as_scored(task, scratch),
                 (0, false) => {
                     self.values(task, scratch);
@@ -511,8 +567,7 @@ impl Choice<'_> {
                     list.iter_mut().for_each(|k| *k += u64::from(first));
                 }
                 // Their scores do not matter to a direct ranking.
-                let forced: Vec<(u32, f32)> =
-                    sets.including(self.setup.stands[row])?.map(|slot| (slot, 0.0)).collect();
+                let forced: Vec<(u32, f32)> = sets.including(self.setup.stands[row])?.map(|slot| (slot, 0.0)).collect();
                 let short = wanted.saturating_sub(forced.len());
                 if self.setup.wanted.is_some() && short < list.len() {
                     let n = best(list, short);
@@ -583,7 +638,8 @@ impl Choice<'_> {
             // SAFETY: the scratch has memory for values and counts of a tile, and this is its thread.
             let (grid, counts) = unsafe {
                 let grid = std::slice::from_raw_parts_mut(scratch.more.cast::<f32>(), slots * BQ_MAX);
-                let counts = std::slice::from_raw_parts_mut(scratch.more.cast::<f32>().add(slots * BQ_MAX), slots * BQ_MAX);
+                let counts =
+                    std::slice::from_raw_parts_mut(scratch.more.cast::<f32>().add(slots * BQ_MAX), slots * BQ_MAX);
                 (grid, counts)
             };
             grid[..slots * tile].fill(f32::NEG_INFINITY);
@@ -643,6 +699,132 @@ impl Choice<'_> {
             values.resize(width, f32::NEG_INFINITY);
             // SAFETY: the row is this task's.
             unsafe { self.tables.values.add(row * width).copy_from_nonoverlapping(values.as_ptr(), width) };
+        }
+    }
+
+    /// Searches for the best candidates of a row.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    unsafe fn search(&self, row: usize, scratch: &mut Scratch) -> Result<(), String> {
+        let (Some(items), Some(refine)) = (&self.setup.items, self.searched()) else { return Ok(()) };
+        let candidates: Vec<u32> = Sets::new(self)?.candidates(self.setup.stands[row])?.collect();
+        let (c, n) = (candidates.len(), usize::try_from(refine.leaves).unwrap_or(usize::MAX));
+        if c <= n {
+            // SAFETY: the row is this task's.
+            unsafe { self.tables.write(self.setup, 0, row, &candidates) };
+            return Ok(());
+        }
+        let mut nodes: Vec<(usize, usize)> = (0..n).map(|i| (i * c / n, (i + 1) * c / n - i * c / n)).collect();
+        let mut rounds = 0;
+        while c > n << rounds {
+            rounds += 1;
+        }
+        let (mut halves, mut asked, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            halves.clear();
+            for &(b, s) in &nodes {
+                let h = s / 2;
+                halves.extend([(b, h), (b + h, s - h)].into_iter().filter(|&(_, s)| s > 0));
+            }
+            asked.clear();
+            asked.extend(halves.iter().map(|&(b, s)| match refine.rep {
+                Rep::First => candidates[b],
+                Rep::Center => candidates[b + s / 2],
+            }));
+            // SAFETY: promised by the caller.
+            unsafe { self.scores_of(items, row, &asked, scratch, &mut scores) };
+            // Higher scores first, of equal ones the lower first candidate.
+            let mut ranked: Vec<(u64, usize)> =
+                halves.iter().zip(&scores).enumerate().map(|(at, (node, &s))| (key(s, node.0 as u32), at)).collect();
+            if n < ranked.len() {
+                ranked.select_nth_unstable(n - 1);
+                ranked.truncate(n);
+            }
+            nodes = ranked.into_iter().map(|(_, at)| halves[at]).collect();
+            nodes.sort_unstable();
+        }
+        let chosen: Vec<u32> = nodes.iter().map(|&(b, _)| candidates[b]).collect();
+        // SAFETY: the row is this task's.
+        unsafe { self.tables.write(self.setup, 0, row, &chosen) };
+        Ok(())
+    }
+
+    /// Scores of ascending candidates of a row; -inf for those without a pair.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    unsafe fn scores_of(&self, items: &Items, row: usize, asked: &[u32], scratch: &mut Scratch, scores: &mut Vec<f32>) {
+        let (Some(scored), Some((begin, list))) = (&self.choose().scored, &items.items_of) else { return };
+        let (mut listed, mut place) = (Vec::new(), Vec::new());
+        for (at, &slot) in asked.iter().enumerate() {
+            let of = list.get(begin[slot as usize]..begin[slot as usize + 1]).unwrap_or(&[]);
+            place.extend(of.iter().map(|&item| (item, at as u32)));
+        }
+        place.sort_unstable();
+        listed.extend(place.iter().map(|p| p.0));
+        let keys_op = scored.steps.iter().find_map(|s| match s {
+            Step::Keys { op, .. } => Some(*op),
+            _ => None,
+        });
+        let queries_op = scored.steps.iter().find_map(|s| match s {
+            Step::Queries { op, .. } => Some(*op),
+            _ => None,
+        });
+        let (from, to) = items.groups.as_ref().map_or((row, row + 1), |g| g[row]);
+        let (tile, wide) = (self.tile(), asked.len());
+        scores.clear();
+        scores.resize(wide, f32::NEG_INFINITY);
+        let mut met = vec![0.0; wide];
+        let mut at = from;
+        while at < to {
+            let stop = (at + tile).min(to);
+            let mean = keys_op == Some(Reduce::Mean);
+            // SAFETY: the scratch has memory for values and counts of a tile for as many candidates as are asked for,
+            // then for a slot of each key; this is its thread.
+            let (values, counts, slot_of) = unsafe {
+                let base = scratch.more.cast::<f32>();
+                let room = wide * BQ_MAX;
+                let values = std::slice::from_raw_parts_mut(base, room);
+                let counts = std::slice::from_raw_parts_mut(base.add(room), room);
+                let most = 2 * self.searched().map_or(0, |r| r.leaves.max(0) as usize) * BQ_MAX;
+                let slots = base.add(2 * most).cast::<u32>();
+                (values, counts, std::slice::from_raw_parts_mut(slots, items.keys.1 as usize))
+            };
+            values[..wide * tile].fill(f32::NEG_INFINITY);
+            counts[..wide * tile].fill(0.0);
+            // Keys that are not listed are not visited: what stands for them here does not matter.
+            for &(item, at) in &place {
+                slot_of[item as usize] = at;
+            }
+            let mut ctx = self.walk(items, at, stop);
+            (ctx.listed, ctx.listed_count) = (listed.as_ptr(), listed.len() as i64);
+            // SAFETY: as in `values`.
+            unsafe {
+                scratch.grid.write(Grid {
+                    values: values.as_mut_ptr(),
+                    counts: if mean { counts.as_mut_ptr() } else { std::ptr::null_mut() },
+                    slot_of: slot_of.as_ptr(),
+                    sums: i64::from(matches!(keys_op, Some(Reduce::Sum | Reduce::Mean))),
+                    slots: wide as i64,
+                });
+                scratch.bq = tile as i64;
+                self.kernel.score(self.number, &ctx, scratch);
+            }
+            let bq = scratch.bq as usize;
+            for slot in 0..wide {
+                for lane in 0..stop - at {
+                    let mut value = values[slot * bq + lane];
+                    if mean {
+                        value /= counts[slot * bq + lane].max(1.0);
+                    }
+                    fold(queries_op.unwrap_or(Reduce::Max), &mut scores[slot], &mut met[slot], value);
+                }
+            }
+            at = stop;
+        }
+        if queries_op == Some(Reduce::Mean) {
+            scores.iter_mut().zip(met).for_each(|(s, met)| *s /= met.max(1.0));
         }
     }
 
@@ -825,13 +1007,7 @@ impl Choice<'_> {
     }
 
     /// Ranks that each table takes, of scores in the order of the ranking: the first `forced` are chosen first.
-    fn take(
-        &self,
-        row: Option<usize>,
-        ranked: &[f32],
-        forced: usize,
-        had: f64,
-    ) -> Result<Vec<Range<usize>>, String> {
+    fn take(&self, row: Option<usize>, ranked: &[f32], forced: usize, had: f64) -> Result<Vec<Range<usize>>, String> {
         let select = self.select();
         let c = ranked.len();
         let count = match &select.budget {
@@ -964,7 +1140,8 @@ impl Steps<'_> {
                 Step::Norm { norm, .. } => normed(*norm, values),
                 Step::Keys { op, into } => {
                     let of = candidates_of(self.program, self.candidates, *into, self.env).unwrap_or_default();
-                    let slots = slots::candidates(self.program, *into, self.env).map_or(0, |r| (r.end - r.start).max(0));
+                    let slots =
+                        slots::candidates(self.program, *into, self.env).map_or(0, |r| (r.end - r.start).max(0));
                     let (mut made, mut met) = (vec![f32::NEG_INFINITY; slots as usize], vec![0.0; slots as usize]);
                     for (&value, &slot) in values.iter().zip(&of) {
                         if let (Some(made), Some(met)) = (made.get_mut(slot as usize), met.get_mut(slot as usize)) {

@@ -5,7 +5,7 @@
 //! which keys. [`STAGES`] gives name, address and signature of each, from which the driver's calls are made.
 //! Nothing here knows of patterns or code generation.
 
-use attnc_kernels::abi::{Ahead, Arg, BK, DType, FEW, KvView, LANE_STEP, Next, Table};
+use attnc_kernels::abi::{Ahead, Arg, BK, DType, FEW, KvView, LANE_STEP, Next, Support, Table};
 use attnc_kernels::window::Chunk;
 
 use crate::layout::{Ctx, DrawRef, MapRef, Scratch};
@@ -156,6 +156,35 @@ stages! {
             let s = scratch.s.wrapping_add(chunk.lane as usize);
             let Chunk { keys, count, lane, lanes, mask, .. } = *chunk;
             ((*ctx.table).reduce)(s, count, lane, lanes, scratch.bq, mask, keys, scratch.grid);
+        }
+    }
+
+    /// Marks the tiles of the keys that are listed.
+    fn mark_listed(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr) {
+        // SAFETY: as in `begin`; a search has listed keys below `n_k`.
+        unsafe {
+            let (support, marks) = (Support::get(), (*scratch).marks);
+            (support.marks_clear)(marks);
+            for &key in std::slice::from_raw_parts((*ctx).listed, (*ctx).listed_count as usize) {
+                (support.marks_mark)(marks, i64::from(key), i64::from(key) + 1, 0, 0);
+            }
+        }
+    }
+
+    /// Takes keys that are not listed out of the rows of bits of a window.
+    fn only_listed(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr) {
+        // SAFETY: as in `mark_listed`; the window is the driver's own.
+        unsafe {
+            let listed = std::slice::from_raw_parts((*ctx).listed, (*ctx).listed_count as usize);
+            let window = &mut *(*scratch).window;
+            let tiles = &window.tile[..window.partial as usize];
+            for (&tile, rows) in tiles.iter().zip(&mut window.bits) {
+                let first = tile * BK as i64;
+                let from = listed.partition_point(|&k| i64::from(k) < first);
+                let of_tile = listed[from..].iter().take_while(|&&k| i64::from(k) < first + BK as i64);
+                let bits = of_tile.fold(0_u64, |bits, &k| bits | 1 << (i64::from(k) - first));
+                rows.iter_mut().for_each(|row| *row &= bits);
+            }
         }
     }
 

@@ -11,9 +11,7 @@ use attnc_kernels::Isa;
 use attnc_kernels::abi::DType;
 use attnc_pattern::env::{DrawTable, Env, MapData, TensorData};
 use attnc_pattern::expr::{Bin, Cmp, DrawId, ExprId, Exprs, MapId, Node, OrderId, SizeId, TableId, TensorId, Un, Var};
-use attnc_pattern::program::{
-    Chooser, Draw, DrawScope, Empty, Map, MapKind, Order, OrderKind, Program, Size,
-};
+use attnc_pattern::program::{Chooser, Draw, DrawScope, Empty, Map, MapKind, Order, OrderKind, Program, Size};
 use attnc_pattern::rowset::{Comb, Loop, Must, Piece, RowSet, TileComb, TileLoop, TilePiece, TileSet};
 use attnc_plan::{Attend, Entry, Plan, Reads, Role, Tile, View};
 

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use attnc::{EvalError, Run, View};
+use attnc::{Attended, EvalError, Run, View};
 
 /// Rows of queries that a cell looks at, at most.
 const SAMPLE: i64 = 64;
@@ -46,6 +46,29 @@ impl Grid {
             }
         }
         Ok(Grid { cols: usize::try_from(width).unwrap_or(0), cells, exact: size == 1 })
+    }
+
+    /// The same of rows that depend on the data. Keys that only a slot of a level stands for have their share of it.
+    pub fn of_rows(attended: &Attended, rows: std::ops::Range<i64>, most: i64) -> Grid {
+        let (n_q, n_k) = (rows.end - rows.start, attended.n_k);
+        let size = div_ceil(n_q.max(n_k), most).max(1);
+        let (height, width) = (div_ceil(n_q, size), div_ceil(n_k, size));
+        let mut cells = vec![0.0_f32; usize::try_from(height * width).unwrap_or(0)];
+        for (i, row) in (0..).zip(rows) {
+            let Some(found) = usize::try_from(row).ok().and_then(|row| attended.rows.get(row)) else { continue };
+            let cells = &mut cells[(i / size * width) as usize..][..width as usize];
+            let looked = size.min(n_q - i / size * size);
+            found.tokens.iter().for_each(|run| cover(cells, run, size, n_k, looked));
+            for &(k, share) in &found.shares {
+                if !found.tokens.iter().any(|run| (run.first..=run.last).contains(&k)) {
+                    let run = Run { first: k, last: k, times: 1 };
+                    let mut whole = vec![0.0; cells.len()];
+                    cover(&mut whole, &run, size, n_k, looked);
+                    cells.iter_mut().zip(whole).for_each(|(cell, whole)| *cell += whole * share.min(1.0));
+                }
+            }
+        }
+        Grid { cols: usize::try_from(width).unwrap_or(0), cells, exact: size == 1 }
     }
 
     fn rows(&self) -> impl Iterator<Item = &[f32]> {

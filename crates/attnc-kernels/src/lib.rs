@@ -23,9 +23,9 @@ mod product;
 #[cfg(target_arch = "x86_64")]
 mod rows;
 pub mod scalar;
+pub mod select;
 #[cfg(target_arch = "x86_64")]
 mod softmax;
-pub mod select;
 mod tensor;
 pub mod tiles;
 #[cfg(target_arch = "x86_64")]

@@ -79,6 +79,8 @@ pub struct Scored {
     /// Items are candidates, and the set says which of them a row has: the best are kept as they come. Otherwise all
     /// values of all rows and candidates are held at once.
     pub direct: bool,
+    /// Only items of listed candidates are scored, round by round.
+    pub searched: bool,
 }
 
 /// What has no plan: in words, and where it was written.
@@ -102,6 +104,11 @@ pub fn origin(program: &Program, level: LevelId, operand: fn(Derived) -> bool) -
         at = program.level(level).parent;
     }
     at
+}
+
+/// Whether the slots of a level are tokens: its queries then score its keys.
+pub(crate) fn tokenwise(program: &Program, level: LevelId) -> bool {
+    matches!(program.level(level).pool, Pooling::Channels(_) | Pooling::Quantised { .. })
 }
 
 /// Levels and selections of an attention, each after those that it reads.
@@ -135,7 +142,6 @@ fn missing(program: &Program, needs: &Needs) -> Option<Missing> {
         let level = program.level(id);
         let what = match level.pool {
             Pooling::Channels(_) => "levels of some channels",
-            Pooling::Quantised { .. } => "quantised levels",
             _ => continue,
         };
         return Some(Missing { what: what.to_owned(), span: level.span });
@@ -157,9 +163,6 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
     if select.slots == Index::Queries {
         return Err(missing("selections of queries"));
     }
-    if let Budget::Refine(_) = select.budget {
-        return Err(missing("searches by refinement"));
-    }
     let exprs = &mut program.exprs;
     let new = select.besides.map(|set| exprs.not(set));
     let candidates = exprs.and(select.within.into_iter().chain(new));
@@ -169,10 +172,15 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
     let Some(score) = select.score else { return Ok(made(None)) };
     let score = program.score(score).clone();
     let (item_rows, items) = match score.dot {
-        Some((a, b)) => (rows_of(a).ok_or_else(|| missing("scores of a tensor's rows"))?, rows_of(b).ok_or_else(|| missing("scores of a tensor's rows"))?),
+        Some((a, b)) => (
+            rows_of(a).ok_or_else(|| missing("scores of a tensor's rows"))?,
+            rows_of(b).ok_or_else(|| missing("scores of a tensor's rows"))?,
+        ),
         None => before(&score.steps, score.rows, score.slots),
     };
-    if !matches!(item_rows, Index::Queries | Index::Slots(_) | Index::One) || !matches!(items, Index::Keys | Index::Slots(_)) {
+    if !matches!(item_rows, Index::Queries | Index::Slots(_) | Index::One)
+        || !matches!(items, Index::Keys | Index::Slots(_))
+    {
         return Err(missing("scores of other rows than those of queries against keys"));
     }
     let mut seen = false;
@@ -186,8 +194,23 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
             _ => {}
         }
     }
-    let same = score.steps.is_empty() && (score.rows, score.slots) == (select.rows, select.slots);
-    let mass = matches!(&select.budget, Budget::Mass(_)) || matches!(&select.budget, Budget::Bands(bands) if bands.iter().any(|b| b.mass));
+    let searched = matches!(select.budget, Budget::Refine(_));
+    if searched {
+        // A search looks at few candidates: nothing may depend on the others.
+        let alone = |i: usize, s: &Step| match s {
+            Step::Keys { into, .. } => i == 0 && *into == select.slots,
+            Step::Queries { into, .. } => *into == select.rows,
+            Step::Norm { .. } => false,
+        };
+        if !score.steps.iter().enumerate().all(|(i, s)| alone(i, s))
+            || (score.rows, score.slots) != (select.rows, select.slots)
+        {
+            return Err(missing("searches by a score that is normed, or that is of other rows or slots"));
+        }
+    }
+    let same = !searched && score.steps.is_empty() && (score.rows, score.slots) == (select.rows, select.slots);
+    let mass = matches!(&select.budget, Budget::Mass(_))
+        || matches!(&select.budget, Budget::Bands(bands) if bands.iter().any(|b| b.mass));
     let apart = select.besides.is_some() || select.including.is_some();
     let direct = same && select.pool == Among::Row && !(mass && apart);
     let exprs = &mut program.exprs;
@@ -211,7 +234,7 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         score: (!identity).then_some(score.value),
         entries: vec![entry],
     };
-    let scored = Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct };
+    let scored = Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched };
     Ok(made(Some(scored)))
 }
 
@@ -361,6 +384,9 @@ fn pools(program: &Program, needs: &Needs, chooses: &[Choose]) -> Vec<Pool> {
     for &a in &needs.attentions {
         for entry in &program.attentions[a].entries {
             if let Source::Slots(level, _) = entry.source {
+                if tokenwise(program, level) {
+                    read(level, |of| of.q, |of| of.q = true);
+                }
                 read(level, |of| of.k, |of| of.k = true);
                 read(level, |of| of.v, |of| of.v = true);
             }
@@ -417,7 +443,8 @@ impl Plan {
         };
         for (i, c) in self.chooses.iter().enumerate() {
             let select = program.select(c.select);
-            let mut roots: Vec<ExprId> = select.within.into_iter().chain(select.besides).chain(select.including).collect();
+            let mut roots: Vec<ExprId> =
+                select.within.into_iter().chain(select.besides).chain(select.including).collect();
             if let Some(scored) = &c.scored {
                 roots.extend(sets(&scored.walk));
                 let operands = scored.dot.iter().flat_map(|(a, b)| [a.rows, b.rows]);
@@ -438,7 +465,8 @@ impl Plan {
         let mut last = None;
         for (i, stage) in self.stages.iter().enumerate() {
             let node = graph.add_node(Stage::Attend(i));
-            let kv = stage.reads.kv.into_iter().flat_map(|l| [origin(program, l, |of| of.k), origin(program, l, |of| of.v)]);
+            let kv =
+                stage.reads.kv.into_iter().flat_map(|l| [origin(program, l, |of| of.k), origin(program, l, |of| of.v)]);
             arrows.extend(kv.flatten().filter_map(pool).map(|from| (from, node)));
             let roots: Vec<ExprId> = sets(stage).collect();
             arrows.extend(read(&roots).into_iter().map(|from| (from, node)));
@@ -472,6 +500,7 @@ impl Plan {
                 let how = match &c.scored {
                     None => "nearest",
                     Some(s) if s.direct => "the best as they come",
+                    Some(s) if s.searched => "a search",
                     Some(_) => "from all scores",
                 };
                 format!("choose {}: {how}", program.select(c.select).name)

@@ -160,7 +160,7 @@ impl Plan {
         };
         let mut stages: Vec<Attend> = Vec::new();
         for e in &a.entries {
-            let (reads, entry) = match e.source {
+            let (reads, score, entry) = match e.source {
                 Source::Tokens(set) => {
                     // A key drawn m times is one term with the bias log m.
                     let weight = program.multiset(set).and_then(|d| program.draw(d).weight);
@@ -169,17 +169,18 @@ impl Plan {
                         (bias, weight) => bias.or(weight),
                     };
                     let entry = Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias };
-                    (Reads::default(), entry)
+                    (Reads::default(), a.score, entry)
                 }
                 Source::Slots(level, set) => {
                     let entry = Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias: e.bias };
-                    (Reads { q: None, kv: Some(level) }, entry)
+                    let own = choose::tokenwise(&program, level) && program.level(level).of.q;
+                    (Reads { q: own.then_some(level), kv: Some(level) }, e.score, entry)
                 }
-                Source::Null(slots) => (Reads::default(), Entry::Null { slots, bias: e.bias }),
+                Source::Null(slots) => (Reads::default(), a.score, Entry::Null { slots, bias: e.bias }),
             };
-            match stages.iter_mut().find(|s| s.reads == reads) {
+            match stages.iter_mut().find(|s| (s.reads, s.score) == (reads, score)) {
                 Some(stage) => stage.entries.push(entry),
-                None => stages.push(Attend { entries: vec![entry], ..of(reads) }),
+                None => stages.push(Attend { entries: vec![entry], score, ..of(reads) }),
             }
         }
         if stages.is_empty() {

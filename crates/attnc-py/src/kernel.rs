@@ -464,7 +464,8 @@ impl Kernel {
         let shape = Shape { dim, ..self.shape(py, &mut given, tokens, keys, heads)? };
         let inputs = given.inputs();
         let dim_v = dim_v.unwrap_or(dim);
-        let cost = py.detach(|| self.kernel.forecast(shape, shape.heads, dim_v, element, batch, &inputs)).raised(py)?.cost;
+        let cost =
+            py.detach(|| self.kernel.forecast(shape, shape.heads, dim_v, element, batch, &inputs)).raised(py)?.cost;
         let dict = PyDict::new(py);
         for (name, number) in [
             ("entries", cost.entries),

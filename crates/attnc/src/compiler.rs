@@ -256,7 +256,9 @@ impl Module {
                 ItemKind::Pattern { name, args, .. } if args.is_empty() && known(&name.text) => {
                     Some((name.text.as_str(), Kind::Pattern))
                 }
-                ItemKind::Attention { name, .. } => Some((name.text.as_str(), Kind::Attention)),
+                ItemKind::Attention { name, .. } | ItemKind::Merge { name, .. } => {
+                    Some((name.text.as_str(), Kind::Attention))
+                }
                 ItemKind::Model(model) => Some((model.name.text.as_str(), Kind::Model)),
                 _ => None,
             })

@@ -10,18 +10,20 @@ use std::sync::{Arc, OnceLock};
 use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, Part, RunError};
 use attnc_pattern::analysis::{EvalError, Row, Rows};
 use attnc_pattern::env::{DrawTable, Env};
-use attnc_pattern::oracle::{self, Evaluator, OracleError, Output, Point};
+use attnc_pattern::expr::Var;
+use attnc_pattern::oracle::{self, Evaluator, Misfit, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
-use attnc_pattern::program::{Model, Program};
+use attnc_pattern::program::{MergeKind, Model, Program};
 use attnc_pattern::tolerance::{self, Dtype, Report, Rounding};
 use attnc_plan::model::Work;
 use attnc_plan::{Built, Cost, Counted, LayerPlan};
 use attnc_syntax::diag::Diagnostic;
 
+use crate::attended::Attended;
 use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
 use crate::forecast::Forecast;
 use crate::problem::{self, At, Envs, Inputs, Problem, Shape, Wants, one};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, TensorMut};
 use crate::view::View;
 
 /// What of a module to run.
@@ -121,6 +123,8 @@ struct Piece {
     /// Absent where something else runs.
     #[cfg(feature = "gpu")]
     shaders: Option<Arc<attnc_gpu::GpuKernel>>,
+    /// Of a merge, which has none of these: the attentions whose outputs become one.
+    arms: Vec<Piece>,
     /// Rows of every entry, made when a launch first asks how long they are.
     rows: Arc<OnceLock<Vec<Rows>>>,
 }
@@ -129,6 +133,43 @@ struct Piece {
 type Group<'a> = (&'a Piece, Vec<usize>);
 
 impl Piece {
+    fn new(shared: &Shared, attention: usize) -> Result<Piece, Vec<Diagnostic>> {
+        let merge = &shared.program.attentions[attention].merge;
+        if let Some(merge) = merge.as_ref().filter(|m| !matches!(m.kind, MergeKind::Mean { branches: Some(_) })) {
+            let arms = merge.arms.iter().map(|&arm| Piece::new(shared, arm)).collect::<Result<_, _>>()?;
+            return Ok(Piece {
+                attention,
+                built: None,
+                code: None,
+                #[cfg(feature = "gpu")]
+                shaders: None,
+                arms,
+                rows: Arc::default(),
+            });
+        }
+        let code = shared.compiled(attention)?;
+        let built = match shared.plan(attention) {
+            Ok(built) => Some(built),
+            // The oracle runs what has no plan.
+            Err(_) if shared.target() == Target::Oracle && shared.program.is_dynamic(attention) => None,
+            Err(list) => return Err(list),
+        };
+        Ok(Piece {
+            attention,
+            built,
+            code,
+            #[cfg(feature = "gpu")]
+            shaders: shared.shaders(attention)?,
+            arms: Vec::new(),
+            rows: Arc::default(),
+        })
+    }
+
+    /// What is run for it: itself, or all that a merge is made of.
+    fn leaves(&self) -> Vec<&Piece> {
+        if self.arms.is_empty() { vec![self] } else { self.arms.iter().flat_map(Piece::leaves).collect() }
+    }
+
     /// How long the rows of a head are.
     fn lengths(&self, env: &Env<'_>) -> Lengths {
         if env.n_q <= FEW_ROWS {
@@ -210,25 +251,12 @@ impl Kernel {
         };
         used.sort_unstable();
         used.dedup();
-        if used.len() > 1 {
+        if used.len() > 1 && used.iter().all(|&a| shared.program.attentions[a].merge.is_none()) {
             shared.compile_each(&used).map_err(|list| shared.said(list))?;
         }
         let mut parts = Vec::with_capacity(used.len());
         for attention in used {
-            let piece = || {
-                let code = shared.compiled(attention)?;
-                let planned = shared.target() != Target::Oracle || !shared.program.is_dynamic(attention);
-                let built = planned.then(|| shared.plan(attention)).transpose()?;
-                Ok(Piece {
-                    attention,
-                    built,
-                    code,
-                    #[cfg(feature = "gpu")]
-                    shaders: shared.shaders(attention)?,
-                    rows: Arc::default(),
-                })
-            };
-            parts.push(piece().map_err(|list| shared.said(list))?);
+            parts.push(Piece::new(shared, attention).map_err(|list| shared.said(list))?);
         }
         Ok(Kernel { shared: shared.clone(), select: select.clone(), who, parts })
     }
@@ -299,7 +327,13 @@ impl Kernel {
     }
 
     fn plans(&self) -> impl Iterator<Item = &Built> {
-        self.parts.iter().filter_map(|p| p.built.as_deref())
+        self.parts.iter().flat_map(Piece::leaves).filter_map(|p| p.built.as_deref())
+    }
+
+    /// The stages of the plans as graphs in the language of Graphviz.
+    #[must_use]
+    pub fn plan_dot(&self) -> String {
+        self.plans().map(|b| b.plan.dot()).collect::<Vec<_>>().join("\n")
     }
 
     /// The plan of an attention, or the error of one that has none.
@@ -316,19 +350,21 @@ impl Kernel {
     /// Instruction set of the kernels; `None` if nothing is compiled.
     #[must_use]
     pub fn isa(&self) -> Option<Isa> {
-        self.parts.iter().find_map(|p| p.code.as_ref()).map(|code| code.isa())
+        self.parts.iter().flat_map(Piece::leaves).find_map(|p| p.code.as_ref()).map(|code| code.isa())
     }
 
     /// Text of Cranelift's IR by name of attention, if the compiler was asked to keep it.
     #[must_use]
     pub fn clif(&self) -> Vec<(&str, &str)> {
-        self.parts.iter().filter_map(|p| Some((self.name_of(p.attention), p.code.as_ref()?.clif()?))).collect()
+        let leaves = self.parts.iter().flat_map(Piece::leaves);
+        leaves.filter_map(|p| Some((self.name_of(p.attention), p.code.as_ref()?.clif()?))).collect()
     }
 
     /// Text of the machine code by name of attention, if the compiler was asked to keep it.
     #[must_use]
     pub fn asm(&self) -> Vec<(&str, &str)> {
-        self.parts.iter().filter_map(|p| Some((self.name_of(p.attention), p.code.as_ref()?.asm()?))).collect()
+        let leaves = self.parts.iter().flat_map(Piece::leaves);
+        leaves.filter_map(|p| Some((self.name_of(p.attention), p.code.as_ref()?.asm()?))).collect()
     }
 
     fn name_of(&self, attention: usize) -> &str {
@@ -340,7 +376,7 @@ impl Kernel {
     #[must_use]
     pub fn workspace_bytes(&self, out: [usize; 4], keys: usize, dim: usize, threads: usize) -> usize {
         let [batch, heads, n_q, dim_v] = out;
-        let codes = self.parts.iter().filter_map(|p| p.code.as_deref());
+        let codes = self.parts.iter().flat_map(Piece::leaves).filter_map(|p| p.code.as_deref());
         // What levels and tables take depends on lengths; where it depends on sizes too, those are not known here.
         let lengths = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).min(attnc_plan::MAX_LEN);
         let (queries, all) = (lengths(n_q), lengths(keys));
@@ -354,7 +390,8 @@ impl Kernel {
             ..Env::default()
         };
         let list: Vec<usize> = (0..heads).collect();
-        let envs = if codes.clone().any(CpuKernel::is_dynamic) { vec![env; batch.saturating_mul(heads)] } else { vec![] };
+        let envs =
+            if codes.clone().any(CpuKernel::is_dynamic) { vec![env; batch.saturating_mul(heads)] } else { vec![] };
         let parts: Vec<Part<'_>> = codes
             .map(|kernel| match kernel.is_dynamic() {
                 true => Part { kernel, heads: &list, envs: &envs, forward: false },
@@ -450,14 +487,107 @@ impl Kernel {
             pool: resources.threads.map(|t| &t.0),
             apart,
         };
-        match chosen {
-            None => attnc_cpu::run(&parts, &mut launch).map_err(|error| self.failed(&error)),
-            Some(chosen) => {
-                let found = attnc_cpu::run_chosen(&parts, &mut launch).map_err(|error| self.failed(&error))?;
-                chosen.extend(found);
-                Ok(())
+        let mut noted = attnc_cpu::run_chosen(&parts, &mut launch).map_err(|error| self.failed(&error))?;
+        for (piece, heads) in groups.iter().filter(|(piece, _)| !piece.arms.is_empty()) {
+            let merged = self.merged(piece, heads, (problem, &reads, shape), resources.threads, &mut noted)?;
+            let [_, of, rows, dim] = problem.out.shape();
+            for (item, &head) in (0..batch).flat_map(|item| heads.iter().map(move |head| (item, head))) {
+                for row in 0..rows {
+                    for col in 0..dim {
+                        let value = merged[((item * of + head) * rows + row) * dim + col];
+                        problem.out.set([item, head, row, col], f64::from(value));
+                    }
+                    // A merge has no log-sum-exp.
+                    if let Some(lse) = &mut problem.lse {
+                        lse.set([item, head, row, 0], f64::NAN);
+                    }
+                }
             }
         }
+        if let Some(chosen) = chosen {
+            chosen.extend(noted);
+        }
+        Ok(())
+    }
+
+    /// Outputs of some heads of a piece as singles, in the layout of a contiguous output; others are 0.
+    fn merged(
+        &self,
+        piece: &Piece,
+        heads: &[usize],
+        (problem, reads, shape): (&Problem<'_>, &Reads, Shape),
+        threads: Option<&Threads>,
+        noted: &mut Vec<Chosen>,
+    ) -> Result<Vec<f32>, Diagnostics> {
+        let said = |list| self.shared.said(list);
+        let layout = |e: attnc_cpu::LayoutError| self.refuse("E0721", e.to_string());
+        let [batch, of, rows, dim] = problem.out.shape();
+        let mut sum = vec![0.0_f32; batch * of * rows * dim];
+        let program = &*self.shared.program;
+        let mut envs = self.envs(&problem.inputs, shape, Purpose::Run)?;
+        let mut of_part = Vec::with_capacity(batch * heads.len());
+        for item in 0..batch {
+            for &head in heads {
+                of_part.push(envs.env(self.at(piece.attention, item, head)).map_err(said)?);
+            }
+        }
+        let Some(merge) = program.attentions[piece.attention].merge.as_ref().filter(|_| !piece.arms.is_empty()) else {
+            let Some(kernel) = piece.code.as_deref() else { return Ok(sum) };
+            let parts = [Part { kernel, heads, envs: &of_part, forward: false }];
+            let count = threads.map_or_else(rayon::current_num_threads, Threads::count);
+            let bytes = attnc_cpu::workspace_bytes(
+                &parts,
+                problem.k.shape()[2],
+                problem.q.shape()[3],
+                problem.v.shape()[3],
+                count,
+            );
+            let mut workspace = vec![0; bytes];
+            let mut out = TensorMut::of_f32(&mut sum, [batch, of, rows, dim]).map_err(layout)?;
+            let mut launch = Launch {
+                q: problem.q.of_cpu().map_err(layout)?,
+                k: problem.k.of_cpu().map_err(layout)?,
+                v: problem.v.of_cpu().map_err(layout)?,
+                out: out.of_cpu().map_err(layout)?,
+                lse: None,
+                q_heads: &reads.q,
+                kv_heads: &reads.kv,
+                workspace: &mut workspace,
+                pool: threads.map(|t| &t.0),
+                apart: false,
+            };
+            noted.extend(attnc_cpu::run_chosen(&parts, &mut launch).map_err(|error| self.failed(&error))?);
+            return Ok(sum);
+        };
+        for (number, arm) in piece.arms.iter().enumerate() {
+            let own = self.merged(arm, heads, (problem, reads, shape), threads, noted)?;
+            let gate = match &merge.kind {
+                MergeKind::Gate(gates) => Some(gates[number]),
+                MergeKind::Mean { .. } => None,
+            };
+            let by_channel = gate.is_some_and(|gate| program.exprs.reads(gate, |v| v == Var::Channel));
+            let share = 1.0 / piece.arms.len() as f64;
+            for (at, env) in of_part.iter().enumerate() {
+                let (item, head) = (at / heads.len(), heads[at % heads.len()]);
+                let mut evaluator = gate.map(|gate| (gate, Evaluator::new(program, env, &[gate])));
+                for row in 0..usize::try_from(env.n_q).unwrap_or(0) {
+                    let mut weight = share;
+                    for col in 0..dim {
+                        if let Some((gate, evaluator)) = evaluator.as_mut().filter(|_| by_channel || col == 0) {
+                            let point = Point {
+                                q: Some(env.q_start + row as i64),
+                                channel: Some(col as i64),
+                                ..Point::default()
+                            };
+                            weight = evaluator.real(*gate, point).map_err(|e| said(one(EnvError::from(e))))?;
+                        }
+                        let place = ((item * of + head) * rows + row) * dim + col;
+                        sum[place] = (f64::from(sum[place]) + weight * f64::from(own[place])) as f32;
+                    }
+                }
+            }
+        }
+        Ok(sum)
     }
 
     /// Output and log-sum-exp from the definition, in f64: one for each batch item.
@@ -465,56 +595,104 @@ impl Kernel {
     /// # Errors
     /// As for [`Kernel::run`].
     pub fn oracle(&self, problem: &Problem<'_>) -> Result<Vec<Output>, Diagnostics> {
-        let mut outputs = Vec::new();
-        self.each_item(problem, |_, heads, [q, k, v]| {
-            outputs.push(oracle::attend(&self.shared.program, heads, q, k, v)?);
-            Ok(())
-        })?;
-        Ok(outputs)
+        self.each_item(problem, |program, heads, [q, k, v]| oracle::attend(program, heads, q, k, v))
     }
 
-    /// As [`Kernel::oracle`], given what the selections of a target chose; and what is wrong with that, in sentences.
+    /// As [`Kernel::oracle`], given what the selections of each batch item and head chose: tables by number.
     ///
     /// # Errors
     /// As for [`Kernel::run`].
     pub fn oracle_given(
         &self,
         problem: &Problem<'_>,
-        chosen: &[Chosen],
-    ) -> Result<(Vec<Output>, Vec<String>), Diagnostics> {
-        let (mut outputs, mut wrong) = (Vec::new(), Vec::new());
-        let program = &self.shared.program;
-        self.each_item(problem, |item, heads, [q, k, v]| {
-            let of_head = |(head, of): (usize, &oracle::Head<'_>)| {
-                let mut draws = of.env.draws.clone();
+        chosen: &[Vec<Vec<DrawTable>>],
+    ) -> Result<Vec<Output>, Diagnostics> {
+        let mut items = chosen.iter();
+        self.each_item(problem, |program, heads, [q, k, v]| {
+            let chosen = items.next().map_or(&[][..], |c| c);
+            oracle::attend_given(program, heads, q, k, v, chosen)
+        })
+    }
+
+    /// The tables that the oracle's selections make: by batch item and head.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`].
+    pub fn selections(&self, problem: &Problem<'_>) -> Result<Vec<Vec<Vec<DrawTable>>>, Diagnostics> {
+        self.each_item(problem, |program, heads, [q, k, v]| oracle::select(program, heads, q, k, v))
+    }
+
+    /// What the selections of a target chose, as [`Kernel::oracle_given`] takes it; random choices are those of the
+    /// launch.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`].
+    pub fn tables(&self, problem: &Problem<'_>, chosen: &[Chosen]) -> Result<Vec<Vec<Vec<DrawTable>>>, Diagnostics> {
+        let mut tables = self.each_item(problem, |program, heads, _| {
+            let of_head = |head: &oracle::Head<'_>| {
+                let mut draws = head.env.draws.clone();
                 draws.resize(program.draws.len(), DrawTable::default());
-                for found in chosen.iter().filter(|c| (c.batch, c.head) == (item, head)) {
-                    draws[found.draw.0 as usize] = found.table.clone();
-                }
                 draws
             };
-            let given: Vec<Vec<DrawTable>> = heads.iter().enumerate().map(of_head).collect();
-            outputs.push(oracle::attend_given(program, heads, q, k, v, &given)?);
-            if !chosen.is_empty() {
-                let misfits = oracle::judge(program, heads, q, k, v, &given)?;
-                wrong.extend(misfits.iter().map(|m| format!("batch item {item}, {m}")));
+            Ok(heads.iter().map(of_head).collect::<Vec<_>>())
+        })?;
+        for found in chosen {
+            let of_item = tables.get_mut(found.batch).and_then(|item| item.get_mut(found.head));
+            if let Some(table) = of_item.and_then(|draws| draws.get_mut(found.draw.0 as usize)) {
+                *table = found.table.clone();
+            }
+        }
+        Ok(tables)
+    }
+
+    /// What speaks against selections that somebody else made, by batch item.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`].
+    pub fn judge(
+        &self,
+        problem: &Problem<'_>,
+        chosen: &[Vec<Vec<DrawTable>>],
+    ) -> Result<Vec<Vec<Misfit>>, Diagnostics> {
+        let mut items = chosen.iter();
+        self.each_item(problem, |program, heads, [q, k, v]| {
+            let chosen = items.next().map_or(&[][..], |c| c);
+            oracle::judge(program, heads, q, k, v, chosen)
+        })
+    }
+
+    /// What a head of the first batch item attends to, by the definition, if that depends on the data.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`], and a head that skips.
+    pub fn attended(&self, problem: &Problem<'_>, head: usize) -> Result<Attended, Diagnostics> {
+        let Some(attention) = self.attention(head) else {
+            return Err(self.refuse("E0723", format!("head {head} skips: it attends to nothing")));
+        };
+        let mut found = None;
+        self.each_item(problem, |program, heads, [q, k, v]| {
+            if found.is_none() {
+                let mut chosen = oracle::select(program, heads, q, k, v)?;
+                let draws = std::mem::take(&mut chosen[head]);
+                found = Some(crate::attended::attended(program, attention, heads[head].env, draws));
             }
             Ok(())
         })?;
-        Ok((outputs, wrong))
+        found.unwrap_or(Ok(Attended::default())).map_err(|list| self.shared.said(list))
     }
 
-    /// Runs `each` for every batch item, with its heads and tensors as the oracle sees them.
-    fn each_item(
+    /// What `work` makes of each batch item: of its heads and of Q, K and V as views.
+    fn each_item<T>(
         &self,
         problem: &Problem<'_>,
-        mut each: impl FnMut(usize, &[oracle::Head<'_>], [oracle::View<'_>; 3]) -> Result<(), OracleError>,
-    ) -> Result<(), Diagnostics> {
+        mut work: impl FnMut(&Program, &[oracle::Head<'_>], [oracle::View<'_>; 3]) -> Result<T, OracleError>,
+    ) -> Result<Vec<T>, Diagnostics> {
         let shape = self.shape_of(problem)?;
         let reads = self.reads(problem.q.shape()[1], problem.k.shape()[1])?;
         let heads = reads.q.len();
         let said = |list| self.shared.said(list);
         let mut envs = self.envs(&problem.inputs, shape, Purpose::Oracle)?;
+        let mut outputs = Vec::new();
         for item in 0..problem.q.shape()[0] {
             let mut of_heads = Vec::with_capacity(heads);
             for head in 0..heads {
@@ -535,10 +713,12 @@ impl Kernel {
                 oracle::View::dense(data, [heads, rows, dim])
                     .ok_or_else(|| self.refuse("E0721", "the tensors do not fit together".to_owned()))
             };
-            let views = [view(&q, heads, &problem.q)?, view(&k, all.len(), &problem.k)?, view(&v, all.len(), &problem.v)?];
-            each(item, &list, views).map_err(|e| said(vec![e.diagnostic()]))?;
+            let views =
+                [view(&q, heads, &problem.q)?, view(&k, all.len(), &problem.k)?, view(&v, all.len(), &problem.v)?];
+            let output = work(&self.shared.program, &list, views);
+            outputs.push(output.map_err(|e: OracleError| said(vec![e.diagnostic()]))?);
         }
-        Ok(())
+        Ok(outputs)
     }
 
     /// Runs the oracle and writes what it yields, rounded to the types of the outputs.
@@ -603,7 +783,11 @@ impl Kernel {
         // Numbers of heads that fit nothing are what a launch refuses: no head shares keys with another then.
         let kv = reads(kv_heads).map_or_else(|_| (0..heads).collect(), |r| r.kv);
         let (mut counted, mut jobs, mut once): (Vec<Counted>, Vec<usize>, Work) = Default::default();
-        let (mut groups, apart) = self.groups(&self.reads_of(heads))?;
+        let (groups, apart) = self.groups(&self.reads_of(heads))?;
+        let mut groups: Vec<Group<'_>> = groups
+            .into_iter()
+            .flat_map(|(piece, heads)| piece.leaves().into_iter().map(move |leaf| (leaf, heads.clone())))
+            .collect();
         let mut made = Vec::with_capacity(groups.len());
         for (piece, heads) in &groups {
             // Heads whose sets do not depend on the head cost the same.
@@ -665,6 +849,41 @@ impl Kernel {
         Ok(Forecast { cost, counted, jobs, once, elements: rows / 2.0, bytes })
     }
 
+    /// Bytes of working memory of a launch of `batch` items that is given `inputs`, on so many threads; 0 where the oracle
+    /// runs.
+    ///
+    /// # Errors
+    /// As for [`Kernel::cost`].
+    pub fn memory(
+        &self,
+        shape: Shape,
+        dim_v: usize,
+        batch: usize,
+        inputs: &Inputs<'_>,
+        threads: usize,
+    ) -> Result<usize, Diagnostics> {
+        let mut envs = self.envs(inputs, shape, Purpose::Look)?;
+        let heads = usize::try_from(self.told(shape).heads).unwrap_or(0);
+        let mut most = 0_usize;
+        for (piece, heads) in self.groups(&self.reads_of(heads))?.0 {
+            for leaf in piece.leaves() {
+                let Some(kernel) = leaf.code.as_deref() else { continue };
+                let mut of_part = Vec::with_capacity(batch * heads.len());
+                for item in 0..batch {
+                    for &head in &heads {
+                        of_part.push(envs.env(self.at(leaf.attention, item, head)).map_err(|l| self.shared.said(l))?);
+                    }
+                }
+                let parts = [Part { kernel, heads: &heads, envs: &of_part, forward: false }];
+                let extent = |n: i64| usize::try_from(n).unwrap_or(0);
+                let bytes = attnc_cpu::workspace_bytes(&parts, extent(shape.n_k), extent(shape.dim), dim_v, threads);
+                // Scratches are shared by all parts, what else there is adds up: never less than what a launch takes.
+                most = most.saturating_add(bytes);
+            }
+        }
+        Ok(most)
+    }
+
     /// How many pairs another kernel attends to that this one does not, and the other way round: over all heads of one
     /// batch item, for the same shape and inputs. A pair that counts twice is two.
     ///
@@ -698,7 +917,8 @@ impl Kernel {
     /// Texts of the plans after each pass that changed them, the plan before all passes first.
     #[must_use]
     pub fn passes_text(&self) -> String {
-        let mut texts: Vec<String> = self.parts.iter().map(|p| self.shared.passes_text(p.attention)).collect();
+        let mut texts: Vec<String> =
+            self.parts.iter().flat_map(Piece::leaves).map(|p| self.shared.passes_text(p.attention)).collect();
         if let Who::Model { reads, .. } = &self.who {
             let mut text = format!("# before all passes over layers\n{}", self.layer(reads).text());
             // A plan that cannot be made is refused when it is run.
@@ -708,6 +928,12 @@ impl Kernel {
             texts.push(text);
         }
         texts.join("\n")
+    }
+
+    /// Whether what a head attends to depends on the data of a launch.
+    #[must_use]
+    pub fn is_dynamic(&self, head: usize) -> bool {
+        self.attention(head).is_some_and(|a| self.shared.program.is_dynamic(a))
     }
 
     /// Names of the sizes that a launch must be given.

@@ -28,6 +28,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attended;
 mod codes;
 mod compiler;
 mod export;
@@ -42,17 +43,18 @@ mod tensor;
 mod text;
 mod view;
 
+pub use attended::{Attended, AttendedRow};
 pub use attnc_cpu::{Chosen, DType, Isa, LayoutError, flops_executed, flops_reset, targets};
 pub use attnc_kernels::peak::{fma_burst, read_bandwidth};
 pub use attnc_kernels::{MergeError, merge};
 pub use attnc_pattern::analysis::EvalError;
-pub use attnc_pattern::env::TensorData;
-pub use attnc_pattern::oracle::Output;
+pub use attnc_pattern::env::{DrawTable, TensorData};
+pub use attnc_pattern::oracle::{Misfit, Output};
 pub use attnc_pattern::program::{MapKind, Program};
 pub use attnc_pattern::random;
 pub use attnc_pattern::tolerance::{Report, Worst};
-pub use attnc_plan::{model, typical};
 pub use attnc_plan::{Cost, MAX_LEN, Options as PlanOptions, PASSES, Pass};
+pub use attnc_plan::{model, typical};
 pub use attnc_syntax::diag::{CodeInfo, Diagnostic, FileId, Label, Severity, Span};
 pub use attnc_syntax::{ast, construct};
 pub use codes::codes;

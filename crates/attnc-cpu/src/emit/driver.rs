@@ -245,8 +245,12 @@ fn score(plan: &Plan, scored: &Scored, callees: &Callees, conv: CallConv) -> Res
     let take = if scored.direct { Stage::keep } else { Stage::reduce };
     for entry in &scored.walk.entries {
         if let Entry::Tokens { rows, tiles, .. } = entry {
-            mark(&mut e, &t, rows, tiles);
-            each_chunk(&mut e, &t, rows, |e, chunk| {
+            if scored.searched {
+                e.stage(Stage::mark_listed, &[e.ctx, e.scratch]);
+            } else {
+                mark(&mut e, &t, rows, tiles);
+            }
+            each_chunk(&mut e, &t, rows, scored.searched, |e, chunk| {
                 if scored.dot.is_some() {
                     e.stage(Stage::scores, &[e.ctx, e.scratch, chunk]);
                 }
@@ -301,7 +305,7 @@ fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Res
 fn attend_tokens(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet, bias: Option<ExprId>) {
     let (ctx, scratch) = (e.ctx, e.scratch);
     mark(e, t, rows, tiles);
-    each_chunk(e, t, rows, |e, chunk| {
+    each_chunk(e, t, rows, false, |e, chunk| {
         e.stage(Stage::scores, &[ctx, scratch, chunk]);
         let scores = score_tile(e, t, chunk);
         e.modify(&scores, t.attend.score, bias);
@@ -309,14 +313,18 @@ fn attend_tokens(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &
     });
 }
 
-/// Runs `body` for each chunk of keys that the marked tiles give.
+/// Runs `body` for each chunk of keys that the marked tiles give; of `listed` keys alone, if so asked.
 fn each_chunk<'p>(
     e: &mut Emitter<'p>,
     t: &QueryTile<'_>,
     rows: &RowSet,
+    listed: bool,
     body: impl FnOnce(&mut Emitter<'p>, Value),
 ) {
     each_window(e, t, rows, |e| {
+        if listed {
+            e.stage(Stage::only_listed, &[e.ctx, e.scratch]);
+        }
         let chunks = e.support("window_chunks", &[t.window]);
         let first = e.ins().get().iadd_imm_s(t.window, offset_of!(Window, chunk) as i64);
         let bytes = e.ins().get().imul_imm_s(chunks, size_of::<Chunk>() as i64);

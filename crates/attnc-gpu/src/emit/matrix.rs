@@ -183,10 +183,7 @@ fn grow(t: &mut String, logit: &str, vb: usize) {
 /// weights are 0.
 fn stage(maker: &Maker<'_>) -> (String, String) {
     let (mut t, mut stores, mut follow, mut listed) = (String::new(), String::new(), String::new(), String::new());
-    let _ = write!(
-        follow,
-        "      let row_step = u32(stride);\n      let chunk_row = u32(key_row(first_key));\n"
-    );
+    let _ = write!(follow, "      let row_step = u32(stride);\n      let chunk_row = u32(key_row(first_key));\n");
     let tensors = [("k", "key", maker.spec.pitch() / 4), ("v", "value", maker.spec.value_pitch() / 4)];
     for (letter, tensor, vectors) in tensors {
         if THREADS.is_multiple_of(vectors) {
@@ -204,7 +201,10 @@ fn stage(maker: &Maker<'_>) -> (String, String) {
             let near = if THREADS.is_multiple_of(vectors) {
                 format!("read_{letter}({letter}_first + {}u * row_step)", i * THREADS / vectors * vectors)
             } else {
-                format!("read_{letter}((chunk_row + min({slot}, {}u) * row_step) * {vectors}u + {column})", maker.chunk - 1)
+                format!(
+                    "read_{letter}((chunk_row + min({slot}, {}u) * row_step) * {vectors}u + {column})",
+                    maker.chunk - 1
+                )
             };
             let _ = writeln!(follow, "      {letter}{i} = {near};");
             let _ = writeln!(
@@ -266,11 +266,8 @@ fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb, cb, width): (usiz
         }
     }
     for c in 0..cb {
-        let _ = writeln!(
-            t,
-            "    coopStoreT(score{c}, &score_tile[first_row * SCORE_PITCH + {}u], SCORE_PITCH);",
-            4 * c
-        );
+        let _ =
+            writeln!(t, "    coopStoreT(score{c}, &score_tile[first_row * SCORE_PITCH + {}u], SCORE_PITCH);", 4 * c);
     }
     t.push_str("    subgroupBarrier();\n");
     let scale = &maker.scale;
@@ -280,14 +277,7 @@ fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb, cb, width): (usiz
             let slot = |c: usize| format!("{} + 4 * part", 8 * w + c);
             let one = |c: usize| format!("logit{n}(raw{w}[{c}], keys[{s}], {s})", s = slot(c));
             let _ = writeln!(t, "    let raw{w} = {scale} * {raw};");
-            let _ = writeln!(
-                t,
-                "    var x{w} = LOG2_E * vec4<f32>({}, {}, {}, {});",
-                one(0),
-                one(1),
-                one(2),
-                one(3)
-            );
+            let _ = writeln!(t, "    var x{w} = LOG2_E * vec4<f32>({}, {}, {}, {});", one(0), one(1), one(2), one(3));
         } else {
             let _ = writeln!(t, "    var x{w} = ({scale} * LOG2_E) * {raw};");
         }
@@ -300,7 +290,8 @@ fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb, cb, width): (usiz
     }
     for w in 0..width {
         if entry.keep <= SHORT {
-            let one = |c: usize| format!("(slot + {i} < filled) & keep{n}(keys[slot + {i}], slot + {i})", i = 8 * w + c);
+            let one =
+                |c: usize| format!("(slot + {i} < filled) & keep{n}(keys[slot + {i}], slot + {i})", i = 8 * w + c);
             let _ = writeln!(
                 t,
                 "      x{w} = select(vec4<f32>(NONE), x{w}, vec4<bool>({}, {}, {}, {}));",

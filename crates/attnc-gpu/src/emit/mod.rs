@@ -474,12 +474,7 @@ impl Maker<'_> {
     }
 
     /// Functions that set the module's variables.
-    fn begin(
-        &self,
-        t: &mut String,
-        (launch, tile, row, keys): (&str, &str, &str, &str),
-        walk: Option<String>,
-    ) {
+    fn begin(&self, t: &mut String, (launch, tile, row, keys): (&str, &str, &str, &str), walk: Option<String>) {
         let Maker { spec, attend, names, .. } = self;
         let words = names.fields.len();
         let _ = write!(
@@ -555,7 +550,9 @@ impl Maker<'_> {
                 format!("vec4<f32>(unpack2x16float({name}[at].x), unpack2x16float({name}[at].y))")
             }
             (Variant::Portable, Element::Bf16) => {
-                format!("bitcast<vec4<f32>>(vec4<u32>({name}[at].x << 16u, {name}[at].x & 0xffff0000u, {name}[at].y << 16u, {name}[at].y & 0xffff0000u))")
+                format!(
+                    "bitcast<vec4<f32>>(vec4<u32>({name}[at].x << 16u, {name}[at].x & 0xffff0000u, {name}[at].y << 16u, {name}[at].y & 0xffff0000u))"
+                )
             }
             _ => format!("{name}[at]"),
         };

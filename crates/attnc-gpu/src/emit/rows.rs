@@ -112,7 +112,9 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
              raise(logit);\n    sum += exp(logit - top);\n  }}\n"
         );
     }
-    t.push_str("  if (lane >= tile_rows) { return; }\n  let some = sum > 0.0;\n  let share = select(0.0, 1.0 / sum, some);\n");
+    t.push_str(
+        "  if (lane >= tile_rows) { return; }\n  let some = sum > 0.0;\n  let share = select(0.0, 1.0 / sum, some);\n",
+    );
     if maker.hands_over {
         let _ = write!(
             t,

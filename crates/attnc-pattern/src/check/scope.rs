@@ -203,7 +203,7 @@ pub(super) const GATE: Place =
 /// `merge m = mean of a over N where ..`
 pub(super) const TAKES: Place = Place { name: "the queries of a branch", may: SET.may };
 /// Amounts of selections.
-pub(super) const AMOUNT: Place = Place { name: "an amount", may: COUNTS | SIZES };
+pub(super) const AMOUNT: Place = Place { name: "an amount", may: DIM | COUNTS | SIZES };
 /// `scale = ..`
 pub(super) const SCALE: Place = Place { name: "a scale", may: LAYER | DIM | COUNTS | SIZES };
 /// `score = ..`
