@@ -50,6 +50,9 @@ pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
     if let Some(path) = &args.input {
         data.read(&mut TensorFile::open(path)?, &kernel.wants(shape, &subject::sizes_of(&data.sizes))?)?;
     }
+    if let Some(seed) = args.seed {
+        data.fill(&kernel.wants(shape, &subject::sizes_of(&data.sizes))?, shape, seed.unsigned_abs())?;
+    }
     let inputs = data.inputs();
     let view = kernel.view(args.head, shape, &inputs)?;
     let mut output = Output::open(args.output.as_deref())?;
