@@ -140,6 +140,7 @@ impl Emitter<'_> {
             Var::Dim => std::mem::offset_of!(Ctx, dim),
             Var::Docs => std::mem::offset_of!(Ctx, docs),
             Var::Class => std::mem::offset_of!(Ctx, residue),
+            Var::Modulus => std::mem::offset_of!(Ctx, modulus),
             Var::Given(extent) => std::mem::offset_of!(Ctx, given) + 8 * extent as usize,
             Var::Size(id) => {
                 self.uses.sizes.push(id.0 as usize);

@@ -57,6 +57,7 @@ impl Printer<'_> {
             Var::QLo => "q_lo",
             Var::QHi => "q_hi",
             Var::Class => "class",
+            Var::Modulus => "modulus",
             Var::Given(Extent::QStart) => "given q_start",
             Var::Given(Extent::KStart) => "given k_start",
             Var::Given(Extent::NQ) => "given n_q",

@@ -382,6 +382,7 @@ impl<'a> Machine<'a> {
                 Var::Docs => (env.docs.len() as i64 - 1).max(0),
                 Var::Size(s) => env.sizes[s.0 as usize],
                 Var::Class => env.residue(),
+                Var::Modulus => env.modulus(),
                 Var::Given(extent) => env.given(extent),
                 Var::Score | Var::Slot | Var::Q | Var::K | Var::Loop(_) | Var::QLo | Var::QHi => 0,
             };
