@@ -28,6 +28,8 @@ pub(crate) struct Ctx {
     pub(crate) dim: i64,
     /// Residue of the class that this is, or 0.
     pub(crate) residue: i64,
+    /// What it is a residue of, or 1.
+    pub(crate) modulus: i64,
     /// As [`attnc_pattern::env::Class::given`].
     pub(crate) given: [i64; 4],
     /// Number of documents.

@@ -794,7 +794,7 @@ impl Ctx {
         let first_key = (residue - self.k_start).rem_euclid(modulus);
         (self.q_start, self.n_q) = in_class(self.q_start, self.n_q, modulus, residue);
         (self.k_start, self.n_k) = in_class(self.k_start, self.n_k, modulus, residue);
-        self.residue = residue;
+        (self.residue, self.modulus) = (residue, modulus);
         fn stride<P>(rows: &mut Rows<P>, base: P, modulus: i64) {
             rows.base = base;
             rows.row_stride *= modulus;
@@ -974,6 +974,7 @@ fn context(
         step: env.step,
         dim: env.dim,
         residue: 0,
+        modulus: 1,
         given: [env.q_start, env.k_start, env.n_q, env.n_k],
         walk: std::ptr::null(),
         lanes: env.n_q,

@@ -56,6 +56,8 @@ pub struct Env<'a> {
 pub struct Class {
     /// The residue; 0 for an order.
     pub residue: i64,
+    /// What it is a residue of; 1 for an order.
+    pub modulus: i64,
     /// Of the whole launch: position of the first query, of the first key, number of queries, of keys.
     pub given: [i64; 4],
 }
@@ -76,6 +78,12 @@ impl Env<'_> {
         self.class.map_or(0, |c| c.residue)
     }
 
+    /// What the residue is one of; 1 without a class.
+    #[must_use]
+    pub fn modulus(&self) -> i64 {
+        self.class.map_or(1, |c| c.modulus)
+    }
+
     /// A length or start of the whole launch.
     #[must_use]
     pub fn given(&self, extent: Extent) -> i64 {
@@ -88,7 +96,7 @@ impl Env<'_> {
     pub fn of_class(&self, modulus: i64, residue: i64) -> Self {
         let (q_start, n_q) = in_class(self.q_start, self.n_q, modulus, residue);
         let (k_start, n_k) = in_class(self.k_start, self.n_k, modulus, residue);
-        let class = Class { residue, given: [self.q_start, self.k_start, self.n_q, self.n_k] };
+        let class = Class { residue, modulus, given: [self.q_start, self.k_start, self.n_q, self.n_k] };
         Env { q_start, n_q, k_start, n_k, class: Some(class), ..self.clone() }
     }
 
@@ -96,7 +104,7 @@ impl Env<'_> {
     /// and an index that the launch does not have has no row.
     #[must_use]
     pub fn in_orders(&self, queries: i64, keys: i64) -> Self {
-        let class = Class { residue: 0, given: [self.q_start, self.k_start, self.n_q, self.n_k] };
+        let class = Class { residue: 0, modulus: 1, given: [self.q_start, self.k_start, self.n_q, self.n_k] };
         Env { q_start: 0, n_q: queries, k_start: 0, n_k: keys, class: Some(class), ..self.clone() }
     }
 }

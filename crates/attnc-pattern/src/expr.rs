@@ -115,6 +115,8 @@ pub enum Var {
     /// The residue of a class: where a schedule takes the positions of one residue modulo m as a sequence of their
     /// own, position `m * Q + Class` is query `Q` of it, and the variables above for lengths and starts are its own.
     Class,
+    /// The modulus of a class where it is known when run, at least 1.
+    Modulus,
     /// A length or start of the whole launch, where the plain variables are those of a class or of an order.
     Given(Extent),
 }

@@ -15,6 +15,7 @@ use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 use rustc_hash::FxHashMap;
 
 use crate::plan::{Attend, Entry, View};
+use crate::reorder::is_end;
 
 /// Most parts that a union is taken apart into.
 const MOST_ARMS: usize = 16;
@@ -326,10 +327,8 @@ fn coordinate(exprs: &mut Exprs, space: &Space, axis: AxisId, at: ExprId) -> Exp
 }
 
 /// Whether every key there is would be tested.
-fn tests_all(exprs: &mut Exprs, piece: &Piece) -> bool {
-    let (start, n) = (exprs.var(Var::KStart), exprs.var(Var::NK));
-    let end = exprs.add(start, n);
-    let everything = (piece.start, piece.end) == (start, end);
+fn tests_all(exprs: &Exprs, piece: &Piece) -> bool {
+    let everything = *exprs.node(piece.start) == Node::Var(Var::KStart) && is_end(exprs, piece.end);
     piece.filter.is_some() && piece.loops.is_empty() && piece.combs.is_empty() && everything
 }
 

@@ -39,6 +39,9 @@ impl<'a> Known<'a> {
     }
 
     fn var(&self, var: Var) -> (i128, i128) {
+        if var == Var::Modulus {
+            return (1, self.most());
+        }
         let Known::Launch(env, most) = self else { return (0, self.most()) };
         // Lengths and starts may be those of a class, which are less.
         let upto = |v: i64| (0, i128::from(v));

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use attnc_pattern::analysis::{self, Note};
-use attnc_pattern::expr::{Cmp, ExprId, Exprs, Extent, OrderId, Var};
+use attnc_pattern::expr::{Bin, Cmp, ExprId, Exprs, Extent, Node, OrderId, Var};
 use attnc_pattern::program::{Empty, Order, OrderKind, Program};
 use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
@@ -64,7 +64,8 @@ fn class_of(exprs: &mut Exprs, piece: &Piece) -> Option<ExprId> {
     }
     let q = exprs.var(Var::Q);
     let ahead = exprs.sub(comb.phase, q);
-    let ahead = exprs.modulo(ahead, comb.period);
+    // A period that is known when run divides 0.
+    let ahead = if exprs.as_int(ahead) == Some(0) { ahead } else { exprs.modulo(ahead, comb.period) };
     (exprs.as_int(ahead) == Some(0)).then_some(comb.period)
 }
 
@@ -125,8 +126,7 @@ fn classes(program: &mut Program, stage: &Attend, whole: bool) -> Option<Vec<Att
 
 /// The predicate of pieces without loops.
 pub(crate) fn any(exprs: &mut Exprs, pieces: &[Piece]) -> Option<ExprId> {
-    let (k, k_start, n_k) = (exprs.var(Var::K), exprs.var(Var::KStart), exprs.var(Var::NK));
-    let k_end = exprs.add(k_start, n_k);
+    let (k, k_start) = (exprs.var(Var::K), exprs.var(Var::KStart));
     let mut arms = Vec::new();
     for piece in pieces {
         if !piece.loops.is_empty() {
@@ -137,7 +137,7 @@ pub(crate) fn any(exprs: &mut Exprs, pieces: &[Piece]) -> Option<ExprId> {
         if piece.start != k_start {
             all.push(exprs.le(piece.start, k));
         }
-        if piece.end != k_end {
+        if !is_end(exprs, piece.end) {
             all.push(exprs.lt(k, piece.end));
         }
         for comb in &piece.combs {
@@ -150,8 +150,17 @@ pub(crate) fn any(exprs: &mut Exprs, pieces: &[Piece]) -> Option<ExprId> {
     Some(exprs.or(arms))
 }
 
+/// Whether an expression is one past the last key.
+pub(crate) fn is_end(exprs: &Exprs, e: ExprId) -> bool {
+    let is = |e: ExprId, v: Var| *exprs.node(e) == Node::Var(v);
+    let Node::Bin(Bin::Add, a, b) = *exprs.node(e) else { return false };
+    (is(a, Var::KStart) && is(b, Var::NK)) || (is(a, Var::NK) && is(b, Var::KStart))
+}
+
 /// An expression over the positions of one class.
 fn in_class(exprs: &mut Exprs, expr: ExprId, modulus: ExprId) -> ExprId {
+    // What is known when run is one number to the analysis, whatever it is made of.
+    let modulus = if exprs.as_int(modulus).is_some() { modulus } else { exprs.var(Var::Modulus) };
     exprs.substitute(expr, |e, v| {
         Some(match v {
             Var::Q | Var::K => {

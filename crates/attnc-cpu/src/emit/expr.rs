@@ -141,6 +141,7 @@ impl Emitter<'_> {
             Var::Dim => std::mem::offset_of!(Ctx, dim),
             Var::Docs => std::mem::offset_of!(Ctx, docs),
             Var::Class => std::mem::offset_of!(Ctx, residue),
+            Var::Modulus => std::mem::offset_of!(Ctx, modulus),
             Var::Given(extent) => std::mem::offset_of!(Ctx, given) + 8 * extent as usize,
             Var::Parts(map) => {
                 let base = self.map(map.0 as usize);

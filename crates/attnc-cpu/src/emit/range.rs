@@ -43,6 +43,7 @@ impl Emitter<'_> {
         match self.program.exprs.node(id) {
             Node::Int(v) => (i128::from(*v), i128::from(*v)),
             Node::Var(Var::Loop(_)) => unknown,
+            Node::Var(Var::Modulus) => (1, most),
             Node::Var(_) => (0, most),
             Node::Un(op, a) => match op {
                 Un::Neg => {

@@ -59,6 +59,7 @@ impl Printer<'_> {
             Var::Class => "class",
             Var::Branch => "branch",
             Var::Channel => "channel",
+            Var::Modulus => "modulus",
             Var::Given(Extent::QStart) => "given q_start",
             Var::Given(Extent::KStart) => "given k_start",
             Var::Given(Extent::NQ) => "given n_q",

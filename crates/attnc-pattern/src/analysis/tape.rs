@@ -391,6 +391,7 @@ impl<'a> Machine<'a> {
                 Var::Docs => (env.docs.len() as i64 - 1).max(0),
                 Var::Size(s) => env.sizes[s.0 as usize],
                 Var::Class => env.residue(),
+                Var::Modulus => env.modulus(),
                 Var::Given(extent) => env.given(extent),
                 Var::Branch => env.branch,
                 Var::Parts(m) => env.parts(m),

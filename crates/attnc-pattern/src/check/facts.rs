@@ -164,7 +164,7 @@ impl Facts {
             Node::Int(v) => Bounds::new(v, v),
             Node::Var(var) => match var {
                 Var::Q | Var::K => Bounds::new(0, self.positions - 1),
-                Var::QStart | Var::KStart | Var::NQ | Var::NK | Var::Given(_) | Var::Class => {
+                Var::QStart | Var::KStart | Var::NQ | Var::NK | Var::Given(_) | Var::Class | Var::Modulus => {
                     Bounds::new(0, self.positions)
                 }
                 Var::Head => Bounds::new(0, MAX_HEADS - 1),
