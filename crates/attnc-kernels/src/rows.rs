@@ -192,6 +192,7 @@ unsafe fn copy<V: Vector, const T: u32>(view: &KvView, first: usize, keys: usize
     let dim = view.dim as usize;
     let to = singles(scratch, dim);
     let from = Rows { step: view.col_stride as isize, ..to };
+    let whole = if from.contiguous::<T>() { dim / V::WIDTH * V::WIDTH } else { 0 };
     // Rows that follow one another are foreseen by hardware.
     let near = view.page_rows == 0 && view.rows.is_null() && view.row_stride.unsigned_abs() < 1024;
     // SAFETY: the caller promises a view that holds the rows, and room for them in `scratch`.
@@ -201,8 +202,14 @@ unsafe fn copy<V: Vector, const T: u32>(view: &KvView, first: usize, keys: usize
                 ask_row(view.row(first + key + AHEAD), dim * size::<T>());
             }
             let row = view.row(first + key);
-            for i in (0..dim).step_by(V::WIDTH) {
+            let mut i = 0;
+            while i < whole {
+                V::load_of::<T>(row.add(i * size::<T>())).store(scratch.add(key * dim + i));
+                i += V::WIDTH;
+            }
+            while i < dim {
                 store::<V, F32>(to.at(key), &to, i, load::<V, T>(row, &from, i));
+                i += V::WIDTH;
             }
         }
     }

@@ -49,15 +49,14 @@ pub struct TileMarks {
     n_k: i64,
 }
 
-/// Words for `n` bits.
+/// Words for `n` bits, `n >= 0`.
 fn words(n: i64) -> i64 {
-    n / WORD + i64::from(n % WORD != 0)
+    n.unsigned_abs().div_ceil(WORD as u64) as i64
 }
 
 /// Tiles for `n_k` keys.
 fn tiles(n_k: i64) -> i64 {
-    let n_k = n_k.max(0);
-    n_k / TILE + i64::from(n_k % TILE != 0)
+    n_k.max(0).unsigned_abs().div_ceil(TILE as u64) as i64
 }
 
 /// The three bitmaps behind a header.
@@ -98,9 +97,18 @@ impl Bitmaps<'_> {
         if start >= end {
             return;
         }
-        let may = (start / TILE, (end - 1) / TILE + 1);
-        set(self.may, may.0, may.1);
-        set(self.summary, may.0 / WORD, (may.1 - 1) / WORD + 1);
+        let of = |key: i64| key as u64 / TILE as u64;
+        let may = (of(start) as i64, of(end - 1) as i64 + 1);
+        let (word, last) = ((may.0 as u64 / WORD as u64) as usize, (of(end - 1) / WORD as u64) as usize);
+        if word == last {
+            // Most ranges, of which there are many.
+            let run = may.1 - may.0;
+            self.may[word] |= ones(run) << (may.0 as u64 % WORD as u64);
+            self.summary[word / WORD as usize] |= 1 << (word % WORD as usize);
+        } else {
+            set(self.may, may.0, may.1);
+            set(self.summary, word as i64, last as i64 + 1);
+        }
 
         let (must_start, must_end) = self.clip(must_start, must_end);
         if must_start >= must_end {

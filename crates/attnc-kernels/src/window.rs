@@ -314,6 +314,18 @@ pub(crate) unsafe extern "C" fn window_range(window: *mut Window, lane: i64, sta
     // SAFETY: as in `window_next`.
     let w = unsafe { &mut *window };
     let (start, end) = (start.max(w.from), end.min(w.to));
+    if start >= end {
+        return;
+    }
+    // Most ranges, of which there are many, lie in one tile.
+    let (tile, at) = (start as u64 / BK as u64, (start as u64 / BK as u64 - w.from as u64 / BK as u64) as usize);
+    if tile == (end - 1) as u64 / BK as u64 && at + 1 < NEAR {
+        let column = usize::from(w.near[at]);
+        if column < w.near[at + 1].into() {
+            w.bits[column][lane as usize] |= (u64::MAX >> (TILE - (end - start))) << (start as u64 % BK as u64);
+        }
+        return;
+    }
     for column in w.columns(start, end) {
         w.bits[column][lane as usize] |= range_bits(start, end, w.tile[column] * TILE);
     }

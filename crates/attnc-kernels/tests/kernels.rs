@@ -65,7 +65,7 @@ fn qk_is_the_matrix_product() {
                         let (d, bq) = (d as i64, bq as i64);
                         (table.pack_q)(queries.as_ptr().cast(), 0, 4 * d, 4, null(), bq, bq, d, 1.0, q.as_mut_ptr());
                         let next = Next { rows: rows.as_ptr().cast(), count: keys as i64, bytes: 4 * d };
-                        let next = if keys % 5 == 0 { null() } else { &raw const next };
+                        let next = if keys.is_multiple_of(5) { null() } else { &raw const next };
                         (table.qk)(q.as_ptr(), rows.as_ptr(), keys as i64, d, lanes as i64, bq, s.as_mut_ptr(), next);
                     }
                     let expected: Vec<f32> = (0..keys * bq)
@@ -273,7 +273,7 @@ impl Pv {
                 mask_ptr(mask),
                 alpha.map_or(null(), <[f32]>::as_ptr),
                 acc.as_mut_ptr(),
-                if self.keys % 5 == 0 { null() } else { &raw const next },
+                if self.keys.is_multiple_of(5) { null() } else { &raw const next },
             );
         }
     }
