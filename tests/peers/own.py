@@ -230,7 +230,7 @@ def measure(args, groups):
         alike = {}
         for pattern, at in PATTERNS:
             # Dilated neighbours want a grid of some size; models of many heads are long at full length.
-            if not (pattern == "neighbourhood_2d:dilated" and lengths[0] < 4096) and not (heads(pattern)[1] > 16 and lengths[0] > 4096):
+            if not (pattern == "neighbourhood_2d:dilated" and lengths[0] < 4096) and not (heads(pattern)[1] > 16 and lengths[0] > 1500):
                 alike.setdefault(tuple([*scaled(at, lengths), *heads(pattern)]), []).append(pattern)
         for at, patterns in alike.items():
             take(f"{lengths[0]} tokens", patterns, *at, "--dim", 64)
