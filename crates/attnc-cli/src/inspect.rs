@@ -250,7 +250,9 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
     let code = code.and_then(|module| module.kernel(kernel.select()));
     let batch = usize::try_from(args.shape.batch).unwrap_or(0);
     let memory = match &code {
-        Ok(code) if dynamic => Some(code.memory(shape, usize::try_from(dv).unwrap_or(0), batch, &data.inputs(), threads)?),
+        Ok(code) if dynamic => {
+            Some(code.memory(shape, usize::try_from(dv).unwrap_or(0), batch, &data.inputs(), threads)?)
+        }
         // The oracle counts on every machine.
         _ => None,
     };
@@ -299,7 +301,8 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
                 if let Some(memory) = memory {
                     let _ = writeln!(text, "  working memory  {memory} bytes on {threads} threads");
                 }
-                let _ = writeln!(text, "  selections      {} scores of pairs, {} pooled slots", total.scores, total.pooled);
+                let _ =
+                    writeln!(text, "  selections      {} scores of pairs, {} pooled slots", total.scores, total.pooled);
                 let bound = if total.bounded { "at most: it depends on the data how many are chosen" } else { "exact" };
                 let _ = writeln!(text, "  counts          {bound}");
             }

@@ -378,7 +378,13 @@ impl Row {
 
 impl Tally {
     fn new(targets: &[Compiled]) -> Tally {
-        let row = |t: &Compiled| Row { target: t.name.clone(), report: Report::default(), unequal: 0, unfit: 0, failed: None };
+        let row = |t: &Compiled| Row {
+            target: t.name.clone(),
+            report: Report::default(),
+            unequal: 0,
+            unfit: 0,
+            failed: None,
+        };
         Tally { rows: targets.iter().map(row).collect(), cases: 0, refused: 0, reason: String::new() }
     }
 

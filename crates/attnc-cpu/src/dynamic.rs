@@ -59,7 +59,8 @@ fn shared(a: &Env<'_>, b: &Env<'_>, uses: &Uses) -> bool {
         [] => true,
         maps => maps.iter().all(|m| matches!(m, MapData::Absent)),
     };
-    let levels = a.levels.len() == b.levels.len() && a.levels.iter().zip(&b.levels).all(|(x, y)| x.members == y.members);
+    let levels =
+        a.levels.len() == b.levels.len() && a.levels.iter().zip(&b.levels).all(|(x, y)| x.members == y.members);
     alike(a, b, uses) && levels && a.sizes == b.sizes && offsets(a) && offsets(b)
 }
 
@@ -133,7 +134,7 @@ pub(crate) fn make<'a>(
             made.insert((number, item), (found, sources));
         }
     }
-    let stages = parts.iter().map(|p| p.kernel.plan().pools.len() + 1).max().unwrap_or(0);
+    let stages = parts.iter().map(|p| 2 * p.kernel.plan().pools.len() + 1).max().unwrap_or(0);
     for stage in 0..stages {
         let tasks: Vec<_> = made
             .iter()

@@ -172,7 +172,9 @@ impl Made {
                     slots[id][side] = Some(members(program, pool.level, env, side == 0, parent)?);
                 }
             }
-            for (of, wanted, dim) in [(Of::Q, pool.of.q, dims[0]), (Of::K, pool.of.k, dims[0]), (Of::V, pool.of.v, dims[1])] {
+            for (of, wanted, dim) in
+                [(Of::Q, pool.of.q, dims[0]), (Of::K, pool.of.k, dims[0]), (Of::V, pool.of.v, dims[1])]
+            {
                 if !wanted {
                     continue;
                 }
@@ -201,7 +203,11 @@ impl Made {
 
     /// The first row of an operand and how many it has.
     fn rows_of(&self, program: &Program, env: &Env<'_>, operand: Operand, of: Of) -> (i64, usize) {
-        let operand_of = if of == Of::Q { |d: attnc_pattern::program::Derived| d.q } else { |d: attnc_pattern::program::Derived| d.k };
+        let operand_of = if of == Of::Q {
+            |d: attnc_pattern::program::Derived| d.q
+        } else {
+            |d: attnc_pattern::program::Derived| d.k
+        };
         match level(operand).and_then(|l| choose::origin(program, l, operand_of)) {
             Some(l) => match &self.slots[l.0 as usize][usize::from(of != Of::Q)] {
                 Some(slots) => (slots.numbers.start, slots.len()),
@@ -212,19 +218,25 @@ impl Made {
         }
     }
 
-    /// Tasks of stage `stage`: levels one after the other, then all operands.
+    /// Tasks of stage `stage`: levels one after the other, each with what is weighed by its queries apart; then all
+    /// operands.
     pub(crate) fn tasks(&self, plan: &Plan, stage: usize) -> Vec<Task> {
         let mut tasks = Vec::new();
-        match plan.pools.get(stage) {
+        let (number, later) = (stage / 2, stage % 2 == 1);
+        match plan.pools.get(number) {
             Some(pool) => {
                 let id = pool.level.0 as usize;
+                let softmax = matches!(plan.program.level(pool.level).pool, Pool::SoftmaxMean);
                 for (&(_, of, head), block) in self.levels.range((id, Of::Q, 0)..(id + 1, Of::Q, 0)) {
+                    if (softmax && of == Of::V) != later {
+                        continue;
+                    }
                     for from in (0..block.rows).step_by(ROWS) {
-                        tasks.push(Task::Pool { pool: stage, of, head, from, to: (from + ROWS).min(block.rows) });
+                        tasks.push(Task::Pool { pool: number, of, head, from, to: (from + ROWS).min(block.rows) });
                     }
                 }
             }
-            None if stage == plan.pools.len() => {
+            None if stage == 2 * plan.pools.len() => {
                 for (number, (_, _, block)) in self.operands.iter().enumerate() {
                     for from in (0..block.rows).step_by(ROWS) {
                         tasks.push(Task::Operand { number, from, to: (from + ROWS).min(block.rows) });
@@ -486,8 +498,9 @@ unsafe fn quantised(
     scratch: &Scratch,
 ) {
     let (d, rows) = (block.dim, block.rows);
-    let levels = ((1_u32 << (bits - 1)) - 1) as f32;
-    let (mut known, mut scale) = (None, 0.0_f32);
+    // A tie between two numbers is one in doubles, where a quotient of singles may fall to either side of it.
+    let levels = f64::from((1_u32 << (bits - 1)) - 1);
+    let (mut known, mut scale) = (None, 0.0_f64);
     for row in from..to {
         let number = (start + row as i64) / size;
         // SAFETY: promised by the caller.
@@ -506,12 +519,13 @@ unsafe fn quantised(
                     }
                     at += n;
                 }
-                (known, scale) = (Some(number), most / levels);
+                (known, scale) = (Some(number), f64::from(most) / levels);
             }
             let (at, _) = fetch(kernels, source, std::ptr::null(), row as i64, 1, scratch);
             let (own, out) = (std::slice::from_raw_parts(at, d), std::slice::from_raw_parts_mut(block.row(row), d));
             for (out, x) in out.iter_mut().zip(own) {
-                *out = if scale > 0.0 { scale * (x / scale).round_ties_even() } else { 0.0 };
+                let rounded = scale * (f64::from(*x) / scale).round_ties_even();
+                *out = if scale > 0.0 { rounded as f32 } else { 0.0 };
             }
         }
     }
@@ -615,7 +629,8 @@ unsafe fn fetch(
     let of = if rows.is_null() { view } else { &listed };
     let mut stride = 0;
     // SAFETY: promised by the caller.
-    let at = unsafe { (kernels.kv_tile)(of, if rows.is_null() { first } else { 0 }, n as i64, scratch.rows, &mut stride) };
+    let at =
+        unsafe { (kernels.kv_tile)(of, if rows.is_null() { first } else { 0 }, n as i64, scratch.rows, &mut stride) };
     (at as *const f32, stride)
 }
 
@@ -741,13 +756,7 @@ fn members(
 }
 
 /// The place of each member in its slot: in a block in the order of its members, in a box by its coordinates.
-fn places(
-    program: &Program,
-    id: LevelId,
-    env: &Env<'_>,
-    begin: &[usize],
-    members: &[i64],
-) -> Result<Vec<u32>, String> {
+fn places(program: &Program, id: LevelId, env: &Env<'_>, begin: &[usize], members: &[i64]) -> Result<Vec<u32>, String> {
     let level = program.level(id);
     let Partition::Axes(axes) = &level.partition else {
         let in_slot = |w: &[usize]| 0..(w[1] - w[0]) as u32;

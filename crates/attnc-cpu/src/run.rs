@@ -253,11 +253,7 @@ pub fn run_chosen(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<Vec<Cho
     Ok(chosen)
 }
 
-fn run_noting(
-    parts: &[Part<'_>],
-    launch: &mut Launch<'_>,
-    chosen: Option<&mut Vec<Chosen>>,
-) -> Result<(), RunError> {
+fn run_noting(parts: &[Part<'_>], launch: &mut Launch<'_>, chosen: Option<&mut Vec<Chosen>>) -> Result<(), RunError> {
     let shape = check_shapes(launch)?;
     let assigned = check_heads(parts, launch, &shape)?;
     for part in parts {

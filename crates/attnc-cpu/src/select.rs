@@ -81,7 +81,9 @@ impl Setup {
         let all = (slots.end - slots.start).max(0);
         let most = slots::integer(program, env, select.capacity).map_err(said)?.clamp(0, all);
         let wanted = match &select.budget {
-            Budget::Top(count) => Some(slots::integer(program, env, *count).map_err(said)?.max(select.at_least).min(all) as usize),
+            Budget::Top(count) => {
+                Some(slots::integer(program, env, *count).map_err(said)?.max(select.at_least).min(all) as usize)
+            }
             Budget::Nearest(n) => Some((*n).max(select.at_least).min(all) as usize),
             _ => None,
         };
@@ -160,7 +162,22 @@ impl Items {
         slots: &Range<i64>,
     ) -> Result<Items, String> {
         let item_rows = slots::rows(program, scored.item_rows, env).map_err(said)?;
-        let stood = stands(program, scored.item_rows, env, item_rows.clone()).map_err(said)?;
+        let mut stood = stands(program, scored.item_rows, env, item_rows.clone()).map_err(said)?;
+        let mut item_numbers: Vec<i64> = item_rows.clone().collect();
+        if let Some(sampled) = scored.sampled {
+            // Rows without an item would fill lanes.
+            let of = env_of(program, scored.items, env).map_err(said)?;
+            let mut evaluator = Evaluator::new(program, &of, &[sampled]);
+            let mut kept = Vec::with_capacity(stood.len());
+            for &q in &stood {
+                let point = Point { q: Some(q), ..Point::default() };
+                kept.push(evaluator.truth(sampled, point).map_err(|e| EnvError::from(e).to_string())?);
+            }
+            let mut kept_of = kept.iter();
+            item_numbers.retain(|_| *kept_of.next().unwrap_or(&true));
+            let mut kept_of = kept.iter();
+            stood.retain(|_| *kept_of.next().unwrap_or(&true));
+        }
         let candidates = slots::candidates(program, scored.items, env).map_err(said)?;
         let (mut score_rows, mut score_slots) = (item_rows.clone(), candidates.clone());
         let (mut score_rows_of, mut score_slots_of) = (scored.item_rows, scored.items);
@@ -201,7 +218,7 @@ impl Items {
         let mut numbers: Vec<u32> = if scored.item_rows == Index::One {
             vec![(env.n_q - 1).max(0) as u32; count]
         } else {
-            item_rows.clone().map(|r| (r - first) as u32).collect()
+            item_numbers.iter().map(|&r| (r - first) as u32).collect()
         };
         let mut ahead: Vec<u32> = stood.iter().map(|&p| (p - env.q_start).max(0) as u32).collect();
         // An operand of tokens for rows of slots: where the rows stand.
@@ -215,7 +232,18 @@ impl Items {
         let keys = (candidates.start, (candidates.end - candidates.start).max(0));
         let items_of = scored.searched.then(|| inverse(slot_of.as_deref(), keys.1 as usize, width));
         Ok(Items {
-            items_of, numbers, ahead, keys, slot_of, width, groups, score_rows, score_slots, row_of, candidate_of })
+            items_of,
+            numbers,
+            ahead,
+            keys,
+            slot_of,
+            width,
+            groups,
+            score_rows,
+            score_slots,
+            row_of,
+            candidate_of,
+        })
     }
 }
 
@@ -388,9 +416,8 @@ impl Tables {
 pub(crate) unsafe fn table_of(of: &DrawRef) -> DrawTable {
     let (rows, width) = (of.rows as usize, of.count as usize);
     // SAFETY: promised by the caller.
-    let (entries, counts) = unsafe {
-        (std::slice::from_raw_parts(of.selected, rows * width), std::slice::from_raw_parts(of.counts, rows))
-    };
+    let (entries, counts) =
+        unsafe { (std::slice::from_raw_parts(of.selected, rows * width), std::slice::from_raw_parts(of.counts, rows)) };
     let mut chosen = vec![-1_i64; rows * width];
     for (row, &count) in counts.iter().enumerate() {
         for (to, &slot) in chosen[row * width..][..count as usize].iter_mut().zip(&entries[row * width..]) {
@@ -555,8 +582,7 @@ impl Choice<'_> {
                     list.iter_mut().for_each(|k| *k += u64::from(first));
                 }
                 // Their scores do not matter to a direct ranking.
-                let forced: Vec<(u32, f32)> =
-                    sets.including(self.setup.stands[row])?.map(|slot| (slot, 0.0)).collect();
+                let forced: Vec<(u32, f32)> = sets.including(self.setup.stands[row])?.map(|slot| (slot, 0.0)).collect();
                 let short = wanted.saturating_sub(forced.len());
                 if self.setup.wanted.is_some() && short < list.len() {
                     let n = best(list, short);
@@ -619,7 +645,8 @@ impl Choice<'_> {
         let mut met: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
         let tile = self.tile();
         // Whole rows as far as they fit a tile; a row of more items is walked tile by tile.
-        let (begin, end) = (group(rows.start).0, rows.clone().map(|r| group(r).1).max().unwrap_or(0));
+        let some = || rows.clone().map(group).filter(|g| g.0 < g.1);
+        let (begin, end) = (some().map(|g| g.0).min().unwrap_or(0), some().map(|g| g.1).max().unwrap_or(0));
         let mut at = begin;
         while at < end {
             let stop = (at + tile).min(end);
@@ -627,7 +654,8 @@ impl Choice<'_> {
             // SAFETY: the scratch has memory for values and counts of a tile, and this is its thread.
             let (grid, counts) = unsafe {
                 let grid = std::slice::from_raw_parts_mut(scratch.more.cast::<f32>(), slots * BQ_MAX);
-                let counts = std::slice::from_raw_parts_mut(scratch.more.cast::<f32>().add(slots * BQ_MAX), slots * BQ_MAX);
+                let counts =
+                    std::slice::from_raw_parts_mut(scratch.more.cast::<f32>().add(slots * BQ_MAX), slots * BQ_MAX);
                 (grid, counts)
             };
             grid[..slots * tile].fill(f32::NEG_INFINITY);
@@ -742,14 +770,7 @@ impl Choice<'_> {
     ///
     /// # Safety
     /// As for [`Self::run`].
-    unsafe fn scores_of(
-        &self,
-        items: &Items,
-        row: usize,
-        asked: &[u32],
-        scratch: &mut Scratch,
-        scores: &mut Vec<f32>,
-    ) {
+    unsafe fn scores_of(&self, items: &Items, row: usize, asked: &[u32], scratch: &mut Scratch, scores: &mut Vec<f32>) {
         let (Some(scored), Some((begin, list))) = (&self.choose().scored, &items.items_of) else { return };
         let (mut listed, mut place) = (Vec::new(), Vec::new());
         for (at, &slot) in asked.iter().enumerate() {
@@ -1002,13 +1023,7 @@ impl Choice<'_> {
     }
 
     /// Ranks that each table takes, of scores in the order of the ranking: the first `forced` are chosen first.
-    fn take(
-        &self,
-        row: Option<usize>,
-        ranked: &[f32],
-        forced: usize,
-        had: f64,
-    ) -> Result<Vec<Range<usize>>, String> {
+    fn take(&self, row: Option<usize>, ranked: &[f32], forced: usize, had: f64) -> Result<Vec<Range<usize>>, String> {
         let select = self.select();
         let c = ranked.len();
         let count = match &select.budget {
@@ -1141,7 +1156,8 @@ impl Steps<'_> {
                 Step::Norm { norm, .. } => normed(*norm, values),
                 Step::Keys { op, into } => {
                     let of = candidates_of(self.program, self.candidates, *into, self.env).unwrap_or_default();
-                    let slots = slots::candidates(self.program, *into, self.env).map_or(0, |r| (r.end - r.start).max(0));
+                    let slots =
+                        slots::candidates(self.program, *into, self.env).map_or(0, |r| (r.end - r.start).max(0));
                     let (mut made, mut met) = (vec![f32::NEG_INFINITY; slots as usize], vec![0.0; slots as usize]);
                     for (&value, &slot) in values.iter().zip(&of) {
                         if let (Some(made), Some(met)) = (made.get_mut(slot as usize), met.get_mut(slot as usize)) {

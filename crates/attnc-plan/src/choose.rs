@@ -5,12 +5,13 @@
 //! later stages walk by. The dependencies of all stages are a graph ([`Plan::graph`]), which the text and the picture
 //! of a plan show. Nothing here knows of kernels or threads.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use attnc_pattern::analysis::{EvalError, Rows as Ranges};
 use attnc_pattern::env::{Class, DrawTable, Env};
-use attnc_pattern::expr::{DrawId, ExprId, LevelId, Node, SelectId, Un, Var};
+use attnc_pattern::expr::{DrawId, ExprId, Exprs, Extent, LevelId, Node, SelectId, Un, Var};
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError, Needs};
 use attnc_pattern::program::{
@@ -81,6 +82,8 @@ pub struct Scored {
     pub direct: bool,
     /// Only items of listed candidates are scored, round by round.
     pub searched: bool,
+    /// Which item rows have items at all: over queries alone. Rows without are left out where queries are reduced.
+    pub sampled: Option<ExprId>,
 }
 
 /// What has no plan: in words, and where it was written.
@@ -172,10 +175,15 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
     let Some(score) = select.score else { return Ok(made(None)) };
     let score = program.score(score).clone();
     let (item_rows, items) = match score.dot {
-        Some((a, b)) => (rows_of(a).ok_or_else(|| missing("scores of a tensor's rows"))?, rows_of(b).ok_or_else(|| missing("scores of a tensor's rows"))?),
+        Some((a, b)) => (
+            rows_of(a).ok_or_else(|| missing("scores of a tensor's rows"))?,
+            rows_of(b).ok_or_else(|| missing("scores of a tensor's rows"))?,
+        ),
         None => before(&score.steps, score.rows, score.slots),
     };
-    if !matches!(item_rows, Index::Queries | Index::Slots(_) | Index::One) || !matches!(items, Index::Keys | Index::Slots(_)) {
+    if !matches!(item_rows, Index::Queries | Index::Slots(_) | Index::One)
+        || !matches!(items, Index::Keys | Index::Slots(_))
+    {
         return Err(missing("scores of other rows than those of queries against keys"));
     }
     let mut seen = false;
@@ -197,12 +205,15 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
             Step::Queries { into, .. } => *into == select.rows,
             Step::Norm { .. } => false,
         };
-        if !score.steps.iter().enumerate().all(|(i, s)| alone(i, s)) || (score.rows, score.slots) != (select.rows, select.slots) {
+        if !score.steps.iter().enumerate().all(|(i, s)| alone(i, s))
+            || (score.rows, score.slots) != (select.rows, select.slots)
+        {
             return Err(missing("searches by a score that is normed, or that is of other rows or slots"));
         }
     }
     let same = !searched && score.steps.is_empty() && (score.rows, score.slots) == (select.rows, select.slots);
-    let mass = matches!(&select.budget, Budget::Mass(_)) || matches!(&select.budget, Budget::Bands(bands) if bands.iter().any(|b| b.mass));
+    let mass = matches!(&select.budget, Budget::Mass(_))
+        || matches!(&select.budget, Budget::Bands(bands) if bands.iter().any(|b| b.mass));
     let apart = select.besides.is_some() || select.including.is_some();
     let direct = same && select.pool == Among::Row && !(mass && apart);
     let exprs = &mut program.exprs;
@@ -213,6 +224,9 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         all.extend(select.including.map(|set| exprs.not(set)));
     }
     let set = exprs.and(all);
+    let reduced = score.steps.iter().any(|s| matches!(s, Step::Queries { .. }));
+    let sampled = score.only.filter(|_| reduced).map(|only| of_queries(exprs, only));
+    let sampled = sampled.filter(|&e| exprs.as_bool(e).is_none());
     let identity = *exprs.node(score.value) == Node::Var(Var::Score);
     let scale = exprs.real(1.0);
     let entry = Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias: None };
@@ -226,8 +240,18 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         score: (!identity).then_some(score.value),
         entries: vec![entry],
     };
-    let scored = Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched };
+    let scored = Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched, sampled };
     Ok(made(Some(scored)))
+}
+
+/// What a set says of queries, whatever the key.
+fn of_queries(exprs: &mut Exprs, set: ExprId) -> ExprId {
+    let parts = match exprs.node(set) {
+        Node::And(parts) => parts.clone(),
+        _ => vec![set],
+    };
+    let alone: Vec<ExprId> = parts.into_iter().filter(|&part| !exprs.reads(part, |v| v == Var::K)).collect();
+    exprs.and(alone)
 }
 
 /// What the rows of an operand are.
@@ -247,6 +271,21 @@ fn before(steps: &[Step], rows: Index, slots: Index) -> (Index, Index) {
         if reduced(|s| matches!(s, Step::Queries { .. })) { Index::Queries } else { rows },
         if reduced(|s| matches!(s, Step::Keys { .. })) { Index::Keys } else { slots },
     )
+}
+
+/// An expression over the lengths of a launch, as one that is read where slots are keys.
+pub(crate) fn of_launch(exprs: &mut Exprs, id: ExprId) -> ExprId {
+    let mut new = BTreeMap::new();
+    for id in exprs.reachable(&[id]) {
+        let operands: Vec<ExprId> = exprs.operands(id).iter().map(|o| new[o]).collect();
+        let made = match *exprs.node(id) {
+            Node::Var(Var::NK) => exprs.var(Var::Given(Extent::NK)),
+            Node::Var(Var::KStart) => exprs.var(Var::Given(Extent::KStart)),
+            _ => exprs.rebuild(id, &operands),
+        };
+        new.insert(id, made);
+    }
+    new[&id]
 }
 
 /// The environment of expressions over slots, of which there are `slots`.
@@ -435,7 +474,8 @@ impl Plan {
         };
         for (i, c) in self.chooses.iter().enumerate() {
             let select = program.select(c.select);
-            let mut roots: Vec<ExprId> = select.within.into_iter().chain(select.besides).chain(select.including).collect();
+            let mut roots: Vec<ExprId> =
+                select.within.into_iter().chain(select.besides).chain(select.including).collect();
             if let Some(scored) = &c.scored {
                 roots.extend(sets(&scored.walk));
                 let operands = scored.dot.iter().flat_map(|(a, b)| [a.rows, b.rows]);
@@ -456,7 +496,8 @@ impl Plan {
         let mut last = None;
         for (i, stage) in self.stages.iter().enumerate() {
             let node = graph.add_node(Stage::Attend(i));
-            let kv = stage.reads.kv.into_iter().flat_map(|l| [origin(program, l, |of| of.k), origin(program, l, |of| of.v)]);
+            let kv =
+                stage.reads.kv.into_iter().flat_map(|l| [origin(program, l, |of| of.k), origin(program, l, |of| of.v)]);
             arrows.extend(kv.flatten().filter_map(pool).map(|from| (from, node)));
             let roots: Vec<ExprId> = sets(stage).collect();
             arrows.extend(read(&roots).into_iter().map(|from| (from, node)));

@@ -45,13 +45,10 @@ pub fn diagnostic(program: &Program, attention: usize, error: &PlanError) -> Dia
             "may leave -2^62 .. 2^62 for sequences of up to 2^29 positions",
         )
         .help("use fewer products of positions, or smaller constants"),
-        PlanError::Missing(missing) => Diagnostic::error(
-            "E0611",
-            missing.span,
-            format!("this target has no {}", missing.what),
-            "asked for here",
-        )
-        .help("the oracle runs it: `--target oracle`"),
+        PlanError::Missing(missing) => {
+            Diagnostic::error("E0611", missing.span, format!("this target has no {}", missing.what), "asked for here")
+                .help("the oracle runs it: `--target oracle`")
+        }
         PlanError::TooLarge { pieces } => Diagnostic::error(
             "E0602",
             span,

@@ -30,7 +30,8 @@ impl Plan {
             let select = self.program.select(c.select);
             let _ = writeln!(out, "  {}", self.title(Stage::Choose(i)));
             let _ = writeln!(out, "    {}", about(&self.program, select));
-            for (word, set) in [("within", select.within), ("besides", select.besides), ("including", select.including)] {
+            for (word, set) in [("within", select.within), ("besides", select.besides), ("including", select.including)]
+            {
                 if let Some(set) = set {
                     let _ = writeln!(out, "    {word} {}", expr(set));
                 }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, Part, RunError};
 use attnc_pattern::analysis::EvalError;
 use attnc_pattern::env::{DrawTable, Env};
+use attnc_pattern::expr::Var;
 use attnc_pattern::oracle::{self, Evaluator, Misfit, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
-use attnc_pattern::expr::Var;
 use attnc_pattern::program::{MergeKind, Model, Program};
 use attnc_pattern::tolerance::{self, Dtype, Report, Rounding};
 use attnc_plan::model::Work;
@@ -324,7 +324,8 @@ impl Kernel {
             ..Env::default()
         };
         let list: Vec<usize> = (0..heads).collect();
-        let envs = if codes.clone().any(CpuKernel::is_dynamic) { vec![env; batch.saturating_mul(heads)] } else { vec![] };
+        let envs =
+            if codes.clone().any(CpuKernel::is_dynamic) { vec![env; batch.saturating_mul(heads)] } else { vec![] };
         let parts: Vec<Part<'_>> = codes
             .map(|kernel| match kernel.is_dynamic() {
                 true => Part { kernel, heads: &list, envs: &envs },
@@ -455,8 +456,13 @@ impl Kernel {
             let Some(kernel) = piece.code.as_deref() else { return Ok(sum) };
             let parts = [Part { kernel, heads, envs: &of_part }];
             let count = threads.map_or_else(rayon::current_num_threads, Threads::count);
-            let bytes =
-                attnc_cpu::workspace_bytes(&parts, problem.k.shape()[2], problem.q.shape()[3], problem.v.shape()[3], count);
+            let bytes = attnc_cpu::workspace_bytes(
+                &parts,
+                problem.k.shape()[2],
+                problem.q.shape()[3],
+                problem.v.shape()[3],
+                count,
+            );
             let mut workspace = vec![0; bytes];
             let mut out = TensorMut::of_f32(&mut sum, [batch, of, rows, dim]).map_err(layout)?;
             let mut launch = Launch {
@@ -742,8 +748,7 @@ impl Kernel {
                 }
                 let parts = [Part { kernel, heads: &heads, envs: &of_part }];
                 let extent = |n: i64| usize::try_from(n).unwrap_or(0);
-                let bytes =
-                    attnc_cpu::workspace_bytes(&parts, extent(shape.n_k), extent(shape.dim), dim_v, threads);
+                let bytes = attnc_cpu::workspace_bytes(&parts, extent(shape.n_k), extent(shape.dim), dim_v, threads);
                 // Scratches are shared by all parts, what else there is adds up: never less than what a launch takes.
                 most = most.saturating_add(bytes);
             }
