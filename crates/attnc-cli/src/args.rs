@@ -393,7 +393,7 @@ pub(crate) struct ShowArgs {
     /// Tensors file with the program's maps; for selections with `q`, `k` and `v` too.
     #[arg(long, value_name = "T.safetensors")]
     pub(crate) input: Option<PathBuf>,
-    /// For selections: what no file gives is random, from this seed.
+    /// What no file gives is random, from this seed: maps, tensors, and for selections queries and keys.
     #[arg(long, value_name = "N", value_parser = length, allow_negative_numbers = true)]
     pub(crate) seed: Option<i64>,
     /// Where to write; standard output without it.

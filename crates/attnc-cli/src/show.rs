@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::ops::Range;
 
-use attnc::{AttendedRow, DType, EvalError, Kernel, Run, Shape, TileRun, View};
+use attnc::{AttendedRow, DType, EvalError, Kernel, Module, Run, Shape, TileRun, View};
 
-use crate::args::{ShowArgs, ShowAs, SizeArgs, Target};
+use crate::args::{ShowArgs, ShowAs, Target};
 use crate::files::{Output, write_failure};
 use crate::picture::Grid;
 use crate::report::{Failure, Outcome, Reporter};
@@ -31,15 +31,15 @@ pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
     let module = subject::module(&args.subject.path, subject::options(&args.set, Target::Oracle), reporter)?;
     let name = subject::name_of(&module, &args.subject)?;
     let kernel = subject::kernel(&module, &name, &args.sizes)?;
+    if usize::try_from(args.head).is_ok_and(|head| kernel.is_dynamic(head)) {
+        return dynamic(args, &module, &kernel);
+    }
     let sizes = subject::sized(&module, args.lengths.keys.or(args.lengths.tokens), &args.sizes);
     let (n_q, n_k) = subject::lengths(&module, &args.lengths, &sizes)?;
     let (heads, _) = match kernel.heads() {
         Some(heads) => heads,
         None => subject::heads(&kernel, Some(args.heads.unwrap_or(args.head.saturating_add(1))), None)?,
     };
-    if usize::try_from(args.head).is_ok_and(|head| kernel.is_dynamic(head)) {
-        return dynamic(args, &kernel, &sizes, (n_q, n_k));
-    }
     let heads = subject::of_output(&kernel, Shape { n_q, n_k, heads, dim: 64 }).heads;
     if args.head >= heads {
         return Err(Failure::usage(format!("there is no head {}", args.head), format!("there are {heads}, from 0")));
@@ -50,6 +50,9 @@ pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
     if let Some(path) = &args.input {
         data.read(&mut TensorFile::open(path)?, &kernel.wants(shape, &subject::sizes_of(&data.sizes))?)?;
     }
+    if let Some(seed) = args.seed {
+        data.fill(&kernel.wants(shape, &subject::sizes_of(&data.sizes))?, shape, seed.unsigned_abs())?;
+    }
     let inputs = data.inputs();
     let view = kernel.view(args.head, shape, &inputs)?;
     let mut output = Output::open(args.output.as_deref())?;
@@ -58,11 +61,13 @@ pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
 }
 
 /// Rows and pictures of what depends on the data: by the definition, from tensors of a file or at random.
-fn dynamic(args: &ShowArgs, kernel: &Kernel, sizes: &SizeArgs, (n_q, n_k): (i64, i64)) -> Outcome {
+fn dynamic(args: &ShowArgs, module: &Module, kernel: &Kernel) -> Outcome {
     let mut file = args.input.as_ref().map(|path| TensorFile::open(path)).transpose()?;
     let given = match (&mut file, args.seed) {
         (Some(file), _) if file.has("q") => Given::read(file, "q", "k", "v")?,
         (_, Some(seed)) => {
+            let sizes = subject::sized(module, args.lengths.keys.or(args.lengths.tokens), &args.sizes);
+            let (n_q, n_k) = subject::lengths(module, &args.lengths, &sizes)?;
             let (heads, kv) = match kernel.heads() {
                 Some(heads) => heads,
                 None => subject::heads(kernel, Some(args.heads.unwrap_or(args.head.saturating_add(1))), None)?,
@@ -77,7 +82,12 @@ fn dynamic(args: &ShowArgs, kernel: &Kernel, sizes: &SizeArgs, (n_q, n_k): (i64,
         }
     };
     let shape = given.shape()?;
-    let mut data = Data::new(sizes, shape.n_q.max(shape.n_k));
+    let heads = subject::of_output(kernel, shape).heads;
+    if args.head >= heads {
+        return Err(Failure::usage(format!("there is no head {}", args.head), format!("there are {heads}, from 0")));
+    }
+    let tokens = args.sizes.k_start.is_none().then_some(shape.n_k);
+    let mut data = Data::new(&subject::sized(module, tokens, &args.sizes), shape.n_q.max(shape.n_k));
     let wants = kernel.wants(shape, &subject::sizes_of(&data.sizes))?;
     if let Some(file) = &mut file {
         data.read(file, &wants)?;

@@ -591,7 +591,7 @@ impl Kernel {
         };
         let mut found = None;
         self.each_item(problem, |program, heads, [q, k, v]| {
-            if found.is_none() {
+            if found.is_none() && head < heads.len() {
                 let mut chosen = oracle::select(program, heads, q, k, v)?;
                 let draws = std::mem::take(&mut chosen[head]);
                 found = Some(crate::attended::attended(program, attention, heads[head].env, draws));
