@@ -134,7 +134,7 @@ pub(crate) fn make<'a>(
             made.insert((number, item), (found, sources));
         }
     }
-    let stages = parts.iter().map(|p| p.kernel.plan().pools.len() + 1).max().unwrap_or(0);
+    let stages = parts.iter().map(|p| 2 * p.kernel.plan().pools.len() + 1).max().unwrap_or(0);
     for stage in 0..stages {
         let tasks: Vec<_> = made
             .iter()

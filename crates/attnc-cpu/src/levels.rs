@@ -218,19 +218,25 @@ impl Made {
         }
     }
 
-    /// Tasks of stage `stage`: levels one after the other, then all operands.
+    /// Tasks of stage `stage`: levels one after the other, each with what is weighed by its queries apart; then all
+    /// operands.
     pub(crate) fn tasks(&self, plan: &Plan, stage: usize) -> Vec<Task> {
         let mut tasks = Vec::new();
-        match plan.pools.get(stage) {
+        let (number, later) = (stage / 2, stage % 2 == 1);
+        match plan.pools.get(number) {
             Some(pool) => {
                 let id = pool.level.0 as usize;
+                let softmax = matches!(plan.program.level(pool.level).pool, Pool::SoftmaxMean);
                 for (&(_, of, head), block) in self.levels.range((id, Of::Q, 0)..(id + 1, Of::Q, 0)) {
+                    if (softmax && of == Of::V) != later {
+                        continue;
+                    }
                     for from in (0..block.rows).step_by(ROWS) {
-                        tasks.push(Task::Pool { pool: stage, of, head, from, to: (from + ROWS).min(block.rows) });
+                        tasks.push(Task::Pool { pool: number, of, head, from, to: (from + ROWS).min(block.rows) });
                     }
                 }
             }
-            None if stage == plan.pools.len() => {
+            None if stage == 2 * plan.pools.len() => {
                 for (number, (_, _, block)) in self.operands.iter().enumerate() {
                     for from in (0..block.rows).step_by(ROWS) {
                         tasks.push(Task::Operand { number, from, to: (from + ROWS).min(block.rows) });
@@ -492,8 +498,9 @@ unsafe fn quantised(
     scratch: &Scratch,
 ) {
     let (d, rows) = (block.dim, block.rows);
-    let levels = ((1_u32 << (bits - 1)) - 1) as f32;
-    let (mut known, mut scale) = (None, 0.0_f32);
+    // A tie between two numbers is one in doubles, where a quotient of singles may fall to either side of it.
+    let levels = f64::from((1_u32 << (bits - 1)) - 1);
+    let (mut known, mut scale) = (None, 0.0_f64);
     for row in from..to {
         let number = (start + row as i64) / size;
         // SAFETY: promised by the caller.
@@ -512,12 +519,13 @@ unsafe fn quantised(
                     }
                     at += n;
                 }
-                (known, scale) = (Some(number), most / levels);
+                (known, scale) = (Some(number), f64::from(most) / levels);
             }
             let (at, _) = fetch(kernels, source, std::ptr::null(), row as i64, 1, scratch);
             let (own, out) = (std::slice::from_raw_parts(at, d), std::slice::from_raw_parts_mut(block.row(row), d));
             for (out, x) in out.iter_mut().zip(own) {
-                *out = if scale > 0.0 { scale * (x / scale).round_ties_even() } else { 0.0 };
+                let rounded = scale * (f64::from(*x) / scale).round_ties_even();
+                *out = if scale > 0.0 { rounded as f32 } else { 0.0 };
             }
         }
     }

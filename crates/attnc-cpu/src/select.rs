@@ -162,7 +162,22 @@ impl Items {
         slots: &Range<i64>,
     ) -> Result<Items, String> {
         let item_rows = slots::rows(program, scored.item_rows, env).map_err(said)?;
-        let stood = stands(program, scored.item_rows, env, item_rows.clone()).map_err(said)?;
+        let mut stood = stands(program, scored.item_rows, env, item_rows.clone()).map_err(said)?;
+        let mut item_numbers: Vec<i64> = item_rows.clone().collect();
+        if let Some(sampled) = scored.sampled {
+            // Rows without an item would fill lanes.
+            let of = env_of(program, scored.items, env).map_err(said)?;
+            let mut evaluator = Evaluator::new(program, &of, &[sampled]);
+            let mut kept = Vec::with_capacity(stood.len());
+            for &q in &stood {
+                let point = Point { q: Some(q), ..Point::default() };
+                kept.push(evaluator.truth(sampled, point).map_err(|e| EnvError::from(e).to_string())?);
+            }
+            let mut kept_of = kept.iter();
+            item_numbers.retain(|_| *kept_of.next().unwrap_or(&true));
+            let mut kept_of = kept.iter();
+            stood.retain(|_| *kept_of.next().unwrap_or(&true));
+        }
         let candidates = slots::candidates(program, scored.items, env).map_err(said)?;
         let (mut score_rows, mut score_slots) = (item_rows.clone(), candidates.clone());
         let (mut score_rows_of, mut score_slots_of) = (scored.item_rows, scored.items);
@@ -203,7 +218,7 @@ impl Items {
         let mut numbers: Vec<u32> = if scored.item_rows == Index::One {
             vec![(env.n_q - 1).max(0) as u32; count]
         } else {
-            item_rows.clone().map(|r| (r - first) as u32).collect()
+            item_numbers.iter().map(|&r| (r - first) as u32).collect()
         };
         let mut ahead: Vec<u32> = stood.iter().map(|&p| (p - env.q_start).max(0) as u32).collect();
         // An operand of tokens for rows of slots: where the rows stand.
@@ -630,7 +645,8 @@ impl Choice<'_> {
         let mut met: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
         let tile = self.tile();
         // Whole rows as far as they fit a tile; a row of more items is walked tile by tile.
-        let (begin, end) = (group(rows.start).0, rows.clone().map(|r| group(r).1).max().unwrap_or(0));
+        let some = || rows.clone().map(group).filter(|g| g.0 < g.1);
+        let (begin, end) = (some().map(|g| g.0).min().unwrap_or(0), some().map(|g| g.1).max().unwrap_or(0));
         let mut at = begin;
         while at < end {
             let stop = (at + tile).min(end);

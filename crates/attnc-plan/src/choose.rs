@@ -5,12 +5,13 @@
 //! later stages walk by. The dependencies of all stages are a graph ([`Plan::graph`]), which the text and the picture
 //! of a plan show. Nothing here knows of kernels or threads.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use attnc_pattern::analysis::{EvalError, Rows as Ranges};
 use attnc_pattern::env::{Class, DrawTable, Env};
-use attnc_pattern::expr::{DrawId, ExprId, LevelId, Node, SelectId, Un, Var};
+use attnc_pattern::expr::{DrawId, ExprId, Exprs, Extent, LevelId, Node, SelectId, Un, Var};
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError, Needs};
 use attnc_pattern::program::{
@@ -81,6 +82,8 @@ pub struct Scored {
     pub direct: bool,
     /// Only items of listed candidates are scored, round by round.
     pub searched: bool,
+    /// Which item rows have items at all: over queries alone. Rows without are left out where queries are reduced.
+    pub sampled: Option<ExprId>,
 }
 
 /// What has no plan: in words, and where it was written.
@@ -221,6 +224,9 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         all.extend(select.including.map(|set| exprs.not(set)));
     }
     let set = exprs.and(all);
+    let reduced = score.steps.iter().any(|s| matches!(s, Step::Queries { .. }));
+    let sampled = score.only.filter(|_| reduced).map(|only| of_queries(exprs, only));
+    let sampled = sampled.filter(|&e| exprs.as_bool(e).is_none());
     let identity = *exprs.node(score.value) == Node::Var(Var::Score);
     let scale = exprs.real(1.0);
     let entry = Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias: None };
@@ -234,8 +240,18 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         score: (!identity).then_some(score.value),
         entries: vec![entry],
     };
-    let scored = Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched };
+    let scored = Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched, sampled };
     Ok(made(Some(scored)))
+}
+
+/// What a set says of queries, whatever the key.
+fn of_queries(exprs: &mut Exprs, set: ExprId) -> ExprId {
+    let parts = match exprs.node(set) {
+        Node::And(parts) => parts.clone(),
+        _ => vec![set],
+    };
+    let alone: Vec<ExprId> = parts.into_iter().filter(|&part| !exprs.reads(part, |v| v == Var::K)).collect();
+    exprs.and(alone)
 }
 
 /// What the rows of an operand are.
@@ -255,6 +271,21 @@ fn before(steps: &[Step], rows: Index, slots: Index) -> (Index, Index) {
         if reduced(|s| matches!(s, Step::Queries { .. })) { Index::Queries } else { rows },
         if reduced(|s| matches!(s, Step::Keys { .. })) { Index::Keys } else { slots },
     )
+}
+
+/// An expression over the lengths of a launch, as one that is read where slots are keys.
+pub(crate) fn of_launch(exprs: &mut Exprs, id: ExprId) -> ExprId {
+    let mut new = BTreeMap::new();
+    for id in exprs.reachable(&[id]) {
+        let operands: Vec<ExprId> = exprs.operands(id).iter().map(|o| new[o]).collect();
+        let made = match *exprs.node(id) {
+            Node::Var(Var::NK) => exprs.var(Var::Given(Extent::NK)),
+            Node::Var(Var::KStart) => exprs.var(Var::Given(Extent::KStart)),
+            _ => exprs.rebuild(id, &operands),
+        };
+        new.insert(id, made);
+    }
+    new[&id]
 }
 
 /// The environment of expressions over slots, of which there are `slots`.

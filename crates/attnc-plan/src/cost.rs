@@ -8,6 +8,7 @@
 use attnc_pattern::analysis::{EvalError, Row, RowWalker, Rows};
 use attnc_pattern::env::Env;
 use attnc_pattern::expr::{Bin, ExprId, Node, OrderId, Ty, Un, Var};
+use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::order;
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{Budget, Empty, Index, Program};
@@ -302,8 +303,18 @@ fn choice<V: Visits>(plan: &Plan, choose: &Choose, env: &Env<'_>, shape: Shape) 
     let Some(scored) = &choose.scored else { return Ok(count) };
     let program = &*plan.program;
     let rows = slots::rows(program, scored.item_rows, env).map_err(no_value)?;
-    let stands = stands(program, scored.item_rows, env, rows).map_err(no_value)?;
+    let mut stands = stands(program, scored.item_rows, env, rows).map_err(no_value)?;
+    if let Some(sampled) = scored.sampled {
+        let of = env_of(program, scored.items, env).map_err(no_value)?;
+        let mut evaluator = Evaluator::new(program, &of, &[sampled]);
+        // A row without a value has no items either.
+        stands.retain(|&q| evaluator.truth(sampled, Point { q: Some(q), ..Point::default() }).unwrap_or(false));
+    }
     let mut of = env_of(program, scored.items, env).map_err(no_value)?;
+    if scored.searched {
+        count.total = search(plan, choose, env, (stands.len(), of.n_k, shape.d_k))?;
+        return Ok(count);
+    }
     of.n_q = stands.len() as i64;
     let sets: Vec<Set> = scored.walk.entries.iter().filter_map(|e| Set::new(program, &scored.walk, e)).collect();
     count.stage::<V>(&scored.walk, &sets, &of, of.n_q, None, |i| (stands[i as usize], i))?;
@@ -315,6 +326,35 @@ fn choice<V: Visits>(plan: &Plan, choose: &Choose, env: &Env<'_>, shape: Shape) 
         ..Cost::default()
     };
     Ok(count)
+}
+
+/// What a search looks at, at most: in each round two halves of every node, each with the keys of a slot, for all item
+/// rows of a row.
+fn search(
+    plan: &Plan,
+    choose: &Choose,
+    env: &Env<'_>,
+    (item_rows, items, d): (usize, i64, u64),
+) -> Result<Cost, EvalError> {
+    let program = &*plan.program;
+    let select = program.select(choose.select);
+    let Budget::Refine(refine) = &select.budget else { return Ok(Cost::default()) };
+    let rows = slots::rows(program, select.rows, env).map_err(no_value)?;
+    let stands = stands(program, select.rows, env, rows).map_err(no_value)?;
+    let pairs = env_of(program, select.slots, env).map_err(no_value)?;
+    let all = slots::candidates(program, select.slots, env).map_err(no_value)?;
+    let keys = (items as u64).div_ceil((all.end - all.start).max(1) as u64);
+    let queries = item_rows.div_ceil(stands.len().max(1)) as u64;
+    let set = Rows::new(program, &choose.candidates.rows);
+    let mut walker = set.walker(&pairs)?;
+    let leaves = refine.leaves.unsigned_abs().max(1);
+    let mut scores = 0;
+    for q in stands {
+        let c = walker.row(q)?.count();
+        let rounds = if c > leaves { u64::from(u64::BITS - (c.div_ceil(leaves) - 1).leading_zeros()) } else { 0 };
+        scores += rounds * (2 * leaves).min(c) * keys * queries;
+    }
+    Ok(Cost { scores, executed_flops: 2 * d * scores, ..Cost::default() })
 }
 
 /// Slots of levels that are computed, of all operands.

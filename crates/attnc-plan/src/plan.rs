@@ -180,7 +180,14 @@ impl Plan {
             };
             match stages.iter_mut().find(|s| (s.reads, s.score) == (reads, score)) {
                 Some(stage) => stage.entries.push(entry),
-                None => stages.push(Attend { entries: vec![entry], score, ..of(reads) }),
+                None => {
+                    // Where slots are keys, lengths of the launch have other names.
+                    let scale = match reads.kv {
+                        Some(_) => choose::of_launch(&mut Arc::make_mut(&mut program).exprs, a.scale),
+                        None => a.scale,
+                    };
+                    stages.push(Attend { entries: vec![entry], score, scale, ..of(reads) });
+                }
             }
         }
         if stages.is_empty() {
