@@ -55,7 +55,7 @@ pub use attnc_syntax::diag::{CodeInfo, Diagnostic, FileId, Label, Severity, Span
 pub use attnc_syntax::{ast, construct};
 pub use codes::codes;
 pub use compiler::{
-    BAD_SETTING, BROKEN_PLAN, Compiler, Diagnostics, Kind, Module, NO_TARGET, Options, Target, UNKNOWN_NAME,
+    BAD_SETTING, BROKEN_PLAN, Compiler, Diagnostics, Kind, Module, NO_TARGET, NO_TEXT, Options, Target, UNKNOWN_NAME,
     UNKNOWN_PARAM,
 };
 pub use export::{Array, ExportOptions, Exported, Format, NO_FORMAT, Values};
