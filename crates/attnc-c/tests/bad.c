@@ -49,7 +49,7 @@ int main(void) {
   EXPECT(attnc_module_kernel(module, "far", 0, 0, &no_kernel), ATTNC_COMPILE, "far");
   EXPECT(attnc_module_kernel(module, NULL, -1, 0, &no_kernel), ATTNC_RUN, "layer -1");
   EXPECT(attnc_module_kernel(NULL, NULL, 0, 0, &no_kernel), ATTNC_ARGUMENT, "`module` is no module");
-  EXPECT(attnc_module_kernel((attnc_module *)main, NULL, 0, 0, &no_kernel), ATTNC_ARGUMENT, "`module` is no module");
+  EXPECT(attnc_module_kernel((attnc_module *)&failed, NULL, 0, 0, &no_kernel), ATTNC_ARGUMENT, "`module` is no module");
   if (attnc_module_kernel(module, "local", 0, 0, &kernel)) return 2;
   EXPECT(attnc_module_kernel((attnc_module *)kernel, NULL, 0, 0, &no_kernel), ATTNC_ARGUMENT, "`module` is no module");
   EXPECT(attnc_threads_new(0, &threads), ATTNC_ARGUMENT, "`count`");

@@ -102,8 +102,9 @@ fn programs_of_c_run() {
     if has("valgrind") {
         for name in ["embed-shared", "bad-shared"] {
             let mut valgrind = Command::new("valgrind");
-            // The kernels of AVX-512 are unknown to it; threads of a pool that lives as long as the program are no leak.
-            valgrind.args(["--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite", "-q"]);
+            // Threads of a pool that lives as long as the program are no leak.
+            valgrind.args(["-q", "--error-exitcode=99", "--leak-check=full"]);
+            valgrind.args(["--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]);
             run(valgrind.arg(tmp.join(name)));
         }
     }

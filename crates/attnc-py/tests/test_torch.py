@@ -50,7 +50,7 @@ def test_the_operator_keeps_its_rules(patterns):
 
 
 def test_compile_does_not_break_the_graph(patterns):
-    path = patterns / "window.attn"
+    path = str(patterns / "window.attn")
 
     def layer(x, w):
         q = k = v = (x @ w).unflatten(-1, (4, 16)).transpose(1, 2)
@@ -58,20 +58,16 @@ def test_compile_does_not_break_the_graph(patterns):
         return out.transpose(1, 2).flatten(2) * 2 + lse.mean()
 
     x, w = torch.from_numpy(normal(2, 50, 64)), torch.from_numpy(normal(64, 64, seed=1)) / 8
-    spec = attnc.torch.spec(path, width=8)
-
-    def plain(x, w):
-        q = k = v = (x @ w).unflatten(-1, (4, 16)).transpose(1, 2)
-        out, lse = torch.ops.attnc.attend(q, k, v, spec, None, None, None)
-        return out.transpose(1, 2).flatten(2) * 2 + lse.mean()
-
-    expected = layer(x, w)
-    explained = torch._dynamo.explain(plain)(x, w)
+    explained = torch._dynamo.explain(layer)(x, w)
     assert explained.graph_break_count == 0 and explained.graph_count == 1
-    compiled = torch.compile(plain, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, w), expected)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, w), layer(x, w))
     # Another length is another shape, not another kernel.
     torch.testing.assert_close(compiled(x[:, :31], w), layer(x[:, :31], w))
+    # A text of what to compile serves as well.
+    path = attnc.torch.spec(path, width=3)
+    q = torch.from_numpy(normal(1, 1, 20, 8))
+    torch.testing.assert_close(attnc.torch.attend(q, q, q, path)[0], attnc.torch.attend(q, q, q, patterns / "window.attn", width=3)[0])
 
 
 def test_there_is_no_gradient(patterns):
@@ -103,6 +99,16 @@ def test_flex_attention_computes_the_same(patterns, pattern, n):
     torch.testing.assert_close(flex, ours, rtol=0, atol=3e-5)
     assert (mask.to_dense()[0, 0].repeat_interleave(128, 0).repeat_interleave(128, 1)[:n, :n].numpy()
             >= kernel.mask(n, heads=2, sizes=sizes or None)).all()
+
+
+def test_flex_attention_compiled_skips_the_same_blocks(patterns):
+    kernel = attnc.compile(patterns / "window.attn", width=200)
+    q, k, v = tensors(1, 2, 2, 640, 16, 16)
+    mask = attnc.torch.block_mask(kernel, 640)
+    # Compiled, only the blocks that are listed are computed.
+    assert mask.sparsity() > 40
+    flex = torch.compile(flex_attention)(q, k, v, block_mask=mask)
+    torch.testing.assert_close(flex, kernel(q, k, v)[0], rtol=0, atol=3e-5)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ use crate::view::{RowWalk, Run};
 pub const NO_FORMAT: &str = "E0620";
 
 /// Most elements of an array.
-const MOST: usize = 1 << 31;
+const MOST: usize = 1 << 28;
 
 /// Formats of masks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,8 +218,12 @@ impl Mask<'_> {
             return Ok(());
         }
         let own = |head: usize| -> Result<Vec<Vec<(i64, i64)>>, Refused> {
-            let mut rows = Vec::new();
-            self.rows(head, |_, runs| {
+            let (mut rows, mut held) = (Vec::new(), 0);
+            self.rows(head, |row, runs| {
+                held += runs.len();
+                if held > MOST >> 4 {
+                    return Err(Refused::Format(format!("up to row {row} there are more than {} ranges", MOST >> 4)));
+                }
                 rows.push(runs.iter().map(|r| (r.first, r.last)).collect());
                 Ok(())
             })?;

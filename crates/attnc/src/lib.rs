@@ -70,3 +70,12 @@ pub use numbers::Number;
 pub use problem::{Inputs, MapInput, Problem, Shape, UNKNOWN_SIZE, WantedMap, WantedTensor, Wants};
 pub use tensor::{Tensor, TensorMut};
 pub use view::{RowWalk, Run, TileRun, TileWalk, View};
+
+/// The programs of these pages are compiled and run as they are printed.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../../docs/embedding.md")]
+    struct Embedding;
+}

@@ -109,6 +109,13 @@ def _(q, k, v, spec, scale, q_start, mask):
     return q.new_empty((*shape, v.shape[-1])), q.new_empty(shape, dtype=torch.float32)
 
 
+@torch.compiler.assume_constant_result
+def _constant(pattern: str | os.PathLike[str], options: dict[str, Any]) -> str:
+    """``spec``, worked out when a graph is made and a constant in it."""
+    text = os.fspath(pattern)
+    return text if text.startswith("{") else spec(text, **options)
+
+
 def attend(
     q: Tensor,
     k: Tensor,
@@ -129,10 +136,7 @@ def attend(
 
     Raises ``attnc.Error`` for what does not fit. There is no gradient.
     """
-    given = os.fspath(pattern)
-    if not given.startswith("{"):
-        given = spec(given, **options)
-    return _attend(q, k, v, given, scale, q_start, mask)
+    return torch.ops.attnc.attend(q, k, v, _constant(pattern, options), scale, q_start, mask)
 
 
 def block_mask(kernel: attnc.Kernel, tokens: int | None = None, keys: int | None = None, **options: Any) -> BlockMask:

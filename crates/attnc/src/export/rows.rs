@@ -74,6 +74,9 @@ pub(super) fn cudnn(mask: &Mask<'_>) -> Result<Exported, Refused> {
     Ok(mask.exported(vec![array("mask_func", shape, Values::I32(values))], &[("functions", most as i64)]))
 }
 
+/// Most slices, unless the caller says how many: more are of no use to anyone.
+const MOST_SLICES: usize = 1 << 22;
+
 /// A slice of `MagiAttention` that rows may still be added to.
 struct Slice {
     rows: (usize, usize),
@@ -109,7 +112,7 @@ impl Slice {
 /// Slices of `MagiAttention`: rectangles, and such with one or both corners cut off along the diagonal.
 pub(super) fn magi(mask: &Mask<'_>) -> Result<Exported, Refused> {
     mask.one_head("all heads share the ranges")?;
-    let limit = mask.options.most.map_or(super::MOST, |n| usize::try_from(n).unwrap_or(0));
+    let limit = mask.options.most.map_or(MOST_SLICES, |n| usize::try_from(n).unwrap_or(0));
     let (mut open, mut done): (Vec<Slice>, Vec<Slice>) = (Vec::new(), Vec::new());
     let go_on = |row: usize, runs: &[Run], open: &mut Vec<Slice>, done: &mut Vec<Slice>| {
         // Slices that begin with this row stand behind those that it may go on.
@@ -148,15 +151,13 @@ pub(super) fn magi(mask: &Mask<'_>) -> Result<Exported, Refused> {
 
 /// Compressed rows.
 pub(super) fn csr(mask: &Mask<'_>) -> Result<Exported, Refused> {
-    let (mut indptr, mut indices): (Vec<i64>, Vec<i64>) = (Vec::new(), Vec::new());
+    let mut indptr = mask.room::<i64>(&[mask.heads, mask.n_q + 1])?;
+    let mut indices = mask.room::<i64>(&[pairs(mask)?])?;
     for head in 0..mask.heads {
         let begin = indices.len();
         indptr.push(0);
-        mask.rows(head, |row, runs| {
-            for run in runs {
-                fits(indices.len(), run, row)?;
-                indices.extend(run.first..=run.last);
-            }
+        mask.rows(head, |_, runs| {
+            runs.iter().for_each(|run| indices.extend(run.first..=run.last));
             indptr.push((indices.len() - begin) as i64);
             Ok(())
         })?;
@@ -169,19 +170,19 @@ pub(super) fn csr(mask: &Mask<'_>) -> Result<Exported, Refused> {
 
 /// Pairs.
 pub(super) fn coo(mask: &Mask<'_>) -> Result<Exported, Refused> {
-    let [mut heads, mut rows, mut cols]: [Vec<i64>; 3] = Default::default();
+    let count = pairs(mask)?;
+    let (mut rows, mut cols) = (mask.room::<i64>(&[count])?, mask.room::<i64>(&[count])?);
+    let mut heads = mask.room::<i64>(&[if mask.heads > 1 { count } else { 0 }])?;
     for head in 0..mask.heads {
         mask.rows(head, |row, runs| {
-            for run in runs {
-                fits(cols.len(), run, row)?;
-                cols.extend(run.first..=run.last);
-                rows.resize(cols.len(), row as i64);
-            }
+            runs.iter().for_each(|run| cols.extend(run.first..=run.last));
+            rows.resize(cols.len(), row as i64);
             Ok(())
         })?;
-        heads.resize(cols.len(), head as i64);
+        if mask.heads > 1 {
+            heads.resize(cols.len(), head as i64);
+        }
     }
-    let count = cols.len();
     let mut arrays = vec![array("row", [count], Values::I64(rows)), array("col", [count], Values::I64(cols))];
     if mask.heads > 1 {
         arrays.push(array("head", [count], Values::I64(heads)));
@@ -189,10 +190,17 @@ pub(super) fn coo(mask: &Mask<'_>) -> Result<Exported, Refused> {
     Ok(mask.exported(arrays, &[]))
 }
 
-/// Whether a list has room for a range more.
-fn fits(len: usize, run: &Run, row: usize) -> Result<(), Refused> {
-    if len as i64 + (run.last - run.first) < super::MOST as i64 {
-        return Ok(());
+/// Pairs of all heads, counted before memory is asked for.
+fn pairs(mask: &Mask<'_>) -> Result<usize, Refused> {
+    let mut sum = 0;
+    for head in 0..mask.heads {
+        mask.rows(head, |row, runs| {
+            sum += runs.iter().map(|run| (run.last - run.first + 1) as usize).sum::<usize>();
+            if sum > super::MOST {
+                return Err(Refused::Format(format!("up to row {row} there are more than {} pairs", super::MOST)));
+            }
+            Ok(())
+        })?;
     }
-    Err(Refused::Format(format!("up to row {row} there are more than {} pairs", super::MOST)))
+    Ok(sum)
 }
