@@ -52,7 +52,7 @@ def test_what_cannot_be_exported(local):
         local.export("dense", 256)
     with pytest.raises(attnc.CompileError) as raised:
         attnc.compile_text("pattern p = q % 4 == k % 4\n").export("flashmask", 64)
-    assert raised.value.code == "E0620" and "key 1 of head 0" in raised.value.message
+    assert raised.value.code == "E0630" and "key 1 of head 0" in raised.value.message
     with pytest.raises(attnc.CompileError, match="block of 64 that begins with query row 64"):
         local.export("splash", 100, block=64)
     alibi = attnc.compile_text("attention a { score = score - abs(q - k)\n attend causal }\n")

@@ -18,7 +18,7 @@ use crate::problem::{Inputs, Shape};
 use crate::view::{RowWalk, Run};
 
 /// Code of a mask that a format cannot express.
-pub const NO_FORMAT: &str = "E0620";
+pub const NO_FORMAT: &str = "E0630";
 
 /// Most elements of an array.
 const MOST: usize = 1 << 28;
@@ -289,7 +289,7 @@ impl Kernel {
     /// modifiers, biases and null slots: an attention that has those is refused unless `mask_only` is set.
     ///
     /// # Errors
-    /// `E0620` if the format cannot express the mask, with the row that breaks it; sizes and data that do not fit.
+    /// `E0630` if the format cannot express the mask, with the row that breaks it; sizes and data that do not fit.
     pub fn export(&self, shape: Shape, inputs: &Inputs<'_>, options: &ExportOptions) -> Result<Exported, Diagnostics> {
         let refuse = |message: String| {
             let message = format!("`{}` cannot express the pattern: {message}", options.format.name());
