@@ -291,7 +291,7 @@ pub(crate) fn of_launch(exprs: &mut Exprs, id: ExprId) -> ExprId {
 /// The environment of expressions over slots, of which there are `slots`.
 #[must_use]
 pub fn over_slots<'a>(env: &Env<'a>, slots: i64) -> Env<'a> {
-    let class = Class { residue: 0, given: [env.q_start, env.k_start, env.n_q, env.n_k] };
+    let class = Class { residue: 0, modulus: 1, given: [env.q_start, env.k_start, env.n_q, env.n_k] };
     Env { n_k: slots, k_start: 0, class: Some(class), ..env.clone() }
 }
 
