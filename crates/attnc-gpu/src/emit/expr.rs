@@ -227,6 +227,7 @@ impl<'a> Names<'a> {
             Var::NQ => return "n_q".to_owned(),
             Var::NK => return "n_k".to_owned(),
             Var::Class => return "residue".to_owned(),
+            Var::Modulus => return "stride".to_owned(),
             Var::Head => Field::Head,
             Var::Heads => Field::Heads,
             Var::Layer => Field::Layer,
