@@ -58,7 +58,7 @@ terms! {
     Masked "masked" false,
     /// Keys of chunks: rows of K and V come from a cache and are converted if they are no singles.
     Keys "keys" true,
-    /// Keys that are gathered one by one.
+    /// Keys that are gathered one by one; of a numbering by orders, all.
     Gathered "gathered" true,
     /// Keys whose rows lie apart, as those of a residue class.
     Strided "strided" true,
@@ -84,7 +84,7 @@ terms! {
     Functions "functions" false,
     /// Operations of modifiers that have no vector form, by pair: elements of tensors, divisions of integers.
     Lookups "lookups" false,
-    /// Queries put in an order of their own, once a launch.
+    /// Queries, and keys of a numbering by orders, put in an order of their own, once a launch.
     Ordered "ordered" false,
     /// Launches.
     Launches "launches" false,
