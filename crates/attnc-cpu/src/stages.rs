@@ -96,7 +96,7 @@ stages! {
             }
             // Values are read next, and where they are.
             addresses(&ctx.v, chunk, scratch.values);
-            let next = Next { rows: scratch.values, count: chunk.count, bytes: row_bytes(&ctx.v) };
+            let next = Next { rows: scratch.values, bytes: row_bytes(&ctx.v) };
             let k = rows(kernels, &ctx.k, chunk, scratch, scratch.keys);
             // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
             let lane = chunk.lane as usize;
@@ -373,6 +373,18 @@ unsafe fn addresses(view: &KvView, chunk: &Chunk, to: *mut *const u8) {
     unsafe {
         let (of, first) = of_chunk(view, chunk, &mut numbers);
         of.addresses(first as usize, chunk.count as usize, to);
+        fill_up(to, chunk.count);
+    }
+}
+
+/// Repeats the last of `count` addresses up to [`BK`] of them.
+///
+/// # Safety
+/// `rows` is the address of `count` addresses, at least one, and of room for [`BK`].
+unsafe fn fill_up(rows: *mut *const u8, count: i64) {
+    for i in count as usize..BK {
+        // SAFETY: promised by the caller.
+        unsafe { rows.add(i).write(*rows.add(count as usize - 1)) };
     }
 }
 
@@ -405,6 +417,7 @@ unsafe fn rows(
             for key in 0..chunk.count as usize {
                 to.add(key).write(scratch.copy.cast_const().cast::<u8>().wrapping_add(key * bytes));
             }
+            fill_up(to, chunk.count);
         }
     }
     to.cast_const().cast()
@@ -421,7 +434,7 @@ unsafe fn after(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch) -> Next {
         match (*scratch.window).after(chunk) {
             Some(next) => {
                 addresses(&ctx.k, next, scratch.keys);
-                Next { rows: scratch.keys, count: next.count, bytes: row_bytes(&ctx.k) }
+                Next { rows: scratch.keys, bytes: row_bytes(&ctx.k) }
             }
             None => {
                 for r in 0..scratch.rows {
@@ -430,7 +443,8 @@ unsafe fn after(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch) -> Next {
                     scratch.keys.add(r as usize).write(at.wrapping_offset((number * ctx.out.row_stride) as isize));
                 }
                 let element = if ctx.out.dtype == DType::F32 as i64 { DType::F32.size() } else { DType::F16.size() };
-                Next { rows: scratch.keys, count: scratch.rows, bytes: ctx.v.dim as i64 * element as i64 }
+                fill_up(scratch.keys, scratch.rows);
+                Next { rows: scratch.keys, bytes: ctx.v.dim as i64 * element as i64 }
             }
         }
     }

@@ -108,17 +108,15 @@ pub struct Ahead {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Next {
-    /// Address of each.
+    /// [`BK`] addresses, any.
     pub rows: *const *const u8,
-    /// How many.
-    pub count: i64,
-    /// Bytes of each.
+    /// Bytes of each row.
     pub bytes: i64,
 }
 
 impl Next {
     /// No rows.
-    pub const NOTHING: Next = Next { rows: core::ptr::null(), count: 0, bytes: 0 };
+    pub const NOTHING: Next = Next { rows: core::ptr::null(), bytes: 0 };
 }
 
 /// Signature of a function of a table: its parameters and what it returns.
@@ -171,7 +169,7 @@ Table {
     kv_tile: fn(view: *const KvView => Ptr, first: i64 => I64, keys: i64 => I64, scratch: *mut f32 => Ptr);
 
     /// `s[key][lane] = sum_d k[key][d] * q[lane][d]` for `keys` keys (at most `BK`) and `lanes` lanes.
-    /// `q` is packed for `bq` lanes, `k` holds the address of each key's row, `s` is `[keys][bq]`. Asks for the rows `next`,
+    /// `q` is packed for `bq` lanes, `k` holds the address of each key's row, and room for `BK` of them, `s` is `[keys][bq]`. Asks for the rows `next`,
     /// unless that is null.
     qk: fn(q: *const f32 => Ptr, k: *const *const f32 => Ptr, keys: i64 => I64, d: i64 => I64, lanes: i64 => I64,
            bq: i64 => I64, s: *mut f32 => Ptr, next: *const Next => Ptr);
@@ -198,7 +196,7 @@ Table {
 
     /// `acc[lane][dv] = acc[lane][dv] * alpha[lane] + sum_key v[key][dv] * p[key][lane]`; without the product
     /// if `alpha` is null. With `mask`, a masked key contributes nothing even where V is not finite.
-    /// `v` holds the address of each key's row. Asks for the rows `next`, unless that is null.
+    /// `v` holds addresses as `k` does. Asks for the rows `next`, unless that is null.
     pv: fn(p: *const f32 => Ptr, v: *const *const f32 => Ptr, keys: i64 => I64, dv: i64 => I64, lanes: i64 => I64,
            bq: i64 => I64, mask: *const u64 => Ptr, alpha: *const f32 => Ptr, acc: *mut f32 => Ptr, next: *const Next => Ptr);
 

@@ -155,12 +155,12 @@ impl Vector for __m512 {
         }
 
         fn masks(at: *const u64) -> [__m512i; 2] {
-            let masks = [_mm512_loadu_si512(at.cast()), _mm512_loadu_si512(at.add(8).cast())];
-            let upper = [_mm512_srli_epi64::<32>(masks[0]), _mm512_srli_epi64::<32>(masks[1])];
-            [masks, upper].map(|[a, b]| {
-                let a = _mm512_castsi256_si512(_mm512_cvtepi64_epi32(a));
-                _mm512_inserti64x4::<1>(a, _mm512_cvtepi64_epi32(b))
-            })
+            let (a, b) = (_mm512_loadu_si512(at.cast()), _mm512_loadu_si512(at.add(8).cast()));
+            let low = _mm512_castsi256_si512(_mm512_cvtepi64_epi32(a));
+            let low = _mm512_inserti64x4::<1>(low, _mm512_cvtepi64_epi32(b));
+            let (a, b) = (_mm512_srli_epi64::<32>(a), _mm512_srli_epi64::<32>(b));
+            let high = _mm512_castsi256_si512(_mm512_cvtepi64_epi32(a));
+            [low, _mm512_inserti64x4::<1>(high, _mm512_cvtepi64_epi32(b))]
         }
 
         fn lanes_of(masks: __m512i, key: usize) -> __mmask16 {

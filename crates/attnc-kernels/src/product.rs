@@ -3,22 +3,21 @@
 //! The one idea: queries are lanes, and a block of accumulators never leaves the registers: some keys (`qk`) or value
 //! dims (`pv`) by some vectors of queries, 6 x 2 of 16 registers and 6 x 4 of 32, so that each element that is read serves
 //! several multiply-adds and their latency is covered. Fewer vectors take more keys or dims.
-//! Inner loops run in steps of [`STEP`] without a branch: a processor does not foresee the end of a long loop. Each step asks
-//! for a few lines of the rows that come next.
+//! Each step of an inner loop asks for a line of the rows that come next.
 //!
 //! A tile's contribution is summed apart and then added to the accumulator, so that the error grows with the number of
 //! tiles and not of keys.
 //!
 //! The contract of each function is in [`crate::abi::Table`].
 
-use crate::abi::Next;
+use crate::abi::{BK, Next};
 use crate::tensor::{CACHE_LINE, ask, packed};
-use crate::vector::Vector;
+use crate::vector::{Blocks, Vector};
 
-/// Elements of a row, or keys, that an inner loop runs over before it asks for rows again, and how many of them without a
-/// branch. Code of 24 accumulators is not repeated, since a compiler then runs out of registers.
-const fn steps<V: Vector>() -> (usize, usize) {
-    if V::REGISTERS < 32 { (64, 4) } else { (16, 1) }
+/// Elements of a row, or keys, that an inner loop does without a branch. Code of 24 accumulators is not repeated, since a
+/// compiler then runs out of registers.
+const fn step<V: Vector>() -> usize {
+    if V::REGISTERS < 32 { 4 } else { 1 }
 }
 /// Value dims that are finished for all queries before the next, where few queries go at a time: whole cache lines of V's
 /// rows, few enough for them and P to share the first-level cache.
@@ -26,42 +25,42 @@ const DIM_CHUNK: usize = 48;
 /// Bytes of packed queries that a block of keys goes over: two thirds of a first-level cache.
 const QUERY_BYTES: usize = 32768;
 
-/// The rows that come next, asked for line by line.
-struct Asking {
+/// The rows that come next, asked for line by line: one line of one row in each step of an inner loop.
+#[derive(Clone, Copy)]
+pub(crate) struct Asking {
     next: Next,
-    /// The line to ask for: its row, and its first byte.
-    row: i64,
-    byte: i64,
-    /// Lines of a step.
-    lines: usize,
+    /// Steps so far.
+    done: usize,
 }
 
 impl Asking {
-    /// Spreads the rows over `steps` steps.
-    ///
     /// # Safety
-    /// `next` is null or holds `count` addresses.
+    /// `next` is null or the address of rows.
     #[inline(always)]
-    unsafe fn over(next: *const Next, steps: usize) -> Asking {
+    unsafe fn of(next: *const Next) -> Asking {
         // SAFETY: promised by the caller.
         let next = if next.is_null() { Next::NOTHING } else { unsafe { *next } };
-        let lines = next.count as usize * (next.bytes as usize).div_ceil(CACHE_LINE);
-        Asking { next, row: 0, byte: 0, lines: lines.div_ceil(steps.max(1)) }
+        Asking { next, done: 0 }
     }
 
-    /// Asks for the lines of a step; when all have been asked for, for the last row again.
+    /// What `steps` steps ask for: rows, the first of them, and where in each. When all has been asked for, rows
+    /// that are at hand, so that nothing has to be decided in a step.
     #[inline(always)]
-    fn step(&mut self) {
-        for _ in 0..self.lines {
-            // SAFETY: the row is one of those listed; without any there are no lines.
-            let at = unsafe { *self.next.rows.offset(self.row as isize) };
-            ask(at.wrapping_offset(self.byte as isize));
-            let byte = self.byte + CACHE_LINE as i64;
-            let end = byte >= self.next.bytes;
-            self.byte = if end { 0 } else { byte };
-            self.row = (self.row + i64::from(end)).min(self.next.count - 1);
-        }
+    fn steps(&mut self, steps: usize, at_hand: *const *const f32) -> (*const *const u8, usize, usize) {
+        let (first, byte) = (self.done % BK, self.done / BK * CACHE_LINE);
+        self.done += steps;
+        if byte < self.next.bytes as usize { (self.next.rows, first, byte) } else { (at_hand.cast(), 0, 0) }
     }
+}
+
+/// Asks for the line of step `step`.
+///
+/// # Safety
+/// `rows` is the address of [`BK`] addresses.
+#[inline(always)]
+unsafe fn ask_step((rows, first, byte): (*const *const u8, usize, usize), step: usize) {
+    // SAFETY: promised by the caller.
+    ask(unsafe { *rows.add((first + step) % BK) }.wrapping_add(byte));
 }
 
 /// Calls a block function for a number of vectors of queries and as many keys or dims as `$left` allows, of sizes that are
@@ -80,9 +79,9 @@ macro_rules! blocks {
         // The last two blocks are alike, since small ones leave units idle.
         let left = if $left > $most && $left < 2 * $most { $left.div_ceil(2) } else { $left };
         match left {
-            $most.. => $block::<$v, $cols, $most> $args,
-            $($n.. => $block::<$v, $cols, $n> $args,)*
-            _ => $block::<$v, $cols, 1> $args,
+            $most.. => <$v>::$block::<$cols, $most> $args,
+            $($n.. => <$v>::$block::<$cols, $n> $args,)*
+            _ => <$v>::$block::<$cols, 1> $args,
         }
     }};
 }
@@ -99,7 +98,7 @@ fn together<V: Vector>(left: usize) -> usize {
 /// As there, and for [`Vector`].
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
-pub(crate) unsafe fn qk<V: Vector>(
+pub(crate) unsafe fn qk<V: Blocks>(
     q: *const f32,
     k: *const *const f32,
     keys: i64,
@@ -111,10 +110,9 @@ pub(crate) unsafe fn qk<V: Vector>(
 ) {
     let (keys, d, lanes, bq) = (keys as usize, d as usize, lanes as usize, bq as usize);
     let vectors = lanes / V::WIDTH;
-    let steps = keys.div_ceil(6) * vectors.div_ceil(together::<V>(vectors)) * d.div_ceil(steps::<V>().0);
     // SAFETY: blocks cover keys and vectors within the sizes that the caller promised.
     unsafe {
-        let mut asking = Asking::over(next, steps);
+        let mut asking = Asking::of(next);
         let mut col = 0;
         while col < vectors {
             let cols = together::<V>(vectors - col);
@@ -124,7 +122,7 @@ pub(crate) unsafe fn qk<V: Vector>(
                 let dims = first..d.min(first + chunk);
                 let mut key = 0;
                 while key < keys {
-                    let (k, s) = (k.add(key), s.add(key * bq));
+                    let (k, s) = ((k, k.add(key)), s.add(key * bq));
                     let block = (d, dims.clone(), bq);
                     // Each key has its address in a register of its own.
                     key += blocks!(V, cols, keys - key, [6 5 4 2] [8 6 4 2] [8 6 4 2] [8 4 2], qk_block(q, k, block, s, &mut asking));
@@ -138,9 +136,9 @@ pub(crate) unsafe fn qk<V: Vector>(
 /// Adds the products of elements `dims` to the scores of `KEYS` keys and `COLS` vectors of queries, which begin with
 /// element 0. Returns `KEYS`.
 #[inline(always)]
-unsafe fn qk_block<V: Vector, const COLS: usize, const KEYS: usize>(
+pub(crate) unsafe fn qk_block<V: Vector, const COLS: usize, const KEYS: usize>(
     q: *const f32,
-    k: *const *const f32,
+    (all, k): (*const *const f32, *const *const f32),
     (d, dims, bq): (usize, core::ops::Range<usize>, usize),
     s: *mut f32,
     asking: &mut Asking,
@@ -161,21 +159,19 @@ unsafe fn qk_block<V: Vector, const COLS: usize, const KEYS: usize>(
                 }
             }
         }
-        let (line, step) = (steps::<V>().0, steps::<V>().1 + odd);
+        let ahead = asking.steps(dims.len(), all);
+        let step = step::<V>() + odd;
         let mut i = dims.start;
-        while i < dims.end {
-            asking.step();
-            let end = dims.end.min(i + line);
-            while i + step <= end {
-                for j in 0..step {
-                    add_products(&mut sum[j & odd], queries_at(q, i + j, d), rows, i + j);
-                }
-                i += step;
+        while i + step <= dims.end {
+            for j in 0..step {
+                ask_step(ahead, i + j);
+                add_products(&mut sum[j & odd], queries_at(q, i + j, d), rows, i + j);
             }
-            while step > 1 && i < end {
-                add_products(&mut sum[0], queries_at(q, i, d), rows, i);
-                i += 1;
-            }
+            i += step;
+        }
+        while step > 1 && i < dims.end {
+            add_products(&mut sum[0], queries_at(q, i, d), rows, i);
+            i += 1;
         }
         let [even, odds] = sum;
         for (key, (sum, odds)) in even.into_iter().zip(odds).enumerate() {
@@ -226,7 +222,7 @@ unsafe fn add_products<V: Vector, const COLS: usize, const KEYS: usize>(
 /// As there, and for [`Vector`].
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
-pub(crate) unsafe fn pv<V: Vector>(
+pub(crate) unsafe fn pv<V: Blocks>(
     p: *const f32,
     v: *const *const f32,
     keys: i64,
@@ -240,11 +236,10 @@ pub(crate) unsafe fn pv<V: Vector>(
 ) {
     let (keys, dv, lanes, bq) = (keys as usize, dv as usize, lanes as usize, bq as usize);
     let vectors = lanes / V::WIDTH;
-    let steps = dv.div_ceil(6) * vectors.div_ceil(together::<V>(vectors)) * keys.div_ceil(steps::<V>().0);
     let chunk = if V::REGISTERS < 32 { DIM_CHUNK } else { dv };
     // SAFETY: blocks cover dims, keys and vectors within the sizes that the caller promised.
     unsafe {
-        let mut asking = Asking::over(next, steps);
+        let mut asking = Asking::of(next);
         for first in (0..dv).step_by(chunk) {
             let end = dv.min(first + chunk);
             let mut col = 0;
@@ -272,7 +267,7 @@ pub(crate) unsafe fn pv<V: Vector>(
 
 /// Rows of values, from dim `dim` of `dv` on.
 #[derive(Clone, Copy)]
-struct Values {
+pub(crate) struct Values {
     v: *const *const f32,
     keys: usize,
     dim: usize,
@@ -282,7 +277,7 @@ struct Values {
 /// `DIMS` dims of `COLS` vectors of queries: `acc = acc * alpha + sum over keys`. With masks, does nothing if the sums are
 /// not numbers, since a masked value must not be multiplied then, not even by zero. Returns `DIMS`, and whether it is done.
 #[inline(always)]
-unsafe fn pv_block<V: Vector, const COLS: usize, const DIMS: usize>(
+pub(crate) unsafe fn pv_block<V: Vector, const COLS: usize, const DIMS: usize>(
     p: *const f32,
     of: Values,
     bq: usize,
@@ -295,21 +290,19 @@ unsafe fn pv_block<V: Vector, const COLS: usize, const DIMS: usize>(
     // accumulator.
     unsafe {
         let mut sum = [[V::set(0.0); COLS]; DIMS];
-        let (line, step) = steps::<V>();
+        let ahead = asking.steps(of.keys, of.v);
+        let step = step::<V>();
         let mut key = 0;
-        while key < of.keys {
-            asking.step();
-            let end = of.keys.min(key + line);
-            while key + step <= end {
-                for j in 0..step {
-                    add_values(&mut sum, p.add((key + j) * bq), (*of.v.add(key + j)).add(of.dim));
-                }
-                key += step;
+        while key + step <= of.keys {
+            for j in 0..step {
+                ask_step(ahead, key + j);
+                add_values(&mut sum, p.add((key + j) * bq), (*of.v.add(key + j)).add(of.dim));
             }
-            while step > 1 && key < end {
-                add_values(&mut sum, p.add(key * bq), (*of.v.add(key)).add(of.dim));
-                key += 1;
-            }
+            key += step;
+        }
+        while step > 1 && key < of.keys {
+            add_values(&mut sum, p.add(key * bq), (*of.v.add(key)).add(of.dim));
+            key += 1;
         }
         if !mask.is_null() {
             // One NaN is enough. Infinities of both signs may look like one, which costs time alone.

@@ -9,7 +9,7 @@
 use core::ptr::null;
 
 use crate::abi::LANE_STEP;
-use crate::vector::Vector;
+use crate::vector::{Blocks, Vector};
 
 /// Keys of a run.
 const RUN: usize = 16;
@@ -58,7 +58,7 @@ pub(crate) unsafe fn exp_nonpositive<V: Vector>(x: V, lanes: Option<V::Lanes>) -
 /// As there, and for [`Vector`].
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
-pub(crate) unsafe fn softmax<V: Vector>(
+pub(crate) unsafe fn softmax<V: Blocks>(
     s: *mut f32,
     keys: i64,
     lanes: i64,
@@ -78,13 +78,13 @@ pub(crate) unsafe fn softmax<V: Vector>(
             let panels = (lanes - lane) / LANE_STEP;
             let vectors = LANE_STEP / V::WIDTH;
             let (done, more) = match (vectors, mask.is_null()) {
-                (2, true) => (1, columns::<V, false, 2>(s, keys, bq, null(), m, l, alpha)),
-                (2, false) => (1, columns::<V, true, 2>(s, keys, bq, mask.add(lane), m, l, alpha)),
-                (_, true) if panels >= 4 => (4, columns::<V, false, 4>(s, keys, bq, null(), m, l, alpha)),
-                (_, true) if panels >= 2 => (2, columns::<V, false, 2>(s, keys, bq, null(), m, l, alpha)),
-                (_, true) => (1, columns::<V, false, 1>(s, keys, bq, null(), m, l, alpha)),
-                (_, false) if panels >= 2 => (2, columns::<V, true, 2>(s, keys, bq, mask.add(lane), m, l, alpha)),
-                (_, false) => (1, columns::<V, true, 1>(s, keys, bq, mask.add(lane), m, l, alpha)),
+                (2, true) => (1, V::columns::<false, 2>(s, keys, bq, null(), m, l, alpha)),
+                (2, false) => (1, V::columns::<true, 2>(s, keys, bq, mask.add(lane), m, l, alpha)),
+                (_, true) if panels >= 4 => (4, V::columns::<false, 4>(s, keys, bq, null(), m, l, alpha)),
+                (_, true) if panels >= 2 => (2, V::columns::<false, 2>(s, keys, bq, null(), m, l, alpha)),
+                (_, true) => (1, V::columns::<false, 1>(s, keys, bq, null(), m, l, alpha)),
+                (_, false) if panels >= 2 => (2, V::columns::<true, 2>(s, keys, bq, mask.add(lane), m, l, alpha)),
+                (_, false) => (1, V::columns::<true, 1>(s, keys, bq, mask.add(lane), m, l, alpha)),
             };
             changed |= more;
             lane += done * LANE_STEP;
@@ -95,7 +95,7 @@ pub(crate) unsafe fn softmax<V: Vector>(
 
 /// [`softmax`] of `COLS` vectors of queries; whether a factor is not 1.
 #[inline(always)]
-unsafe fn columns<V: Vector, const MASKED: bool, const COLS: usize>(
+pub(crate) unsafe fn columns<V: Vector, const MASKED: bool, const COLS: usize>(
     s: *mut f32,
     keys: usize,
     bq: usize,

@@ -2,12 +2,17 @@
 //!
 //! The one idea: a kernel is written once, over [`Vector`], and becomes code in a function that enables the instruction
 //! set ([`table!`]), into which all of it is inlined. Nothing between may be a function of its own, nor a closure: it would lack
-//! the instructions.
+//! the instructions. Where code ends and another function begins is therefore said here: [`Blocks`].
 //!
 //! Every method is `unsafe` for that reason alone, unless it says more: **the machine must have the implementor's
 //! instruction set.**
 
+use core::ops::Range;
+
 use crate::abi::DType;
+use crate::product::{Asking, Values};
+#[cfg(doc)]
+use crate::{product, softmax};
 
 /// [`DType::F32`] as a parameter of methods.
 pub(crate) const F32: u32 = DType::F32 as u32;
@@ -93,6 +98,44 @@ pub(crate) trait Vector: Copy {
     unsafe fn lanes_of(masks: Self::Masks, key: usize) -> Self::Lanes;
 }
 
+/// Blocks of the kernels as functions of their own, which have the instruction set: a compiler finds registers for the
+/// accumulators of a small function, not of one that holds every block.
+///
+/// # Safety
+/// As for the functions of the same names.
+pub(crate) trait Blocks: Vector {
+    /// [`product::qk_block`].
+    unsafe fn qk_block<const COLS: usize, const KEYS: usize>(
+        q: *const f32,
+        k: (*const *const f32, *const *const f32),
+        of: (usize, Range<usize>, usize),
+        s: *mut f32,
+        asking: &mut Asking,
+    ) -> usize;
+
+    /// [`product::pv_block`].
+    unsafe fn pv_block<const COLS: usize, const DIMS: usize>(
+        p: *const f32,
+        of: Values,
+        bq: usize,
+        mask: *const u64,
+        alpha: *const f32,
+        acc: *mut f32,
+        asking: &mut Asking,
+    ) -> (usize, bool);
+
+    /// [`softmax::columns`].
+    unsafe fn columns<const MASKED: bool, const COLS: usize>(
+        s: *mut f32,
+        keys: usize,
+        bq: usize,
+        mask: *const u64,
+        m: *mut f32,
+        l: *mut f32,
+        alpha: *mut f32,
+    ) -> bool;
+}
+
 /// Implements methods of [`Vector`] by instructions.
 macro_rules! instructions {
     ($($(#[$attribute:meta])* fn $name:ident $(<const $t:ident: u32>)? ($($arg:ident $(: $ty:ty)?),*) $(-> $ret:ty)? $body:block)*) => {
@@ -129,6 +172,19 @@ macro_rules! table {
             keep: $crate::select::$select::keep,
             reduce: $crate::select::$select::reduce,
         };
+
+        impl $crate::vector::Blocks for $vector {
+            $crate::vector::blocks! { $features, $vector,
+                fn qk_block<COLS: usize, KEYS: usize>(q: *const f32, k: (*const *const f32, *const *const f32),
+                    of: (usize, core::ops::Range<usize>, usize), s: *mut f32,
+                    asking: &mut $crate::product::Asking) -> usize, product;
+                fn pv_block<COLS: usize, DIMS: usize>(p: *const f32, of: $crate::product::Values, bq: usize,
+                    mask: *const u64, alpha: *const f32, acc: *mut f32,
+                    asking: &mut $crate::product::Asking) -> (usize, bool), product;
+                fn columns<MASKED: bool, COLS: usize>(s: *mut f32, keys: usize, bq: usize, mask: *const u64,
+                    m: *mut f32, l: *mut f32, alpha: *mut f32) -> bool, softmax;
+            }
+        }
 
         $crate::vector::entries! { $features, $vector,
             fn pack_q(src: *const u8, dtype: i64, row_stride: i64, col_stride: i64, index: *const u32, rows: i64, bq: i64,
@@ -173,3 +229,24 @@ macro_rules! entries {
     };
 }
 pub(crate) use entries;
+
+/// Methods of [`Blocks`], each a generic function for a vector in one that has the instruction set.
+macro_rules! blocks {
+    ($features:literal, $vector:ty, $(
+        fn $name:ident<$a:ident: $a_ty:ty, $b:ident: $b_ty:ty>($($arg:ident: $ty:ty),*) -> $ret:ty, $module:ident;
+    )*) => {
+        $(
+            unsafe fn $name<const $a: $a_ty, const $b: $b_ty>($($arg: $ty),*) -> $ret {
+                #[target_feature(enable = $features)]
+                #[inline(never)]
+                unsafe fn with_features<const $a: $a_ty, const $b: $b_ty>($($arg: $ty),*) -> $ret {
+                    // SAFETY: as the caller promised; this function has the instruction set.
+                    unsafe { $crate::$module::$name::<$vector, $a, $b>($($arg),*) }
+                }
+                // SAFETY: the caller promises the instruction set and what the function asks for.
+                unsafe { with_features::<$a, $b>($($arg),*) }
+            }
+        )*
+    };
+}
+pub(crate) use blocks;

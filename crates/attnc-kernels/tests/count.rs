@@ -1,8 +1,9 @@
 //! Counting tables count whole tiles; the others count nothing.
 
+use std::array::from_fn;
 use std::ptr::{null, null_mut};
 
-use attnc_kernels::abi::{Ahead, DType, FEW, Table};
+use attnc_kernels::abi::{Ahead, BK, DType, FEW, Table};
 use attnc_kernels::{Isa, count};
 
 #[test]
@@ -11,8 +12,8 @@ fn products_are_counted() {
     let (keys, d, dv, lanes, bq) = (37_usize, 20_usize, 7_usize, 32_usize, 48_usize);
     let (q, k) = (vec![0.0_f32; d * bq], vec![0.0_f32; keys * d]);
     let (v, mut acc, mut s) = (vec![0.0_f32; keys * dv], vec![0.0_f32; dv * bq], vec![0.0_f32; keys * bq]);
-    let rows = |x: &[f32], dim: usize| x.chunks(dim).map(<[f32]>::as_ptr).collect::<Vec<_>>();
-    let (k_rows, v_rows) = (rows(&k, d), rows(&v, dv));
+    let row = |x: &[f32], dim: usize, i: usize| x[i.min(keys - 1) * dim..].as_ptr();
+    let (k_rows, v_rows): ([_; BK], [_; BK]) = (from_fn(|i| row(&k, d, i)), from_fn(|i| row(&v, dv, i)));
     let mut expected = 0;
     for (isa, _) in Isa::available() {
         for (counts, table) in [(false, Table::of(isa)), (true, Table::counting(isa))] {

@@ -44,6 +44,12 @@ fn assert_close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {
     }
 }
 
+/// Addresses of rows, and so many more of the last that there are [`BK`].
+fn addresses(x: &[f32], stride: usize) -> [*const f32; BK] {
+    let rows: Vec<*const f32> = x.chunks(stride).map(<[f32]>::as_ptr).collect();
+    std::array::from_fn(|i| rows[i.min(rows.len() - 1)])
+}
+
 fn lane_counts(bq: usize) -> impl Iterator<Item = usize> {
     (LANE_STEP..=bq).step_by(LANE_STEP)
 }
@@ -57,14 +63,14 @@ fn qk_is_the_matrix_product() {
                 let lanes = if keys % 2 == 0 { bq } else { LANE_STEP };
                 let stride = d + keys % 3;
                 let (queries, k) = (random.reals(bq * d), random.reals(keys * stride));
-                let rows: Vec<*const f32> = k.chunks(stride).map(<[f32]>::as_ptr).collect();
+                let rows = addresses(&k, stride);
                 for table in tables() {
                     let (mut q, mut s) = (vec![CANARY; d * bq], vec![CANARY; keys * bq]);
                     // SAFETY: the buffers have these sizes.
                     unsafe {
                         let (d, bq) = (d as i64, bq as i64);
                         (table.pack_q)(queries.as_ptr().cast(), 0, 4 * d, 4, null(), bq, bq, d, 1.0, q.as_mut_ptr());
-                        let next = Next { rows: rows.as_ptr().cast(), count: keys as i64, bytes: 4 * d };
+                        let next = Next { rows: rows.as_ptr().cast(), bytes: 4 * d };
                         let next = if keys.is_multiple_of(5) { null() } else { &raw const next };
                         (table.qk)(q.as_ptr(), rows.as_ptr(), keys as i64, d, lanes as i64, bq, s.as_mut_ptr(), next);
                     }
@@ -259,8 +265,8 @@ impl Pv {
         alpha: Option<&[f32]>,
         acc: &mut [f32],
     ) {
-        let rows: Vec<*const f32> = v.chunks(self.stride).map(<[f32]>::as_ptr).collect();
-        let next = Next { rows: rows.as_ptr().cast(), count: rows.len() as i64, bytes: 4 * self.dv as i64 };
+        let rows = addresses(v, self.stride);
+        let next = Next { rows: rows.as_ptr().cast(), bytes: 4 * self.dv as i64 };
         // SAFETY: the slices have the sizes of `self`.
         unsafe {
             (table.pv)(
@@ -444,7 +450,18 @@ fn pack_q_scales_gathers_and_zeroes_the_rest() {
                                 unit[i] = 1.0;
                                 let (bq, d) = (bq as i64, d as i64);
                                 // SAFETY: one key of `d` elements.
-                                unsafe { (table.qk)(q.as_ptr(), &unit.as_ptr(), 1, d, bq, bq, s.as_mut_ptr(), null()) };
+                                unsafe {
+                                    (table.qk)(
+                                        q.as_ptr(),
+                                        addresses(&unit, d as usize).as_ptr(),
+                                        1,
+                                        d,
+                                        bq,
+                                        bq,
+                                        s.as_mut_ptr(),
+                                        null(),
+                                    )
+                                };
                                 unit[i] = 0.0;
                                 for (lane, &s) in s.iter().enumerate() {
                                     let row = index.map_or(lane, |index| index.get(lane).map_or(0, |&i| i as usize));

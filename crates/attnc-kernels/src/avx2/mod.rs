@@ -153,7 +153,9 @@ impl Vector for __m256 {
             // The shuffles work in halves of 128 bits.
             let low = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
             let high = _mm256_castps_pd(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
-            [low, high].map(|words| _mm256_castpd_si256(_mm256_permute4x64_pd::<0b11_01_10_00>(words)))
+            let (low, high) =
+                (_mm256_permute4x64_pd::<0b11_01_10_00>(low), _mm256_permute4x64_pd::<0b11_01_10_00>(high));
+            [_mm256_castpd_si256(low), _mm256_castpd_si256(high)]
         }
 
         fn lanes_of(masks: __m256i, key: usize) -> __m256 {
