@@ -346,9 +346,16 @@ impl Program {
     /// a merge, or queries of its own.
     #[must_use]
     pub fn is_dynamic(&self, attention: usize) -> bool {
-        let needs = crate::prepare::needs(self, &[attention]);
         let a = &self.attentions[attention];
-        !needs.levels.is_empty() || !needs.selects.is_empty() || a.merge.is_some() || a.pooled.is_some()
+        if a.merge.is_some() || a.pooled.is_some() {
+            return true;
+        }
+        // Most programs have neither.
+        if self.levels.is_empty() && self.selects.is_empty() {
+            return false;
+        }
+        let needs = crate::prepare::needs(self, &[attention]);
+        !needs.levels.is_empty() || !needs.selects.is_empty()
     }
 
     /// A level.
