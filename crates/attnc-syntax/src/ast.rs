@@ -36,7 +36,6 @@ pub struct Item {
 
 /// Kinds of items.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "a file holds few items")]
 pub enum ItemKind {
     /// `import band, sinks from "std"`
     Import {

@@ -212,10 +212,11 @@ impl<'s> Cutter<'s, '_> {
         if last == Some(Token::Dot) && token.is_keyword() {
             return Token::Ident(&self.source[lexeme.start as usize..lexeme.end as usize]);
         }
-        if last.is_none() && matches!(next, Some(next) if next.is_name()) {
-            if let Some(token) = defined(token) {
-                return token;
-            }
+        if last.is_none()
+            && next.is_some_and(Token::is_name)
+            && let Some(token) = defined(token)
+        {
+            return token;
         }
         let complete = last.is_some_and(Token::ends_operand);
         let word = match token {

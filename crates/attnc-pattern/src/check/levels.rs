@@ -340,8 +340,8 @@ impl<'a> Checker<'a> {
                     level.last_q = self.exprs.substitute(parent.last_q, |_, v| (v == Var::Slot).then_some(final_one));
                 }
                 let first = self.exprs.mul(slot, b);
-                let begin = self.first_of(&parent, first);
-                let end = self.first_of(&parent, next);
+                let begin = self.first_of(parent, first);
+                let end = self.first_of(parent, next);
                 level.len = self.exprs.sub(end, begin);
             }
             (Partition::Blocks(size), None) => {

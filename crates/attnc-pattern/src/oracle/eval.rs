@@ -64,7 +64,7 @@ impl<'a> Evaluator<'a> {
             self.compute(1);
         } else if point.k != old.k {
             self.compute(2);
-        } else if point.score != old.score || point.slot != old.slot || point.channel != old.channel {
+        } else if point.score != old.score || point.slot != old.slot {
             self.compute(3);
         }
         self.cell(root).map_err(|fault| self.explain(fault))
@@ -167,7 +167,7 @@ impl<'a> Evaluator<'a> {
             Var::Class => env.residue(),
             Var::Given(extent) => env.given(extent),
             Var::Branch => env.branch,
-            Var::Channel => self.point.channel?,
+            Var::Channel => self.point.slot?,
             Var::Parts(map) => env.parts(map),
             Var::Loop(_) | Var::QLo | Var::QHi => return None,
         };

@@ -11,10 +11,8 @@ pub struct Point {
     pub k: Option<i64>,
     /// The score being modified.
     pub score: Option<f64>,
-    /// Number of the null slot, or of a slot of a level.
+    /// Number of the null slot, of a slot of a level, or, in a gate, of a channel.
     pub slot: Option<i64>,
-    /// Channel of the output.
-    pub channel: Option<i64>,
 }
 
 impl Point {

@@ -11,9 +11,10 @@
 //! ```
 
 use super::attend::{Head, OracleError, View, read, select};
+use super::field::{Candidate, Field, field};
 use super::level::size;
 use super::refine::refined;
-use super::select::{Candidate, Field, field, rank};
+use super::select::rank;
 use crate::env::{DrawTable, Env};
 use crate::expr::SelectId;
 use crate::prepare::needs;

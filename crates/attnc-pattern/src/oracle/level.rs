@@ -27,14 +27,13 @@ pub(super) fn size(program: &Program, env: &Env<'_>, e: ExprId) -> Result<i64, E
     Ok(i64::try_from(Evaluator::new(program, env, &[e]).int(e, Point::default())?).unwrap_or(0).max(0))
 }
 
+/// The slot of each position of a launch, if it has one.
+pub(super) type Slots = Vec<Option<i64>>;
+
 /// The slot of each query, and of each key, of a launch; `None` outside of the level.
-pub(super) fn slots_of(
-    program: &Program,
-    env: &Env<'_>,
-    id: LevelId,
-) -> Result<(Vec<Option<i64>>, Vec<Option<i64>>), EvalError> {
+pub(super) fn slots_of(program: &Program, env: &Env<'_>, id: LevelId) -> Result<(Slots, Slots), EvalError> {
     let level = program.level(id);
-    let of = |query: bool| -> Result<Vec<Option<i64>>, EvalError> {
+    let of = |query: bool| -> Result<Slots, EvalError> {
         let (slot, inside) = match query {
             true => (level.slot_q, level.inside.map(|i| i.0)),
             false => (level.slot_k, level.inside.map(|i| i.1)),

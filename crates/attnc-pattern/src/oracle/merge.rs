@@ -32,7 +32,7 @@ impl HeadOf<'_> {
                     let mut evaluator = Evaluator::new(self.program, self.env, &[gate]);
                     let q = |row: usize| self.env.q_start + row as i64;
                     add(&mut sum, &self.attend(arm)?, |row, c| {
-                        let point = Point { q: Some(q(row)), channel: Some(c as i64), ..Point::default() };
+                        let point = Point { q: Some(q(row)), slot: Some(c as i64), ..Point::default() };
                         Ok(Some(evaluator.real(gate, point)?))
                     })?;
                 }

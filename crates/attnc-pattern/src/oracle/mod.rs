@@ -2,14 +2,15 @@
 //!
 //! It is plain and slow on purpose and shares nothing with the analysis or a target, so that agreement
 //! means something. [`value`] computes, [`eval`] says what an expression is worth, [`mod@entries`] whom a
-//! query attends to, [`mod@attend`] what comes out; `level`, `score`, `select` and `refine` say what depends on the
-//! data, `merge` what is made of several, and [`mod@judge`] whether another selection is as good.
+//! query attends to, [`mod@attend`] what comes out; `level`, `score`, `steps`, `field`, `select` and `refine` say
+//! what depends on the data, `merge` what is made of several, and [`mod@judge`] whether another selection is as good.
 //! Nothing here knows of row sets, tiles or targets.
 
 pub mod attend;
 pub mod entries;
 pub mod eval;
 pub mod fault;
+mod field;
 mod head;
 pub mod judge;
 mod level;
@@ -18,6 +19,7 @@ mod refine;
 mod score;
 mod select;
 mod sources;
+mod steps;
 pub mod value;
 
 pub use attend::{Head, OracleError, Output, RowFacts, View, attend, attend_given, select};

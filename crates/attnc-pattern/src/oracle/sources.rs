@@ -21,7 +21,7 @@ impl Matrix {
     }
 
     pub(super) fn rows(&self) -> usize {
-        if self.cols == 0 { 0 } else { self.data.len() / self.cols }
+        self.data.len().checked_div(self.cols).unwrap_or(0)
     }
 }
 
