@@ -15,7 +15,7 @@ mod common;
 const OUT_OF_REACH: &[(&str, &str)] = &[
     ("E0105", "the command line refuses a file of that size before it is read, with E0803"),
     ("E0610", "needs a machine that lacks a target"),
-    ("E0611", "no construct is beyond the targets there are"),
+    ("E0611", "what a target lacks is told by its own sentence, and a session shows one"),
     ("E0613", "a program builds trees, and files hold text"),
     ("E0699", "a mistake of the compiler"),
     ("E0708", "the checker proves that every expression has a value, and indices are clamped"),

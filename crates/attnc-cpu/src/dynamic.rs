@@ -16,7 +16,7 @@ use attnc_plan::Plan;
 use crate::compile::{CpuKernel, Uses};
 use crate::few::alike;
 use crate::layout::{Bound, Scratch};
-use crate::levels::{Made, Of, Sources, made_bytes, side};
+use crate::levels::{Made, Of, Sources, made_bytes, reads_all_heads, side};
 use crate::run::{Job, Launch, Marks, Memory, Part, RunError, kv_view, parallel};
 use crate::select::{Choice, Setup, Tables};
 
@@ -81,6 +81,8 @@ pub(crate) fn bytes(parts: &[Part<'_>], setups: &Setups, d: usize, dv: usize) ->
             }
             if at % heads == 0 {
                 // At most as many heads of K as of Q.
+                let all = usize::try_from(env.heads).unwrap_or(0).max(heads);
+                let heads = if reads_all_heads(plan) { all } else { heads };
                 total = total.checked_add(made_bytes(plan, env, (heads, heads), [d, dv])?)?;
             }
         }
@@ -255,13 +257,17 @@ fn sources(part: &Part<'_>, launch: &Launch<'_>, batch: usize) -> Sources {
         group: BTreeMap::new(),
         reads: BTreeMap::new(),
     };
-    for &head in part.heads {
+    // Means are over all heads, whatever attends to them.
+    let all: Vec<usize> = match reads_all_heads(part.kernel.plan()) {
+        true => (0..launch.q_heads.len()).collect(),
+        false => part.heads.to_vec(),
+    };
+    for head in all {
         let (q, kv) = (launch.q_heads[head], launch.kv_heads[head]);
         sources.reads.insert(head, (q, kv));
         sources.q.insert(q, kv_view(&launch.q, batch, q));
         sources.k.insert(kv, kv_view(&launch.k, batch, kv));
         sources.v.insert(kv, kv_view(&launch.v, batch, kv));
-        // Means are over all queries of a head of K, whatever attends to them.
         let all = launch.kv_heads.iter().zip(launch.q_heads).filter(|(k, _)| **k == kv).map(|(_, q)| *q);
         sources.group.entry(kv).or_insert_with(|| {
             let mut all: Vec<usize> = all.collect();

@@ -574,6 +574,11 @@ pub(crate) fn made_bytes(plan: &Plan, env: &Env<'_>, (q, kv): (usize, usize), di
     Some(total)
 }
 
+/// Whether selections read rows of other heads than their own.
+pub(crate) fn reads_all_heads(plan: &Plan) -> bool {
+    prepared(plan).iter().any(|(operand, _)| operand.heads != Heads::Own)
+}
+
 /// Operands of selections that are not rows as they lie.
 fn prepared(plan: &Plan) -> Vec<(Operand, Of)> {
     let dots = plan.chooses.iter().filter_map(|c| c.scored.as_ref()?.dot);

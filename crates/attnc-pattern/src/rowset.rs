@@ -14,7 +14,7 @@
 //! must attend to. `may` never misses a key and `must` never claims one too many.
 //! Nothing here knows of tile sizes, kernels or targets.
 
-use crate::expr::ExprId;
+use crate::expr::{Bin, ExprId, Exprs, Node, Var};
 
 /// A union of pieces; pieces may overlap.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -39,6 +39,27 @@ pub struct Piece {
     pub combs: Vec<Comb>,
     /// What ranges and combs do not say: a predicate over `Q` and `K`, tested key by key.
     pub filter: Option<ExprId>,
+}
+
+impl Piece {
+    /// What a variable of a loop that runs once stands for; any other expression is itself.
+    #[must_use]
+    pub fn pinned(&self, exprs: &Exprs, id: ExprId) -> ExprId {
+        let Node::Var(Var::Loop(var)) = *exprs.node(id) else { return id };
+        let once = self.loops.iter().find(|l| l.var == var && l.runs_once(exprs));
+        once.map_or(id, |l| l.lo)
+    }
+}
+
+impl Loop {
+    /// Whether it has one value: the first.
+    #[must_use]
+    pub fn runs_once(&self, exprs: &Exprs) -> bool {
+        match *exprs.node(self.hi) {
+            Node::Bin(Bin::Add, a, b) => a == self.lo && exprs.as_int(b) == Some(1),
+            _ => exprs.as_int(self.lo).zip(exprs.as_int(self.hi)).is_some_and(|(lo, hi)| lo + 1 == hi),
+        }
+    }
 }
 
 /// `for var in (lo .. hi)`, from the first value congruent to `phase` modulo `step`.

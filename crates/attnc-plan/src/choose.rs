@@ -15,7 +15,8 @@ use attnc_pattern::expr::{DrawId, ExprId, Exprs, Extent, LevelId, Node, SelectId
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError, Needs};
 use attnc_pattern::program::{
-    Among, Budget, Chooser, Derived, Index, Norm, Operand, Pool as Pooling, Program, Reduce, Rows, Select, Source, Step,
+    Among, Budget, Chooser, Derived, Index, Norm, Operand, OrderKind, Partition, Pool as Pooling, Program, Reduce,
+    Rows, Select, Source, Step,
 };
 use attnc_pattern::rowset::{RowSet, TileSet};
 use attnc_pattern::slots;
@@ -143,8 +144,15 @@ fn missing(program: &Program, needs: &Needs) -> Option<Missing> {
     }
     for &id in &needs.levels {
         let level = program.level(id);
+        // A level is made once for all heads that share its keys.
+        let by_head = match (&level.partition, level.order.map(|o| &program.order(o).kind)) {
+            (_, Some(OrderKind::Sort(by))) => program.tensor(*by).dims.len() > 1,
+            (Partition::Offsets(map), _) => program.map(*map).per_head,
+            _ => false,
+        };
         let what = match level.pool {
             Pooling::Channels(_) => "levels of some channels",
+            _ if by_head => "levels that are cut for each head apart",
             _ => continue,
         };
         return Some(Missing { what: what.to_owned(), span: level.span });

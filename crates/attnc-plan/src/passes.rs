@@ -315,14 +315,15 @@ fn chosen_apart(exprs: &Exprs, stage: &Attend) -> bool {
         Entry::Tokens { rows, .. } => Some(rows),
         Entry::Null { .. } => None,
     });
-    let bounds: Vec<ExprId> = sets.flat_map(|r| &r.pieces).flat_map(|p| [p.start, p.end]).collect();
-    exprs.reachable(&bounds).iter().any(|&id| match *exprs.node(id) {
-        Node::DrawAt(_, row, _) => match *exprs.node(row) {
-            Node::Var(Var::Q) => true,
-            Node::Bin(Bin::Div, _, unit) => exprs.as_int(unit).is_some_and(|unit| unit <= 32),
+    sets.flat_map(|r| &r.pieces).any(|piece| {
+        exprs.reachable(&[piece.start, piece.end]).iter().any(|&id| match *exprs.node(id) {
+            Node::DrawAt(_, row, _) => match *exprs.node(piece.pinned(exprs, row)) {
+                Node::Var(Var::Q) => true,
+                Node::Bin(Bin::Div, _, unit) => exprs.as_int(unit).is_some_and(|unit| unit <= 32),
+                _ => false,
+            },
             _ => false,
-        },
-        _ => false,
+        })
     })
 }
 

@@ -576,7 +576,7 @@ impl Kernel {
                         if let Some((gate, evaluator)) = evaluator.as_mut().filter(|_| by_channel || col == 0) {
                             let point = Point {
                                 q: Some(env.q_start + row as i64),
-                                channel: Some(col as i64),
+                                slot: Some(col as i64),
                                 ..Point::default()
                             };
                             weight = evaluator.real(*gate, point).map_err(|e| said(one(EnvError::from(e))))?;

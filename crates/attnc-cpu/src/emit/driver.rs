@@ -452,15 +452,16 @@ fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &Tile
     let listed = t.attend.view.is_listed();
     let mut by_row = Vec::new();
     for (i, piece) in rows.pieces.iter().enumerate() {
-        // What was chosen for the rows of a tile has no bounds: it is looked up.
-        match e.unit_of(piece) {
+        // What was chosen for listed rows, or for rows that no loop goes over, has no bounds: it is looked up.
+        let looked_up = listed || e.chosen(piece);
+        match e.unit_of(piece).filter(|_| looked_up) {
             Some(unit) => each_unit(e, t, unit, |e, r, end| {
                 let first = e.ins().get().icmp_imm_s(IntCC::Equal, r, 0);
                 let last = e.ins().get().icmp(IntCC::Equal, end, t.rows);
                 let whole = e.ins().get().band(first, last);
                 fill(e, piece, 0, &Sink::Marks(t.marks, Some(whole)));
             }),
-            None if listed || e.chosen(piece) => by_row.push(piece),
+            None if looked_up => by_row.push(piece),
             None => {
                 if let Some(tile) = tiles.pieces.get(i) {
                     mark_loops(e, t, tile, 0, None);

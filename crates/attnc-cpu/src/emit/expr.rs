@@ -540,7 +540,9 @@ impl Emitter<'_> {
     /// these choices with their rows and entries.
     fn read_by(&self, piece: &Piece) -> (Vec<Var>, Vec<(DrawId, ExprId, ExprId)>) {
         let exprs = &self.program.exprs;
-        let mut left: Vec<ExprId> = piece.loops.iter().flat_map(|l| [l.lo, l.hi, l.phase]).collect();
+        // A loop that runs once only names its value.
+        let loops = piece.loops.iter().filter(|l| !l.runs_once(exprs));
+        let mut left: Vec<ExprId> = loops.flat_map(|l| [l.lo, l.hi, l.phase]).collect();
         left.extend([piece.start, piece.end]);
         left.extend(piece.guard);
         let (mut seen, mut vars, mut choices) = (Vec::new(), Vec::new(), Vec::new());
@@ -550,11 +552,14 @@ impl Emitter<'_> {
             }
             seen.push(id);
             match *exprs.node(id) {
+                Node::Var(_) if piece.pinned(exprs, id) != id => left.push(piece.pinned(exprs, id)),
                 Node::Var(v) => vars.push(v),
                 Node::DrawAt(draw, row, entry) => {
-                    choices.push((draw, row, entry));
+                    choices.push((draw, piece.pinned(exprs, row), entry));
                     left.push(entry);
                 }
+                // Its own node is the entry of no loop.
+                Node::Un(Un::DrawCount(draw), row) => choices.push((draw, piece.pinned(exprs, row), id)),
                 _ => left.extend(exprs.operands(id)),
             }
         }
@@ -574,9 +579,13 @@ impl Emitter<'_> {
         (steady && own && *exprs.node(row) != Node::Var(Var::Q)).then_some(row)
     }
 
-    /// Whether keys of a piece are what was chosen for its query.
+    /// Whether keys of a piece are what was chosen for its query, which its tile set then has no bounds for.
     pub(super) fn chosen(&self, piece: &Piece) -> bool {
-        self.read_by(piece).1.iter().any(|&(_, row, _)| self.program.exprs.reads(row, |v| v == Var::Q))
+        let exprs = &self.program.exprs;
+        exprs.reachable(&[piece.start, piece.end]).iter().any(|&id| match *exprs.node(id) {
+            Node::DrawAt(_, row, _) => exprs.reads(row, |v| v == Var::Q),
+            _ => false,
+        })
     }
 
     /// If a loop runs over what was chosen for a row: the choice and the row.
