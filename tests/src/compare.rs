@@ -168,12 +168,7 @@ fn run_all(source: &str, case: &Case<'_>, runners: &[Runner], plans: &[PlanOptio
     let mut oracle: Option<Vec<Output>> = None;
     for (plan, &runner) in (0..plans.len()).flat_map(|plan| runners.iter().map(move |r| (plan, r))) {
         let target = runner.target();
-        let options = Options {
-            set: case.set.clone(),
-            target,
-            plan: plans[plan].clone(),
-            ..Options::default()
-        };
+        let options = Options { set: case.set.clone(), target, plan: plans[plan].clone(), ..Options::default() };
         let module = Compiler::new(options).source(source).map_err(|e| e.to_string())?;
         let name = if case.name.is_empty() {
             module.default_use("").map_err(|e| e.to_string())?
@@ -183,7 +178,9 @@ fn run_all(source: &str, case: &Case<'_>, runners: &[Runner], plans: &[PlanOptio
         let kernel = match module.kernel(&Select::named(name).layer(case.layer)) {
             Ok(kernel) => kernel,
             // The scalar table is there on every machine; a vector one is skipped where the CPU lacks it.
-            Err(e) if target != Target::Cpu(Some(Isa::Scalar)) && e.list.iter().any(|d| d.code == attnc::NO_TARGET) => continue,
+            Err(e) if target != Target::Cpu(Some(Isa::Scalar)) && e.list.iter().any(|d| d.code == attnc::NO_TARGET) => {
+                continue;
+            }
             Err(e) => return Err(e.to_string()),
         };
         let (heads, kv_heads) = kernel.heads().map_or(case.heads, |(h, g)| (h as usize, g as usize));

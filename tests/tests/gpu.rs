@@ -84,8 +84,7 @@ fn every_pattern_equals_the_oracle() {
         kernel.sizes().into_iter().enumerate().map(|(i, n)| (n, value(i))).collect()
     };
     let patterns = patterns();
-    let cases: Vec<(usize, DType)> =
-        (0..patterns.len()).flat_map(|i| [(i, DType::F32), (i, DType::F16)]).collect();
+    let cases: Vec<(usize, DType)> = (0..patterns.len()).flat_map(|i| [(i, DType::F32), (i, DType::F16)]).collect();
     let results: Vec<(usize, String)> = cases
         .par_iter()
         .map(|&(i, dtype)| {

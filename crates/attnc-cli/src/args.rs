@@ -359,7 +359,8 @@ fn target(text: &str) -> Result<Target, String> {
         let mut parts = rest.split(':');
         if parts.next() == Some("") {
             let mut parts = parts.peekable();
-            let variant = parts.peek().and_then(|part| attnc::gpu::Variant::ALL.into_iter().find(|v| v.name() == *part));
+            let variant =
+                parts.peek().and_then(|part| attnc::gpu::Variant::ALL.into_iter().find(|v| v.name() == *part));
             if variant.is_some() {
                 parts.next();
             }
@@ -663,8 +664,7 @@ fn emit(text: &str) -> Result<(Stage, Option<PathBuf>), String> {
     };
     let known: Vec<String> =
         Stage::value_variants().iter().filter_map(|s| Some(s.to_possible_value()?.get_name().to_owned())).collect();
-    let stage =
-        Stage::from_str(stage, false).map_err(|_| format!("`{stage}` is not one of {}", known.join(", ")))?;
+    let stage = Stage::from_str(stage, false).map_err(|_| format!("`{stage}` is not one of {}", known.join(", ")))?;
     Ok((stage, out))
 }
 

@@ -54,11 +54,19 @@ impl GpuError {
     #[must_use]
     pub fn help(&self) -> &'static str {
         match self {
-            GpuError::NoAdapter(_) => "`attnc targets` lists adapters and why one cannot serve; `--target cpu` runs everywhere",
-            GpuError::Device(_) => "another program may hold the GPU, or its driver may be broken; `--target cpu` runs everywhere",
-            GpuError::Shader(_) => "another variant may do, such as `--target gpu:portable`; please report it with the pattern",
+            GpuError::NoAdapter(_) => {
+                "`attnc targets` lists adapters and why one cannot serve; `--target cpu` runs everywhere"
+            }
+            GpuError::Device(_) => {
+                "another program may hold the GPU, or its driver may be broken; `--target cpu` runs everywhere"
+            }
+            GpuError::Shader(_) => {
+                "another variant may do, such as `--target gpu:portable`; please report it with the pattern"
+            }
             GpuError::OutOfMemory(_) => "use fewer tokens, heads or batch items at a time, or close other programs",
-            GpuError::Lost(_) => "the driver reset the GPU or it was removed: open it anew; a shorter launch may stay below its time limit",
+            GpuError::Lost(_) => {
+                "the driver reset the GPU or it was removed: open it anew; a shorter launch may stay below its time limit"
+            }
             GpuError::Limit(_) => "use fewer tokens, heads or batch items at a time",
             GpuError::Internal(_) => "please report it with the pattern and the sizes",
         }
@@ -179,7 +187,10 @@ impl Adapter {
             ("threads in a workgroup", u64::from(limits.max_compute_invocations_per_workgroup), 64),
             ("storage buffers of a stage", u64::from(limits.max_storage_buffers_per_shader_stage), 8),
         ];
-        least.iter().find(|(_, has, needs)| has < needs).map(|(what, has, needs)| format!("it has {has} {what}, and {needs} are needed"))
+        least
+            .iter()
+            .find(|(_, has, needs)| has < needs)
+            .map(|(what, has, needs)| format!("it has {has} {what}, and {needs} are needed"))
     }
 
     /// Why it does not run a variant, if so.

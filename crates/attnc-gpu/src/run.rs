@@ -267,7 +267,12 @@ struct Words {
 
 impl Words {
     /// Where a piece of memory begins among the words, made when first asked for.
-    fn of<T>(&mut self, data: &[T], kind: u8, make: impl FnOnce(&mut Vec<u32>) -> Result<(), LaunchError>) -> Result<i32, LaunchError> {
+    fn of<T>(
+        &mut self,
+        data: &[T],
+        kind: u8,
+        make: impl FnOnce(&mut Vec<u32>) -> Result<(), LaunchError>,
+    ) -> Result<i32, LaunchError> {
         let key = (data.as_ptr().addr(), data.len(), kind);
         if let Some(&at) = self.known.get(&key) {
             return Ok(at);
@@ -309,9 +314,9 @@ impl Words {
 
     fn bytes(&mut self, data: &[u8]) -> Result<i32, LaunchError> {
         self.of(data, 3, |words| {
-            words.extend(data.chunks(4).map(|c| {
-                c.iter().enumerate().fold(0, |word, (i, &b)| word | (u32::from(b) << (8 * i)))
-            }));
+            words.extend(
+                data.chunks(4).map(|c| c.iter().enumerate().fold(0, |word, (i, &b)| word | (u32::from(b) << (8 * i)))),
+            );
             words.extend(data.is_empty().then_some(0));
             Ok(())
         })
@@ -515,7 +520,11 @@ fn windows(gpu: &Gpu, shape: &Shape, spec: &Spec, places: &[Place], several: boo
     let bytes = |pitch: usize, element: Element| (pitch * element.size()) as u64;
     let q_row = bytes(spec.pitch(), spec.input);
     let k_row = q_row.max(bytes(spec.value_pitch(), spec.input));
-    let o_row = bytes(spec.value_pitch(), spec.output).max(4).max(if several { (spec.value_pitch() * 4 + 16) as u64 } else { 0 });
+    let o_row = bytes(spec.value_pitch(), spec.output).max(4).max(if several {
+        (spec.value_pitch() * 4 + 16) as u64
+    } else {
+        0
+    });
     let mut windows: Vec<Window> = Vec::new();
     for (job, place) in places.iter().enumerate() {
         let own = [
@@ -613,7 +622,8 @@ fn job_rows(
                                 let View::Walk(id) = stage.view else {
                                     return Err(LaunchError::Data("a walk without an order".to_owned()));
                                 };
-                                let walk = order::walk(program, id, env).map_err(|e| LaunchError::Data(e.to_string()))?;
+                                let walk =
+                                    order::walk(program, id, env).map_err(|e| LaunchError::Data(e.to_string()))?;
                                 // Not kept by address: the list is gone after this.
                                 let at = words.words.len() as i32;
                                 words.words.extend(&walk);
@@ -624,8 +634,8 @@ fn job_rows(
                     }
                     field => value(program, env, field, words)?,
                 };
-                let value = i32::try_from(value)
-                    .map_err(|_| LaunchError::Data(format!("{value} does not fit 32 bits")))?;
+                let value =
+                    i32::try_from(value).map_err(|_| LaunchError::Data(format!("{value} does not fit 32 bits")))?;
                 rows.push(value as u32);
             }
         }
@@ -695,7 +705,9 @@ fn value(program: &Program, env: &Env<'_>, field: Field, words: &mut Words) -> R
 fn buffer(gpu: &Gpu, bytes: u64, usage: wgpu::BufferUsages, what: &str) -> Result<wgpu::Buffer, LaunchError> {
     if bytes > gpu.limits.max_buffer_size {
         let most = gpu.limits.max_buffer_size;
-        return Err(LaunchError::Gpu(GpuError::Limit(format!("buffers of more than {most} bytes; {what} would take {bytes}"))));
+        return Err(LaunchError::Gpu(GpuError::Limit(format!(
+            "buffers of more than {most} bytes; {what} would take {bytes}"
+        ))));
     }
     let desc = wgpu::BufferDescriptor { label: Some("attnc"), size: bytes.max(16), usage, mapped_at_creation: false };
     Ok(gpu.scoped(GpuError::Internal, what, || gpu.device.create_buffer(&desc))?)
@@ -778,7 +790,9 @@ impl Session {
             None => Variant::Portable,
         };
         let spec = Spec { variant, input: shape.input, output: shape.output, d: shape.d, dv: shape.dv };
-        let input = |read, heads, rows, dim, pitch, what| upload(gpu, read, [shape.batch, heads, rows], (dim, pitch, shape.input), what);
+        let input = |read, heads, rows, dim, pitch, what| {
+            upload(gpu, read, [shape.batch, heads, rows], (dim, pitch, shape.input), what)
+        };
         let q = input(q, shape.q_heads, shape.n_q, shape.d, spec.pitch(), "Q")?;
         let k = input(k, shape.kv_heads, shape.n_k, shape.d, spec.pitch(), "K")?;
         let v = input(v, shape.kv_heads, shape.n_k, shape.dv, spec.value_pitch(), "V")?;
@@ -813,18 +827,17 @@ impl Session {
                         count: 2,
                     })
                 })?;
-                let resolved = buffer(
-                    gpu,
-                    16,
-                    wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                    "timestamps",
-                )?;
+                let resolved =
+                    buffer(gpu, 16, wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC, "timestamps")?;
                 (Some((set, resolved)), Some((buffer(gpu, 16, usage, "timestamps")?, tick)))
             }
             None => (None, None),
         };
         let results = if read {
-            Some([buffer(gpu, self.out.size(), usage, "the output")?, buffer(gpu, self.lse.size(), usage, "the log-sum-exp")?])
+            Some([
+                buffer(gpu, self.out.size(), usage, "the output")?,
+                buffer(gpu, self.lse.size(), usage, "the log-sum-exp")?,
+            ])
         } else {
             None
         };

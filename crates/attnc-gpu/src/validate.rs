@@ -18,9 +18,8 @@ pub fn validate(text: &str, variant: Variant) -> Result<(), String> {
         capabilities |= Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP_BARRIER;
     }
     let options = naga::front::wgsl::Options { capabilities, ..naga::front::wgsl::Options::new() };
-    let module = naga::front::wgsl::Frontend::new_with_options(options)
-        .parse(text)
-        .map_err(|e| e.emit_to_string(text))?;
+    let module =
+        naga::front::wgsl::Frontend::new_with_options(options).parse(text).map_err(|e| e.emit_to_string(text))?;
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)

@@ -133,9 +133,7 @@ impl Kernel {
 
     fn variant(&self, gpu: &Gpu, layout: &Layout) -> Result<Variant, Diagnostics> {
         let Some((_, kernel)) = self.shaders().next() else { return Ok(Variant::Portable) };
-        kernel
-            .variant(gpu, element(layout.input), [layout.q[3], layout.value_dim])
-            .map_err(|e| self.launch_failed(&e))
+        kernel.variant(gpu, element(layout.input), [layout.q[3], layout.value_dim]).map_err(|e| self.launch_failed(&e))
     }
 
     /// Prepares a launch on buffers of the host: [`Launch::encode`] then writes it into a command encoder of the host.
@@ -235,8 +233,7 @@ impl Session {
         let Problem { q, k, v, out, .. } = problem;
         kernel.check_shapes(problem)?;
         let input = if q.dtype() == k.dtype() && k.dtype() == v.dtype() { q.dtype() } else { DType::F32 };
-        let layout =
-            Layout { q: q.shape(), k: k.shape(), value_dim: v.shape()[3], input, output: out.dtype() };
+        let layout = Layout { q: q.shape(), k: k.shape(), value_dim: v.shape()[3], input, output: out.dtype() };
         let read_q = |at: [usize; 3], bytes: &mut [u8]| q.row_as(at, input, bytes);
         let read_k = |at: [usize; 3], bytes: &mut [u8]| k.row_as(at, input, bytes);
         let read_v = |at: [usize; 3], bytes: &mut [u8]| v.row_as(at, input, bytes);
@@ -310,7 +307,10 @@ impl Pending {
             for head in 0..heads {
                 for row in 0..rows_here {
                     let at = (item * heads + head) * rows + row;
-                    problem.out.set_row([item, head, row], &results.out[at * results.row..][..dim * problem.out.dtype().size()]);
+                    problem.out.set_row(
+                        [item, head, row],
+                        &results.out[at * results.row..][..dim * problem.out.dtype().size()],
+                    );
                     if let Some(lse) = &mut problem.lse {
                         lse.set([item, head, row, 0], f64::from(results.lse[at]));
                     }

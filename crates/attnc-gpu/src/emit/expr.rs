@@ -180,7 +180,9 @@ impl<'a> Names<'a> {
                 Node::Bin(Bin::Mod, _, b) => of(b),
                 Node::Bin(Bin::Sub, ..) => false,
                 Node::Select(_, a, b) => of(a) && of(b),
-                Node::Un(Un::Abs | Un::Pow2 | Un::DocBegin | Un::DocEnd | Un::OrderIndex(_) | Un::CsrBegin(_), _) => true,
+                Node::Un(Un::Abs | Un::Pow2 | Un::DocBegin | Un::DocEnd | Un::OrderIndex(_) | Un::CsrBegin(_), _) => {
+                    true
+                }
                 _ => false,
             };
             self.nonnegative.insert(e, known);

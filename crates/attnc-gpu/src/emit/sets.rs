@@ -41,7 +41,11 @@ impl Search {
             l.span.is_none() && !program.exprs.reachable(&[l.lo, l.hi]).iter().any(stored)
         };
         let drawn = |p: &TilePiece| {
-            program.exprs.reachable(&[p.start, p.end]).iter().any(|e| matches!(program.exprs.node(*e), Node::DrawAt(..)))
+            program
+                .exprs
+                .reachable(&[p.start, p.end])
+                .iter()
+                .any(|e| matches!(program.exprs.node(*e), Node::DrawAt(..)))
         };
         let closed = !matches!(view, View::Walk(_))
             && tiles.pieces.iter().all(|p| p.loops.is_empty() || (p.loops.iter().all(counts) && !drawn(p)));
@@ -100,7 +104,8 @@ pub(crate) fn next(names: &mut Names<'_>, n: usize, tiles: &TileSet) -> String {
 /// is no other piece.
 fn must_of(piece: &TilePiece, alone: bool) -> Option<(ExprId, ExprId, Option<ExprId>)> {
     let must = piece.must.as_ref()?;
-    let one_phase = alone && piece.loops.is_empty() && piece.combs.len() == 1 && piece.combs[0].phase_lo == piece.combs[0].phase_hi;
+    let one_phase =
+        alone && piece.loops.is_empty() && piece.combs.len() == 1 && piece.combs[0].phase_lo == piece.combs[0].phase_hi;
     (piece.combs.is_empty() || one_phase).then_some((must.start, must.end, must.guard))
 }
 
