@@ -142,6 +142,15 @@ pub fn gpu() -> &'static Result<Gpu, String> {
     GPU.get_or_init(|| gpu::adapter(None, None).and_then(|adapter| adapter.open()).map_err(|e| e.to_string()))
 }
 
+/// Whether this machine has a GPU; a test that is skipped without one says why.
+#[allow(clippy::print_stderr, reason = "a test that did not run must say so")]
+pub fn has_gpu() -> bool {
+    if let Err(why) = gpu() {
+        eprintln!("skipped: {why}");
+    }
+    gpu().is_ok()
+}
+
 /// Compares every instruction set with the oracle, with every plan of `plans`.
 ///
 /// # Errors

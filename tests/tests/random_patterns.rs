@@ -1,7 +1,7 @@
 //! Random patterns, odd sizes, every target against the oracle with every optional pass, with none and with some. What fails shrinks to a pattern that a person can read.
 
 use attnc::DType;
-use attnc_tests::compare::{Case, against_oracle, against_oracle_on_gpu, gpu};
+use attnc_tests::compare::{Case, against_oracle, against_oracle_on_gpu, has_gpu};
 use attnc_tests::generate::{Forms, Set, set};
 use proptest::prelude::*;
 
@@ -17,17 +17,6 @@ fn config() -> ProptestConfig {
 /// Shaders take a driver longer than kernels take us.
 fn few() -> ProptestConfig {
     ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() }
-}
-
-/// Whether this machine has a GPU; says why not otherwise.
-fn has_gpu() -> bool {
-    match gpu() {
-        Ok(_) => true,
-        Err(why) => {
-            eprintln!("skipped: {why}");
-            false
-        }
-    }
 }
 
 proptest! {

@@ -250,6 +250,8 @@ fn check(name: &str, expected: &Expected<'_>, dir: &Path, wrong: &mut Vec<String
         _ => Command::new(attnc),
     };
     command.args(&expected.args).current_dir(dir).env("NO_COLOR", "1");
+    // Mesa's software Vulkan asks for it on standard error.
+    command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"));
     command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("attnc runs");

@@ -182,34 +182,16 @@ fn grow(t: &mut String, logit: &str, vb: usize) {
 /// all reads are under way together. Rows beyond the chunk's keys repeat the last one, and are 0 among the values: their
 /// weights are 0.
 fn stage(maker: &Maker<'_>) -> (String, String) {
-    let (mut t, mut stores, mut follow, mut listed) = (String::new(), String::new(), String::new(), String::new());
-    let _ = write!(follow, "      let row_step = u32(stride);\n      let chunk_row = u32(key_row(first_key));\n");
+    let (mut t, mut stores) = (String::new(), String::new());
     let tensors = [("k", "key", maker.spec.pitch() / 4), ("v", "value", maker.spec.value_pitch() / 4)];
     for (letter, tensor, vectors) in tensors {
-        if THREADS.is_multiple_of(vectors) {
-            let _ = writeln!(
-                follow,
-                "      let {letter}_first = (chunk_row + thread / {vectors}u * row_step) * {vectors}u + thread % {vectors}u;"
-            );
-        }
         let all = maker.chunk * vectors;
         for i in 0..all.div_ceil(THREADS) {
             let at = format!("(thread + {}u)", i * THREADS);
             let (slot, column) = (format!("({at} / {vectors}u)"), format!("{at} % {vectors}u"));
-            let _ = writeln!(t, "    var {letter}{i}: vec4<f16>;");
-            // Rows that follow one another, and those that are listed.
-            let near = if THREADS.is_multiple_of(vectors) {
-                format!("read_{letter}({letter}_first + {}u * row_step)", i * THREADS / vectors * vectors)
-            } else {
-                format!(
-                    "read_{letter}((chunk_row + min({slot}, {}u) * row_step) * {vectors}u + {column})",
-                    maker.chunk - 1
-                )
-            };
-            let _ = writeln!(follow, "      {letter}{i} = {near};");
             let _ = writeln!(
-                listed,
-                "      {letter}{i} = read_{letter}(u32(key_row(keys[min({slot}, last)])) * {vectors}u + {column});"
+                t,
+                "    let {letter}{i} = read_{letter}(u32(key_row(keys[min({slot}, last)])) * {vectors}u + {column});"
             );
             let value = if letter == "v" {
                 format!("select(vec4<f16>(), {letter}{i}, {slot} <= last)")
@@ -225,8 +207,7 @@ fn stage(maker: &Maker<'_>) -> (String, String) {
             };
         }
     }
-    let reads = format!("{t}    if (in_line) {{\n{follow}    }} else {{\n{listed}    }}\n");
-    (reads, stores)
+    (t, stores)
 }
 
 /// One entry of tokens.
@@ -234,22 +215,12 @@ fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb, cb, width): (usiz
     let entry = &maker.entries[i];
     let n = entry.number;
     let (reads, stores) = stage(maker);
-    let fill = maker.fill(entry, true);
-    // Modifiers and values by key read positions of keys.
-    let list = if entry.logit || maker.keeps_keys() { "" } else { "!whole & " };
     let _ = write!(
         t,
-        "  // Entry {n}.\n  {{\n  var run_from = k_start;\n  var run_end = k_start;\n  var run_whole = false;\n  loop {{\n    \
-         var filled = CHUNK;\n    var whole = run_whole;\n    let first_key = run_from;\n    \
-         let in_line = run_end - run_from >= CHUNK;\n    if (in_line) {{\n      \
-         // The keys of a chunk in the middle of a run need not be listed, unless pairs are to be decided.\n      \
-         if ({list}(lane < CHUNK)) {{ keys[lane] = run_from + lane; }}\n      run_from += CHUNK;\n    }} else {{\n\
-         {fill}      workgroupBarrier();\n    }}\n    if (filled == 0) {{ break; }}\n    let last = u32(filled - 1);\n{reads}{stores}{set_key}    workgroupBarrier();\n",
-        set_key = match maker.keeps_keys() {
-            // Listed by the thread itself, or before a barrier.
-            true => "    if (lane < filled) { set_key(lane); }\n",
-            false => "",
-        },
+        "  // Entry {n}.\n  {{\n  var run_from = k_start;\n  var run_end = k_start;\n  var run_whole = false;\n  loop {{\n{fill}    \
+         workgroupBarrier();\n    let last = u32(filled - 1);\n{reads}{stores}{set_key}    workgroupBarrier();\n",
+        fill = maker.fill(entry),
+        set_key = if maker.keeps_keys() { "    if (lane < filled) { set_key(lane); }\n" } else { "" },
     );
     // Scores.
     for c in 0..cb {

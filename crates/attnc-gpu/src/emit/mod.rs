@@ -566,21 +566,20 @@ impl Maker<'_> {
         t.push('\n');
     }
 
-    /// Lines that fill the next chunk, `filled` keys of which `whole` says that every query has them all. The two are
-    /// variables made here, or `known` before.
-    fn fill(&self, entry: &TokenEntry, known: bool) -> String {
+    /// Lines that fill the next chunk, `filled` keys of which `whole` says that every query has them all.
+    fn fill(&self, entry: &TokenEntry) -> String {
         let n = entry.number;
         let (next, whole) = match entry.search {
             Search::Tile => (format!("next{n}(run_from)"), "run.z != 0"),
             Search::Rows => (format!("nearest{n}(run_from, lane)"), "false"),
         };
-        let (var, stop) = if known { ("", "") } else { ("var ", "    if (filled == 0) { break; }\n") };
         format!(
-            "    {var}filled = 0;\n    {var}whole = true;\n    while (filled < CHUNK) {{\n      if (run_from >= run_end) {{\n        \
+            "    var filled = 0;\n    var whole = true;\n    while (filled < CHUNK) {{\n      if (run_from >= run_end) {{\n        \
              let run = {next};\n        if (run.x >= run.y) {{ break; }}\n        run_from = run.x;\n        run_end = run.y;\n        \
              run_whole = {whole};\n      }}\n      let count = min(run_end - run_from, CHUNK - filled);\n      \
              if ((lane >= filled) & (lane < filled + count)) {{ keys[lane] = run_from + lane - filled; }}\n      \
-             whole = whole & run_whole;\n      filled += count;\n      run_from += count;\n    }}\n{stop}"
+             whole = whole & run_whole;\n      filled += count;\n      run_from += count;\n    }}\n    \
+             if (filled == 0) {{ break; }}\n"
         )
     }
 

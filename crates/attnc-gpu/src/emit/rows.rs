@@ -80,7 +80,7 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
              var part = 0.0;\n      for (var slot = 0; slot < filled; slot++) {{\n        if (logits[slot] > LEAST) {{\n          \
              let weight = exp(logits[slot] - top);\n          part += weight;\n          let at = slot * V4;\n{weigh}        }}\n      \
              }}\n      sum += part;\n    }}\n    workgroupBarrier();\n  }}\n}}\n\n",
-            fill = maker.fill(entry, false),
+            fill = maker.fill(entry),
             set_key = if maker.keeps_keys() { "    if (lane < filled) { set_key(lane); }\n" } else { "" },
             dot = each(8, d4, |c| format!("four += query[{c}] * {};", wide(format!("key_tile[at + {c}]")))),
             weigh = each(10, v4, |c| format!("acc[{c}] += weight * {};", wide(format!("value_tile[at + {c}]")))),
