@@ -5,6 +5,7 @@
 
 #![allow(non_camel_case_types, reason = "names of C")]
 #![allow(unsafe_code, reason = "pointers of C")]
+#![allow(rustdoc::broken_intra_doc_links, reason = "texts of the header: shapes in brackets are no links")]
 #![deny(improper_ctypes_definitions)]
 
 use std::ffi::{CStr, c_char, c_void};
