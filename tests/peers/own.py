@@ -1,8 +1,9 @@
 """Figures of `attnc bench` beside each other: no other system is needed.
 
     cargo build --release -p attnc-cli
-    python3 tests/peers/own.py dense | types | growth | even | decode | model  [--threads 2] [--target cpu:avx2] [--attnc BINARY]
+    python3 tests/peers/own.py counts | dense | types | growth | even | decode | model  [--threads 2] [--target cpu:avx2] [--attnc BINARY]
 
+counts  operations of every pattern of patterns/, executed over useful; nothing is run
 dense   every pattern of patterns/ beside dense attention of the same shape
 types   f16 and bf16 beside f32
 growth  eight patterns of constant row size from 65,536 to 1,048,576 tokens: time a token
@@ -42,7 +43,7 @@ PATTERNS = [
     ("neighbourhood_3d", ["--size", "video.t=18", "--size", "video.h=24", "--size", "video.w=24"]),
     ("freeswim", ["--size", "video.t=2", "--size", "video.h=45", "--size", "video.w=80"]),
     ("multi_diagonal:multi_diagonal", VIDEO), ("multi_diagonal:periodic", VIDEO),
-    ("paro:example", VIDEO), ("sparse_vdit", [*TEXT, *VIDEO]),
+    ("paro:example", VIDEO), ("sparse_vdit", [*TEXT, *VIDEO]), ("sparse_vdit:multi", [*TEXT, *VIDEO]),
 ]
 
 
@@ -66,6 +67,21 @@ def heads(pattern):
     fixed = {"models/mistral": (32, 8), "models/gemma3": (32, 16), "models/gpt_oss": (64, 8), "models/llama4": (40, 8), "masformer": (16, 16), "sparse_vdit": (48, 48)}
     h, g = fixed.get(pattern, (4, 4))
     return ["--heads", h, "--kv-heads", g]
+
+
+def counts(args):
+    """Executed over useful operations, from exact counts."""
+    for pattern, at in PATTERNS:
+        file, _, name = pattern.partition(":")
+        subject = str(ROOT / "patterns" / f"{file}.attn") + (f":{name}" if name else "")
+        command = [args.attnc, "cost", subject, "--dim", "64", "--format", "json", *map(str, at)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            print(f"{pattern:36} {' '.join(done.stderr.split())[:160]}")
+            continue
+        cost = json.loads(done.stdout)
+        density = cost["entries"] / (cost["heads"] * cost["tokens"] * cost["keys"])
+        print(f"{pattern:36} {' '.join(map(str, at)):60} density {density:.4f}  executed {cost['overhead']:6.3f} x useful", flush=True)
 
 
 def dense(args):
@@ -231,7 +247,7 @@ def measure(args, groups):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    runs = {"dense": dense, "types": types, "growth": growth, "even": even, "decode": decode, "model": model}
+    runs = {"counts": counts, "dense": dense, "types": types, "growth": growth, "even": even, "decode": decode, "model": model}
     parser.add_argument("what", choices=runs)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--target", default="cpu")

@@ -40,7 +40,7 @@ impl fmt::Display for Set {
 /// Which forms a pattern may use beside the plain ones.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Forms {
-    /// Coordinates of `grid(h, w)`.
+    /// Coordinates of `grid(h, w)`, and its orders `curve` and `columns`.
     pub grid: bool,
     /// Documents.
     pub docs: bool,
@@ -72,6 +72,19 @@ fn plain() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Sets along orders of `grid(h, w)`.
+fn along() -> impl Strategy<Value = String> {
+    let order = prop_oneof![Just("curve"), Just("columns"), Just("(columns, curve)")];
+    let set = prop_oneof![
+        (-20i64..20, 1i64..40).prop_map(|(lo, len)| format!("q - k in {lo} .. {}", lo + len)),
+        (1i64..30).prop_map(|b| format!("same block {b}")),
+        (2i64..20, -2i64..2).prop_map(|(b, lo)| format!("block {b} {{ q - k in {lo} ..= 1 }}")),
+        (0i64..60, 1i64..40).prop_map(|(lo, len)| format!("k in {lo} .. {}", lo + len)),
+        (1i64..30).prop_map(|b| format!("same block {b} & causal | q == k")),
+    ];
+    (order, set).prop_map(|(order, set)| format!("along {order} {{ {set} }}"))
+}
+
 /// Comparisons over the axes of `grid(h, w)`.
 fn grid() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -88,6 +101,9 @@ fn grid() -> impl Strategy<Value = String> {
         (-3i64..3, 1i64..5).prop_map(|(lo, len)| format!("k.w - q.w in {lo} .. {}", lo + len)),
         (0i64..5).prop_map(|c| format!("k.w == {c}")),
         (2i64..4).prop_map(|m| format!("(q.h + k.w) % {m} == 0")),
+        (-3i64..3, 1i64..9).prop_map(|(lo, len)| format!("q.w == k.w & q.h - k.h in {lo} .. {}", lo + len)),
+        Just("(q - k) % grid.w == 0".to_string()),
+        along(),
     ]
 }
 

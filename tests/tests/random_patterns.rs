@@ -27,7 +27,8 @@ proptest! {
         let sizes = vec![("grid.h".to_string(), h), ("grid.w".to_string(), w)];
         let n = (h * w) as usize;
         let case = Case { lengths: (n, n), sizes, seed, ..Case::default() };
-        against_oracle(&format!("space grid(h, w)\n\n{}", attention(&set)), &case).map_err(TestCaseError::fail)?;
+        let text = format!("space grid(h, w)\n\norder curve = hilbert(h, w)\norder columns = raster(w, h)\n\n{}", attention(&set));
+        against_oracle(&text, &case).map_err(TestCaseError::fail)?;
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub(crate) struct Uses {
     pub(crate) maps: Vec<usize>,
     pub(crate) draws: Vec<usize>,
     pub(crate) orders: Vec<usize>,
+    /// Orders whose inverse is read.
+    pub(crate) positions: Vec<usize>,
     pub(crate) docs: bool,
     /// The number of the head.
     pub(crate) head: bool,
@@ -92,6 +94,7 @@ impl Uses {
         all(&mut self.maps, other.maps);
         all(&mut self.draws, other.draws);
         all(&mut self.orders, other.orders);
+        all(&mut self.positions, other.positions);
         self.docs |= other.docs;
         self.head |= other.head;
     }

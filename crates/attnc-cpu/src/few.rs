@@ -33,7 +33,7 @@ pub(crate) fn is_few(kernel: &CpuKernel, n_q: i64) -> bool {
 /// The same of a plan.
 pub(crate) fn plan_is_few(plan: &Plan, n_q: i64) -> bool {
     let [stage] = plan.stages.as_slice() else { return false };
-    !matches!(stage.view, View::Classes(_)) && (1..=FOLD_QUERIES as i64).contains(&n_q)
+    !matches!(stage.view, View::Classes(_) | View::Ordered { .. }) && (1..=FOLD_QUERIES as i64).contains(&n_q)
 }
 
 /// Heads of a part in groups to compute together, as places in `heads`: by the KV head that they read, as many at a time
@@ -94,7 +94,7 @@ pub(crate) fn alike(a: &Env<'_>, b: &Env<'_>, uses: &Uses) -> bool {
         && uses.maps.iter().all(maps)
         && uses.tensors.iter().all(tensors)
         && uses.draws.iter().all(draws)
-        && uses.orders.iter().all(orders)
+        && uses.orders.iter().chain(&uses.positions).all(orders)
 }
 
 /// Rows of several heads as multiples of one distance.

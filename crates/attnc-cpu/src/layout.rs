@@ -27,6 +27,8 @@ pub(crate) struct Ctx {
     pub(crate) dim: i64,
     /// Residue of the class that this is, or 0.
     pub(crate) residue: i64,
+    /// What it is a residue of, or 1.
+    pub(crate) modulus: i64,
     /// As [`attnc_pattern::env::Class::given`].
     pub(crate) given: [i64; 4],
     /// Number of documents.
@@ -46,11 +48,13 @@ pub(crate) struct Ctx {
     pub(crate) v: KvView,
     /// Rows of output of this head.
     pub(crate) out: Rows<*mut u8>,
-    /// Numbers of the queries in the order of the stage, for whole tiles; or null where that is the given order. Of
-    /// folded heads, those of each lane.
+    /// Numbers of the queries in the order of the stage, for whole tiles; or null where that is the given order. In a
+    /// numbering by orders, their indices. Of folded heads, those of each lane.
     pub(crate) walk: *const u32,
-    /// Lanes of folded heads.
+    /// Lanes of folded heads; queries of the launch.
     pub(crate) lanes: i64,
+    /// Which keys of a numbering by orders the launch has, one word a tile; or null.
+    pub(crate) present: *const u64,
     /// Tiles of keys to visit.
     pub(crate) first_tile: i64,
     /// One past the last of them.
@@ -142,6 +146,10 @@ pub(crate) struct OrderRef {
     pub(crate) index: *const u32,
     /// How many, at least 1.
     pub(crate) len: i64,
+    /// Position of each index; at least one number.
+    pub(crate) position: *const u32,
+    /// How many, at least 1.
+    pub(crate) positions: i64,
 }
 
 static ZERO_I64: i64 = 0;
@@ -202,9 +210,10 @@ impl<'a> Bound<'a> {
             count: d.count as i64,
             first: d.first,
         });
-        let orders = env.orders.iter().map(|o| {
-            let (index, len) = first(o, &ZERO_U32);
-            OrderRef { index, len }
+        let orders = env.orders.iter().enumerate().map(|(i, order)| {
+            let (index, len) = first(order, &ZERO_U32);
+            let (position, positions) = first(env.positions.get(i).map_or(&[], |p| &p[..]), &ZERO_U32);
+            OrderRef { index, len, position, positions }
         });
         Bound {
             maps: maps.collect(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! VerifiedPlan --compile--> CpuKernel      (at most a millisecond; Send + Sync)
-//! [Part { kernel, heads, envs }], Launch { q, k, v, out, lse, .. } --run--> out, lse written
+//! [Part { kernel, heads, envs, .. }], Launch { q, k, v, out, lse, .. } --run--> out, lse written
 //! ```
 //!
 //! The one idea: machine code is made for what depends on the *pattern* (loops over tiles with

@@ -11,8 +11,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use attnc_kernels::abi::{DType, KvView, Support};
+use attnc_kernels::abi::{BK, DType, KvView, Support};
 use attnc_pattern::env::{Env, MapData, in_class};
+use attnc_pattern::expr::OrderId;
 use attnc_pattern::order;
 use attnc_pattern::program::MapKind;
 use attnc_plan::{MAX_LEN, View};
@@ -33,6 +34,8 @@ pub struct Part<'a> {
     /// `n_q` and `n_k` may be less than the rows of the tensors (padding); rows beyond `n_q` are written as
     /// empty, keys beyond `n_k` are not read.
     pub envs: &'a [Env<'a>],
+    /// Of a head the first tiles of queries come first, instead of the last: where those have the longest rows.
+    pub forward: bool,
 }
 
 /// Tensors of a launch and the means to run it.
@@ -56,6 +59,8 @@ pub struct Launch<'a> {
     pub workspace: &'a mut [u8],
     /// Threads to run on; `None` is the pool of the calling thread.
     pub pool: Option<&'a rayon::ThreadPool>,
+    /// Parts run one after the other instead of side by side.
+    pub apart: bool,
 }
 
 /// Why a launch was refused. Nothing has been written then.
@@ -209,6 +214,16 @@ fn between_bytes(n_q: i64, dv: usize) -> Option<usize> {
 fn scratch_size(parts: &[Part<'_>], keys: usize, d: usize, dv: usize) -> ScratchSize {
     let tiles = parts.iter().flat_map(|p| &p.kernel.plan().stages).map(|s| s.tile.q);
     let bq = tiles.max().unwrap_or(0);
+    // A numbering by orders may have keys that the launch has not.
+    let numbered = parts.iter().flat_map(|p| {
+        let plan = p.kernel.plan();
+        let orders = plan.stages.iter().filter_map(|s| match s.view {
+            View::Ordered { keys, .. } => Some(keys),
+            _ => None,
+        });
+        orders.flat_map(move |order| p.envs.iter().map(move |env| order::positions(&plan.program, order, env)))
+    });
+    let keys = numbered.fold(keys, usize::max);
     // SAFETY: a function of one number.
     let marks = unsafe { (Support::get().marks_bytes)(keys as i64) } as usize;
     ScratchSize { bq, d, dv, marks }
@@ -246,12 +261,14 @@ pub fn run(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<(), RunError> 
     find_empty_row(&jobs, &memory, launch.pool)?;
     clear(launch, &shape, &assigned, parts);
     let last = parts.iter().map(|p| p.kernel.stages()).max().unwrap_or(0);
-    for stage in 0..last {
+    let turns: Vec<Option<usize>> = if launch.apart { (0..parts.len()).map(Some).collect() } else { vec![None] };
+    for (turn, stage) in turns.into_iter().flat_map(|turn| (0..last).map(move |stage| (turn, stage))) {
         // Only jobs of one stage are cut.
         let rounds = if stage == 0 { rounds.clone() } else { std::iter::once(0..jobs.len()).collect() };
         for round in rounds {
             let jobs = &jobs[round];
-            let tasks = Tasks::new(jobs, stage, Job::tasks);
+            let of_turn = |job: &Job<'_>, stage| if turn.is_none_or(|p| job.part == p) { job.tasks(stage) } else { 0 };
+            let tasks = Tasks::new(jobs, stage, of_turn);
             tasks.each(&memory, launch.pool, |at, task, scratch, marks| jobs[at].run(stage, task, scratch, marks));
         }
     }
@@ -279,7 +296,7 @@ fn cut_jobs(jobs: &mut [Job<'_>], parts: &[Part<'_>], memory: &Memory, dv: usize
                 marks.fit(&scratch, job.ctx.n_k);
                 // A walk lists the queries of one head.
                 let mut ctx = job.ctx;
-                ctx.walk = job.walks[0].as_ref().map_or(std::ptr::null(), |w| w.as_ptr());
+                ctx.walk = job.listings[0].as_ref().map_or(std::ptr::null(), |l| l.numbers.as_ptr());
                 // SAFETY: the launch has been checked, the scratch is that of no thread yet, and has marks.
                 unsafe {
                     job.kernel.mark_touched(&ctx, &mut scratch);
@@ -419,7 +436,7 @@ fn check_env(env: &Env<'_>, kernel: &CpuKernel, shape: &Extents, head: usize) ->
 
 /// Checks the run-time data that a kernel uses.
 fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
-    let Uses { sizes, tensors, maps, draws, orders, docs, head: _ } = kernel.uses();
+    let Uses { sizes, tensors, maps, draws, orders, positions, docs, head: _ } = kernel.uses();
     let program = &kernel.plan().program;
     for &s in sizes {
         let name = &program.sizes[s].name;
@@ -472,6 +489,12 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
             return Err(format!("order `{}` is not given", program.orders[o].name));
         }
     }
+    for &o in positions {
+        // Compiled code finds the array through that of orders.
+        if env.orders.get(o).is_none() || env.positions.get(o).is_none() {
+            return Err(format!("order `{}` or its inverse is not given", program.orders[o].name));
+        }
+    }
     if *docs && (env.docs.is_empty() || !env.docs.is_sorted() || env.docs[0] != 0) {
         return Err("document offsets should ascend from 0".to_owned());
     }
@@ -482,8 +505,10 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
 struct Job<'a> {
     kernel: &'a CpuKernel,
     ctx: Ctx,
-    /// Queries in the order of each stage, where it has one of its own.
-    walks: Vec<Option<Arc<[u32]>>>,
+    /// Rows in the order of each stage, where it has one of its own.
+    listings: Vec<Option<Arc<Listing>>>,
+    /// Modulus of each stage over classes; 1 of others.
+    moduli: Vec<i64>,
     /// Where results are kept between stages, if there are several.
     between: Option<Between>,
     /// The heads, if there are several.
@@ -496,6 +521,85 @@ struct Job<'a> {
     batch: usize,
     /// The first head.
     head: usize,
+    /// As [`Part::forward`].
+    forward: bool,
+}
+
+/// Rows in the order of a stage.
+#[derive(Debug)]
+struct Listing {
+    /// What each lane is to compiled code, the number of its query or its index in a numbering by orders; filled up to
+    /// whole tiles with the last.
+    numbers: Arc<[u32]>,
+    /// Row of each lane.
+    rows: Arc<[u32]>,
+    keys: Option<Keys>,
+}
+
+/// Keys and queries of a numbering by orders.
+#[derive(Debug)]
+struct Keys {
+    /// Row of each index; 0 where there is none.
+    rows: Box<[u32]>,
+    /// Which indices have rows, one word for each tile; `None` if all have.
+    present: Option<Box<[u64]>>,
+    /// Indices that queries may have.
+    queries: i64,
+}
+
+impl Listing {
+    /// Queries as they come in an order, keys as given.
+    fn walk(kernel: &CpuKernel, env: &Env<'_>, order: OrderId, tile: usize) -> Result<Listing, String> {
+        let walk = order::walk(&kernel.plan().program, order, env).map_err(|e| e.to_string())?;
+        let numbers = filled(walk, tile);
+        Ok(Listing { rows: numbers.clone(), numbers, keys: None })
+    }
+
+    /// Queries and keys by their indices in two orders.
+    fn ordered(
+        kernel: &CpuKernel,
+        env: &Env<'_>,
+        (queries, keys): (OrderId, OrderId),
+        tile: usize,
+    ) -> Result<Listing, String> {
+        let ranked = |order: OrderId, start, len| {
+            let program = &kernel.plan().program;
+            let index = order::of(program, order, env).map_err(|e| e.to_string())?;
+            let wrong =
+                || format!("order `{}` should give each position an index of its own", program.order(order).name);
+            Ok::<_, String>((order::ranked(&index, start, len).ok_or_else(wrong)?, index.len()))
+        };
+        let (of_queries, queries) = ranked(queries, env.q_start, env.n_q)?;
+        let (of_keys, keys) = ranked(keys, env.k_start, env.n_k)?;
+        let (mut rows, mut present) = (vec![0; keys].into_boxed_slice(), vec![0_u64; keys.div_ceil(BK)]);
+        for &(at, row) in &of_keys {
+            rows[at as usize] = row;
+            present[at as usize / BK] |= 1 << (at as usize % BK);
+        }
+        let present = (of_keys.len() < keys).then(|| present.into());
+        let (numbers, lanes) = of_queries.into_iter().unzip();
+        let keys = Some(Keys { rows, present, queries: queries as i64 });
+        Ok(Listing { numbers: filled(numbers, tile), rows: filled(lanes, tile), keys })
+    }
+
+    /// Makes the context of a launch that of the listed rows.
+    fn apply(&self, ctx: &mut Ctx) {
+        let rows = self.rows.as_ptr();
+        ctx.walk = self.numbers.as_ptr();
+        (ctx.q.index, ctx.out.index, ctx.from.index, ctx.lse_index) = (rows, rows, rows, rows);
+        if let Some(keys) = &self.keys {
+            (ctx.q_start, ctx.n_q) = (0, keys.queries);
+            (ctx.k_start, ctx.n_k) = (0, keys.rows.len() as i64);
+            (ctx.k.rows, ctx.v.rows) = (keys.rows.as_ptr(), keys.rows.as_ptr());
+            ctx.present = keys.present.as_ref().map_or(std::ptr::null(), |p| p.as_ptr());
+        }
+    }
+}
+
+/// Fills a list up to whole tiles with the last element.
+fn filled(mut list: Vec<u32>, tile: usize) -> Arc<[u32]> {
+    list.resize(list.len().next_multiple_of(tile), list.last().copied().unwrap_or(0));
+    list.into()
 }
 
 /// Results that later stages go on from.
@@ -545,7 +649,9 @@ impl Job<'_> {
         let cuts = self.cuts.as_ref();
         let (mut ctx, tile) = self.task(stage, if cuts.is_some() { 0 } else { task });
         // Not every class is as long as the longest.
-        if tile * self.kernel.plan().stages[stage].tile.q as i64 >= ctx.n_q {
+        if matches!(self.view(stage), Some(View::Classes(_)))
+            && tile * self.kernel.plan().stages[stage].tile.q as i64 >= ctx.n_q
+        {
             return;
         }
         let whole = ctx;
@@ -571,8 +677,11 @@ impl Job<'_> {
         let Some(attend) = self.kernel.plan().stages.get(stage) else { return 0 };
         let n_q = self.ctx.n_q as usize;
         match attend.view {
-            View::Given | View::Walk(_) => n_q.div_ceil(attend.tile.q),
-            View::Classes(modulus) => n_q.min(modulus as usize) * self.tiles_of_class(modulus, attend.tile.q),
+            View::Given | View::Walk(_) | View::Ordered { .. } => n_q.div_ceil(attend.tile.q),
+            View::Classes(_) => {
+                let modulus = self.moduli[stage];
+                n_q.min(modulus as usize) * self.tiles_of_class(modulus, attend.tile.q)
+            }
         }
     }
 
@@ -595,11 +704,13 @@ impl Job<'_> {
         }
         let mut tile = task;
         match self.view(stage) {
-            Some(View::Walk(_)) if self.fold.is_none() => {
-                let walk = self.walks[stage].as_ref().map_or(std::ptr::null(), |w| w.as_ptr());
-                (ctx.walk, ctx.q.index, ctx.out.index, ctx.from.index, ctx.lse_index) = (walk, walk, walk, walk, walk);
+            Some(View::Walk(_) | View::Ordered { .. }) if self.fold.is_none() => {
+                if let Some(listing) = &self.listings[stage] {
+                    listing.apply(&mut ctx);
+                }
             }
-            Some(View::Classes(modulus)) => {
+            Some(View::Classes(_)) => {
+                let modulus = self.moduli[stage];
                 let tiles = self.tiles_of_class(modulus, self.kernel.plan().stages[stage].tile.q);
                 tile = task % tiles;
                 ctx.keep_class(modulus, (task / tiles) as i64);
@@ -617,7 +728,7 @@ impl Ctx {
         let first_key = (residue - self.k_start).rem_euclid(modulus);
         (self.q_start, self.n_q) = in_class(self.q_start, self.n_q, modulus, residue);
         (self.k_start, self.n_k) = in_class(self.k_start, self.n_k, modulus, residue);
-        self.residue = residue;
+        (self.residue, self.modulus) = (residue, modulus);
         fn stride<P>(rows: &mut Rows<P>, base: P, modulus: i64) {
             rows.base = base;
             rows.row_stride *= modulus;
@@ -659,19 +770,26 @@ fn jobs<'a>(
                 let at = batch * part.heads.len() + i;
                 let env = &part.envs[at];
                 let ctx = context(part.kernel, env, &bounds[at], launch, (batch, head));
-                // Heads of one part and one length walk alike.
-                let known = jobs.last().filter(|j| {
-                    let same = std::ptr::eq(j.kernel, part.kernel);
-                    same && (j.ctx.n_q, j.ctx.q_start, j.ctx.n_k) == (env.n_q, env.q_start, env.n_k)
-                });
-                let walks = match known {
-                    Some(job) => job.walks.clone(),
-                    None => walks(part.kernel, env).map_err(|what| RunError::Env { batch, head, what })?,
+                // Heads of one part and one length walk alike, and those of the same orders are numbered alike.
+                let listings_of = |jobs: &[Job<'a>], at: usize, head| {
+                    let env = &part.envs[at];
+                    let known = jobs.last().filter(|j| {
+                        let before = &part.envs[if j.part == number { j.env } else { at }];
+                        let places = |e: &Env<'_>| (e.n_q, e.q_start, e.n_k, e.k_start);
+                        j.part == number && places(before) == places(env) && same_orders(part.kernel, before, env)
+                    });
+                    match known {
+                        Some(job) => Ok(job.listings.clone()),
+                        None => listings(part.kernel, env).map_err(|what| RunError::Env { batch, head, what }),
+                    }
                 };
-                let job = |head, ctx, walks, env| Job {
+                let of_first = listings_of(&jobs, at, head)?;
+                let moduli = moduli(part.kernel, env).map_err(|what| RunError::Env { batch, head, what })?;
+                let job = |head, ctx, listings, env| Job {
                     kernel: part.kernel,
                     ctx,
-                    walks,
+                    listings,
+                    moduli: moduli.clone(),
                     between: None,
                     fold: None,
                     cuts: None,
@@ -679,16 +797,18 @@ fn jobs<'a>(
                     env,
                     batch,
                     head,
+                    forward: part.forward,
                 };
                 let heads: Vec<usize> = group.iter().map(|&i| part.heads[i]).collect();
-                if let Some((fold, ctx)) = fold(part.kernel, ctx, &walks, launch, (batch, &heads)) {
-                    jobs.push(Job { fold: Some(fold), ..job(head, ctx, walks, at) });
+                if let Some((fold, ctx)) = fold(part.kernel, ctx, &of_first, launch, (batch, &heads)) {
+                    jobs.push(Job { fold: Some(fold), ..job(head, ctx, of_first, at) });
                     continue;
                 }
                 for i in group {
                     let (at, head) = (batch * part.heads.len() + i, part.heads[i]);
                     let ctx = context(part.kernel, &part.envs[at], &bounds[at], launch, (batch, head));
-                    jobs.push(job(head, ctx, walks.clone(), at));
+                    let listings = listings_of(&jobs, at, head)?;
+                    jobs.push(job(head, ctx, listings, at));
                 }
             }
         }
@@ -701,7 +821,7 @@ fn jobs<'a>(
 fn fold(
     kernel: &CpuKernel,
     mut ctx: Ctx,
-    walks: &[Option<Arc<[u32]>>],
+    listings: &[Option<Arc<Listing>>],
     launch: &mut Launch<'_>,
     (batch, heads): (usize, &[usize]),
 ) -> Option<(Fold, Ctx)> {
@@ -710,7 +830,7 @@ fn fold(
     }
     let n_q = ctx.n_q as usize;
     let given: Vec<u32> = (0..n_q as u32).collect();
-    let walk = walks.first()?.as_ref().map_or(given.as_slice(), |walk| &walk[..n_q]);
+    let walk = listings.first()?.as_ref().map_or(given.as_slice(), |l| &l.numbers[..n_q]);
     let q_heads: Vec<usize> = heads.iter().map(|&h| launch.q_heads[h]).collect();
     let (q, out, lse) = (&launch.q, &launch.out, launch.lse.as_ref());
     let outputs = (&out.layout, lse.map(|t| &t.layout), heads);
@@ -721,15 +841,40 @@ fn fold(
     Some((fold, ctx))
 }
 
-/// Queries in the order of each stage, filled up to whole tiles with the last.
-fn walks(kernel: &CpuKernel, env: &Env<'_>) -> Result<Vec<Option<Arc<[u32]>>>, String> {
-    let walk = |s: &attnc_plan::Attend| {
-        let View::Walk(id) = s.view else { return Ok(None) };
-        let mut walk = order::walk(&kernel.plan().program, id, env).map_err(|e| e.to_string())?;
-        walk.resize(walk.len().next_multiple_of(s.tile.q), walk.last().copied().unwrap_or(0));
-        Ok(Some(walk.into()))
+/// Rows in the order of each stage.
+fn listings(kernel: &CpuKernel, env: &Env<'_>) -> Result<Vec<Option<Arc<Listing>>>, String> {
+    let listing = |s: &attnc_plan::Attend| {
+        let listing = match s.view {
+            View::Given | View::Classes(_) => return Ok(None),
+            View::Walk(order) => Listing::walk(kernel, env, order, s.tile.q)?,
+            View::Ordered { queries, keys } => Listing::ordered(kernel, env, (queries, keys), s.tile.q)?,
+        };
+        Ok(Some(Arc::new(listing)))
     };
-    kernel.plan().stages.iter().map(walk).collect()
+    kernel.plan().stages.iter().map(listing).collect()
+}
+
+/// The modulus of each stage.
+fn moduli(kernel: &CpuKernel, env: &Env<'_>) -> Result<Vec<i64>, String> {
+    let plan = kernel.plan();
+    let modulus = |s: &attnc_plan::Attend| match s.view {
+        View::Classes(modulus) => attnc_plan::modulus_of(&plan.program, modulus, env).map_err(|e| e.to_string()),
+        View::Given | View::Walk(_) | View::Ordered { .. } => Ok(1),
+    };
+    plan.stages.iter().map(modulus).collect()
+}
+
+/// Whether stages of a kernel number alike in two environments of the same lengths.
+fn same_orders(kernel: &CpuKernel, a: &Env<'_>, b: &Env<'_>) -> bool {
+    let same = |o: OrderId| match (a.orders.get(o.0 as usize), b.orders.get(o.0 as usize)) {
+        (Some(x), Some(y)) => Arc::ptr_eq(x, y),
+        // Orders that only a schedule knows depend on sizes alone.
+        (x, y) => x.is_none() && y.is_none(),
+    };
+    kernel.plan().stages.iter().all(|s| match s.view {
+        View::Ordered { queries, keys } => same(queries) && same(keys),
+        View::Given | View::Classes(_) | View::Walk(_) => true,
+    })
 }
 
 fn context(
@@ -770,9 +915,11 @@ fn context(
         step: env.step,
         dim: env.dim,
         residue: 0,
+        modulus: 1,
         given: [env.q_start, env.k_start, env.n_q, env.n_k],
         walk: std::ptr::null(),
         lanes: env.n_q,
+        present: std::ptr::null(),
         first_tile: 0,
         end_tile: i64::MAX,
         nulls: 1,
@@ -882,13 +1029,15 @@ impl<'a> Tasks<'a> {
                 if i >= self.total {
                     return;
                 }
-                // The last tiles of a causal pattern are the longest: they come first.
+                // The longest come first: of a causal pattern, the last tiles.
                 let i = self.total - 1 - i;
                 let at = self.before.partition_point(|&b| b <= i) - 1;
                 let job = &self.jobs[at];
+                let end = self.before.get(at + 1).copied().unwrap_or(self.total);
+                let number = if job.forward { end - 1 - i } else { i - self.before[at] };
                 let size = ScratchSize { bq: job.kernel.plan().stages[self.stage].tile.q, ..memory.size };
                 let Some(mut scratch) = Scratch::cut(base, size) else { return };
-                task(at, i - self.before[at], &mut scratch, &mut marks);
+                task(at, number, &mut scratch, &mut marks);
             }
         };
         let threads = threads_of(pool).min(memory.slots()).min(self.total);
@@ -929,9 +1078,13 @@ fn find_empty_row(jobs: &[Job<'_>], memory: &Memory, pool: Option<&rayon::Thread
     let before: Vec<usize> = before.collect();
     let least = AtomicUsize::new(usize::MAX);
     tasks.each(memory, pool, |at, task, scratch, marks| {
-        marks.fit(scratch, jobs[at].ctx.n_k);
+        let mut ctx = jobs[at].ctx;
+        if let Some(listing) = jobs[at].listings[0].as_ref().filter(|l| l.keys.is_some()) {
+            listing.apply(&mut ctx);
+        }
+        marks.fit(scratch, ctx.n_k);
         // SAFETY: as for `drive`; nothing but the scratch is written.
-        if let Some(row) = unsafe { jobs[at].kernel.empty_row(&jobs[at].ctx, scratch, task as i64) } {
+        if let Some(row) = unsafe { jobs[at].kernel.empty_row(&ctx, scratch, task as i64) } {
             least.fetch_min(before[at] + row, Ordering::Relaxed);
         }
     });

@@ -255,9 +255,10 @@ fn ahead(view: &KvView, first: i64, count: i64) -> Ahead {
 /// # Safety
 /// As for the stages.
 unsafe fn few_rows(kernels: &Table, view: &KvView, chunk: &Chunk, scratch: &Scratch) -> (*const u8, i64, i64) {
-    let (of, first) = of_chunk(view, chunk);
+    let mut numbers = [0; BK];
     // SAFETY: promised by the caller.
     unsafe {
+        let (of, first) = of_chunk(view, chunk, &mut numbers);
         match of.spaced(first as usize, chunk.count as usize) {
             Some((at, stride)) => (at, i64::from(view.dtype), stride),
             None => {
@@ -268,9 +269,17 @@ unsafe fn few_rows(kernels: &Table, view: &KvView, chunk: &Chunk, scratch: &Scra
     }
 }
 
-/// The view of a chunk's keys, and which of its rows is the first.
-fn of_chunk(view: &KvView, chunk: &Chunk) -> (KvView, i64) {
-    if chunk.first >= 0 { (*view, chunk.first) } else { (KvView { rows: chunk.keys, ..*view }, 0) }
+/// The view of a chunk's keys, and which of its rows is the first; `numbers` is where they may be listed.
+///
+/// # Safety
+/// As for the stages.
+unsafe fn of_chunk(view: &KvView, chunk: &Chunk, numbers: &mut [u32; BK]) -> (KvView, i64) {
+    if chunk.first >= 0 {
+        return (*view, chunk.first);
+    }
+    // SAFETY: promised by the caller.
+    let rows = unsafe { numbers_of(view, chunk, numbers) };
+    (KvView { rows, ..*view }, 0)
 }
 
 /// Stores the addresses of a chunk's rows, of any type.
@@ -278,9 +287,12 @@ fn of_chunk(view: &KvView, chunk: &Chunk) -> (KvView, i64) {
 /// # Safety
 /// As for the stages; `to` has room for [`BK`] addresses.
 unsafe fn addresses(view: &KvView, chunk: &Chunk, to: *mut *const u8) {
-    let (of, first) = of_chunk(view, chunk);
+    let mut numbers = [0; BK];
     // SAFETY: promised by the caller.
-    unsafe { of.addresses(first as usize, chunk.count as usize, to) }
+    unsafe {
+        let (of, first) = of_chunk(view, chunk, &mut numbers);
+        of.addresses(first as usize, chunk.count as usize, to);
+    }
 }
 
 /// Bytes of a row.
@@ -305,7 +317,8 @@ unsafe fn rows(
         if view.in_place() {
             addresses(view, chunk, to);
         } else {
-            let (of, first) = of_chunk(view, chunk);
+            let mut numbers = [0; BK];
+            let (of, first) = of_chunk(view, chunk, &mut numbers);
             (kernels.kv_tile)(&of, first, chunk.count, scratch.copy);
             let bytes = view.dim as usize * DType::F32.size();
             for key in 0..chunk.count as usize {
@@ -340,6 +353,21 @@ unsafe fn after(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch) -> Next {
             }
         }
     }
+}
+
+/// Numbers of the rows of a chunk's keys, which are places in the list of rows of a view that has one.
+///
+/// # Safety
+/// As for the stages.
+unsafe fn numbers_of(view: &KvView, chunk: &Chunk, numbers: &mut [u32; BK]) -> *const u32 {
+    if view.rows.is_null() {
+        return chunk.keys;
+    }
+    for (i, number) in numbers[..chunk.count as usize].iter_mut().enumerate() {
+        // SAFETY: keys of a chunk are below the number of listed rows.
+        *number = unsafe { *view.rows.add(*chunk.keys.add(i) as usize) };
+    }
+    numbers.as_ptr()
 }
 
 /// Offsets and columns of a compressed map.

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use attnc_kernels::Isa;
 use attnc_kernels::abi::DType;
 use attnc_pattern::env::{DrawTable, Env, MapData, TensorData};
-use attnc_pattern::expr::{Bin, Cmp, DrawId, ExprId, Exprs, MapId, Node, SizeId, TableId, TensorId, Un, Var};
-use attnc_pattern::program::{Draw, DrawScope, Empty, Map, MapKind, Program, Size};
+use attnc_pattern::expr::{Bin, Cmp, DrawId, ExprId, Exprs, MapId, Node, OrderId, SizeId, TableId, TensorId, Un, Var};
+use attnc_pattern::program::{Draw, DrawScope, Empty, Map, MapKind, Order, OrderKind, Program, Size};
 use attnc_pattern::rowset::{Comb, Loop, Must, Piece, RowSet, TileComb, TileLoop, TilePiece, TileSet};
-use attnc_plan::{Attend, Entry, Plan, Role, Tile};
+use attnc_plan::{Attend, Entry, Plan, Role, Tile, View};
 
 use crate::compile::compile_plan;
 use crate::{CompileError, CpuKernel, Launch, Options, Part, RunError, Tensor, TensorMut, run, workspace_bytes};
@@ -132,7 +132,7 @@ impl Pen {
             stages: vec![Attend {
                 role: Role::RowWalk,
                 tile: Tile { q: 64, k: 64 },
-                view: attnc_plan::View::Given,
+                view: View::Given,
                 scale,
                 score: None,
                 entries,
@@ -259,7 +259,7 @@ fn run_dense(
     let heads: Vec<usize> = (0..s.heads).collect();
     let mut out = vec![f32::NAN; s.heads * s.n_q * s.dv];
     let mut lse = vec![f32::NAN; s.heads * s.n_q];
-    let parts = [Part { kernel, heads: &heads, envs }];
+    let parts = [Part { kernel, heads: &heads, envs, forward: false }];
     let mut workspace = vec![0xa5; workspace_bytes(&parts, s.n_k, s.d, s.dv, threads)];
     let pool = pool(threads);
     let mut launch = Launch {
@@ -272,6 +272,7 @@ fn run_dense(
         kv_heads: &heads,
         workspace: &mut workspace,
         pool: Some(&pool),
+        apart: false,
     };
     run(&parts, &mut launch)?;
     Ok((out, lse))
@@ -375,6 +376,65 @@ fn two_combs_hold_together() {
 }
 
 /// A filtered piece over all keys.
+/// Place of each of 400 positions: multiples of a number without a common divisor.
+fn scattered(by: u32) -> Arc<[u32]> {
+    (0..400).map(|position| position * by % 400).collect()
+}
+
+fn inverse(order: &[u32]) -> Arc<[u32]> {
+    attnc_pattern::order::inverse(order)
+}
+
+#[test]
+fn rows_are_listed_by_the_orders_of_a_launch() {
+    let mut pen = Pen::new();
+    let (mut near, mut near_tile) = pen.window(70);
+    // Position 100 and what is before it, told by position and not by place.
+    let (k, hundred) = (pen.var(Var::K), pen.int(100));
+    let at = pen.e().un(Un::OrderPosition(OrderId(1)), k);
+    near.filter = Some(pen.e().le(hundred, at));
+    near_tile.must = None;
+    let everything = pen.window(3);
+    for name in ["of queries", "of keys"] {
+        let kind = OrderKind::Sort(TensorId(0));
+        pen.program.orders.push(Order { name: name.to_owned(), segment: None, kind, span: Default::default() });
+    }
+    let mut plan = one(&mut pen, vec![(near, near_tile), everything], None);
+    plan.stages[0].view = View::Ordered { queries: OrderId(0), keys: OrderId(1) };
+    let (of_queries, of_keys) = (scattered(7), scattered(3));
+    let member = |_: i64, q: i64, k: i64| {
+        let apart = i64::from(of_queries[q as usize]) - i64::from(of_keys[k as usize]);
+        usize::from((0..70).contains(&apart) && k >= 100 || (0..3).contains(&apart))
+    };
+    let orders = vec![of_queries.clone(), of_keys.clone()];
+    let positions: Vec<Arc<[u32]>> = orders.iter().map(|o| inverse(o)).collect();
+    let whole = Shape { d: 16, dv: 8, heads: 2, ..Shape::square(400) };
+    let some = Shape { n_q: 130, n_k: 290, q_start: 250, k_start: 60, ..whole };
+    let few = Shape { n_q: 3, n_k: 390, q_start: 9, k_start: 10, ..whole };
+    for s in [whole, some, few] {
+        let env = |h| Env { orders: orders.clone(), positions: positions.clone(), ..s.env(h) };
+        agrees(&plan, &s, &plain(&member), env);
+    }
+
+    // Orders that lie are refused before anything runs.
+    let kernel = kernel(&plan, Isa::best());
+    let s = Shape { heads: 1, ..whole };
+    let x = noise(4, 400 * 16);
+    let (twice, short): (Arc<[u32]>, Arc<[u32]>) = ((0..400).map(|i| i / 2).collect(), (0..399).collect());
+    let far: Arc<[u32]> = (0..400).map(|i| i + 1).collect();
+    for wrong in [twice, short, far] {
+        for at in 0..2 {
+            let mut env = Env { orders: orders.clone(), positions: positions.clone(), ..s.env(0) };
+            env.orders[at] = wrong.clone();
+            let refused = run_dense(&kernel, &s, &[env], (&x, &x, &x[..400 * 8]), 1);
+            assert!(matches!(refused, Err(RunError::Env { .. })), "{refused:?}");
+        }
+    }
+    let env = Env { orders, ..s.env(0) };
+    let refused = run_dense(&kernel, &s, &[env], (&x, &x, &x[..400 * 8]), 1);
+    assert!(matches!(refused, Err(RunError::Env { .. })), "{refused:?}");
+}
+
 fn filtered(pen: &mut Pen, filter: ExprId) -> (Piece, TilePiece) {
     let (mut piece, mut tile) = pen.everything();
     piece.filter = Some(filter);
@@ -995,7 +1055,7 @@ fn batches_groups_types_strides_and_padding() {
                 ..Env::default()
             })
             .collect();
-        let parts = [Part { kernel: &kernel, heads: &computed, envs: &envs }];
+        let parts = [Part { kernel: &kernel, heads: &computed, envs: &envs, forward: false }];
         let mut workspace = vec![1; workspace_bytes(&parts, n, d, dv, 2)];
         let threads = pool(2);
         let shape_k = [batch, kv_heads, n, d];
@@ -1009,6 +1069,7 @@ fn batches_groups_types_strides_and_padding() {
             kv_heads: &kv_of,
             workspace: &mut workspace,
             pool: Some(&threads),
+            apart: false,
         };
         run(&parts, &mut launch).expect("runs");
         let out = loaded(out_type, bytes_of(&out_mem, out_len));
@@ -1078,7 +1139,7 @@ fn launches_that_do_not_fit_are_refused() {
     let attempt = |t: Tried<'_>| {
         let (mut out, mut lse, mut workspace) = (vec![7.0; 256], vec![7.0; 256], vec![0; t.workspace]);
         let result = run(
-            &[Part { kernel: &kernel, heads: t.heads, envs: t.envs }],
+            &[Part { kernel: &kernel, heads: t.heads, envs: t.envs, forward: false }],
             &mut Launch {
                 q: Tensor::of_f32(&data, t.shapes[0]).expect("fits"),
                 k: Tensor::of_f32(&data, t.shapes[1]).expect("fits"),
@@ -1089,6 +1150,7 @@ fn launches_that_do_not_fit_are_refused() {
                 kv_heads: t.kv_heads,
                 workspace: &mut workspace,
                 pool: None,
+                apart: false,
             },
         );
         if result.is_err() {

@@ -244,8 +244,10 @@ Support {
     /// 1 if every key of marked tile `tile` takes part for every query, else 0.
     marks_is_must: fn(marks: *const TileMarks => Ptr, tile: i64 => I64) -> i64 => I64;
 
-    /// Begins the windows of a query tile of `rows` queries, of `n_k` keys, up to tile `end`.
-    window_begin: fn(window: *mut Window => Ptr, rows: i64 => I64, n_k: i64 => I64, end: i64 => I64);
+    /// Begins the windows of a query tile of `rows` queries, of `n_k` keys, up to tile `end`. `present` is null, or one
+    /// word for each tile of keys, in which bit j says that key j is there; others are attended to by no query.
+    window_begin: fn(window: *mut Window => Ptr, rows: i64 => I64, n_k: i64 => I64, end: i64 => I64,
+                     present: *const u64 => Ptr);
 
     /// Begins a window of marked tiles from `from` up. Returns the tile to go on from, or -1 where no tile is marked
     /// and nothing gathered is left. Full tiles become chunks; rows of bits of the others are empty.

@@ -83,6 +83,8 @@ pub struct Window {
     end: i64,
     /// Queries of the tile.
     rows: usize,
+    /// By tile, which keys are there; null where all are.
+    present: *const u64,
 }
 
 /// Keys from the first useful one to the last.
@@ -230,6 +232,30 @@ impl Window {
         self.chunk[..self.chunks].get(at + 1)
     }
 
+    /// Which keys of a tile are there.
+    ///
+    /// # Safety
+    /// `present` is null or has a word for the tile.
+    unsafe fn present_of(&self, tile: i64) -> u64 {
+        // SAFETY: promised by the caller.
+        if self.present.is_null() { u64::MAX } else { unsafe { *self.present.offset(tile as isize) } }
+    }
+
+    /// Leaves out of the rows of bits the keys that are not there.
+    ///
+    /// # Safety
+    /// As for [`Self::present_of`], for the tiles of the window.
+    unsafe fn drop_absent(&mut self) {
+        if self.present.is_null() {
+            return;
+        }
+        for column in 0..self.partial as usize {
+            // SAFETY: promised by the caller.
+            let present = unsafe { self.present_of(self.tile[column]) };
+            self.bits[column][..self.rows].iter_mut().for_each(|row| *row &= present);
+        }
+    }
+
     /// Panels of the tile of queries.
     fn panels(&self) -> usize {
         self.rows.div_ceil(LANE_STEP)
@@ -251,13 +277,13 @@ impl Window {
 }
 
 /// Begins the windows of a query tile of `rows` queries and `n_k` keys, up to tile `end`: nothing is gathered.
-pub(crate) unsafe extern "C" fn window_begin(window: *mut Window, rows: i64, n_k: i64, end: i64) {
+pub(crate) unsafe extern "C" fn window_begin(window: *mut Window, rows: i64, n_k: i64, end: i64, present: *const u64) {
     // SAFETY: the driver gives its own window, whose fields are numbers and pointers that any bits are valid for,
     // but for `last`.
     unsafe {
         (&raw mut (*window).last).write(false);
         let w = &mut *window;
-        (w.rows, w.n_k, w.end, w.pending_count) = (rows as usize, n_k, end, 0);
+        (w.rows, w.n_k, w.end, w.pending_count, w.present) = (rows as usize, n_k, end, 0, present);
         w.pending.fill(0);
     }
 }
@@ -278,8 +304,8 @@ pub(crate) unsafe extern "C" fn window_next(window: *mut Window, marks: *const T
         }
         // A short tile at the end goes with the partial ones, so that it may be gathered as they are.
         let whole = w.n_k - tile * TILE >= TILE;
-        // SAFETY: as above.
-        if whole && unsafe { marks_is_must(marks, tile) } != 0 {
+        // SAFETY: as above; the driver gives a word for every tile.
+        if whole && unsafe { marks_is_must(marks, tile) != 0 && w.present_of(tile) == u64::MAX } {
             w.add_range(tile * TILE, BK as u32, panels, std::ptr::null());
         } else {
             w.tile[partial] = tile;
@@ -354,6 +380,8 @@ pub(crate) unsafe extern "C" fn window_comb(
 pub(crate) unsafe extern "C" fn window_chunks(window: *mut Window) -> i64 {
     // SAFETY: as in `window_next`.
     let w = unsafe { &mut *window };
+    // SAFETY: the driver gives a word for every tile.
+    unsafe { w.drop_absent() };
     if w.partial > 0 {
         #[cfg(target_arch = "x86_64")]
         if std::is_x86_feature_detected!("bmi2") {
@@ -476,6 +504,8 @@ fn flush(w: &mut Window) {
 pub(crate) unsafe extern "C" fn window_seen(window: *mut Window) {
     // SAFETY: as in `window_next`.
     let w = unsafe { &mut *window };
+    // SAFETY: the driver gives a word for every tile.
+    unsafe { w.drop_absent() };
     let full = u64::from(w.chunks > 0);
     for (lane, seen) in w.seen[..w.rows].iter_mut().enumerate() {
         *seen |= w.bits[..w.partial as usize].iter().fold(full, |any, column| any | column[lane]);

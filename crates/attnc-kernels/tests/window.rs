@@ -58,7 +58,7 @@ fn walk(rows: usize, n_k: i64, given: &[Keys], all: (i64, i64), (from, to): (i64
         for k in given {
             (support.marks_mark)(marks, k.range.0, k.range.1, 0, 0);
         }
-        (support.window_begin)(window, rows as i64, n_k, to);
+        (support.window_begin)(window, rows as i64, n_k, to, std::ptr::null());
         let mut from = from;
         loop {
             from = (support.window_next)(window, marks, from);

@@ -29,7 +29,7 @@ pub struct Env<'a> {
     pub step: i64,
     /// Dimension of queries and keys.
     pub dim: i64,
-    /// The class that lengths and starts above belong to, if they are those of one.
+    /// The class, or the numbering by orders, that lengths and starts above belong to, if they are those of one.
     pub class: Option<Class>,
     /// Values of the program's sizes, by `SizeId`.
     pub sizes: Vec<i64>,
@@ -43,13 +43,17 @@ pub struct Env<'a> {
     pub draws: Vec<DrawTable>,
     /// Index in the order of each position of the sequence, by `OrderId`; see [`crate::order`].
     pub orders: Vec<std::sync::Arc<[u32]>>,
+    /// Position that has each index, by `OrderId`: the inverse of `orders`.
+    pub positions: Vec<std::sync::Arc<[u32]>>,
 }
 
-/// The positions of one residue, as a sequence of their own. See [`Var::Class`].
+/// The positions of one residue, or all in another order, as a sequence of their own. See [`Var::Class`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Class {
-    /// The residue.
+    /// The residue; 0 for an order.
     pub residue: i64,
+    /// What it is a residue of; 1 for an order.
+    pub modulus: i64,
     /// Of the whole launch: position of the first query, of the first key, number of queries, of keys.
     pub given: [i64; 4],
 }
@@ -59,6 +63,12 @@ impl Env<'_> {
     #[must_use]
     pub fn residue(&self) -> i64 {
         self.class.map_or(0, |c| c.residue)
+    }
+
+    /// What the residue is one of; 1 without a class.
+    #[must_use]
+    pub fn modulus(&self) -> i64 {
+        self.class.map_or(1, |c| c.modulus)
     }
 
     /// A length or start of the whole launch.
@@ -73,8 +83,16 @@ impl Env<'_> {
     pub fn of_class(&self, modulus: i64, residue: i64) -> Self {
         let (q_start, n_q) = in_class(self.q_start, self.n_q, modulus, residue);
         let (k_start, n_k) = in_class(self.k_start, self.n_k, modulus, residue);
-        let class = Class { residue, given: [self.q_start, self.k_start, self.n_q, self.n_k] };
+        let class = Class { residue, modulus, given: [self.q_start, self.k_start, self.n_q, self.n_k] };
         Env { q_start, n_q, k_start, n_k, class: Some(class), ..self.clone() }
+    }
+
+    /// The environment of numbering queries and keys by their index in orders of so many positions: both begin at 0,
+    /// and an index that the launch does not have has no row.
+    #[must_use]
+    pub fn in_orders(&self, queries: i64, keys: i64) -> Self {
+        let class = Class { residue: 0, modulus: 1, given: [self.q_start, self.k_start, self.n_q, self.n_k] };
+        Env { q_start: 0, n_q: queries, k_start: 0, n_k: keys, class: Some(class), ..self.clone() }
     }
 }
 

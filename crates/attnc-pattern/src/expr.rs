@@ -103,7 +103,9 @@ pub enum Var {
     /// The residue of a class: where a schedule takes the positions of one residue modulo m as a sequence of their
     /// own, position `m * Q + Class` is query `Q` of it, and the variables above for lengths and starts are its own.
     Class,
-    /// A length or start of the whole launch, where the plain variables are those of a class.
+    /// The modulus of a class where it is known when run, at least 1.
+    Modulus,
+    /// A length or start of the whole launch, where the plain variables are those of a class or of an order.
     Given(Extent),
 }
 
@@ -157,6 +159,8 @@ pub enum Un {
     DocEnd,
     /// Index of a position in a declared order.
     OrderIndex(OrderId),
+    /// Position that has an index in a declared order: what schedules that number by index read.
+    OrderPosition(OrderId),
     /// Entry of a constant table; the index is within the table.
     Table(TableId),
     /// First entry of a row of a CSR map: `indptr[a]`, a = query row from 0; monotone.

@@ -31,27 +31,7 @@ pub fn index(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Arc<[u3
         OrderKind::Sort(by) => values(program, by, env).map_err(fail)?,
         _ => &[],
     };
-    let mut axes = Vec::new();
-    let (begin, cells) = match declared.segment.map(|s| &program.space.segments[s]) {
-        None => (0, values.len() as i64),
-        Some(segment) => {
-            let mut cells = 1_i64;
-            for &axis in &segment.axes {
-                let extent = size(program, env, program.axis(axis).extent)?;
-                cells = cells.checked_mul(extent).ok_or_else(|| fail("has more cells than can be counted".into()))?;
-                axes.push(Axis { id: axis, extent });
-            }
-            if segment.axes.is_empty() {
-                cells = size(program, env, segment.len)?;
-            }
-            (size(program, env, segment.begin)?, cells)
-        }
-    };
-    let ends = [begin.saturating_add(cells), env.q_start.saturating_add(env.n_q), env.k_start.saturating_add(env.n_k)];
-    let mut total = ends.into_iter().max().unwrap_or(0);
-    if let Some(fixed) = program.space.total {
-        total = total.max(size(program, env, fixed)?);
-    }
+    let Laid { begin, cells, axes, total } = laid(program, order, env, values.len())?;
     if total > MAX_POSITIONS {
         return Err(fail(format!("is one of {total} positions, and {MAX_POSITIONS} are possible")));
     }
@@ -80,6 +60,63 @@ pub fn index(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Arc<[u3
     Ok(index.into())
 }
 
+/// Where the cells of an order lie.
+struct Laid {
+    begin: i64,
+    cells: i64,
+    axes: Vec<Axis>,
+    /// Positions that the order gives an index.
+    total: i64,
+}
+
+/// Lays an order out; `sorted` is how many values it sorts by.
+fn laid(program: &Program, order: OrderId, env: &Env<'_>, sorted: usize) -> Result<Laid, EnvError> {
+    let declared = program.order(order);
+    let fail = |reason: String| EnvError::Order { name: declared.name.clone(), reason };
+    let mut axes = Vec::new();
+    let (begin, cells) = match declared.segment.map(|s| &program.space.segments[s]) {
+        None => (0, sorted as i64),
+        Some(segment) => {
+            let mut cells = 1_i64;
+            for &axis in &segment.axes {
+                let extent = size(program, env, program.axis(axis).extent)?;
+                cells = cells.checked_mul(extent).ok_or_else(|| fail("has more cells than can be counted".into()))?;
+                axes.push(Axis { id: axis, extent });
+            }
+            if segment.axes.is_empty() {
+                cells = size(program, env, segment.len)?;
+            }
+            (size(program, env, segment.begin)?, cells)
+        }
+    };
+    let ends = [begin.saturating_add(cells), env.q_start.saturating_add(env.n_q), env.k_start.saturating_add(env.n_k)];
+    let mut total = ends.into_iter().max().unwrap_or(0);
+    if let Some(fixed) = program.space.total {
+        total = total.max(size(program, env, fixed)?);
+    }
+    Ok(Laid { begin, cells, axes, total })
+}
+
+/// How many positions the index of an order has; 0 if it has none.
+#[must_use]
+pub fn positions(program: &Program, order: OrderId, env: &Env<'_>) -> usize {
+    match env.orders.get(order.0 as usize).filter(|known| !known.is_empty()) {
+        Some(known) => known.len(),
+        None => laid(program, order, env, 0).map_or(0, |laid| laid.total as usize),
+    }
+}
+
+/// As [`index`]: what the environment has, or made anew for an order that only a schedule knows.
+///
+/// # Errors
+/// As for [`index`].
+pub fn of(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Arc<[u32]>, EnvError> {
+    match env.orders.get(order.0 as usize).filter(|known| !known.is_empty()) {
+        Some(known) => Ok(known.clone()),
+        None => index(program, order, env),
+    }
+}
+
 /// The queries of a launch, by number within it, as they come in `order`.
 ///
 /// # Errors
@@ -96,8 +133,37 @@ pub fn walk(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Vec<u32>
     Ok(walk)
 }
 
-/// A size of the space that cannot be negative.
-pub(crate) fn size(program: &Program, env: &Env<'_>, expr: ExprId) -> Result<i64, EnvError> {
+/// The position that has each index; an index that no position has is its own.
+#[must_use]
+pub fn inverse(index: &[u32]) -> Arc<[u32]> {
+    let mut positions: Vec<u32> = (0..index.len() as u32).collect();
+    for (position, &at) in index.iter().enumerate() {
+        if let Some(slot) = positions.get_mut(at as usize) {
+            *slot = position as u32;
+        }
+    }
+    positions.into()
+}
+
+/// Positions `start .. start + len` as they come in an order: for each its index and its number from `start`,
+/// ascending by index. `None` if the order does not give each of them an index of its own.
+#[must_use]
+pub fn ranked(index: &[u32], start: i64, len: i64) -> Option<Vec<(u32, u32)>> {
+    let (start, len) = (usize::try_from(start).ok()?, usize::try_from(len).ok()?);
+    let mut number = vec![u32::MAX; index.len()];
+    for (i, &at) in index.get(start..start.checked_add(len)?)?.iter().enumerate() {
+        *number.get_mut(at as usize)? = i as u32;
+    }
+    let ranked = number.into_iter().enumerate().filter(|n| n.1 != u32::MAX).map(|(at, i)| (at as u32, i));
+    let ranked: Vec<(u32, u32)> = ranked.collect();
+    (ranked.len() == len).then_some(ranked)
+}
+
+/// A size of the launch that cannot be negative.
+///
+/// # Errors
+/// An expression without a value, or with one that is no size.
+pub fn size(program: &Program, env: &Env<'_>, expr: ExprId) -> Result<i64, EnvError> {
     let value = Evaluator::new(program, env, &[expr]).int(expr, Point::default())?;
     match i64::try_from(value) {
         Ok(v) if v >= 0 => Ok(v),
@@ -140,6 +206,7 @@ fn key_of(kind: &OrderKind, axes: &[Axis]) -> Result<Key, String> {
     let listed: Vec<AxisId> = match kind {
         OrderKind::Raster(ids) | OrderKind::Morton(ids) | OrderKind::Hilbert(ids) => ids.clone(),
         OrderKind::Tile(tiles) => tiles.iter().map(|&(id, _)| id).collect(),
+        OrderKind::Spread(tiles) => tiles.iter().map(|&(id, ..)| id).collect(),
         OrderKind::Sort(_) => vec![],
     };
     let mut places = Vec::new();
@@ -170,6 +237,20 @@ fn key_of(kind: &OrderKind, axes: &[Axis]) -> Result<Key, String> {
                 let tile = tiles.iter().map(|&(p, extent, tile)| (c[p] / tile, (extent - 1) / tile + 1));
                 let inside = tiles.iter().map(|&(p, _, tile)| (c[p] % tile, tile));
                 nested(outer.chain(tile).chain(inside))
+            }))
+        }
+        OrderKind::Spread(tiles) => {
+            if tiles.iter().any(|&(_, tile, distance)| tile < 1 || distance < 1) {
+                return Err("has a tile or a distance smaller than 1".into());
+            }
+            let tiles: Vec<_> =
+                places.iter().zip(tiles).map(|(&p, &(_, t, d))| (p, (extent(p) - 1) / d + 1, t, d)).collect();
+            Ok(Box::new(move |c| {
+                let outer = nest.iter().map(|&(p, extent)| (c[p], extent));
+                let residue = tiles.iter().map(|&(p, .., d)| (c[p] % d, d));
+                let tile = tiles.iter().map(|&(p, cells, t, d)| (c[p] / d / t, (cells - 1) / t + 1));
+                let inside = tiles.iter().map(|&(p, _, t, d)| (c[p] / d % t, t));
+                nested(outer.chain(residue).chain(tile).chain(inside))
             }))
         }
         OrderKind::Morton(_) => {

@@ -323,7 +323,7 @@ pub fn needs(program: &Program, attentions: &[usize]) -> Needs {
             match program.exprs.node(id) {
                 Node::Load(t, _) => drop(needs.tensors.insert(*t)),
                 Node::MapAt(m, ..) | Node::Un(Un::CsrBegin(m) | Un::CsrIndex(m), _) => drop(needs.maps.insert(*m)),
-                Node::Un(Un::OrderIndex(o), _) => {
+                Node::Un(Un::OrderIndex(o) | Un::OrderPosition(o), _) => {
                     needs.orders.insert(*o);
                     if let OrderKind::Sort(by) = program.order(*o).kind {
                         needs.tensors.insert(by);
@@ -501,6 +501,7 @@ pub fn prepare<'a>(
     for id in needs.orders {
         env.orders[id.0 as usize] = order::index(program, id, &env).map_err(|e| vec![e])?;
     }
+    env.positions = env.orders.iter().map(|index| order::inverse(index)).collect();
     env.draws = vec![DrawTable::default(); program.draws.len()];
     for id in needs.draws {
         let draw = program.draw(id);

@@ -7,13 +7,13 @@
 
 use attnc_pattern::analysis::{EvalError, Row, RowWalker, Rows};
 use attnc_pattern::env::Env;
-use attnc_pattern::expr::{Bin, ExprId, Node, Ty, Un, Var};
+use attnc_pattern::expr::{Bin, ExprId, Node, OrderId, Ty, Un, Var};
 use attnc_pattern::order;
 use attnc_pattern::program::{Empty, Program};
 use attnc_pattern::rowset::RowSet;
 
 use crate::model::{Term, Work};
-use crate::plan::{Attend, Entry, View};
+use crate::plan::{Attend, Entry, Tile, View};
 use crate::verify::VerifiedPlan;
 
 /// Cost of one head.
@@ -128,9 +128,7 @@ pub fn cost<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Resu
 /// # Errors
 /// As for [`cost`].
 pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Result<Counted, EvalError> {
-    let row_bytes = (shape.d_k + shape.d_v) * shape.element;
-    let mut count =
-        Count { shape, row_bytes, total: Cost::default(), of_row: None, once: Work::default(), tasks: vec![] };
+    let mut count = Count::of(shape);
     let mut stages = Vec::with_capacity(plan.stages.len());
     if plan.stages.len() > 1 {
         count.of_row = Some(vec![0; usize::try_from(env.n_q).unwrap_or(0)]);
@@ -138,18 +136,25 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
     for (i, stage) in plan.stages.iter().enumerate() {
         let sets: Vec<Set> = stage.entries.iter().filter_map(|e| Set::new(&plan.program, stage, e)).collect();
         match stage.view {
-            View::Given => count.stage::<V>(stage, &sets, env, |i| (env.q_start + i, i))?,
+            View::Given => count.stage::<V>(stage, &sets, env, env.n_q, None, |i| (env.q_start + i, i))?,
             View::Walk(order) => {
                 count.once[Term::Ordered] += env.n_q.unsigned_abs();
                 let walk =
                     order::walk(&plan.program, order, env).map_err(|e| EvalError::Missing { what: e.to_string() })?;
                 let number = |i: i64| i64::from(walk[i as usize]);
-                count.stage::<V>(stage, &sets, env, |i| (env.q_start + number(i), number(i)))?;
+                count.stage::<V>(stage, &sets, env, env.n_q, None, |i| (env.q_start + number(i), number(i)))?;
+            }
+            View::Ordered { queries, keys } => {
+                count.once[Term::Ordered] += env.n_q.unsigned_abs() + env.n_k.unsigned_abs();
+                let Ranked { rows, present, of } = Ranked::new(&plan.program, env, (queries, keys))?;
+                let query = |i: i64| (i64::from(rows[i as usize].0), i64::from(rows[i as usize].1));
+                count.stage::<V>(stage, &sets, &of, env.n_q, present.as_deref(), query)?;
             }
             View::Classes(modulus) => {
+                let modulus = modulus_of(&plan.program, modulus, env)?;
                 for first in 0..modulus.min(env.n_q) {
                     let of = env.of_class(modulus, (env.q_start + first) % modulus);
-                    count.stage::<V>(stage, &sets, &of, |i| (of.q_start + i, first + modulus * i))?;
+                    count.stage::<V>(stage, &sets, &of, of.n_q, None, |i| (of.q_start + i, first + modulus * i))?;
                 }
             }
         }
@@ -172,8 +177,78 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
         total.empty_rows += u64::from(row == 0);
     }
     total.useful_flops = 2 * (shape.d_k + shape.d_v) * total.entries;
-    total.bytes_min = (env.n_q + env.n_k) as u64 * row_bytes;
+    total.bytes_min = (env.n_q + env.n_k) as u64 * count.row_bytes;
     Ok(Counted { cost: total, once: count.once, stages })
+}
+
+/// Counts the queries of `env`, which is in the numbering of the stage, with each of several tiles: what the tasks do.
+pub(crate) fn sample<V: Visits>(
+    program: &Program,
+    stage: &Attend,
+    env: &Env<'_>,
+    tiles: &[usize],
+    shape: Shape,
+) -> Result<Vec<Work>, EvalError> {
+    let sets: Vec<Set> = stage.entries.iter().filter_map(|e| Set::new(program, stage, e)).collect();
+    let mut works = Vec::with_capacity(tiles.len());
+    for &q in tiles {
+        let mut count = Count::of(shape);
+        let tiled = Attend { tile: Tile { q, ..stage.tile }, entries: vec![], ..stage.clone() };
+        count.stage::<V>(&tiled, &sets, env, env.n_q, None, |i| (env.q_start + i, i))?;
+        let mut work = Work::default();
+        count.tasks.iter().for_each(|task| work.add(task, 1));
+        works.push(work);
+    }
+    Ok(works)
+}
+
+/// The modulus of a stage over classes.
+///
+/// # Errors
+/// An expression without a value.
+pub fn modulus_of(program: &Program, modulus: ExprId, env: &Env<'_>) -> Result<i64, EvalError> {
+    match program.exprs.as_int(modulus) {
+        Some(modulus) => Ok(modulus.max(1)),
+        None => {
+            let size = order::size(program, env, modulus).map_err(|e| EvalError::Missing { what: e.to_string() })?;
+            Ok(size.max(1))
+        }
+    }
+}
+
+/// A launch in the numbering by orders.
+struct Ranked<'a> {
+    /// Index and number of each query, ascending by index.
+    rows: Vec<(u32, u32)>,
+    /// Ranges of the indices of keys that the launch has; `None` if it has all.
+    present: Option<Vec<(i64, i64)>>,
+    of: Env<'a>,
+}
+
+impl<'a> Ranked<'a> {
+    fn new(program: &Program, env: &Env<'a>, (queries, keys): (OrderId, OrderId)) -> Result<Ranked<'a>, EvalError> {
+        let ranked = |order: OrderId, start, len| {
+            let missing = |e: String| EvalError::Missing { what: e };
+            let index = order::of(program, order, env).map_err(|e| missing(e.to_string()))?;
+            let ranked = order::ranked(&index, start, len);
+            let ranked = ranked.ok_or_else(|| missing(format!("order `{}`", program.order(order).name)))?;
+            Ok((ranked, index.len() as i64))
+        };
+        let (rows, of_queries) = ranked(queries, env.q_start, env.n_q)?;
+        let (listed, of_keys) = ranked(keys, env.k_start, env.n_k)?;
+        let present = (env.n_k < of_keys).then(|| {
+            let mut ranges: Vec<(i64, i64)> = Vec::new();
+            for (at, _) in listed {
+                let at = i64::from(at);
+                match ranges.last_mut() {
+                    Some(last) if last.1 == at => last.1 += 1,
+                    _ => ranges.push((at, at + 1)),
+                }
+            }
+            ranges
+        });
+        Ok(Ranked { rows, present, of: env.in_orders(of_queries, of_keys) })
+    }
 }
 
 /// The keys of an entry, and what finding and scoring them takes.
@@ -250,12 +325,20 @@ struct Count {
 }
 
 impl Count {
-    /// Counts the queries of `env`; `query` gives the position of the i-th and its number in the launch.
+    fn of(shape: Shape) -> Count {
+        let row_bytes = (shape.d_k + shape.d_v) * shape.element;
+        Count { shape, row_bytes, total: Cost::default(), of_row: None, once: Work::default(), tasks: vec![] }
+    }
+
+    /// Counts `n_q` queries under `env`; `query` gives the position of the i-th and its number in the launch. Of the
+    /// keys of `env` those in the ranges `present` are there.
     fn stage<V: Visits>(
         &mut self,
         stage: &Attend,
         sets: &[Set],
         env: &Env<'_>,
+        n_q: i64,
+        present: Option<&[(i64, i64)]>,
         query: impl Fn(i64) -> (i64, i64),
     ) -> Result<(), EvalError> {
         let total = &mut self.total;
@@ -271,8 +354,8 @@ impl Count {
         let mut panels: Vec<Vec<(i64, i64)>> = vec![vec![]; stage.tile.q.div_ceil(PANEL)];
         let mut row_counts = vec![0u64; bq as usize];
         let mut q0 = 0;
-        while q0 < env.n_q {
-            let rows = bq.min(env.n_q - q0);
+        while q0 < n_q {
+            let rows = bq.min(n_q - q0);
             row_counts.fill(0);
             let mut task = Work::one(Term::Tasks);
             task[Term::Rows] = rows as u64;
@@ -281,10 +364,13 @@ impl Count {
                 let mut touched = 0;
                 for r in 0..rows {
                     let row = walker.row(query(q0 + r).0)?;
-                    let count = row.count();
+                    ranges_of(row, env, bk, present, &mut ranges, &mut row_full);
+                    let count = match present {
+                        Some(_) => ranges.iter().map(|(from, to)| to.abs_diff(*from)).sum(),
+                        None => row.count(),
+                    };
                     total.entries += count;
                     row_counts[r as usize] += count;
-                    ranges_of(row, env, bk, &mut ranges, &mut row_full);
                     touched += touched_tiles(&ranges, bk);
                     if let (Some(walker), Some((_, operations))) = (tested.as_mut(), &set.tested) {
                         task[Term::Tested] += operations * walker.row(query(q0 + r).0)?.count();
@@ -308,7 +394,12 @@ impl Count {
                 let known = if listed { 0 } else { full as u64 };
                 let whole = full as u64 * (bk as usize * V::of(rows as usize).lanes()) as u64;
                 let Modifiers { vector, functions, lookups } = set.modifiers;
-                let far = if matches!(stage.view, View::Classes(_)) { Term::Strided } else { Term::Keys };
+                // Listed keys are gathered wherever they are visited.
+                let (far, gathered) = match stage.view {
+                    View::Classes(_) => (Term::Strided, gathered),
+                    View::Ordered { .. } => (Term::Gathered, 0),
+                    View::Given | View::Walk(_) => (Term::Keys, gathered),
+                };
                 for (term, count) in [
                     (Term::Products, pairs),
                     (Term::Softmax, pairs),
@@ -347,7 +438,14 @@ impl Count {
 
 /// Keys of a row, counted from the first key of the launch, and the tiles of `bk` keys that it covers. The last tile
 /// of the sequence is covered by the keys there are.
-fn ranges_of(row: &Row, env: &Env<'_>, bk: i64, ranges: &mut Vec<(i64, i64)>, full: &mut Vec<(i64, i64)>) {
+fn ranges_of(
+    row: &Row,
+    env: &Env<'_>,
+    bk: i64,
+    present: Option<&[(i64, i64)]>,
+    ranges: &mut Vec<(i64, i64)>,
+    full: &mut Vec<(i64, i64)>,
+) {
     ranges.clear();
     full.clear();
     let mut from = env.k_start;
@@ -358,6 +456,9 @@ fn ranges_of(row: &Row, env: &Env<'_>, bk: i64, ranges: &mut Vec<(i64, i64)>, fu
             Some(last) if last.1 == start => last.1 = end,
             _ => ranges.push((start, end)),
         }
+    }
+    if let Some(present) = present {
+        *ranges = intersect(ranges, present);
     }
     for &(start, end) in &*ranges {
         let covered = ((start + bk - 1) / bk, if end == env.n_k { (end - 1) / bk + 1 } else { end / bk });

@@ -10,9 +10,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod choice;
 pub mod codes;
 pub mod cost;
+pub mod layer;
 pub mod model;
+mod ordered;
 pub mod passes;
 pub mod plan;
 pub mod print;
@@ -21,7 +24,9 @@ mod reorder;
 pub mod typical;
 pub mod verify;
 
-pub use cost::{Cost, Counted, PANEL, Visited, Visits, cost, count};
+pub use choice::Machine;
+pub use cost::{Cost, Counted, PANEL, Visited, Visits, cost, count, modulus_of};
+pub use layer::LayerPlan;
 pub use passes::{Built, Options, PASSES, Pass, PlanError, build, build_each};
 pub use plan::{Attend, Entry, Plan, Role, Tile, View};
 pub use verify::{Refusal, VerifiedPlan};

@@ -1,17 +1,20 @@
 //! Passes as data, run in order, the verifier after each.
 //!
-//! The first two make the closed forms that every back end needs; the others may be switched off.
+//! `rows` and `widen` make the closed forms that every back end needs; the others may be switched off.
 //! A pass changes the schedule, never the meaning. Nothing here knows of targets.
 
 use std::sync::Arc;
 
 use attnc_pattern::analysis::{self, Note};
 use attnc_pattern::expr::ExprId;
-use attnc_pattern::program::Program;
+use attnc_pattern::program::{Empty, Program};
+use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
-use crate::plan::{Entry, Plan, Role, Tile, View};
+use crate::choice::{self, Machine};
+use crate::layer::{LayerPlan, fuse};
+use crate::plan::{Attend, Entry, Plan, Role, View};
 use crate::range;
-use crate::reorder::reorder;
+use crate::reorder::{any, reorder};
 use crate::verify::{Refusal, Stage, VerifiedPlan, check, seal};
 
 /// One pass.
@@ -23,9 +26,16 @@ pub struct Pass {
     pub about: &'static str,
     /// Back ends cannot do without it.
     pub required: bool,
-    /// What the verifier may expect after it.
-    after: Stage,
-    run: fn(&mut Plan, &Options, &mut Vec<Note>),
+    pub(crate) run: Run,
+}
+
+/// What a pass changes.
+#[derive(Clone, Copy)]
+pub(crate) enum Run {
+    /// The plan of an attention; and what the verifier may expect then.
+    Plan(fn(&mut Plan, &Options, &mut Vec<Note>), Stage),
+    /// The plan of a layer.
+    Layer(fn(&mut LayerPlan)),
 }
 
 /// All passes, in order.
@@ -34,30 +44,38 @@ pub const PASSES: &[Pass] = &[
         name: "rows",
         about: "row sets of every entry by symbolic analysis",
         required: true,
-        after: Stage::Rows,
-        run: rows,
+        run: Run::Plan(rows, Stage::Rows),
     },
     Pass {
         name: "reorder",
         about: "sets that are dense in another order run in it",
         required: false,
-        after: Stage::Rows,
-        run: reorder,
+        run: Run::Plan(reorder, Stage::Rows),
     },
     Pass {
         name: "prune",
         about: "entries that are empty for every query are left out",
         required: false,
-        after: Stage::Rows,
-        run: prune,
+        run: Run::Plan(prune, Stage::Rows),
     },
-    Pass { name: "tile", about: "tile sizes", required: true, after: Stage::Rows, run: tile },
+    Pass {
+        name: "split",
+        about: "parts that want tiles of their own become stages",
+        required: false,
+        run: Run::Plan(split, Stage::Rows),
+    },
+    Pass { name: "tile", about: "tile sizes by cost", required: false, run: Run::Plan(tile, Stage::Rows) },
     Pass {
         name: "widen",
         about: "what a tile of queries may and must attend to",
         required: true,
-        after: Stage::Tiles,
-        run: widen,
+        run: Run::Plan(widen, Stage::Tiles),
+    },
+    Pass {
+        name: "fuse",
+        about: "heads of a layer with one plan run as one launch",
+        required: false,
+        run: Run::Layer(fuse),
     },
 ];
 
@@ -68,10 +86,12 @@ pub struct Options {
     pub without: Vec<String>,
     /// Queries in a tile: 16, 32, 48 or 64. `None` lets the `tile` pass choose.
     pub tile_q: Option<usize>,
+    /// What the passes choose by; `None` leaves every stage with the largest tile.
+    pub machine: Option<Machine>,
 }
 
 impl Options {
-    fn leaves_out(&self, pass: &str) -> bool {
+    pub(crate) fn leaves_out(&self, pass: &str) -> bool {
         self.without.iter().any(|name| name == pass)
     }
 }
@@ -152,8 +172,9 @@ fn run_passes(
         if !pass.required && options.leaves_out(pass.name) {
             continue;
         }
-        (pass.run)(&mut plan, options, &mut notes);
-        if let Err(refusal) = check(&plan, pass.after) {
+        let Run::Plan(run, stage) = pass.run else { continue };
+        run(&mut plan, options, &mut notes);
+        if let Err(refusal) = check(&plan, stage) {
             return Err(PlanError::Pass { pass: pass.name, refusal, dump: plan.text() });
         }
         let pieces = pieces(&plan);
@@ -202,9 +223,70 @@ fn prune(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
     plan.stages.retain(|s| !s.entries.is_empty() || !std::mem::replace(&mut kept, true));
 }
 
+/// Keys that each query has of its own, beside keys that neighbours share, become a stage: in a large tile every lane
+/// would visit the own keys of all.
+fn split(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
+    // Rows without entries are looked for stage by stage.
+    if options.machine.is_none() || plan.empty == Some(Empty::Error) {
+        return;
+    }
+    let program = Arc::make_mut(&mut plan.program);
+    let mut stages = Vec::with_capacity(plan.stages.len());
+    for stage in plan.stages.drain(..) {
+        match parts(program, &stage) {
+            Some((shared, own)) if stage.view == View::Given => stages.extend([shared, own]),
+            _ => stages.push(stage),
+        }
+    }
+    plan.stages = stages;
+}
+
+/// A stage without the pieces of keys that are listed query by query, and one of these less the others.
+fn parts(program: &mut Program, stage: &Attend) -> Option<(Attend, Attend)> {
+    let (mut shared, mut own) = (Vec::new(), Vec::new());
+    for entry in &stage.entries {
+        let Entry::Tokens { set, rows, bias, .. } = entry else {
+            shared.push(entry.clone());
+            continue;
+        };
+        let (listed, others): (Vec<Piece>, Vec<Piece>) =
+            rows.pieces.iter().cloned().partition(|p| choice::scattered(program, p));
+        let entry = |set, pieces| {
+            let rows = RowSet { pieces };
+            Entry::Tokens { set, rows, tiles: TileSet::default(), bias: *bias }
+        };
+        if listed.is_empty() {
+            shared.push(entry(*set, others));
+            continue;
+        }
+        let exprs = &mut program.exprs;
+        let known = any(exprs, &others)?;
+        let rest = exprs.not(known);
+        let keep = |mut piece: Piece| {
+            if exprs.as_bool(rest).is_none() {
+                piece.filter = Some(exprs.and(piece.filter.into_iter().chain([rest])));
+            }
+            piece
+        };
+        let listed = listed.into_iter().map(keep).collect();
+        own.push(entry(exprs.and([*set, rest]), listed));
+        if !others.is_empty() {
+            shared.push(entry(known, others));
+        }
+    }
+    let some = |entries: &[Entry]| entries.iter().any(|e| matches!(e, Entry::Tokens { .. }));
+    let stages =
+        || (Attend { entries: shared.clone(), ..stage.clone() }, Attend { entries: own.clone(), ..stage.clone() });
+    (some(&shared) && some(&own)).then(stages)
+}
+
 fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
-    for stage in &mut plan.stages {
-        stage.tile = Tile { q: options.tile_q.unwrap_or(64), k: 64 };
+    let Plan { program, stages, .. } = plan;
+    for stage in stages {
+        let chosen = || options.machine.map(|machine| machine.tile(program, stage));
+        if let Some(q) = options.tile_q.or_else(chosen) {
+            stage.tile.q = q;
+        }
     }
 }
 

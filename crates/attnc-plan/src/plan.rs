@@ -34,11 +34,20 @@ pub enum View {
     /// As given.
     Given,
     /// Positions of one residue after the other: each is a sequence of its own, and expressions are over it
-    /// ([`attnc_pattern::expr::Var::Class`]). Rows lie a stride apart; nothing is copied.
-    Classes(i64),
+    /// ([`attnc_pattern::expr::Var::Class`]). Rows lie a stride apart; nothing is copied. The modulus is a constant or a
+    /// size of the launch, and counts as 1 if it is less.
+    Classes(ExprId),
     /// Queries in a declared order, keys as given: neighbours in the order share keys. A tile's queries are no range,
     /// so that the stage has no tile sets.
     Walk(OrderId),
+    /// By index in declared orders, and expressions are over indices ([`attnc_pattern::expr::Un::OrderPosition`] gives
+    /// the position). Rows are listed, and those of keys are gathered as they are visited.
+    Ordered {
+        /// The order that queries have.
+        queries: OrderId,
+        /// The order that keys have.
+        keys: OrderId,
+    },
 }
 
 /// How one attention is computed.

@@ -27,8 +27,15 @@ impl Plan {
             };
             let view = match s.view {
                 View::Given => "order given".to_owned(),
-                View::Classes(modulus) => format!("classes modulo {modulus}"),
+                View::Classes(modulus) => format!("classes modulo {}", expr(modulus)),
                 View::Walk(order) => format!("queries by {}", self.program.order(order).name),
+                View::Ordered { queries, keys } if queries == keys => {
+                    format!("numbered by {}", self.program.order(keys).name)
+                }
+                View::Ordered { queries, keys } => {
+                    let [queries, keys] = [queries, keys].map(|o| &self.program.order(o).name);
+                    format!("queries numbered by {queries}, keys by {keys}")
+                }
             };
             let _ = writeln!(out, "  attend {role}, tile {} x {}, {view}", s.tile.q, s.tile.k);
             let _ = writeln!(out, "    scale {}", expr(s.scale));

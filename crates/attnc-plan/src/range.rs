@@ -155,6 +155,7 @@ impl Bounds<'_> {
             Node::Int(v) => (i128::from(*v), i128::from(*v)),
             Node::Var(v) => match v {
                 Var::Loop(n) => loops.get(n).copied().unwrap_or((0, 0)),
+                Var::Modulus => (1, len),
                 _ => (0, len),
             },
             Node::Bin(op, a, b) => {

@@ -1,6 +1,6 @@
 //! The `reorder` pass: what is sparse in the given order and dense in another runs in the other.
 //!
-//! Two numberings pay on their own. Keys a multiple of m away from their query (dilated, strided, diagonals) are
+//! Sets that are written along an order run in it ([`crate::ordered`]). Two more numberings pay on their own. Keys a multiple of m away from their query (dilated, strided, diagonals) are
 //! a dense band in the *class* of positions with the query's residue: such pieces become a stage over classes,
 //! less what the other pieces hold, so that no pair counts twice. Neighbourhoods on a grid overlap most for queries
 //! of a small box: their stage *walks* queries box by box. Nothing here knows of targets or of sizes at run time.
@@ -8,10 +8,11 @@
 use std::sync::Arc;
 
 use attnc_pattern::analysis::{self, Note};
-use attnc_pattern::expr::{Cmp, ExprId, Exprs, Extent, OrderId, Var};
+use attnc_pattern::expr::{Bin, Cmp, ExprId, Exprs, Extent, Node, OrderId, Var};
 use attnc_pattern::program::{Empty, Order, OrderKind, Program};
 use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
+use crate::ordered::{along, permuted};
 use crate::passes::Options;
 use crate::plan::{Attend, Entry, Plan, Role, View};
 
@@ -21,46 +22,57 @@ pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
         return;
     }
     // Rows without entries are looked for stage by stage: a row may be empty in one of two.
-    if plan.empty != Some(Empty::Error)
-        && let Some(modulus) = modulus(&mut Arc::make_mut(&mut plan.program).exprs, stage)
-        && let Some(stages) = classes(Arc::make_mut(&mut plan.program), stage, modulus)
-    {
-        plan.stages = stages;
-    }
-    for stage in &mut plan.stages {
-        if stage.view == View::Given
-            && let Some(order) = boxes(Arc::make_mut(&mut plan.program), stage)
+    let whole = plan.empty == Some(Empty::Error);
+    let program = Arc::make_mut(&mut plan.program);
+    let mut stages = vec![stage.clone()];
+    for found in [along, permuted, classes] {
+        // What is left in the given order may be dense in the next.
+        if let Some(at) = stages.iter().position(|s| s.view == View::Given)
+            && let Some(more) = found(program, &stages[at], whole)
         {
+            stages.splice(at..=at, more);
+        }
+    }
+    for stage in stages.iter_mut().filter(|s| s.view == View::Given) {
+        if let Some(order) = boxes(program, stage) {
             stage.view = View::Walk(order);
         }
     }
+    plan.stages = stages;
 }
 
-/// The largest modulus by which a piece keeps to the query's class.
-fn modulus(exprs: &mut Exprs, stage: &Attend) -> Option<i64> {
+/// The modulus by which a piece keeps to the query's class: the largest constant, else one that is known when run.
+fn modulus(exprs: &mut Exprs, stage: &Attend) -> Option<ExprId> {
     let pieces = stage.entries.iter().flat_map(|e| match e {
         Entry::Tokens { rows, .. } => rows.pieces.as_slice(),
         Entry::Null { .. } => &[],
     });
-    pieces.filter_map(|p| class_of(exprs, p)).max()
+    let found: Vec<ExprId> = pieces.filter_map(|p| class_of(exprs, p)).collect();
+    found.iter().copied().max_by_key(|&m| exprs.as_int(m)).or_else(|| found.first().copied())
 }
 
 /// m, if a piece holds only keys that are a multiple of m away from the query.
-fn class_of(exprs: &mut Exprs, piece: &Piece) -> Option<i64> {
+fn class_of(exprs: &mut Exprs, piece: &Piece) -> Option<ExprId> {
     let [comb] = piece.combs.as_slice() else { return None };
-    let (period, width) = (exprs.as_int(comb.period)?, exprs.as_int(comb.width)?);
-    if !piece.loops.is_empty() || piece.filter.is_some() || width != 1 || period < 2 {
+    let width = exprs.as_int(comb.width)?;
+    if !piece.loops.is_empty()
+        || piece.filter.is_some()
+        || width != 1
+        || exprs.as_int(comb.period).is_some_and(|p| p < 2)
+    {
         return None;
     }
     let q = exprs.var(Var::Q);
     let ahead = exprs.sub(comb.phase, q);
-    let ahead = exprs.modulo(ahead, comb.period);
-    (exprs.as_int(ahead) == Some(0)).then_some(period)
+    // A period that is known when run divides 0.
+    let ahead = if exprs.as_int(ahead) == Some(0) { ahead } else { exprs.modulo(ahead, comb.period) };
+    (exprs.as_int(ahead) == Some(0)).then_some(comb.period)
 }
 
 /// The stage as given, without the pieces that keep to classes, and a stage of these. `None` if either has no
-/// closed form.
-fn classes(program: &mut Program, stage: &Attend, modulus: i64) -> Option<Vec<Attend>> {
+/// closed form, and for a single stage.
+fn classes(program: &mut Program, stage: &Attend, whole: bool) -> Option<Vec<Attend>> {
+    let modulus = modulus(&mut program.exprs, stage).filter(|_| !whole)?;
     let (mut given, mut apart) = (Vec::new(), Vec::new());
     for entry in &stage.entries {
         let Entry::Tokens { set, rows, bias, .. } = entry else {
@@ -69,8 +81,12 @@ fn classes(program: &mut Program, stage: &Attend, modulus: i64) -> Option<Vec<At
         };
         let (mut ours, mut others) = (Vec::new(), Vec::new());
         for piece in &rows.pieces {
-            if class_of(&mut program.exprs, piece) == Some(modulus) { &mut ours } else { &mut others }
-                .push(piece.clone());
+            if class_of(&mut program.exprs, piece) == Some(modulus) {
+                // In a class the comb says nothing.
+                ours.push(Piece { combs: vec![], ..piece.clone() });
+            } else {
+                others.push(piece.clone());
+            }
         }
         if ours.is_empty() {
             given.push(entry.clone());
@@ -109,9 +125,8 @@ fn classes(program: &mut Program, stage: &Attend, modulus: i64) -> Option<Vec<At
 }
 
 /// The predicate of pieces without loops.
-fn any(exprs: &mut Exprs, pieces: &[Piece]) -> Option<ExprId> {
-    let (k, k_start, n_k) = (exprs.var(Var::K), exprs.var(Var::KStart), exprs.var(Var::NK));
-    let k_end = exprs.add(k_start, n_k);
+pub(crate) fn any(exprs: &mut Exprs, pieces: &[Piece]) -> Option<ExprId> {
+    let (k, k_start) = (exprs.var(Var::K), exprs.var(Var::KStart));
     let mut arms = Vec::new();
     for piece in pieces {
         if !piece.loops.is_empty() {
@@ -122,7 +137,7 @@ fn any(exprs: &mut Exprs, pieces: &[Piece]) -> Option<ExprId> {
         if piece.start != k_start {
             all.push(exprs.le(piece.start, k));
         }
-        if piece.end != k_end {
+        if !is_end(exprs, piece.end) {
             all.push(exprs.lt(k, piece.end));
         }
         for comb in &piece.combs {
@@ -135,13 +150,22 @@ fn any(exprs: &mut Exprs, pieces: &[Piece]) -> Option<ExprId> {
     Some(exprs.or(arms))
 }
 
+/// Whether an expression is one past the last key.
+pub(crate) fn is_end(exprs: &Exprs, e: ExprId) -> bool {
+    let is = |e: ExprId, v: Var| *exprs.node(e) == Node::Var(v);
+    let Node::Bin(Bin::Add, a, b) = *exprs.node(e) else { return false };
+    (is(a, Var::KStart) && is(b, Var::NK)) || (is(a, Var::NK) && is(b, Var::KStart))
+}
+
 /// An expression over the positions of one class.
-fn in_class(exprs: &mut Exprs, expr: ExprId, modulus: i64) -> ExprId {
+fn in_class(exprs: &mut Exprs, expr: ExprId, modulus: ExprId) -> ExprId {
+    // What is known when run is one number to the analysis, whatever it is made of.
+    let modulus = if exprs.as_int(modulus).is_some() { modulus } else { exprs.var(Var::Modulus) };
     exprs.substitute(expr, |e, v| {
         Some(match v {
             Var::Q | Var::K => {
-                let (at, m, class) = (e.var(v), e.int(modulus), e.var(Var::Class));
-                let at = e.mul(m, at);
+                let (at, class) = (e.var(v), e.var(Var::Class));
+                let at = e.mul(modulus, at);
                 e.add(at, class)
             }
             Var::QStart => e.var(Var::Given(Extent::QStart)),
@@ -166,7 +190,6 @@ fn boxes(program: &mut Program, stage: &Attend) -> Option<OrderId> {
     let space = &program.space;
     let at = space.axes.iter().position(|a| a.stride == stride)?;
     let segment = space.axes[at].segment;
-    let axes = &space.segments[segment].axes;
     let reads_runtime = stage.entries.iter().any(|e| match e {
         Entry::Tokens { rows, .. } => rows.pieces.iter().any(|p| p.filter.is_some()),
         Entry::Null { .. } => false,
@@ -174,16 +197,46 @@ fn boxes(program: &mut Program, stage: &Attend) -> Option<OrderId> {
     if reads_runtime {
         return None;
     }
+    let distances = distances(program, stage, segment);
+    let axes = &program.space.segments[segment].axes;
     let sides: &[i64] = match axes.len() {
         2 => &[8, 8],
         3 => &[4, 4, 4],
         _ => return None,
     };
     debug_assert_eq!(sides.iter().product::<i64>(), TILE as i64);
-    let tiles: Vec<_> = axes.iter().copied().zip(sides.iter().copied()).collect();
-    let named: Vec<String> =
-        tiles.iter().map(|(axis, side)| format!("{} = {side}", program.axis(*axis).name)).collect();
-    let name = format!("tile({})", named.join(", "));
-    program.orders.push(Order { name, segment: Some(segment), kind: OrderKind::Tile(tiles), span: Default::default() });
+    let tiles = axes.iter().copied().zip(sides.iter().copied());
+    let named = tiles.clone().zip(&distances).map(|((axis, side), distance)| {
+        let name = &program.axis(axis).name;
+        if *distance == 1 { format!("{name} = {side}") } else { format!("{name} = {side} step {distance}") }
+    });
+    let name = format!("tile({})", named.collect::<Vec<_>>().join(", "));
+    let kind = if distances.iter().all(|d| *d == 1) {
+        OrderKind::Tile(tiles.collect())
+    } else {
+        OrderKind::Spread(tiles.zip(distances).map(|((axis, side), distance)| (axis, side, distance)).collect())
+    };
+    program.orders.push(Order { name, segment: Some(segment), kind, span: Default::default() });
     Some(OrderId(program.orders.len() as u32 - 1))
+}
+
+/// How far apart the keys of a neighbourhood are on each axis of a segment: cells of one residue share keys.
+fn distances(program: &Program, stage: &Attend, segment: usize) -> Vec<i64> {
+    let axes = &program.space.segments[segment].axes;
+    let pieces = stage.entries.iter().flat_map(|e| match e {
+        Entry::Tokens { rows, .. } => rows.pieces.as_slice(),
+        Entry::Null { .. } => &[],
+    });
+    let mut distances = vec![i64::MAX; axes.len()];
+    for piece in pieces.filter(|p| !p.loops.is_empty() && p.loops.iter().all(|l| l.span.is_some())) {
+        let inner = match piece.combs.as_slice() {
+            [comb] if program.exprs.as_int(comb.width) == Some(1) => program.exprs.as_int(comb.period).unwrap_or(1),
+            _ => 1,
+        };
+        let steps = piece.loops.iter().map(|l| l.step).chain([inner]).chain(std::iter::repeat(1));
+        for (distance, step) in distances.iter_mut().zip(steps) {
+            *distance = (*distance).min(step);
+        }
+    }
+    distances.into_iter().map(|d| if d == i64::MAX { 1 } else { d }).collect()
 }

@@ -9,7 +9,7 @@
 //! (7) numberings are over what there is.
 //! A broken rule is a mistake of a pass, never of a user.
 
-use attnc_pattern::expr::{ExprId, Ty, Var};
+use attnc_pattern::expr::{ExprId, OrderId, Ty, Var};
 use attnc_pattern::rowset::{Piece, TilePiece};
 
 use crate::plan::{Entry, Plan, View};
@@ -58,9 +58,15 @@ pub(crate) fn check(plan: &Plan, stage: Stage) -> Result<(), Refusal> {
     }
     for s in &plan.stages {
         match s.view {
-            View::Classes(modulus) if modulus < 1 => return refuse("a modulus is at least 1"),
-            View::Walk(order) if order.0 as usize >= plan.program.orders.len() => {
-                return refuse("a walk by an order that is not there");
+            View::Classes(modulus) => {
+                c.expr("modulus", modulus, Ty::Int, launch)?;
+                if plan.program.exprs.as_int(modulus).is_some_and(|m| m < 1) {
+                    return refuse("a modulus is at least 1");
+                }
+            }
+            View::Walk(order) if !c.has(order) => return refuse("a walk by an order that is not there"),
+            View::Ordered { queries, keys } if !c.has(queries) || !c.has(keys) => {
+                return refuse("a numbering by an order that is not there");
             }
             _ => {}
         }
@@ -133,6 +139,10 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
+    fn has(&self, order: OrderId) -> bool {
+        (order.0 as usize) < self.plan.program.orders.len()
+    }
+
     fn expr(&self, what: &str, id: ExprId, ty: Ty, known: impl Fn(Var) -> bool) -> Result<(), Refusal> {
         let exprs = &self.plan.program.exprs;
         if id.0 as usize >= exprs.len() {

@@ -14,7 +14,7 @@ use attnc_cpu::{CompileError, CpuKernel, Isa};
 use attnc_pattern::analysis::{self, Candidates};
 use attnc_pattern::check::{self, Settings};
 use attnc_pattern::program::Program;
-use attnc_plan::Built;
+use attnc_plan::{Built, Machine};
 use attnc_syntax::ast::{File, ItemKind};
 use attnc_syntax::diag::{CodeInfo, Diagnostic, Severity};
 use rayon::prelude::*;
@@ -138,6 +138,8 @@ impl Compiler {
         fn slots<T>(n: usize) -> Vec<OnceLock<T>> {
             (0..n).map(|_| OnceLock::new()).collect()
         }
+        let mut options = self.options.clone();
+        options.plan.machine.get_or_insert_with(Machine::typical::<attnc_cpu::Visits>);
         Ok(Module(Arc::new(Shared {
             plans: slots(program.attentions.len()),
             kernels: slots(program.attentions.len()),
@@ -145,7 +147,7 @@ impl Compiler {
             program: Arc::new(program),
             sets: OnceLock::new(),
             ast,
-            options: self.options.clone(),
+            options,
             warnings: list,
             sources,
         })))
@@ -361,6 +363,11 @@ impl Shared {
             }
             sets
         })
+    }
+
+    /// Passes and tile sizes.
+    pub(crate) fn plan_options(&self) -> &attnc_plan::Options {
+        &self.options.plan
     }
 
     /// What runs the kernels.

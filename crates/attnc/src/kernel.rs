@@ -5,17 +5,17 @@
 //! nothing. What a launch is given is checked here, against the program, before anything is written.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use attnc_cpu::{CpuKernel, Isa, Launch, Part, RunError};
-use attnc_pattern::analysis::EvalError;
+use attnc_pattern::analysis::{EvalError, Row, Rows};
 use attnc_pattern::env::Env;
 use attnc_pattern::oracle::{self, Evaluator, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{Model, Program};
 use attnc_pattern::tolerance::{self, Dtype, Report, Rounding};
 use attnc_plan::model::Work;
-use attnc_plan::{Built, Cost, Counted};
+use attnc_plan::{Built, Cost, Counted, LayerPlan};
 use attnc_syntax::diag::Diagnostic;
 
 use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
@@ -117,6 +117,50 @@ struct Piece {
     built: Arc<Built>,
     /// Absent where the oracle runs.
     code: Option<Arc<CpuKernel>>,
+    /// Rows of every entry, made when a launch first asks how long they are.
+    rows: Arc<OnceLock<Vec<Rows>>>,
+}
+
+/// Heads of a part, and its plan.
+type Group<'a> = (&'a Piece, Vec<usize>);
+
+impl Piece {
+    /// How long the rows of a head are.
+    fn lengths(&self, env: &Env<'_>) -> Lengths {
+        if env.n_q <= FEW_ROWS {
+            return Lengths::default();
+        }
+        let plan = &self.built.plan;
+        let rows = self.rows.get_or_init(|| {
+            let of = |e: &attnc_plan::Entry| match e {
+                attnc_plan::Entry::Tokens { rows, .. } => Some(Rows::new(&plan.program, rows)),
+                attnc_plan::Entry::Null { .. } => None,
+            };
+            plan.given.iter().filter_map(of).collect()
+        });
+        let mut sampled = [0, env.n_q / 2, env.n_q - 1].map(|i| (env.q_start + i, 0));
+        for rows in rows {
+            // Rows that cannot be computed are refused elsewhere.
+            let Ok(mut walker) = rows.walker(env) else { continue };
+            for (q, keys) in &mut sampled {
+                *keys += walker.row(*q).map_or(0, Row::count);
+            }
+        }
+        let [first, middle, last] = sampled.map(|row| row.1);
+        Lengths { keys: first + middle + last, falling: first > last }
+    }
+}
+
+/// Queries up to which a head is one tile, of whose rows nothing needs to be known.
+const FEW_ROWS: i64 = 64;
+
+/// Lengths of some rows of a head: which tasks of a launch take long.
+#[derive(Clone, Copy, Default)]
+struct Lengths {
+    /// Keys of the first, the middle and the last.
+    keys: u64,
+    /// The first is longer than the last.
+    falling: bool,
 }
 
 /// What environments are made for.
@@ -168,7 +212,7 @@ impl Kernel {
         for attention in used {
             let piece = || {
                 let code = shared.compiled(attention)?;
-                Ok(Piece { attention, built: shared.plan(attention)?, code })
+                Ok(Piece { attention, built: shared.plan(attention)?, code, rows: Arc::default() })
             };
             parts.push(piece().map_err(|list| shared.said(list))?);
         }
@@ -224,10 +268,14 @@ impl Kernel {
         self.parts.iter().map(|p| p.attention).collect()
     }
 
-    /// Texts of the plans.
+    /// Texts of the plans; of a model also that of the layer.
     #[must_use]
     pub fn plan_text(&self) -> String {
-        self.parts.iter().map(|p| p.built.plan.text()).collect::<Vec<_>>().join("\n")
+        let mut texts: Vec<String> = self.parts.iter().map(|p| p.built.plan.text()).collect();
+        if let Who::Model { reads, .. } = &self.who {
+            texts.extend(self.layer_passed(reads, |_, _| ()).ok().map(|plan| plan.text()));
+        }
+        texts.join("\n")
     }
 
     /// Hash of the plans: of the only one, or of all, joined by `+`. Equal hashes round alike.
@@ -264,7 +312,7 @@ impl Kernel {
     pub fn workspace_bytes(&self, out: [usize; 4], keys: usize, dim: usize, threads: usize) -> usize {
         let [batch, heads, n_q, dim_v] = out;
         let codes = self.parts.iter().filter_map(|p| p.code.as_deref());
-        let parts: Vec<Part<'_>> = codes.map(|kernel| Part { kernel, heads: &[], envs: &[] }).collect();
+        let parts: Vec<Part<'_>> = codes.map(|kernel| Part { kernel, heads: &[], envs: &[], forward: false }).collect();
         // Which part has how many heads is known at the launch: as if all had the one that keeps most.
         let between = parts.iter().map(|p| p.kernel.between_bytes(n_q, dim_v)).max().unwrap_or(0);
         let between = between.saturating_mul(batch.saturating_mul(heads));
@@ -281,7 +329,7 @@ impl Kernel {
         }
         let shape = self.shape_of(problem)?;
         let reads = self.reads(problem.q.shape()[1], problem.k.shape()[1])?;
-        let groups = self.groups(reads.q.len());
+        let (mut groups, apart) = self.groups(&reads)?;
         let mut envs = self.envs(&problem.inputs, shape, Purpose::Run)?;
         let batch = problem.q.shape()[0];
         let mut made = Vec::with_capacity(groups.len());
@@ -294,10 +342,14 @@ impl Kernel {
             }
             made.push(of_part);
         }
+        let lengths = order_by_length(&mut groups, &mut made, apart);
         let parts: Vec<Part<'_>> = groups
             .iter()
             .zip(&made)
-            .filter_map(|((piece, heads), envs)| Some(Part { kernel: piece.code.as_deref()?, heads, envs }))
+            .zip(&lengths)
+            .filter_map(|(((piece, heads), envs), lengths)| {
+                Some(Part { kernel: piece.code.as_deref()?, heads, envs, forward: lengths.falling })
+            })
             .collect();
         let layout = |e: attnc_cpu::LayoutError| self.refuse("E0721", e.to_string());
         let (q, k, v) = (problem.q, problem.k, problem.v);
@@ -321,6 +373,7 @@ impl Kernel {
             kv_heads: &reads.kv,
             workspace,
             pool: resources.threads.map(|t| &t.0),
+            apart,
         };
         attnc_cpu::run(&parts, &mut launch).map_err(|error| self.failed(&error))
     }
@@ -425,34 +478,45 @@ impl Kernel {
         }
         let of_plan = attnc_plan::cost::Shape { d_k: shape.dim.unsigned_abs(), d_v: dim_v.unsigned_abs(), element };
         let mut envs = self.envs(inputs, shape, Purpose::Look)?;
-        let heads = usize::try_from(self.told(shape).heads).unwrap_or(0);
+        let all = usize::try_from(self.told(shape).heads).unwrap_or(0);
         let reads = |n: i64| self.reads(usize::try_from(shape.heads).unwrap_or(0), usize::try_from(n).unwrap_or(0));
         // Numbers of heads that fit nothing are what a launch refuses: no head shares keys with another then.
-        let kv = reads(kv_heads).map_or_else(|_| (0..heads).collect(), |r| r.kv);
+        let kv = reads(kv_heads).map_or_else(|_| (0..all).collect(), |r| r.kv);
+        let (mut groups, apart) = self.groups(&self.reads_of(all))?;
+        let mut made = Vec::with_capacity(groups.len());
+        for (piece, heads) in &groups {
+            // Heads whose sets do not depend on the head cost the same.
+            let own = if self.reads_head(piece.attention) { &heads[..] } else { &heads[..heads.len().min(1)] };
+            let envs = own.iter().map(|&head| envs.env(self.at(piece.attention, 0, head)));
+            made.push(envs.collect::<Result<Vec<_>, _>>().map_err(|l| self.shared.said(l))?);
+        }
+        let lengths = order_by_length(&mut groups, &mut made, apart);
         let (mut counted, mut jobs, mut once): (Vec<Counted>, Vec<usize>, Work) = Default::default();
         let mut total = Cost::default();
-        for (piece, of_piece) in self.groups(heads) {
-            let alike = !self.reads_head(piece.attention);
+        for (((piece, heads), envs), lengths) in groups.into_iter().zip(made).zip(lengths) {
             let plan = &piece.built.plan;
-            let most = if alike && !plan.reads_head() { attnc_cpu::most_folded(plan, shape.n_q) } else { 1 };
-            // How many heads each job folds, the jobs in the order of their first heads.
+            let alike = !self.reads_head(piece.attention) && !plan.reads_head();
+            let most = if alike { attnc_cpu::most_folded(plan, shape.n_q) } else { 1 };
+            // How many heads each job folds, in the order of their first heads.
             let mut folds: Vec<(usize, usize)> = Vec::new();
-            // The last head that was counted, and the jobs made of it: by number of heads, in `counted`.
-            let mut last: Option<(Counted, Vec<(usize, usize)>)> = None;
-            for &head in &of_piece {
-                match folds.iter_mut().find(|(of, n)| kv.get(*of) == kv.get(head) && *n < most) {
-                    Some((_, n)) if most > 1 => *n += 1,
-                    _ => folds.push((head, 1)),
+            for (i, &head) in heads.iter().enumerate() {
+                match folds.iter_mut().find(|(of, n)| *n < most && kv.get(heads[*of]) == kv.get(head)) {
+                    Some((_, n)) => *n += 1,
+                    None => folds.push((i, 1)),
                 }
             }
-            for (i, (head, folded)) in folds.into_iter().enumerate() {
-                // Heads whose sets do not depend on the head cost the same.
-                if !alike || last.is_none() {
-                    let env = envs.env(self.at(piece.attention, 0, head)).map_err(|l| self.shared.said(l))?;
-                    let found = attnc_plan::count::<attnc_cpu::Visits>(plan, &env, of_plan)
+            // The head that was counted last, and the jobs made of it: by number of heads, in `counted`.
+            let mut last: Option<(Counted, Vec<(usize, usize)>)> = None;
+            for (i, folded) in folds {
+                if let Some(env) = envs.get(i) {
+                    let mut found = attnc_plan::count::<attnc_cpu::Visits>(plan, env, of_plan)
                         .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
                     if i == 0 {
                         once.add(&found.once, 1);
+                    }
+                    // A launch begins with the last.
+                    if lengths.falling {
+                        found.stages.iter_mut().for_each(|tasks| tasks.reverse());
                     }
                     last = Some((found, Vec::new()));
                 }
@@ -513,7 +577,16 @@ impl Kernel {
     /// Texts of the plans after each pass that changed them, the plan before all passes first.
     #[must_use]
     pub fn passes_text(&self) -> String {
-        self.parts.iter().map(|p| self.shared.passes_text(p.attention)).collect::<Vec<_>>().join("\n")
+        let mut texts: Vec<String> = self.parts.iter().map(|p| self.shared.passes_text(p.attention)).collect();
+        if let Who::Model { reads, .. } = &self.who {
+            let mut text = format!("# before all passes over layers\n{}", self.layer(reads).text());
+            // A plan that cannot be made is refused when it is run.
+            let _ = self.layer_passed(reads, |pass, plan| {
+                text.push_str(&format!("\n# after {pass}\n{}", plan.text()));
+            });
+            texts.push(text);
+        }
+        texts.join("\n")
     }
 
     /// Names of the sizes that a launch must be given.
@@ -569,10 +642,46 @@ impl Kernel {
             .map_err(|list| self.shared.said(list))
     }
 
-    /// Heads of each attention in use.
-    fn groups(&self, heads: usize) -> Vec<(&Piece, Vec<usize>)> {
-        let of = |p: &Piece| (0..heads).filter(|&h| self.attention(h) == Some(p.attention)).collect();
-        self.parts.iter().map(|p| (p, of(p))).collect()
+    /// The plan of the layer for heads that read so, before all passes.
+    fn layer(&self, reads: &Reads) -> LayerPlan {
+        let Select { name, layer, step } = &self.select;
+        let name = match self.who {
+            Who::Every(_) => name.clone(),
+            Who::Model { .. } => format!("{layer} of {name}, step {step}"),
+        };
+        let heads = reads.kv.iter().enumerate().map(|(head, &kv)| Some((self.attention(head)?, kv)));
+        LayerPlan::new(&name, &heads.collect::<Vec<_>>(), |attention| self.name_of(attention).to_owned())
+    }
+
+    /// The plan of the layer after its passes; `after` sees it after each.
+    fn layer_passed(
+        &self,
+        reads: &Reads,
+        after: impl FnMut(&'static str, &LayerPlan),
+    ) -> Result<LayerPlan, Diagnostics> {
+        self.layer(reads).passed(self.shared.plan_options(), after).map_err(|(pass, refusal)| {
+            let sentence = format!("the pass `{pass}` broke a rule of layers: {}", refusal.rule);
+            self.shared.said(vec![Diagnostic::global("E0699", sentence)])
+        })
+    }
+
+    /// Heads of each part, and whether parts run one after the other.
+    fn groups(&self, reads: &Reads) -> Result<(Vec<Group<'_>>, bool), Diagnostics> {
+        let plan = self.layer_passed(reads, |_, _| ())?;
+        let apart = plan.launches.len() > 1;
+        let parts = plan.launches.into_iter().flat_map(|l| l.parts).filter_map(|part| {
+            let piece = self.parts.iter().find(|p| p.attention == part.attention)?;
+            Some((piece, part.heads.into_iter().map(|h| h.0).collect()))
+        });
+        Ok((parts.collect(), apart))
+    }
+
+    /// Which heads are read by so many heads of the output: KV heads of an attention are known when it is run.
+    fn reads_of(&self, heads: usize) -> Reads {
+        match &self.who {
+            Who::Every(_) => Reads { q: (0..heads).collect(), kv: (0..heads).collect() },
+            Who::Model { reads, .. } => reads.clone(),
+        }
     }
 
     /// Whether the sets of an attention differ between heads.
@@ -670,6 +779,21 @@ impl Kernel {
         }
         self.refuse("E0721", error.to_string())
     }
+}
+
+/// Puts parts into the order of a launch, which begins with the last: that of the longest rows; the lengths of each.
+/// Parts that run one after the other stay as they are.
+fn order_by_length<'p, 'e>(groups: &mut Vec<Group<'p>>, envs: &mut Vec<Vec<Env<'e>>>, apart: bool) -> Vec<Lengths> {
+    let parts = groups.drain(..).zip(envs.drain(..));
+    let mut all: Vec<(Lengths, (Group<'p>, Vec<Env<'e>>))> = parts
+        .map(|(group, envs)| (envs.first().map_or_else(Lengths::default, |env| group.0.lengths(env)), (group, envs)))
+        .collect();
+    if !apart {
+        all.sort_by_key(|part| part.0.keys);
+    }
+    let (lengths, parts): (Vec<Lengths>, Vec<_>) = all.into_iter().unzip();
+    (*groups, *envs) = parts.into_iter().unzip();
+    lengths
 }
 
 /// Compares what a target computed with the oracle's outputs, one for each batch item.

@@ -48,8 +48,8 @@ pub use attnc_pattern::oracle::Output;
 pub use attnc_pattern::program::{MapKind, Program};
 pub use attnc_pattern::random;
 pub use attnc_pattern::tolerance::{Report, Worst};
-pub use attnc_plan::{model, typical};
 pub use attnc_plan::{Cost, MAX_LEN, Options as PlanOptions, PASSES, Pass};
+pub use attnc_plan::{model, typical};
 pub use attnc_syntax::diag::{CodeInfo, Diagnostic, FileId, Label, Severity, Span};
 pub use codes::codes;
 pub use compiler::{

@@ -174,6 +174,9 @@ pub(crate) struct At {
 /// Queries, keys, where they start, and the head where it matters: what an order is laid out for.
 type Places = (i64, i64, i64, i64, i64);
 
+/// Orders by id: the index of each position, and the position of each index.
+type Orders = (Vec<Arc<[u32]>>, Vec<Arc<[u32]>>);
+
 /// Makes environments of one launch: values by id, and what heads share, found once.
 pub(crate) struct Envs<'a> {
     program: &'a Program,
@@ -183,8 +186,8 @@ pub(crate) struct Envs<'a> {
     tensors: Vec<TensorData<'a>>,
     /// Candidate sets by draw, analysed when first needed; `None` finds them pair by pair, as the oracle does.
     candidates: Option<&'a [OnceLock<Candidates>]>,
-    /// Orders by the lengths they were made for.
-    orders: Vec<(Places, Vec<Arc<[u32]>>)>,
+    /// Orders, and their inverses, by the lengths they were made for.
+    orders: Vec<(Places, Orders)>,
 }
 
 impl<'a> Envs<'a> {
@@ -243,12 +246,13 @@ impl<'a> Envs<'a> {
             tensors: self.tensors.clone(),
             draws: Vec::new(),
             orders: Vec::new(),
+            positions: Vec::new(),
         };
         let used = [at.attention];
         prepare::check_env(program, &used, &env).map_err(all)?;
         prepare::admit(program, at.attention, &env).map_err(one)?;
         let needs = prepare::needs(program, &used);
-        env.orders = self.orders_of(&env, &needs).map_err(one)?;
+        (env.orders, env.positions) = self.orders_of(&env, &needs).map_err(one)?;
         env.draws = vec![DrawTable::default(); program.draws.len()];
         for &id in &needs.draws {
             let draw = program.draw(id);
@@ -271,28 +275,30 @@ impl<'a> Envs<'a> {
     }
 
     /// Orders that are needed, made once for all heads that share them.
-    fn orders_of(&mut self, env: &Env<'_>, needs: &prepare::Needs) -> Result<Vec<Arc<[u32]>>, EnvError> {
+    fn orders_of(&mut self, env: &Env<'_>, needs: &prepare::Needs) -> Result<Orders, EnvError> {
         let program = self.program;
+        let none = || vec![Arc::from([]); program.orders.len()];
         if needs.orders.is_empty() {
-            return Ok(vec![Arc::from([]); program.orders.len()]);
+            return Ok((none(), none()));
         }
         let head = if needs.orders_by_head(program) { env.head } else { 0 };
         let key = (env.n_q, env.n_k, env.q_start, env.k_start, head);
         let place = match self.orders.iter().position(|(k, _)| *k == key) {
             Some(place) => place,
             None => {
-                self.orders.push((key, vec![Arc::from([]); program.orders.len()]));
+                self.orders.push((key, (none(), none())));
                 self.orders.len() - 1
             }
         };
-        let made = &mut self.orders[place].1;
+        let (made, inverses) = &mut self.orders[place].1;
         for &id in &needs.orders {
             let slot = &mut made[id.0 as usize];
             if slot.is_empty() {
                 *slot = order::index(program, id, env)?;
+                inverses[id.0 as usize] = order::inverse(slot);
             }
         }
-        Ok(made.clone())
+        Ok((made.clone(), inverses.clone()))
     }
 
     /// Queries and keys of a batch item.

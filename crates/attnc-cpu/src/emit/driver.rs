@@ -21,7 +21,7 @@ use cranelift::codegen::isa::CallConv;
 use super::score::ScoreTile;
 use super::{Callees, Emitter, Form, trusted};
 use crate::compile::{CompileError, Uses};
-use crate::layout::{Ctx, Scratch};
+use crate::layout::{Ctx, Rows, Scratch};
 use crate::stages::Stage;
 
 /// The functions of a plan, and what they read of an environment.
@@ -69,7 +69,7 @@ pub(crate) struct FewCode {
 /// Writes the functions of a plan for few queries; `None` for what does not run in one stage over all keys.
 pub(crate) fn emit_few(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Option<FewCode>, CompileError> {
     let [attend] = plan.stages.as_slice() else { return Ok(None) };
-    if matches!(attend.view, View::Classes(_)) {
+    if matches!(attend.view, View::Classes(_) | View::Ordered { .. }) {
         return Ok(None);
     }
     let (folded, _) = drive(plan, attend, (Tiled::Folded, false), callees, conv)?;
@@ -105,7 +105,7 @@ struct QueryTile<'a> {
     /// First row, numbered within the head.
     first: Value,
     rows: Value,
-    /// Position of the first row; of number 0 where rows are listed.
+    /// Position of the first row; of number 0 where rows are listed. In a numbering by orders, an index.
     at: Value,
     /// Where numbers of rows are listed, if they do not follow one another.
     walk: Option<Value>,
@@ -122,6 +122,8 @@ enum Tiled {
     Given,
     /// Those that the stage's walk lists.
     Listed,
+    /// Those that the stage's numbering lists by index.
+    Ordered,
     /// All of the launch, of several heads: each lane's is listed.
     Folded,
 }
@@ -129,7 +131,11 @@ enum Tiled {
 impl Tiled {
     /// As the stage's view has it.
     fn of(attend: &Attend) -> Tiled {
-        if matches!(attend.view, View::Walk(_)) { Tiled::Listed } else { Tiled::Given }
+        match attend.view {
+            View::Given | View::Classes(_) => Tiled::Given,
+            View::Walk(_) => Tiled::Listed,
+            View::Ordered { .. } => Tiled::Ordered,
+        }
     }
 }
 
@@ -149,6 +155,23 @@ fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value, tiled:
         return QueryTile { attend, first, rows, at, walk, marks, window };
     }
     let bq = attend.tile.q as i64;
+    if tiled == Tiled::Ordered {
+        let lanes = e.field(e.ctx, offset_of!(Ctx, lanes), I64);
+        let first = e.ins().get().imul_imm_s(number, bq);
+        let left = e.ins().get().isub(lanes, first);
+        let most = e.int(bq);
+        let rows = e.ins().get().smin(left, most);
+        let list = e.field(e.ctx, offset_of!(Ctx, walk), I64);
+        let walk = listed(e, list, first);
+        // Indices ascend in a tile.
+        let lo = e.ins().get().uload32(trusted(), walk, 0);
+        let end = listed(e, walk, rows);
+        let hi = e.ins().get().uload32(trusted(), end, -(size_of::<u32>() as i32));
+        e.bind(Var::QLo, Form::Scalar, lo);
+        e.bind(Var::QHi, Form::Scalar, hi);
+        let at = e.int(0);
+        return QueryTile { attend, first, rows, at, walk: Some(walk), marks, window };
+    }
     let n_q = e.variable(Var::NQ, Form::Scalar);
     let q_start = e.variable(Var::QStart, Form::Scalar);
     let first = e.ins().get().imul_imm_s(number, bq);
@@ -162,11 +185,16 @@ fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value, tiled:
     e.bind(Var::QHi, Form::Scalar, last);
     let walk = (tiled == Tiled::Listed).then(|| {
         let list = e.field(e.ctx, offset_of!(Ctx, walk), I64);
-        let offset = e.ins().get().ishl_imm_u(first, 2);
         at = q_start;
-        e.ins().get().iadd(list, offset)
+        listed(e, list, first)
     });
     QueryTile { attend, first, rows, at, walk, marks, window }
+}
+
+/// Where element `i` of a list of numbers is.
+fn listed(e: &mut Emitter<'_>, list: Value, i: Value) -> Value {
+    let offset = e.ins().get().ishl_imm_u(i, i64::from(size_of::<u32>().trailing_zeros()));
+    e.ins().get().iadd(list, offset)
 }
 
 /// The function that computes a tile.
@@ -199,7 +227,9 @@ fn drive(
 fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Result<(Function, Uses), CompileError> {
     let (mut emitter, number) = Emitter::new(&plan.program, callees, conv, true);
     let e = &mut emitter;
-    let t = query_tile(e, attend, number, Tiled::Given);
+    // Queries of a walk may as well come as given: nothing is computed with them.
+    let ordered = Tiled::of(attend) == Tiled::Ordered;
+    let t = query_tile(e, attend, number, if ordered { Tiled::Ordered } else { Tiled::Given });
     each_row(e, &t, |e, r| {
         let zero = e.int(0);
         let slot = seen_slot(e, &t, r);
@@ -210,17 +240,21 @@ fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Res
         mark(e, &t, rows, tiles);
         each_window(e, &t, rows, |e| e.support_unit("window_seen", &[t.window]));
     }
-    // The first empty row is the last one found by a loop that runs downwards.
+    // Numbers of rows need not ascend in a tile. Without a sign, -1 is more than all of them.
+    let rows = ordered.then(|| e.field(e.ctx, offset_of!(Ctx, q) + offset_of!(Rows<*const u8>, index), I64));
     let none = e.int(-1);
     let zero = e.int(0);
-    let found = e.loop_for((zero, t.rows), 1, &[none], |e, up, found| {
-        let beyond = e.ins().get().isub(t.rows, up);
-        let r = e.ins().get().iadd_imm_s(beyond, -1);
+    let found = e.loop_for((zero, t.rows), 1, &[none], |e, r, found| {
         let slot = seen_slot(e, &t, r);
         let seen = e.ins().get().load(I64, trusted(), slot, 0);
         let empty = e.ins().get().icmp_imm_s(IntCC::Equal, seen, 0);
-        let row = e.ins().get().iadd(t.first, r);
-        vec![e.ins().get().select(empty, row, found[0])]
+        let mut row = e.ins().get().iadd(t.first, r);
+        if let Some(rows) = rows {
+            let at = listed(e, rows, row);
+            row = e.ins().get().uload32(trusted(), at, 0);
+        }
+        let first = e.ins().get().umin(row, found[0]);
+        vec![e.ins().get().select(empty, first, found[0])]
     });
     e.ins().get().return_(&found);
     emitter.finish()
@@ -274,8 +308,7 @@ fn each_row<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, body: impl FnOnce(&mut E
     e.loop_for((first, t.rows), 1, &[], |e, r, _| {
         let ahead = match t.walk {
             Some(walk) => {
-                let offset = e.ins().get().ishl_imm_u(r, 2);
-                let at = e.ins().get().iadd(walk, offset);
+                let at = listed(e, walk, r);
                 e.ins().get().uload32(trusted(), at, 0)
             }
             None => r,
@@ -293,7 +326,8 @@ fn each_window<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, rows: &RowSet, body: 
     let k_start = e.variable(Var::KStart, Form::Scalar);
     let first = e.field(e.ctx, offset_of!(Ctx, first_tile), I64);
     let end = e.field(e.ctx, offset_of!(Ctx, end_tile), I64);
-    e.support_unit("window_begin", &[t.window, t.rows, n_k, end]);
+    let present = e.field(e.ctx, offset_of!(Ctx, present), I64);
+    e.support_unit("window_begin", &[t.window, t.rows, n_k, end, present]);
     let next = |e: &mut Emitter<'p>, from| e.support("window_next", &[t.window, t.marks, from]);
     let from = next(e, first);
     e.loop_while(

@@ -140,6 +140,7 @@ impl Emitter<'_> {
             Var::Dim => std::mem::offset_of!(Ctx, dim),
             Var::Docs => std::mem::offset_of!(Ctx, docs),
             Var::Class => std::mem::offset_of!(Ctx, residue),
+            Var::Modulus => std::mem::offset_of!(Ctx, modulus),
             Var::Given(extent) => std::mem::offset_of!(Ctx, given) + 8 * extent as usize,
             Var::Size(id) => {
                 self.uses.sizes.push(id.0 as usize);
@@ -260,13 +261,19 @@ impl Emitter<'_> {
                 let next = self.at(scope).get().iadd_imm_s(a, 1);
                 self.element(offsets, next, docs, scope)
             }
-            Un::OrderIndex(order) => {
+            Un::OrderIndex(order) | Un::OrderPosition(order) => {
                 let order = order.0 as usize;
-                self.uses.orders.push(order);
+                let (items, count) = if matches!(op, Un::OrderIndex(_)) {
+                    self.uses.orders.push(order);
+                    (std::mem::offset_of!(OrderRef, index), std::mem::offset_of!(OrderRef, len))
+                } else {
+                    self.uses.positions.push(order);
+                    (std::mem::offset_of!(OrderRef, position), std::mem::offset_of!(OrderRef, positions))
+                };
                 let orders = self.context(std::mem::offset_of!(Ctx, orders));
                 let at = (order * size_of::<OrderRef>()) as i32;
-                let index = self.part(orders, at, std::mem::offset_of!(OrderRef, index));
-                let len = self.part(orders, at, std::mem::offset_of!(OrderRef, len));
+                let index = self.part(orders, at, items);
+                let len = self.part(orders, at, count);
                 let last = self.at(0).get().iadd_imm_s(len, -1);
                 let i = self.clamp(a, last, scope);
                 let offset = self.at(scope).get().ishl_imm_u(i, 2);

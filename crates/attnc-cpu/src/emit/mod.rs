@@ -178,7 +178,8 @@ impl<'a> Emitter<'a> {
             return Err(CompileError::Unsupported(what));
         }
         self.uses.tensors = self.tensors.into_iter().collect();
-        for list in [&mut self.uses.sizes, &mut self.uses.maps, &mut self.uses.draws, &mut self.uses.orders] {
+        let Uses { sizes, maps, draws, orders, positions, .. } = &mut self.uses;
+        for list in [sizes, maps, draws, orders, positions] {
             list.sort_unstable();
             list.dedup();
         }

@@ -43,6 +43,7 @@ impl Emitter<'_> {
         match self.program.exprs.node(id) {
             Node::Int(v) => (i128::from(*v), i128::from(*v)),
             Node::Var(Var::Loop(_)) => unknown,
+            Node::Var(Var::Modulus) => (1, most),
             Node::Var(_) => (0, most),
             Node::Un(op, a) => match op {
                 Un::Neg => {
@@ -57,7 +58,7 @@ impl Emitter<'_> {
                 Un::Log2 => (-1, 62),
                 Un::Isqrt => (-1, of(a).1.max(0).isqrt()),
                 Un::DocOf => (-1, most),
-                Un::DocBegin | Un::DocEnd | Un::OrderIndex(_) => (0, most),
+                Un::DocBegin | Un::DocEnd | Un::OrderIndex(_) | Un::OrderPosition(_) => (0, most),
                 Un::Table(t) => {
                     let table = &self.program.tables[t.0 as usize];
                     let (lo, hi) = (table.iter().min().copied(), table.iter().max().copied());

@@ -91,8 +91,8 @@ impl Decode {
         let every: Vec<usize> = (0..heads).collect();
         let envs: Vec<Env<'a>> =
             (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))).map(|(b, h)| env(&self.shape(b), h)).collect();
-        let parts = [Part { kernel, heads: &every, envs: &envs }];
-        let unknown = [Part { kernel, heads: &[], envs: &[] }];
+        let parts = [Part { kernel, heads: &every, envs: &envs, forward: false }];
+        let unknown = [Part { kernel, heads: &[], envs: &[], forward: false }];
         let asked = if self.tight { &unknown } else { &parts };
         let mut workspace = vec![0xa5; workspace_bytes(asked, most, self.d, self.dv, self.threads)];
         let mut out = vec![f32::NAN; batch * heads * self.n_q * self.dv];
@@ -119,6 +119,7 @@ impl Decode {
                 kv_heads: &self.kv_of,
                 workspace: &mut workspace,
                 pool: Some(&pool),
+                apart: false,
             };
             run(&parts, &mut launch)?;
         }

@@ -594,6 +594,7 @@ impl<'a> Algebra<'a> {
         match *self.exprs.node(id) {
             Node::Int(v) => (Some(v.into()), Some(v.into())),
             // A launch with a negative position, length or size is refused; loops and scores may be anything.
+            Node::Var(Var::Modulus) => (Some(1), None),
             Node::Var(v) => (if matches!(v, Var::Loop(_) | Var::Score) { None } else { Some(0) }, None),
             Node::Un(op, a) => match op {
                 Un::Pow2 | Un::Abs | Un::DocBegin | Un::DocEnd | Un::CsrBegin(_) | Un::CsrIndex(_) => (Some(0), None),

@@ -57,6 +57,7 @@ impl Printer<'_> {
             Var::QLo => "q_lo",
             Var::QHi => "q_hi",
             Var::Class => "class",
+            Var::Modulus => "modulus",
             Var::Given(Extent::QStart) => "given q_start",
             Var::Given(Extent::KStart) => "given k_start",
             Var::Given(Extent::NQ) => "given n_q",
@@ -119,6 +120,9 @@ impl Printer<'_> {
                     Un::DocBegin => "doc_begin".to_owned(),
                     Un::DocEnd => "doc_end".to_owned(),
                     Un::OrderIndex(o) => self.name("order", o.0, |p| p.orders.get(o.0 as usize).map(|x| &x.name)),
+                    Un::OrderPosition(o) => {
+                        format!("{}.pos", self.name("order", o.0, |p| p.orders.get(o.0 as usize).map(|x| &x.name)))
+                    }
                     Un::Table(t) => format!("table{}", t.0),
                     Un::CsrBegin(m) => format!("{}.indptr", self.map(m.0)),
                     Un::CsrIndex(m) => format!("{}.indices", self.map(m.0)),

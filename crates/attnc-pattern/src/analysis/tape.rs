@@ -128,6 +128,7 @@ enum Kind {
     Csr,
     Draw,
     Order,
+    Place,
     Tensor(usize),
 }
 
@@ -285,6 +286,10 @@ impl<'p> Builder<'p> {
                 let what = format!("order `{}`", self.program.order(*o).name);
                 self.need(Kind::Order, o.0 as usize, what);
             }
+            Node::Un(Un::OrderPosition(o), _) => {
+                let what = format!("order `{}`", self.program.order(*o).name);
+                self.need(Kind::Place, o.0 as usize, what);
+            }
             Node::MapAt(m, ..) => {
                 let what = format!("map `{}`", self.program.map(*m).name);
                 self.need(Kind::Map, m.0 as usize, what);
@@ -334,6 +339,7 @@ impl Tape {
                 Kind::Csr => matches!(env.maps.get(need.index), Some(MapData::Csr { .. })),
                 Kind::Draw => env.draws.len() > need.index,
                 Kind::Order => env.orders.len() > need.index,
+                Kind::Place => env.positions.len() > need.index,
                 Kind::Tensor(rank) => env.tensors.get(need.index).is_some_and(|t| t.dims.len() == rank),
             };
             if !given {
@@ -376,6 +382,7 @@ impl<'a> Machine<'a> {
                 Var::Docs => (env.docs.len() as i64 - 1).max(0),
                 Var::Size(s) => env.sizes[s.0 as usize],
                 Var::Class => env.residue(),
+                Var::Modulus => env.modulus(),
                 Var::Given(extent) => env.given(extent),
                 Var::Score | Var::Slot | Var::Q | Var::K | Var::Loop(_) | Var::QLo | Var::QHi => 0,
             };
@@ -526,6 +533,10 @@ impl<'a> Machine<'a> {
             Un::DocEnd => clamped(docs, a.saturating_add(1)),
             Un::OrderIndex(o) => {
                 let order = &self.env.orders[o.0 as usize];
+                usize::try_from(a).ok().and_then(|i| order.get(i)).map_or(a, |&i| i64::from(i))
+            }
+            Un::OrderPosition(o) => {
+                let order = &self.env.positions[o.0 as usize];
                 usize::try_from(a).ok().and_then(|i| order.get(i)).map_or(a, |&i| i64::from(i))
             }
             Un::CsrBegin(m) => element(csr(m.0).0, a),

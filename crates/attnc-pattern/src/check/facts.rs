@@ -162,7 +162,7 @@ impl Facts {
             Node::Int(v) => Bounds::new(v, v),
             Node::Var(var) => match var {
                 Var::Q | Var::K => Bounds::new(0, self.positions - 1),
-                Var::QStart | Var::KStart | Var::NQ | Var::NK | Var::Given(_) | Var::Class => {
+                Var::QStart | Var::KStart | Var::NQ | Var::NK | Var::Given(_) | Var::Class | Var::Modulus => {
                     Bounds::new(0, self.positions)
                 }
                 Var::Head => Bounds::new(0, MAX_HEADS - 1),
@@ -182,7 +182,9 @@ impl Facts {
                     Un::Pow2 => Bounds::new(0, if x.hi < 62 { 1 << x.hi.max(0) } else { 1 << 61 }),
                     Un::Log2 => Bounds::new(-1, if x.hi > 0 { i64::from(x.hi.ilog2()) } else { -1 }),
                     Un::Isqrt => Bounds::new(-1, if x.hi >= 0 { x.hi.isqrt() } else { -1 }),
-                    Un::DocOf | Un::DocBegin | Un::DocEnd | Un::OrderIndex(_) => Bounds::new(0, self.positions),
+                    Un::DocOf | Un::DocBegin | Un::DocEnd | Un::OrderIndex(_) | Un::OrderPosition(_) => {
+                        Bounds::new(0, self.positions)
+                    }
                     _ => Bounds::ANY,
                 }
             }

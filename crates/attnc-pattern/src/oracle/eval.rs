@@ -165,6 +165,7 @@ impl<'a> Evaluator<'a> {
             Var::Slot => self.point.slot?,
             Var::Score => return self.point.score.map(Value::Real),
             Var::Class => env.residue(),
+            Var::Modulus => env.modulus(),
             Var::Given(extent) => env.given(extent),
             Var::Loop(_) | Var::QLo | Var::QHi => return None,
         };

@@ -15,7 +15,12 @@ impl Solver<'_, '_> {
         let zero = self.algebra.int(0);
         let last = self.algebra.offset(m, -1);
         let lo = range.lo.map_or(zero, |lo| self.algebra.max(lo, zero));
-        let hi = range.hi.map_or(last, |hi| self.algebra.min(hi, last));
+        // A remainder has a divisor of at least 1, and the last one is at least 0.
+        let hi = match range.hi {
+            Some(hi) if self.algebra.exprs.as_int(hi).is_some_and(|hi| hi <= 0) => hi,
+            Some(hi) => self.algebra.min(hi, last),
+            None => last,
+        };
         if lo == zero && hi == last {
             return Form::And(vec![]);
         }

@@ -1,0 +1,122 @@
+//! Choosing among alternatives: which tile a stage has.
+//!
+//! The one idea: an alternative is counted as a launch is ([`crate::cost`]), exactly and with what the target visits,
+//! but for one tile of queries in the middle of a sequence of nominal lengths; rates make times of counts
+//! ([`crate::model`]), and the least time wins. Keys that are given when run cannot be counted: where every query has
+//! its own, the smallest tile shares least. All passes ask here, so that rates of a machine that is known better are
+//! given in one place ([`Machine`]). Nothing here knows of targets.
+
+use attnc_pattern::analysis::EvalError;
+use attnc_pattern::env::Env;
+use attnc_pattern::expr::{ExprId, Node, Un, Var};
+use attnc_pattern::program::Program;
+use attnc_pattern::rowset::Piece;
+
+use crate::cost::{self, Shape, Visits};
+use crate::model::{Rates, Work};
+use crate::plan::{Attend, Entry, View};
+use crate::typical;
+
+/// Queries of the tiles that are compared.
+pub const TILES: [usize; 3] = [64, 32, 16];
+
+/// Positions of a sequence that stands for all.
+const NOMINAL: i64 = 4096;
+/// Value of a run-time size: a side of a grid.
+const NOMINAL_SIZE: i64 = 64;
+/// What a smaller tile has to win, since lanes side by side are worth something that is not counted.
+const LEAST_GAIN: f64 = 0.1;
+
+/// What alternatives are judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// Time of what is counted.
+    pub rates: Rates,
+    /// Dimensions and element type, as far as they are known.
+    pub shape: Shape,
+    count: Count,
+}
+
+type Count = fn(&Program, &Attend, &Env<'_>, &[usize], Shape) -> Result<Vec<Work>, EvalError>;
+
+impl Machine {
+    /// A machine of the present day whose target visits what `V` says.
+    #[must_use]
+    pub fn typical<V: Visits>() -> Machine {
+        Machine { rates: typical::reference(), shape: Shape { d_k: 64, d_v: 64, element: 4 }, count: cost::sample::<V> }
+    }
+
+    /// Queries of the tile that a stage takes least time with.
+    #[must_use]
+    pub fn tile(&self, program: &Program, stage: &Attend) -> usize {
+        let [largest, .., smallest] = TILES;
+        let pieces = stage.entries.iter().flat_map(|e| match e {
+            Entry::Tokens { rows, .. } => rows.pieces.as_slice(),
+            Entry::Null { .. } => &[],
+        });
+        let (listed, others): (Vec<&Piece>, Vec<&Piece>) = pieces.partition(|p| scattered(program, p));
+        if !listed.is_empty() {
+            // Of rows that grow with the sequence own keys are a small part.
+            let local = |end| program.exprs.reads(end, |v| v == Var::Q);
+            let short = others.iter().all(|p| local(p.start) && local(p.end));
+            return if short { smallest } else { largest };
+        }
+        // What has to be searched takes longer than a plan may.
+        if others.iter().any(|p| !p.loops.is_empty() || p.filter.is_some()) {
+            return largest;
+        }
+        let elements = (self.shape.d_k + self.shape.d_v) as f64 / 2.0;
+        // Boxes of a walk fill the largest.
+        let Some(env) = nominal(program, stage.view) else { return largest };
+        let Ok(works) = (self.count)(program, stage, &env, &TILES, self.shape) else { return largest };
+        let times: Vec<f64> = works.iter().map(|work| self.rates.nanos(work, elements)).collect();
+        let Some(&most) = times.first() else { return largest };
+        let mut best = (largest, most * (1.0 - LEAST_GAIN));
+        for (&tile, &time) in TILES.iter().zip(&times).skip(1) {
+            if time < best.1 {
+                best = (tile, time);
+            }
+        }
+        best.0
+    }
+}
+
+/// Whether each query has keys of its own that are listed one by one.
+pub(crate) fn scattered(program: &Program, piece: &Piece) -> bool {
+    let exprs = &program.exprs;
+    let listed = |id: ExprId| match *exprs.node(id) {
+        Node::DrawAt(draw, ..) => {
+            let draw = program.draw(draw);
+            draw.unit == 1 && draw.scope == attnc_pattern::program::DrawScope::Row
+        }
+        Node::Un(Un::CsrIndex(_), _) => true,
+        _ => false,
+    };
+    !piece.loops.is_empty() && exprs.reachable(&[piece.start]).into_iter().any(listed)
+}
+
+/// A tile of queries in the middle of a nominal sequence, in the numbering of a view.
+fn nominal(program: &Program, view: View) -> Option<Env<'static>> {
+    const DOCS: [i64; 2] = [0, NOMINAL];
+    let env = Env {
+        n_q: NOMINAL,
+        n_k: NOMINAL,
+        heads: 8,
+        dim: 64,
+        sizes: vec![NOMINAL_SIZE; program.sizes.len()],
+        docs: &DOCS,
+        ..Env::default()
+    };
+    let mut env = match view {
+        View::Given => env,
+        View::Classes(modulus) => {
+            let modulus = program.exprs.as_int(modulus).unwrap_or(NOMINAL_SIZE).max(1);
+            env.of_class(modulus, 0)
+        }
+        View::Ordered { .. } => env.in_orders(NOMINAL, NOMINAL),
+        View::Walk(_) => return None,
+    };
+    let rows = env.n_q.min(TILES[0] as i64);
+    (env.q_start, env.n_q) = (env.q_start + (env.n_q - rows) / 2, rows);
+    Some(env)
+}
