@@ -21,7 +21,7 @@ use crate::typical;
 pub const TILES: [usize; 3] = [64, 32, 16];
 
 /// Positions of a sequence that stands for all.
-const NOMINAL: i64 = 4096;
+pub const NOMINAL: i64 = 4096;
 /// Value of a run-time size: a side of a grid.
 const NOMINAL_SIZE: i64 = 64;
 /// What a smaller tile has to win, since lanes side by side are worth something that is not counted.
@@ -46,6 +46,17 @@ impl Machine {
         Machine { rates: typical::reference(), shape: Shape { d_k: 64, d_v: 64, element: 4 }, count: cost::sample::<V> }
     }
 
+    /// Nanoseconds that a query of a head takes in a stage with each of [`TILES`], in the middle of a sequence of
+    /// [`NOMINAL`] positions; `None` for what cannot be counted beforehand.
+    #[must_use]
+    pub fn prices(&self, program: &Program, stage: &Attend) -> Option<Vec<f64>> {
+        let elements = (self.shape.d_k + self.shape.d_v) as f64 / 2.0;
+        let env = nominal(program, stage.view)?;
+        let works = (self.count)(program, stage, &env, &TILES, self.shape).ok()?;
+        let queries = env.n_q.max(1) as f64;
+        Some(works.iter().map(|work| self.rates.nanos(work, elements) / queries).collect())
+    }
+
     /// Queries of the tile that a stage takes least time with.
     #[must_use]
     pub fn tile(&self, program: &Program, stage: &Attend) -> usize {
@@ -65,11 +76,8 @@ impl Machine {
         if others.iter().any(|p| !p.loops.is_empty() || p.filter.is_some()) {
             return largest;
         }
-        let elements = (self.shape.d_k + self.shape.d_v) as f64 / 2.0;
         // Boxes of a walk fill the largest.
-        let Some(env) = nominal(program, stage.view) else { return largest };
-        let Ok(works) = (self.count)(program, stage, &env, &TILES, self.shape) else { return largest };
-        let times: Vec<f64> = works.iter().map(|work| self.rates.nanos(work, elements)).collect();
+        let Some(times) = self.prices(program, stage) else { return largest };
         let Some(&most) = times.first() else { return largest };
         let mut best = (largest, most * (1.0 - LEAST_GAIN));
         for (&tile, &time) in TILES.iter().zip(&times).skip(1) {
