@@ -13,14 +13,15 @@ use attnc_pattern::program::Program;
 use attnc_pattern::rowset::Piece;
 
 use crate::cost::{self, Shape, Visits};
-use crate::model::{Rates, Term, Work};
+use crate::model::{Rates, Work};
 use crate::plan::{Attend, Entry, View};
+use crate::typical;
 
 /// Queries of the tiles that are compared.
 pub const TILES: [usize; 3] = [64, 32, 16];
 
 /// Positions of a sequence that stands for all.
-const NOMINAL: i64 = 4096;
+pub const NOMINAL: i64 = 4096;
 /// Value of a run-time size: a side of a grid.
 const NOMINAL_SIZE: i64 = 64;
 /// What a smaller tile has to win, since lanes side by side are worth something that is not counted.
@@ -42,29 +43,18 @@ impl Machine {
     /// A machine of the present day whose target visits what `V` says.
     #[must_use]
     pub fn typical<V: Visits>() -> Machine {
-        let mut rates = Rates::default();
-        for (term, nanos) in [
-            (Term::Products, 0.1),
-            (Term::Softmax, 0.3),
-            (Term::Masked, 0.05),
-            (Term::Keys, 0.1),
-            (Term::Gathered, 0.6),
-            (Term::Strided, 0.3),
-            (Term::Chunks, 100.0),
-            (Term::Rows, 2.0),
-            (Term::Tasks, 400.0),
-            (Term::Tiles, 40.0),
-            (Term::Bits, 6.0),
-            (Term::Tested, 2.0),
-            (Term::Modified, 0.3),
-            (Term::Functions, 1.5),
-            (Term::Lookups, 1.5),
-            (Term::Ordered, 100.0),
-            (Term::Launches, 2000.0),
-        ] {
-            rates[term] = nanos;
-        }
-        Machine { rates, shape: Shape { d_k: 64, d_v: 64, element: 4 }, count: cost::sample::<V> }
+        Machine { rates: typical::reference(), shape: Shape { d_k: 64, d_v: 64, element: 4 }, count: cost::sample::<V> }
+    }
+
+    /// Nanoseconds that a query of a head takes in a stage with each of [`TILES`], in the middle of a sequence of
+    /// [`NOMINAL`] positions; `None` for what cannot be counted beforehand.
+    #[must_use]
+    pub fn prices(&self, program: &Program, stage: &Attend) -> Option<Vec<f64>> {
+        let elements = (self.shape.d_k + self.shape.d_v) as f64 / 2.0;
+        let env = nominal(program, stage.view)?;
+        let works = (self.count)(program, stage, &env, &TILES, self.shape).ok()?;
+        let queries = env.n_q.max(1) as f64;
+        Some(works.iter().map(|work| self.rates.nanos(work, elements) / queries).collect())
     }
 
     /// Queries of the tile that a stage takes least time with.
@@ -86,11 +76,8 @@ impl Machine {
         if others.iter().any(|p| !p.loops.is_empty() || p.filter.is_some()) {
             return largest;
         }
-        let elements = (self.shape.d_k + self.shape.d_v) as f64 / 2.0;
         // Boxes of a walk fill the largest.
-        let Some(env) = nominal(program, stage.view) else { return largest };
-        let Ok(works) = (self.count)(program, stage, &env, &TILES, self.shape) else { return largest };
-        let times: Vec<f64> = works.iter().map(|work| self.rates.nanos(work, elements)).collect();
+        let Some(times) = self.prices(program, stage) else { return largest };
         let Some(&most) = times.first() else { return largest };
         let mut best = (largest, most * (1.0 - LEAST_GAIN));
         for (&tile, &time) in TILES.iter().zip(&times).skip(1) {

@@ -447,7 +447,8 @@ impl Shared {
         build(&self.options.plan)
     }
 
-    /// The plan of an attention before all passes, and after each that changed it.
+    /// The plan of an attention before all passes, and after each that changed it, with what its stages are predicted to
+    /// take with each tile that a pass may choose.
     pub(crate) fn passes_text(&self, attention: usize) -> String {
         // A plan that cannot be made has been refused before.
         let Ok(plan) = attnc_plan::Plan::new(self.program.clone(), attention) else { return String::new() };
@@ -457,9 +458,28 @@ impl Shared {
             let now = plan.text();
             if now != last {
                 text.push_str(&format!("\n# after {}: {}\n{now}", pass.name, pass.about));
+                text.push_str(&self.predicted(plan));
                 last = now;
             }
         });
+        text
+    }
+
+    /// By stage, what a query takes with tiles of each size, as comments.
+    fn predicted(&self, plan: &attnc_plan::Plan) -> String {
+        use attnc_plan::choice::{NOMINAL, TILES};
+
+        let Some(machine) = self.options.plan.machine else { return String::new() };
+        let mut text = String::new();
+        for (i, stage) in plan.stages.iter().enumerate() {
+            let Some(prices) = machine.prices(&plan.program, stage) else { continue };
+            let each = TILES.iter().zip(prices).map(|(&tile, nanos)| {
+                let chosen = if tile == stage.tile.q { " (this plan)" } else { "" };
+                format!("tiles of {tile} {nanos:.0} ns{chosen}")
+            });
+            let each = each.collect::<Vec<_>>().join(", ");
+            text.push_str(&format!("# predicted for a query among {NOMINAL}, stage {i}: {each}\n"));
+        }
         text
     }
 
