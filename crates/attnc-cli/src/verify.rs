@@ -409,6 +409,7 @@ fn execute(target: &Compiled, kernel: &Kernel, pool: &Threads, problem: &mut att
     if let Some(gpu) = &target.gpu {
         return Ok(crate::gpu::run(kernel, gpu, problem)?.weights());
     }
+    debug_assert!(!target.is_gpu());
     kernel.run(problem, Resources { threads: Some(pool), workspace: None })?;
     Ok(DType::F32)
 }
