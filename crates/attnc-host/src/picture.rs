@@ -2,7 +2,7 @@
 //!
 //! One idea: every form is drawn from the same grid. A grid cell covers a rectangle of queries and keys and holds
 //! the share of its pairs that are attended to; while everything fits, a cell is one pair. A cell of more than
-//! [`SAMPLE`] queries looks at that many of them, evenly spaced. Nothing here knows of files.
+//! 64 queries looks at that many of them, evenly spaced. Nothing here knows of files.
 
 use std::fmt::Write as _;
 

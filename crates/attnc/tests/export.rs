@@ -5,8 +5,11 @@ use attnc::{
     Compiler, Diagnostics, ExportOptions, Exported, Format, Inputs, Kernel, MapInput, Module, Select, Shape, Values,
 };
 
-/// Names, texts and lengths (queries, keys, position of the first query).
-const CASES: &[(&str, &str, &[(i64, i64, Option<i64>)])] = &[
+/// Queries, keys, and the position of the first query.
+type Lengths = (i64, i64, Option<i64>);
+
+/// Names, texts and lengths.
+const CASES: &[(&str, &str, &[Lengths])] = &[
     ("causal", "pattern p = causal\n", &[(1, 1, None), (256, 256, None), (130, 130, None), (64, 192, Some(128))]),
     ("window", "pattern p = q - k in 0 .. 50\n", &[(256, 256, None), (300, 300, None), (128, 256, Some(100))]),
     ("both sides", "pattern p = q - k in -20 ..= 20\n", &[(256, 256, None), (77, 77, None)]),
@@ -109,7 +112,7 @@ fn read(format: Format, made: &Exported) -> Vec<Pairs> {
                 [("kv_num_blocks", "kv_indices", false), ("full_kv_num_blocks", "full_kv_indices", true)]
             {
                 let (counts, indices) = (ints(made, counts), ints(made, indices));
-                for head in 0..heads {
+                for (head, pairs) in all.iter_mut().enumerate() {
                     for row in 0..height {
                         let at = head * height + row;
                         for &col in &indices[at * width..][..counts[at] as usize] {
@@ -118,7 +121,7 @@ fn read(format: Format, made: &Exported) -> Vec<Pairs> {
                                 for k in cols.clone().take(block).filter(|&k| full || k < n_k) {
                                     // A full block is whole, and the function of the mask is not asked about it.
                                     if full || inside(head, q, k) {
-                                        all[head].add(q, k);
+                                        pairs.add(q, k);
                                     }
                                 }
                             }
