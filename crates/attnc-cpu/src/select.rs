@@ -878,7 +878,7 @@ impl Choice<'_> {
                     list.push(key(score, slot));
                 }
             }
-            let had: f64 = sets.besides(q)?.map(|slot| value(slot)).filter(|s| s.is_finite()).map(f64::from).sum();
+            let had: f64 = sets.besides(q)?.map(&value).filter(|s| s.is_finite()).map(f64::from).sum();
             // SAFETY: the row is this task's.
             unsafe { self.write_ranked(row, &list, &forced, had, None, &mut chosen)? };
         }
@@ -944,7 +944,7 @@ impl Choice<'_> {
                 }
             }
             forced.extend(own.iter().map(|&slot| (slot, row as u32, value(slot))));
-            had += sets.besides(q)?.map(|slot| value(slot)).filter(|s| s.is_finite()).map(f64::from).sum::<f64>();
+            had += sets.besides(q)?.map(&value).filter(|s| s.is_finite()).map(f64::from).sum::<f64>();
         }
         pairs.sort_unstable();
         forced.sort_unstable_by_key(|f| (f.0, f.1));
@@ -1218,7 +1218,7 @@ struct Sets<'a> {
 enum Walked {
     /// Every candidate, whatever the row.
     All,
-    Ranges(Ranges),
+    Ranges(Box<Ranges>),
 }
 
 impl<'a> Sets<'a> {
@@ -1227,7 +1227,7 @@ impl<'a> Sets<'a> {
         let mut pairs = env_of(program, of.select().slots, of.env).map_err(said)?;
         let walked = |listed: &choose::Listed| match program.exprs.as_bool(listed.set) {
             Some(true) => Walked::All,
-            _ => Walked::Ranges(Ranges::new(program, &listed.rows)),
+            _ => Walked::Ranges(Box::new(Ranges::new(program, &listed.rows))),
         };
         let listed = || [&choose.candidates].into_iter().chain(&choose.besides).chain(&choose.including);
         let sets: Vec<ExprId> = listed().map(|l| l.set).collect();

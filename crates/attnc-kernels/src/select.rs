@@ -185,8 +185,8 @@ unsafe fn keep(
                 }
             } else {
                 for key in 0..keys {
-                    for i in 0..width {
-                        hits[i] |= u64::from(*s.add(key * bq + panel + i) >= kept.least[at + i]) << key;
+                    for (i, hits) in hits[..width].iter_mut().enumerate() {
+                        *hits |= u64::from(*s.add(key * bq + panel + i) >= kept.least[at + i]) << key;
                     }
                 }
             }

@@ -574,11 +574,8 @@ impl Kernel {
                     let mut weight = share;
                     for col in 0..dim {
                         if let Some((gate, evaluator)) = evaluator.as_mut().filter(|_| by_channel || col == 0) {
-                            let point = Point {
-                                q: Some(env.q_start + row as i64),
-                                slot: Some(col as i64),
-                                ..Point::default()
-                            };
+                            let point =
+                                Point { q: Some(env.q_start + row as i64), slot: Some(col as i64), ..Point::default() };
                             weight = evaluator.real(*gate, point).map_err(|e| said(one(EnvError::from(e))))?;
                         }
                         let place = ((item * of + head) * rows + row) * dim + col;
