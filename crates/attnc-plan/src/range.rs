@@ -97,52 +97,55 @@ pub fn fits_i32(plan: &Plan, env: &Env<'_>) -> Result<(), ExprId> {
 }
 
 fn within(plan: &Plan, launch: &Known<'_>, limit: i128) -> Result<(), ExprId> {
-    let mut roots = vec![plan.require];
+    let exprs = &plan.program.exprs;
+    // Pieces number their loops alike: each is looked at with its own.
+    let check = |roots: &[ExprId], loops: &Loops| {
+        let bounds = Bounds { plan, exprs, loops, launch };
+        let mut known: FxHashMap<ExprId, (i128, i128)> = FxHashMap::default();
+        for id in exprs.reachable(roots) {
+            if exprs.ty(id) != Ty::Int {
+                continue;
+            }
+            let (lo, hi) = bounds.interval(id, &known);
+            if lo < -limit || hi > limit {
+                return Err(id);
+            }
+            known.insert(id, (lo, hi));
+        }
+        Ok(())
+    };
+    let mut everywhere = vec![plan.require];
     for s in walks(plan) {
-        roots.push(s.scale);
-        roots.extend(s.score);
+        everywhere.push(s.scale);
+        everywhere.extend(s.score);
         for entry in &s.entries {
             match entry {
-                Entry::Null { bias, .. } => roots.extend(*bias),
+                Entry::Null { bias, .. } => everywhere.extend(*bias),
                 Entry::Tokens { set, rows, tiles, bias } => {
-                    roots.push(*set);
-                    roots.extend(*bias);
+                    everywhere.push(*set);
+                    everywhere.extend(*bias);
                     for p in &rows.pieces {
-                        for l in &p.loops {
-                            roots.extend([l.lo, l.hi, l.phase]);
-                        }
-                        roots.extend([p.start, p.end]);
+                        let loops = loops_of(plan, launch, p.loops.iter().map(|l| (l.var, l.lo, l.hi)));
+                        let mut roots = vec![p.start, p.end];
+                        roots.extend(p.loops.iter().flat_map(|l| [l.lo, l.hi, l.phase]));
                         roots.extend(p.guard.iter().chain(&p.filter));
                         roots.extend(p.combs.iter().flat_map(|c| [c.period, c.width, c.phase]));
+                        check(&roots, &loops)?;
                     }
                     for p in &tiles.pieces {
-                        for l in &p.loops {
-                            roots.extend([l.lo, l.hi, l.must_lo, l.must_hi, l.phase]);
-                        }
-                        roots.extend([p.start, p.end]);
+                        let loops = loops_of(plan, launch, p.loops.iter().map(|l| (l.var, l.lo, l.hi)));
+                        let mut roots = vec![p.start, p.end];
+                        roots.extend(p.loops.iter().flat_map(|l| [l.lo, l.hi, l.must_lo, l.must_hi, l.phase]));
                         roots.extend(p.guard);
                         roots.extend(p.must.iter().flat_map(|m| [m.start, m.end].into_iter().chain(m.guard)));
                         roots.extend(p.combs.iter().flat_map(|c| [c.period, c.width, c.phase_lo, c.phase_hi]));
+                        check(&roots, &loops)?;
                     }
                 }
             }
         }
     }
-    let loops = loop_bounds(plan, launch);
-    let exprs = &plan.program.exprs;
-    let bounds = Bounds { plan, exprs, loops: &loops, launch };
-    let mut known: FxHashMap<ExprId, (i128, i128)> = FxHashMap::default();
-    for id in exprs.reachable(&roots) {
-        if exprs.ty(id) != Ty::Int {
-            continue;
-        }
-        let (lo, hi) = bounds.interval(id, &known);
-        if lo < -limit || hi > limit {
-            return Err(id);
-        }
-        known.insert(id, (lo, hi));
-    }
-    Ok(())
+    check(&everywhere, &Loops::default())
 }
 
 /// Every stage that walks pairs.
@@ -150,48 +153,33 @@ fn walks(plan: &Plan) -> impl Iterator<Item = &Attend> {
     plan.chooses.iter().filter_map(|c| c.scored.as_ref()).map(|s| &s.walk).chain(&plan.stages)
 }
 
-/// Bounds of loop variables by number, over all loops that bind one: a loop runs over what lies between its bounds.
-fn loop_bounds(plan: &Plan, launch: &Known<'_>) -> FxHashMap<u32, (i128, i128)> {
+/// Bounds of loop variables by number.
+type Loops = FxHashMap<u32, (i128, i128)>;
+
+/// Bounds of the variables of a nest of loops, the outermost first, each of which reads those before it: a loop runs over
+/// what lies between its bounds.
+fn loops_of(plan: &Plan, launch: &Known<'_>, nest: impl Iterator<Item = (u32, ExprId, ExprId)>) -> Loops {
     let exprs = &plan.program.exprs;
-    let mut found: FxHashMap<u32, (i128, i128)> = FxHashMap::default();
-    // Inner bounds read outer variables, and pieces share numbers: repeat until nothing grows. Numbers of loops
-    // are few, and each round can only be caused by a deeper loop.
-    for _ in 0..8 {
-        let before = found.clone();
-        let mut visit = |var: u32, lo: ExprId, hi: ExprId| {
-            let bounds = Bounds { plan, exprs, loops: &before, launch };
-            let mut known = FxHashMap::default();
-            for id in exprs.reachable(&[lo, hi]) {
-                if exprs.ty(id) == Ty::Int {
-                    let range = bounds.interval(id, &known);
-                    known.insert(id, range);
-                }
-            }
-            let range = (known[&lo].0, known[&hi].1);
-            let all = found.entry(var).or_insert(range);
-            *all = (all.0.min(range.0), all.1.max(range.1));
-        };
-        for stage in &plan.stages {
-            for entry in &stage.entries {
-                if let Entry::Tokens { rows, tiles, .. } = entry {
-                    rows.pieces.iter().flat_map(|p| &p.loops).for_each(|l| visit(l.var, l.lo, l.hi));
-                    tiles.pieces.iter().flat_map(|p| &p.loops).for_each(|l| visit(l.var, l.lo, l.hi));
-                }
+    let mut found = Loops::default();
+    for (var, lo, hi) in nest {
+        let bounds = Bounds { plan, exprs, loops: &found, launch };
+        let mut known = FxHashMap::default();
+        for id in exprs.reachable(&[lo, hi]) {
+            if exprs.ty(id) == Ty::Int {
+                let range = bounds.interval(id, &known);
+                known.insert(id, range);
             }
         }
-        if found == before {
-            return found;
-        }
+        let range = (known[&lo].0, known[&hi].1);
+        found.insert(var, range);
     }
-    // What still grows is not bounded.
-    found.values_mut().for_each(|v| *v = (-LIMIT, LIMIT));
     found
 }
 
 struct Bounds<'a> {
     plan: &'a Plan,
     exprs: &'a Exprs,
-    loops: &'a FxHashMap<u32, (i128, i128)>,
+    loops: &'a Loops,
     launch: &'a Known<'a>,
 }
 

@@ -13,7 +13,7 @@
 //!     .build();
 //! assert_eq!(
 //!     attnc_syntax::print_file(&file),
-//!     "param window = 4\n\npattern local = causal & (q - k in 0 .. window | k in 0 .. 2)\n",
+//!     "param window = 4\npattern local = causal & (q - k in 0 .. window | k in 0 .. 2)\n",
 //! );
 //! ```
 

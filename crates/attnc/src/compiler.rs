@@ -429,22 +429,29 @@ impl Shared {
 
     /// The plan of an attention, made anew.
     fn planned(&self, attention: usize) -> Result<Built, Vec<Diagnostic>> {
-        let build = |options: &attnc_plan::Options| {
-            attnc_plan::build(&self.program, attention, options)
-                .map_err(|error| vec![attnc_plan::codes::diagnostic(&self.program, attention, &error)])
-        };
         #[cfg(feature = "gpu")]
         if let Target::Gpu(_) = self.options.target {
-            // The model of time is that of a CPU.
-            let mut options = attnc_plan::Options { machine: None, ..self.options.plan.clone() };
-            let built = build(&options)?;
-            if attnc_gpu::beyond(&built.plan).is_none() {
-                return Ok(built);
-            }
-            options.without.push("reorder".to_owned());
-            return build(&options);
+            return self.planned_for_gpu(attention);
         }
-        build(&self.options.plan)
+        self.planned_with(attention, &self.options.plan)
+    }
+
+    fn planned_with(&self, attention: usize, options: &attnc_plan::Options) -> Result<Built, Vec<Diagnostic>> {
+        attnc_plan::build(&self.program, attention, options)
+            .map_err(|error| vec![attnc_plan::codes::diagnostic(&self.program, attention, &error)])
+    }
+
+    /// The plan of an attention for shaders: in the order in which its set is dense, if they know it.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn planned_for_gpu(&self, attention: usize) -> Result<Built, Vec<Diagnostic>> {
+        // The model of time is that of a CPU.
+        let mut options = attnc_plan::Options { machine: None, ..self.options.plan.clone() };
+        let built = self.planned_with(attention, &options)?;
+        if attnc_gpu::beyond(&built.plan).is_none() {
+            return Ok(built);
+        }
+        options.without.push("reorder".to_owned());
+        self.planned_with(attention, &options)
     }
 
     /// The plan of an attention before all passes, and after each that changed it, with what its stages are predicted to

@@ -110,8 +110,9 @@ impl Kernel {
         let Shader { variant, dtype, dim, value_dim } = *shader;
         let spec = Spec { variant, input: element(dtype), output: element(dtype), d: dim, dv: value_dim };
         let mut texts = Vec::new();
-        for (attention, plan) in self.planned() {
-            let stages = attnc_gpu::emit(plan, &spec)
+        for attention in self.attentions() {
+            let built = self.shared().planned_for_gpu(attention).map_err(|list| self.shared().said(list))?;
+            let stages = attnc_gpu::emit(&built.plan, &spec)
                 .map_err(|e| self.shared().said(vec![self.shared().not_emitted(attention, &e)]))?;
             let name = self.program().attentions[attention].name.as_str();
             texts.extend(stages.into_iter().map(|stage| (name, stage.text)));

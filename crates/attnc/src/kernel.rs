@@ -972,12 +972,6 @@ impl Kernel {
         &self.shared
     }
 
-    /// The plans of the attentions in use.
-    #[cfg(feature = "gpu")]
-    pub(crate) fn planned(&self) -> impl Iterator<Item = (usize, &attnc_plan::VerifiedPlan)> {
-        self.parts.iter().filter_map(|p| Some((p.attention, &p.built.as_deref()?.plan)))
-    }
-
     /// The shaders of the attentions in use, if a GPU runs them.
     #[cfg(feature = "gpu")]
     pub(crate) fn shaders(&self) -> impl Iterator<Item = (usize, &attnc_gpu::GpuKernel)> {
@@ -995,10 +989,12 @@ impl Kernel {
         let extent = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let shape = Shape { n_q: extent(q[2]), n_k: extent(k[2]), heads: extent(q[1]), dim: extent(q[3]) };
         let reads = self.reads(q[1], k[1])?;
-        let (groups, _) = self.groups(&reads)?;
         let mut envs = self.envs(inputs, shape, Purpose::Run)?;
-        let mut parts = Vec::with_capacity(groups.len());
-        for (piece, heads) in groups {
+        let mut parts = Vec::with_capacity(self.parts.len());
+        // All heads of an attention are one dispatch.
+        for piece in &self.parts {
+            let heads: Vec<usize> =
+                (0..reads.q.len()).filter(|&h| self.attention(h) == Some(piece.attention)).collect();
             let mut of_part = Vec::with_capacity(q[0] * heads.len());
             for item in 0..q[0] {
                 for &head in &heads {
