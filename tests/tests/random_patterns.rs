@@ -10,6 +10,11 @@ fn attention(set: &Set) -> String {
     format!("attention any {{\n  align = end\n  empty = zero\n  require 0 <= n_q & 0 <= n_k\n  attend {set}\n}}\n")
 }
 
+/// An attention on a grid with orders.
+fn on_grid(set: &Set) -> String {
+    format!("space grid(h, w)\n\norder curve = hilbert(h, w)\norder columns = raster(w, h)\n\n{}", attention(set))
+}
+
 fn config() -> ProptestConfig {
     ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() }
 }
@@ -37,7 +42,7 @@ proptest! {
             let sizes = vec![("grid.h".to_string(), h), ("grid.w".to_string(), w)];
             let n = (h * w) as usize;
             let case = Case { lengths: (n, n), sizes, seed, dtype: DType::F16, ..Case::default() };
-            against_oracle_on_gpu(&format!("space grid(h, w)\n\n{}", attention(&set)), &case).map_err(TestCaseError::fail)?;
+            against_oracle_on_gpu(&on_grid(&set), &case).map_err(TestCaseError::fail)?;
         }
     }
 
@@ -64,8 +69,7 @@ proptest! {
         let sizes = vec![("grid.h".to_string(), h), ("grid.w".to_string(), w)];
         let n = (h * w) as usize;
         let case = Case { lengths: (n, n), sizes, seed, ..Case::default() };
-        let text = format!("space grid(h, w)\n\norder curve = hilbert(h, w)\norder columns = raster(w, h)\n\n{}", attention(&set));
-        against_oracle(&text, &case).map_err(TestCaseError::fail)?;
+        against_oracle(&on_grid(&set), &case).map_err(TestCaseError::fail)?;
     }
 
     #[test]
