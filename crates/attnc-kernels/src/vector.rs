@@ -243,8 +243,11 @@ macro_rules! blocks {
                     // SAFETY: as the caller promised; this function has the instruction set.
                     unsafe { $crate::$module::$name::<$vector, $a, $b>($($arg),*) }
                 }
+                // By address: a compiler that sees the call may take the body apart, `inline(never)` or not, and blocks
+                // side by side in one function run out of registers.
+                let block: unsafe fn($($ty),*) -> $ret = with_features::<$a, $b>;
                 // SAFETY: the caller promises the instruction set and what the function asks for.
-                unsafe { with_features::<$a, $b>($($arg),*) }
+                unsafe { core::hint::black_box(block)($($arg),*) }
             }
         )*
     };

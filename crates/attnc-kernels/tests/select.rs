@@ -109,11 +109,14 @@ fn pools_are_sums_and_maxima_of_rows() {
     }
 }
 
+/// Scores, their numbers, and masks if not every lane has every key.
+type Chunk = (Vec<f32>, Vec<u32>, Option<Vec<u64>>);
+
 /// Scores of some chunks of keys, and which of them each lane has.
 struct Case {
     bq: usize,
     lanes: usize,
-    chunks: Vec<(Vec<f32>, Vec<u32>, Option<Vec<u64>>)>,
+    chunks: Vec<Chunk>,
 }
 
 fn case(random: &mut Random, chunks: usize, levels: u64) -> Case {
