@@ -1,6 +1,6 @@
 //! Choosing among alternatives: which tile a stage has.
 //!
-//! The one idea: an alternative is counted as a launch is ([`crate::cost`]), exactly and with what the target visits,
+//! The one idea: an alternative is counted as a launch is ([`crate::cost()`]), exactly and with what the target visits,
 //! but for one tile of queries in the middle of a sequence of nominal lengths; rates make times of counts
 //! ([`crate::model`]), and the least time wins. Keys that are given when run cannot be counted: where every query has
 //! its own, the smallest tile shares least. All passes ask here, so that rates of a machine that is known better are
