@@ -113,7 +113,7 @@ fn proved(program: &mut Program, attention: &Attention, set: ExprId) -> bool {
     let (zero, one) = (exprs.int(0), exprs.int(1));
     let likely = [q, zero, exprs.sub(n_k, one)].map(|key| claim(exprs, set, key, n_k));
     let known = facts(program, attention);
-    if proves(program, &known, &likely, 0) || proves(program, &known, &likely[..1], CASES) {
+    if proves(program, &known, likely.iter().map(|&c| (c, 0)).chain([(likely[0], CASES)])) {
         return true;
     }
     // The ends of pieces are keys, too.
@@ -130,7 +130,7 @@ fn proved(program: &mut Program, attention: &Attention, set: ExprId) -> bool {
         claims.push(claim(&mut program.exprs, set, key, n_k));
     }
     let any = program.exprs.or(claims.iter().copied());
-    proves(program, &known, &claims[likely.len()..], 0) || proves(program, &known, &[any], CASES)
+    proves(program, &known, claims[likely.len()..].iter().map(|&c| (c, 0)).chain([(any, CASES)]))
 }
 
 /// That a position is a key and that the set holds it.
@@ -154,14 +154,14 @@ fn facts(program: &mut Program, attention: &Attention) -> Vec<ExprId> {
     vec![require, exprs.le(q_start, q), exprs.lt(q, q_end), exprs.lt(head, heads)]
 }
 
-/// Whether one of the claims follows from what is known.
-fn proves(program: &mut Program, known: &[ExprId], claims: &[ExprId], cases: u32) -> bool {
+/// Whether one of the claims follows from what is known, with as many conditions taken apart as each says.
+fn proves(program: &mut Program, known: &[ExprId], claims: impl IntoIterator<Item = (ExprId, u32)>) -> bool {
     let Program { exprs, space, .. } = program;
     let mut algebra = Algebra::new(exprs);
     let mut prover = Prover::new(&mut algebra, space);
     known.iter().for_each(|&k| prover.assume(k));
     prover.place_query();
-    claims.iter().any(|&c| prover.proves(c, cases))
+    claims.into_iter().any(|(claim, cases)| prover.proves(claim, cases))
 }
 
 /// What a set reads that is given when run, and whether the search can make it up.
