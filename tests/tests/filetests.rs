@@ -240,23 +240,20 @@ fn attended(command: &Command<'_>, kernel: &Kernel, shape: Shape, inputs: Inputs
     };
     let found = kernel.attended(&problem, command.int("head", 0)? as usize).map_err(|e| e.to_string())?;
     let mut out = String::new();
-    let runs = |out: &mut String, runs: &[Run]| {
-        for run in runs {
-            let _ = write!(out, " {}", run.first);
-            if run.last > run.first {
-                let _ = write!(out, "-{}", run.last);
-            }
-            if run.times > 1 {
-                let _ = write!(out, "*{}", run.times);
-            }
-        }
+    let ends = |run: &Run| match run.last > run.first {
+        true => format!("{}-{}", run.first, run.last),
+        false => run.first.to_string(),
     };
+    let times = |run: &Run| if run.times > 1 { format!("*{}", run.times) } else { String::new() };
     for (i, row) in found.rows.iter().enumerate() {
         let _ = write!(out, "{i}:");
-        runs(&mut out, &row.tokens);
+        for run in &row.tokens {
+            let _ = write!(out, " {}{}", ends(run), times(run));
+        }
         for (level, slots) in &row.levels {
-            let _ = write!(out, "; {level}");
-            runs(&mut out, slots);
+            for run in slots {
+                let _ = write!(out, " {level}[{}]{}", ends(run), times(run));
+            }
         }
         out.push('\n');
     }

@@ -7,12 +7,13 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use attnc::{LoadError, Loader, MAX_SOURCE};
 pub(crate) use attnc_host::disk::read_at_most;
 use attnc_host::disk::reason;
 
-use crate::report::{Failure, Outcome, exit};
+use crate::report::{Failure, Outcome};
 
 /// Name of standard input where a file is expected.
 pub(crate) const STDIN: &str = "-";
@@ -24,10 +25,15 @@ pub(crate) struct Disk;
 impl Loader for Disk {
     fn load(&self, from: Option<&str>, path: &str) -> Result<(String, Vec<u8>), LoadError> {
         if from.is_none() && path == STDIN {
-            let mut bytes = Vec::new();
-            let mut input = io::stdin().lock().take(MAX_SOURCE + 1);
-            input.read_to_end(&mut bytes).map_err(|e| LoadError::Other(reason(&e)))?;
-            return Ok(("stdin".to_owned(), bytes));
+            // What was read once is there no more, and a command may compile one source for several targets.
+            static READ: OnceLock<Result<Vec<u8>, LoadError>> = OnceLock::new();
+            let read = READ.get_or_init(|| {
+                let mut bytes = Vec::new();
+                let mut input = io::stdin().lock().take(MAX_SOURCE + 1);
+                input.read_to_end(&mut bytes).map_err(|e| LoadError::Other(reason(&e)))?;
+                Ok(bytes)
+            });
+            return Ok(("stdin".to_owned(), read.clone()?));
         }
         // Standard input imports from the working directory.
         attnc_host::Disk.load(from.filter(|from| *from != "stdin"), path)
@@ -138,13 +144,11 @@ pub(crate) fn write_failure(error: &io::Error) -> Failure {
 }
 
 fn unwritable(path: &Path, why: &str) -> Failure {
-    let mut failure = Failure::run(
+    Failure::run(
         "E0809",
         format!("`{}` cannot be written: {why}", path.display()),
         "name a file in a directory that exists",
-    );
-    failure.exit = exit::DIAGNOSTICS;
-    failure
+    )
 }
 
 #[cfg(test)]

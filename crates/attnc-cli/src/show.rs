@@ -2,7 +2,7 @@
 //!
 //! Rows and tiles are written as they are computed, so that a million rows need no memory.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::ops::Range;
 
@@ -63,7 +63,9 @@ pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
 /// Rows and pictures of what depends on the data: by the definition, from tensors of a file or at random.
 fn dynamic(args: &ShowArgs, module: &Module, kernel: &Kernel) -> Outcome {
     let mut file = args.input.as_ref().map(|path| TensorFile::open(path)).transpose()?;
-    let given = match (&mut file, args.seed) {
+    // Where nothing is selected, any values show the pairs.
+    let selects = usize::try_from(args.head).is_ok_and(|head| kernel.selects(head));
+    let given = match (&mut file, args.seed.or((!selects).then_some(0))) {
         (Some(file), _) if file.has("q") => Given::read(file, "q", "k", "v")?,
         (_, Some(seed)) => {
             let sizes = subject::sized(module, args.lengths.keys.or(args.lengths.tokens), &args.sizes);
@@ -129,18 +131,38 @@ fn dynamic(args: &ShowArgs, module: &Module, kernel: &Kernel) -> Outcome {
     output.finish()
 }
 
-/// `Q: A-B C; LEVEL D-E; null[0-3]`
+/// `Q: A-B C level[D-E] level[F]*2 null[0-3]`
 fn write_attended(out: &mut impl Write, row: i64, attended: &AttendedRow) -> io::Result<()> {
     write!(out, "{row}:")?;
     write_runs(out, &attended.tokens)?;
     for (level, slots) in &attended.levels {
-        write!(out, "; {level}")?;
-        write_runs(out, slots)?;
+        for slots in slots {
+            write!(out, " {level}[{}]{}", Ends(slots), Times(slots))?;
+        }
     }
     if attended.nulls > 0 {
-        write!(out, "; {}", null(attended.nulls))?;
+        write!(out, " {}", null(attended.nulls))?;
     }
     writeln!(out)
+}
+
+/// `A-B` or `C`
+struct Ends<'a>(&'a Run);
+
+impl fmt::Display for Ends<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Run { first, last, .. } = *self.0;
+        if last > first { write!(f, "{first}-{last}") } else { write!(f, "{first}") }
+    }
+}
+
+/// `*2`, or nothing for what counts once
+struct Times<'a>(&'a Run);
+
+impl fmt::Display for Times<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.times > 1 { write!(f, "*{}", self.0.times) } else { Ok(()) }
+    }
 }
 
 fn draw(output: &mut Output, view: &View<'_>, args: &ShowArgs) -> Outcome {
@@ -198,16 +220,7 @@ fn write_row(out: &mut impl Write, row: i64, runs: &[Run], tail: &str) -> io::Re
 }
 
 fn write_runs(out: &mut impl Write, runs: &[Run]) -> io::Result<()> {
-    for run in runs {
-        write!(out, " {}", run.first)?;
-        if run.last > run.first {
-            write!(out, "-{}", run.last)?;
-        }
-        if run.times > 1 {
-            write!(out, "*{}", run.times)?;
-        }
-    }
-    Ok(())
+    runs.iter().try_for_each(|run| write!(out, " {}{}", Ends(run), Times(run)))
 }
 
 fn tiles(output: &mut Output, view: &View<'_>, range: Range<i64>) -> Outcome {

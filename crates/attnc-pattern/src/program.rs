@@ -358,6 +358,14 @@ impl Program {
         !needs.levels.is_empty() || !needs.selects.is_empty()
     }
 
+    /// Whether the pairs of an attention depend on the values of queries, keys or other tensors by score: whether it,
+    /// or one that it merges, selects.
+    #[must_use]
+    pub fn selects(&self, attention: usize) -> bool {
+        self.attentions[attention].merge.is_some()
+            || !self.selects.is_empty() && !crate::prepare::needs(self, &[attention]).selects.is_empty()
+    }
+
     /// A level.
     #[must_use]
     pub fn level(&self, id: LevelId) -> &Level {

@@ -933,6 +933,12 @@ impl Kernel {
         self.attention(head).is_some_and(|a| self.shared.program.is_dynamic(a))
     }
 
+    /// Whether the pairs of a head depend on the values of tensors: levels alone have slots whatever these hold.
+    #[must_use]
+    pub fn selects(&self, head: usize) -> bool {
+        self.attention(head).is_some_and(|a| self.shared.program.selects(a))
+    }
+
     /// Names of the sizes that a launch must be given.
     #[must_use]
     pub fn sizes(&self) -> Vec<String> {
