@@ -51,6 +51,8 @@ struct Items {
     ahead: Vec<u32>,
     /// Keys that are walked: where they begin, and how many there are.
     keys: (i64, i64),
+    /// Rows of those keys, where some are left out: they begin at 0.
+    listed: Option<Vec<u32>>,
     /// Slot of each key for a first step that reduces keys.
     slot_of: Option<Vec<u32>>,
     /// Values of an item row.
@@ -179,6 +181,7 @@ impl Items {
             stood.retain(|_| *kept_of.next().unwrap_or(&true));
         }
         let candidates = slots::candidates(program, scored.items, env).map_err(said)?;
+        let listed = scored.items_listed(program, env).map_err(|e| e.to_string())?;
         let (mut score_rows, mut score_slots) = (item_rows.clone(), candidates.clone());
         let (mut score_rows_of, mut score_slots_of) = (scored.item_rows, scored.items);
         let (mut slot_of, mut groups, mut width) = (None, None, (candidates.end - candidates.start).max(0) as usize);
@@ -188,7 +191,8 @@ impl Items {
                     let of = candidates_of(program, score_slots_of, *into, env)?;
                     (score_slots, score_slots_of) = (slots::candidates(program, *into, env).map_err(said)?, *into);
                     if i == 0 {
-                        slot_of = Some(of);
+                        let of_listed = |listed: &Vec<u32>| listed.iter().map(|&item| of[item as usize]).collect();
+                        slot_of = Some(listed.as_ref().map(of_listed).unwrap_or(of));
                         width = (score_slots.end - score_slots.start).max(0) as usize;
                     }
                 }
@@ -229,13 +233,17 @@ impl Items {
             let last = list.last().copied().unwrap_or(0);
             list.resize(count + BQ_MAX, last);
         }
-        let keys = (candidates.start, (candidates.end - candidates.start).max(0));
+        let keys = match &listed {
+            Some(listed) => (0, listed.len() as i64),
+            None => (candidates.start, (candidates.end - candidates.start).max(0)),
+        };
         let items_of = scored.searched.then(|| inverse(slot_of.as_deref(), keys.1 as usize, width));
         Ok(Items {
             items_of,
             numbers,
             ahead,
             keys,
+            listed,
             slot_of,
             width,
             groups,
@@ -541,6 +549,9 @@ impl Choice<'_> {
         }
         if let Some(k) = &self.k {
             ctx.k = *k;
+        }
+        if let Some(listed) = &items.listed {
+            ctx.k.rows = listed.as_ptr();
         }
         (ctx.k_start, ctx.n_k) = items.keys;
         ctx.q.index = items.numbers[from..].as_ptr();

@@ -85,6 +85,9 @@ pub struct Scored {
     pub searched: bool,
     /// Which item rows have items at all: over queries alone. Rows without are left out where queries are reduced.
     pub sampled: Option<ExprId>,
+    /// Which items there are, where that is the same for every row: these alone are walked, by their number among them.
+    /// The set then says nothing of items.
+    pub listed: Option<Listed>,
 }
 
 /// What has no plan: in words, and where it was written.
@@ -231,10 +234,30 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         // What is forced is noted apart.
         all.extend(select.including.map(|set| exprs.not(set)));
     }
-    let set = exprs.and(all);
     let reduced = score.steps.iter().any(|s| matches!(s, Step::Queries { .. }));
-    let sampled = score.only.filter(|_| reduced).map(|only| of_queries(exprs, only));
+    let sampled = score.only.filter(|_| reduced).map(|only| alone(exprs, only, Var::Q));
     let sampled = sampled.filter(|&e| exprs.as_bool(e).is_none());
+    let mut set = exprs.and(all);
+    let mut listed = None;
+    // By their numbers items have no positions: nothing but their slot may depend on these.
+    if let (Some(only), Some(Step::Keys { .. })) = (score.only, score.steps.first())
+        && !searched
+        && !exprs.reads(score.value, |v| v == Var::K)
+    {
+        let (of_rows, of_items) = (alone(exprs, only, Var::Q), alone(exprs, only, Var::K));
+        let apart = exprs.and([of_rows, of_items]) == only && exprs.as_bool(of_items).is_none();
+        let chosen = |id: ExprId| match *exprs.node(id) {
+            Node::Drawn(d, ..) | Node::DrawAt(d, ..) | Node::Un(Un::DrawCount(d), _) => {
+                matches!(program.draws[d.0 as usize].chooser, Chooser::Select { .. })
+            }
+            _ => false,
+        };
+        if apart && !exprs.reachable(&[of_items]).into_iter().any(chosen) {
+            listed = Some(Listed::of(of_items));
+            // Rows without items are left out already where there is a sample of them.
+            set = if sampled.is_some() { exprs.bool(true) } else { of_rows };
+        }
+    }
     let identity = *exprs.node(score.value) == Node::Var(Var::Score);
     let scale = exprs.real(1.0);
     let entry = Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias: None };
@@ -248,17 +271,21 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         score: (!identity).then_some(score.value),
         entries: vec![entry],
     };
-    let scored = Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched, sampled };
+    let scored = Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched, sampled, listed };
     Ok(made(Some(scored)))
 }
 
-/// What a set says of queries, whatever the key.
-fn of_queries(exprs: &mut Exprs, set: ExprId) -> ExprId {
+/// What a set says of queries whatever the key, or of keys whatever the query; what reads neither is said of queries.
+fn alone(exprs: &mut Exprs, set: ExprId, of: Var) -> ExprId {
     let parts = match exprs.node(set) {
         Node::And(parts) => parts.clone(),
         _ => vec![set],
     };
-    let alone: Vec<ExprId> = parts.into_iter().filter(|&part| !exprs.reads(part, |v| v == Var::K)).collect();
+    let says = |part: &ExprId| match of {
+        Var::K => exprs.reads(*part, |v| v == Var::K) && !exprs.reads(*part, |v| v == Var::Q),
+        _ => !exprs.reads(*part, |v| v == Var::K),
+    };
+    let alone: Vec<ExprId> = parts.into_iter().filter(says).collect();
     exprs.and(alone)
 }
 
@@ -329,6 +356,28 @@ pub fn stands(program: &Program, index: Index, env: &Env<'_>, rows: Range<i64>) 
         }
         Index::Queries => Ok(rows.collect()),
         _ => Ok(rows.map(|_| last).collect()),
+    }
+}
+
+impl Scored {
+    /// Numbers of the items that are walked, counted from the first there is, if these are listed.
+    ///
+    /// # Errors
+    /// An expression without a value.
+    pub fn items_listed(&self, program: &Program, env: &Env<'_>) -> Result<Option<Vec<u32>>, EvalError> {
+        let Some(listed) = &self.listed else { return Ok(None) };
+        let missing = |e: EnvError| EvalError::Missing { what: e.to_string() };
+        let all = slots::candidates(program, self.items, env).map_err(missing)?;
+        let pairs = env_of(program, self.items, env).map_err(missing)?;
+        // Of which row does not matter.
+        let set = Ranges::new(program, &listed.rows);
+        let row = set.row(&pairs, env.q_start)?;
+        let (mut found, mut from) = (Vec::new(), all.start);
+        while let Some((start, end)) = row.next_from(from) {
+            found.extend((start.max(all.start)..end.min(all.end)).map(|item| (item - all.start) as u32));
+            from = end;
+        }
+        Ok(Some(found))
     }
 }
 
@@ -486,6 +535,7 @@ impl Plan {
                 select.within.into_iter().chain(select.besides).chain(select.including).collect();
             if let Some(scored) = &c.scored {
                 roots.extend(sets(&scored.walk));
+                roots.extend(scored.listed.as_ref().map(|l| l.set));
                 let operands = scored.dot.iter().flat_map(|(a, b)| [a.rows, b.rows]);
                 let levels = operands.filter_map(|rows| match rows {
                     Rows::LevelQ(level) => origin(program, level, |of| of.q),

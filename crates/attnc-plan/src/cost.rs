@@ -312,6 +312,9 @@ fn choice<V: Visits>(plan: &Plan, choose: &Choose, env: &Env<'_>, shape: Shape) 
         return Ok(count);
     }
     of.n_q = stands.len() as i64;
+    if let Some(listed) = scored.items_listed(program, env)? {
+        (of.k_start, of.n_k) = (0, listed.len() as i64);
+    }
     let sets: Vec<Set> = scored.walk.entries.iter().filter_map(|e| Set::new(program, &scored.walk, e)).collect();
     count.stage::<V>(&scored.walk, &sets, &of, of.n_q, None, |i| (stands[i as usize], i))?;
     let flops = if scored.dot.is_some() { count.total.executed_flops } else { 0 };
