@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use attnc_pattern::analysis::{EvalError, Rows as Ranges};
 use attnc_pattern::env::{Class, DrawTable, Env};
-use attnc_pattern::expr::{DrawId, ExprId, Exprs, Extent, LevelId, Node, SelectId, Un, Var};
+use attnc_pattern::expr::{Bin, DrawId, ExprId, Exprs, Extent, LevelId, Node, SelectId, Un, Var};
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError, Needs};
 use attnc_pattern::program::{
@@ -243,6 +243,8 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
     if let (Some(only), Some(Step::Keys { .. })) = (score.only, score.steps.first())
         && !searched
         && !exprs.reads(score.value, |v| v == Var::K)
+        // Of slots, lengths are numbers of slots.
+        && (items == Index::Keys || ![score.value, only].iter().any(|&e| exprs.reads(e, |v| matches!(v, Var::NK | Var::KStart))))
     {
         let (of_rows, of_items) = (alone(exprs, only, Var::Q), alone(exprs, only, Var::K));
         let apart = exprs.and([of_rows, of_items]) == only && exprs.as_bool(of_items).is_none();
@@ -258,8 +260,16 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
             set = if sampled.is_some() { exprs.bool(true) } else { of_rows };
         }
     }
-    let identity = *exprs.node(score.value) == Node::Var(Var::Score);
-    let scale = exprs.real(1.0);
+    let (mut scale, mut value) = factor(exprs, score.value).filter(|_| score.dot.is_some()).unwrap_or_else(|| {
+        let identity = *exprs.node(score.value) == Node::Var(Var::Score);
+        (exprs.real(1.0), (!identity).then_some(score.value))
+    });
+    if listed.is_some() {
+        // Where some items are keys, lengths of the launch have other names.
+        scale = of_launch(exprs, scale);
+        value = value.map(|value| of_launch(exprs, value));
+        set = of_launch(exprs, set);
+    }
     let entry = Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias: None };
     let level = |index: Index| if let Index::Slots(level) = index { Some(level) } else { None };
     let walk = Attend {
@@ -268,11 +278,28 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         view: View::Rows,
         reads: Reads { q: level(item_rows), kv: level(items) },
         scale,
-        score: (!identity).then_some(score.value),
+        score: value,
         entries: vec![entry],
     };
     let scored = Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched, sampled, listed };
     Ok(made(Some(scored)))
+}
+
+/// The factor of a product that is all there is to a value, and what is left of the value: nothing.
+fn factor(exprs: &mut Exprs, value: ExprId) -> Option<(ExprId, Option<ExprId>)> {
+    let Node::Bin(op @ (Bin::Mul | Bin::Div), a, b) = *exprs.node(value) else { return None };
+    let is_score = |e: ExprId| *exprs.node(e) == Node::Var(Var::Score);
+    let other = match (is_score(a), is_score(b)) {
+        (true, _) => b,
+        (_, true) if op == Bin::Mul => a,
+        _ => return None,
+    };
+    let pair = |v| matches!(v, Var::Q | Var::K | Var::Score | Var::Slot | Var::Loop(_));
+    if exprs.reads(other, pair) {
+        return None;
+    }
+    let one = exprs.real(1.0);
+    Some((if op == Bin::Div { exprs.div(one, other) } else { other }, None))
 }
 
 /// What a set says of queries whatever the key, or of keys whatever the query; what reads neither is said of queries.

@@ -390,7 +390,8 @@ impl Set {
             let operations = program.exprs.reachable(&filters).iter().filter(reads_key).count() as u64;
             (Rows::new(program, &RowSet { pieces: pieces.collect() }), operations)
         });
-        let roots: Vec<ExprId> = stage.score.iter().chain(bias).copied().collect();
+        let bias = bias.filter(|_| stage.common_bias(&program.exprs).is_none());
+        let roots: Vec<ExprId> = stage.score.into_iter().chain(bias).collect();
         Some(Set { rows: Rows::new(program, rows), tested, modifiers: Modifiers::new(program, &roots) })
     }
 }
