@@ -17,7 +17,7 @@ use attnc_pattern::expr::{ExprId, Node, SelectId};
 use attnc_pattern::oracle::{EvalError, Evaluator, Point};
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{
-    Among, Band, Budget, Chooser, Index, Norm, Partition, Program, Reduce, Refine, Rep, Select, Step,
+    Among, Band, Budget, Chooser, Index, Level, Norm, Partition, Program, Reduce, Refine, Rep, Select, Step,
 };
 use attnc_pattern::slots;
 use attnc_plan::choose::{self, env_of, stands};
@@ -279,21 +279,25 @@ fn inverse(slot_of: Option<&[u32]>, items: usize, slots: usize) -> (Vec<usize>, 
 fn candidates_of(program: &Program, from: Index, into: Index, env: &Env<'_>) -> Result<Vec<u32>, String> {
     let numbers = slots::candidates(program, from, env).map_err(said)?;
     let count = (numbers.end - numbers.start).max(0) as usize;
-    let level = match into {
+    let (slot, inside) = match into {
         Index::One => return Ok(vec![0; count]),
-        Index::Keys => return Ok(numbers.map(|k| (k - env.k_start) as u32).collect()),
-        Index::Slots(level) => program.level(level),
+        Index::Keys if from == Index::Keys => return Ok(numbers.map(|k| (k - env.k_start) as u32).collect()),
+        // A slot stands at its last position.
+        Index::Keys => (None, None),
+        Index::Slots(level) => (Some(program.level(level).slot_k), program.level(level).inside.map(|i| i.1)),
         _ => return Err("candidates of another kind".to_owned()),
     };
     // Blocks of positions need no evaluator.
-    if let (Index::Keys, Partition::Blocks(size), None, None) = (from, &level.partition, level.parent, level.order) {
+    if let (Index::Keys, Index::Slots(level)) = (from, into)
+        && let Level { partition: Partition::Blocks(size), parent: None, order: None, .. } = program.level(level)
+    {
         return Ok(numbers.map(|k| (k / size) as u32).collect());
     }
     let last = match from {
         Index::Slots(own) => Some(program.level(own).last),
         _ => None,
     };
-    let roots: Vec<ExprId> = last.into_iter().chain([level.slot_k]).chain(level.inside.map(|i| i.1)).collect();
+    let roots: Vec<ExprId> = last.into_iter().chain(slot).chain(inside).collect();
     let mut evaluator = Evaluator::new(program, env, &roots);
     let value = |e: EvalError| EnvError::from(e).to_string();
     let mut found = Vec::with_capacity(count);
@@ -303,12 +307,16 @@ fn candidates_of(program: &Program, from: Index, into: Index, env: &Env<'_>) -> 
             None => number,
         };
         let point = Point { k: Some(position), ..Point::default() };
-        let inside = match level.inside {
-            Some((_, inside)) => evaluator.truth(inside, point).map_err(value)?,
+        let inside = match inside {
+            Some(inside) => evaluator.truth(inside, point).map_err(value)?,
             None => true,
         };
-        let slot = if inside { evaluator.int(level.slot_k, point).map_err(value)? } else { -1 };
-        found.push(u32::try_from(slot).unwrap_or(u32::MAX));
+        let candidate = match slot {
+            _ if !inside => -1,
+            Some(slot) => evaluator.int(slot, point).map_err(value)?,
+            None => i128::from(position - env.k_start),
+        };
+        found.push(u32::try_from(candidate).unwrap_or(u32::MAX));
     }
     Ok(found)
 }
@@ -654,6 +662,13 @@ impl Choice<'_> {
         }
         let (mut values, mut sums): (Vec<f32>, Vec<Vec<f32>>) = (Vec::new(), vec![Vec::new(); rows.len()]);
         let mut met: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
+        // The largest of exponentials is that of the largest, which is taken once.
+        let largest = match (queries, of_items, first) {
+            (Some(Reduce::Max), _, Some(Reduce::Mean)) => None,
+            (Some(Reduce::Max), [], _) => Some(false),
+            (Some(Reduce::Max), [Step::Norm { norm: Norm::Exp, head: false }], _) => Some(true),
+            _ => None,
+        };
         let tile = self.tile();
         // Whole rows as far as they fit a tile; a row of more items is walked tile by tile.
         let some = || rows.clone().map(group).filter(|g| g.0 < g.1);
@@ -687,6 +702,17 @@ impl Choice<'_> {
                 self.kernel.score(self.number, &self.walk(items, at, stop), scratch);
             }
             let bq = scratch.bq as usize;
+            if let Some(exp) = largest {
+                for (row, sums) in rows.clone().zip(&mut sums) {
+                    let (from, to) = group(row);
+                    let of_tile = from.max(at) - at..to.min(stop).max(at) - at;
+                    if !of_tile.is_empty() {
+                        fold_largest(grid, bq, slots, of_tile, exp, sums);
+                    }
+                }
+                at = stop;
+                continue;
+            }
             for item in at..stop {
                 let lane = item - at;
                 values.clear();
@@ -717,6 +743,9 @@ impl Choice<'_> {
         }
         let width = items.score_width();
         for (row, (mut values, met)) in rows.zip(sums.into_iter().zip(met)) {
+            if largest == Some(true) {
+                values.iter_mut().filter(|v| **v > f32::NEG_INFINITY).for_each(|v| *v = v.exp());
+            }
             if queries == Some(Reduce::Mean) {
                 values.iter_mut().zip(met).for_each(|(v, met)| *v /= met.max(1.0));
             }
@@ -1128,6 +1157,27 @@ fn bands(bands: &[Band], ranked: &[f32], had: f64) -> Vec<Range<usize>> {
         begin += length;
     }
     found
+}
+
+/// Takes the largest values of some lanes of `[slot][bq]` into those of a row; with `less`, less the largest of their
+/// lane. -inf and NaN count as if absent.
+fn fold_largest(grid: &[f32], bq: usize, slots: usize, lanes: Range<usize>, less: bool, row: &mut Vec<f32>) {
+    row.resize(slots, f32::NEG_INFINITY);
+    let of_slot = |slot: usize| &grid[slot * bq..][lanes.clone()];
+    let mut most = [f32::NEG_INFINITY; BQ_MAX];
+    if less {
+        for slot in 0..slots {
+            most.iter_mut().zip(of_slot(slot)).for_each(|(most, &x)| *most = if x > *most { x } else { *most });
+        }
+    } else {
+        most.fill(0.0);
+    }
+    for (slot, best) in row.iter_mut().enumerate() {
+        for (x, most) in of_slot(slot).iter().zip(&most) {
+            let x = x - most;
+            *best = if x > *best { x } else { *best };
+        }
+    }
 }
 
 /// Takes in a value of a row; -inf and NaN count as if absent.
