@@ -281,7 +281,8 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         score: value,
         entries: vec![entry],
     };
-    let scored = Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched, sampled, listed };
+    let scored =
+        Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched, sampled, listed };
     Ok(made(Some(scored)))
 }
 
