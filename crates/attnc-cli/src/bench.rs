@@ -359,10 +359,11 @@ impl Work {
         // What the set attends to of each KV head, at most all of it.
         let stored = [&given.q, &given.k, &given.v].map(|t| t.data.bytes().len()).iter().sum::<usize>() as f64;
         let bytes = stored.min(cost.bytes_tiles as f64 * self.kv_heads as f64 / shape.heads as f64);
+        // What levels and tables take may depend on the inputs.
+        let memory = self.kernel.memory(shape, extent(dv), batch, &inputs, threads.count())?;
+        let mut workspace = vec![0; memory];
         let mut results = Results::new(&self.kernel, &given, dtype)?;
         let mut problem = results.problem(&given, inputs)?;
-        let mut workspace =
-            vec![0; self.kernel.workspace_bytes([batch, heads, n_q, extent(dv)], n_k, dim, threads.count())];
         #[cfg(feature = "gpu")]
         let session = device.gpu.map(|gpu| attnc::gpu::Session::new(&self.kernel, gpu, &problem)).transpose()?;
         #[cfg(feature = "gpu")]

@@ -216,6 +216,7 @@ fn emit(module: &Module, stage: Stage, names: &[String], dot: bool) -> Outcome<S
     let mut text = String::new();
     for name in names {
         let kernel = module.kernel(&Select::named(name.as_str()))?;
+        kernel.planned()?;
         let parts = match stage {
             Stage::Clif => kernel.clif(),
             Stage::Asm => kernel.asm(),

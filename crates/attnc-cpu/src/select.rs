@@ -17,7 +17,7 @@ use attnc_pattern::expr::{ExprId, Node, SelectId};
 use attnc_pattern::oracle::{EvalError, Evaluator, Point};
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{
-    Among, Band, Budget, Chooser, Index, Norm, Partition, Program, Reduce, Refine, Rep, Select, Step,
+    Among, Band, Budget, Chooser, Index, Level, Norm, Partition, Program, Reduce, Refine, Rep, Select, Step,
 };
 use attnc_pattern::slots;
 use attnc_plan::choose::{self, env_of, stands};
@@ -51,6 +51,8 @@ struct Items {
     ahead: Vec<u32>,
     /// Keys that are walked: where they begin, and how many there are.
     keys: (i64, i64),
+    /// Rows of those keys, where some are left out: they begin at 0.
+    listed: Option<Vec<u32>>,
     /// Slot of each key for a first step that reduces keys.
     slot_of: Option<Vec<u32>>,
     /// Values of an item row.
@@ -179,6 +181,7 @@ impl Items {
             stood.retain(|_| *kept_of.next().unwrap_or(&true));
         }
         let candidates = slots::candidates(program, scored.items, env).map_err(said)?;
+        let listed = scored.items_listed(program, env).map_err(|e| e.to_string())?;
         let (mut score_rows, mut score_slots) = (item_rows.clone(), candidates.clone());
         let (mut score_rows_of, mut score_slots_of) = (scored.item_rows, scored.items);
         let (mut slot_of, mut groups, mut width) = (None, None, (candidates.end - candidates.start).max(0) as usize);
@@ -188,7 +191,8 @@ impl Items {
                     let of = candidates_of(program, score_slots_of, *into, env)?;
                     (score_slots, score_slots_of) = (slots::candidates(program, *into, env).map_err(said)?, *into);
                     if i == 0 {
-                        slot_of = Some(of);
+                        let of_listed = |listed: &Vec<u32>| listed.iter().map(|&item| of[item as usize]).collect();
+                        slot_of = Some(listed.as_ref().map(of_listed).unwrap_or(of));
                         width = (score_slots.end - score_slots.start).max(0) as usize;
                     }
                 }
@@ -229,13 +233,17 @@ impl Items {
             let last = list.last().copied().unwrap_or(0);
             list.resize(count + BQ_MAX, last);
         }
-        let keys = (candidates.start, (candidates.end - candidates.start).max(0));
+        let keys = match &listed {
+            Some(listed) => (0, listed.len() as i64),
+            None => (candidates.start, (candidates.end - candidates.start).max(0)),
+        };
         let items_of = scored.searched.then(|| inverse(slot_of.as_deref(), keys.1 as usize, width));
         Ok(Items {
             items_of,
             numbers,
             ahead,
             keys,
+            listed,
             slot_of,
             width,
             groups,
@@ -271,21 +279,25 @@ fn inverse(slot_of: Option<&[u32]>, items: usize, slots: usize) -> (Vec<usize>, 
 fn candidates_of(program: &Program, from: Index, into: Index, env: &Env<'_>) -> Result<Vec<u32>, String> {
     let numbers = slots::candidates(program, from, env).map_err(said)?;
     let count = (numbers.end - numbers.start).max(0) as usize;
-    let level = match into {
+    let (slot, inside) = match into {
         Index::One => return Ok(vec![0; count]),
-        Index::Keys => return Ok(numbers.map(|k| (k - env.k_start) as u32).collect()),
-        Index::Slots(level) => program.level(level),
+        Index::Keys if from == Index::Keys => return Ok(numbers.map(|k| (k - env.k_start) as u32).collect()),
+        // A slot stands at its last position.
+        Index::Keys => (None, None),
+        Index::Slots(level) => (Some(program.level(level).slot_k), program.level(level).inside.map(|i| i.1)),
         _ => return Err("candidates of another kind".to_owned()),
     };
     // Blocks of positions need no evaluator.
-    if let (Index::Keys, Partition::Blocks(size), None, None) = (from, &level.partition, level.parent, level.order) {
+    if let (Index::Keys, Index::Slots(level)) = (from, into)
+        && let Level { partition: Partition::Blocks(size), parent: None, order: None, .. } = program.level(level)
+    {
         return Ok(numbers.map(|k| (k / size) as u32).collect());
     }
     let last = match from {
         Index::Slots(own) => Some(program.level(own).last),
         _ => None,
     };
-    let roots: Vec<ExprId> = last.into_iter().chain([level.slot_k]).chain(level.inside.map(|i| i.1)).collect();
+    let roots: Vec<ExprId> = last.into_iter().chain(slot).chain(inside).collect();
     let mut evaluator = Evaluator::new(program, env, &roots);
     let value = |e: EvalError| EnvError::from(e).to_string();
     let mut found = Vec::with_capacity(count);
@@ -295,12 +307,16 @@ fn candidates_of(program: &Program, from: Index, into: Index, env: &Env<'_>) -> 
             None => number,
         };
         let point = Point { k: Some(position), ..Point::default() };
-        let inside = match level.inside {
-            Some((_, inside)) => evaluator.truth(inside, point).map_err(value)?,
+        let inside = match inside {
+            Some(inside) => evaluator.truth(inside, point).map_err(value)?,
             None => true,
         };
-        let slot = if inside { evaluator.int(level.slot_k, point).map_err(value)? } else { -1 };
-        found.push(u32::try_from(slot).unwrap_or(u32::MAX));
+        let candidate = match slot {
+            _ if !inside => -1,
+            Some(slot) => evaluator.int(slot, point).map_err(value)?,
+            None => i128::from(position - env.k_start),
+        };
+        found.push(u32::try_from(candidate).unwrap_or(u32::MAX));
     }
     Ok(found)
 }
@@ -542,6 +558,9 @@ impl Choice<'_> {
         if let Some(k) = &self.k {
             ctx.k = *k;
         }
+        if let Some(listed) = &items.listed {
+            ctx.k.rows = listed.as_ptr();
+        }
         (ctx.k_start, ctx.n_k) = items.keys;
         ctx.q.index = items.numbers[from..].as_ptr();
         ctx.walk = items.ahead[from..].as_ptr();
@@ -643,6 +662,13 @@ impl Choice<'_> {
         }
         let (mut values, mut sums): (Vec<f32>, Vec<Vec<f32>>) = (Vec::new(), vec![Vec::new(); rows.len()]);
         let mut met: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
+        // The largest of exponentials is that of the largest, which is taken once.
+        let largest = match (queries, of_items, first) {
+            (Some(Reduce::Max), _, Some(Reduce::Mean)) => None,
+            (Some(Reduce::Max), [], _) => Some(false),
+            (Some(Reduce::Max), [Step::Norm { norm: Norm::Exp, head: false }], _) => Some(true),
+            _ => None,
+        };
         let tile = self.tile();
         // Whole rows as far as they fit a tile; a row of more items is walked tile by tile.
         let some = || rows.clone().map(group).filter(|g| g.0 < g.1);
@@ -676,6 +702,17 @@ impl Choice<'_> {
                 self.kernel.score(self.number, &self.walk(items, at, stop), scratch);
             }
             let bq = scratch.bq as usize;
+            if let Some(exp) = largest {
+                for (row, sums) in rows.clone().zip(&mut sums) {
+                    let (from, to) = group(row);
+                    let of_tile = from.max(at) - at..to.min(stop).max(at) - at;
+                    if !of_tile.is_empty() {
+                        fold_largest(grid, bq, slots, of_tile, exp, sums);
+                    }
+                }
+                at = stop;
+                continue;
+            }
             for item in at..stop {
                 let lane = item - at;
                 values.clear();
@@ -706,6 +743,9 @@ impl Choice<'_> {
         }
         let width = items.score_width();
         for (row, (mut values, met)) in rows.zip(sums.into_iter().zip(met)) {
+            if largest == Some(true) {
+                values.iter_mut().filter(|v| **v > f32::NEG_INFINITY).for_each(|v| *v = v.exp());
+            }
             if queries == Some(Reduce::Mean) {
                 values.iter_mut().zip(met).for_each(|(v, met)| *v /= met.max(1.0));
             }
@@ -1117,6 +1157,27 @@ fn bands(bands: &[Band], ranked: &[f32], had: f64) -> Vec<Range<usize>> {
         begin += length;
     }
     found
+}
+
+/// Takes the largest values of some lanes of `[slot][bq]` into those of a row; with `less`, less the largest of their
+/// lane. -inf and NaN count as if absent.
+fn fold_largest(grid: &[f32], bq: usize, slots: usize, lanes: Range<usize>, less: bool, row: &mut Vec<f32>) {
+    row.resize(slots, f32::NEG_INFINITY);
+    let of_slot = |slot: usize| &grid[slot * bq..][lanes.clone()];
+    let mut most = [f32::NEG_INFINITY; BQ_MAX];
+    if less {
+        for slot in 0..slots {
+            most.iter_mut().zip(of_slot(slot)).for_each(|(most, &x)| *most = if x > *most { x } else { *most });
+        }
+    } else {
+        most.fill(0.0);
+    }
+    for (slot, best) in row.iter_mut().enumerate() {
+        for (x, most) in of_slot(slot).iter().zip(&most) {
+            let x = x - most;
+            *best = if x > *best { x } else { *best };
+        }
+    }
 }
 
 /// Takes in a value of a row; -inf and NaN count as if absent.

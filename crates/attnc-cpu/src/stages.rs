@@ -82,6 +82,15 @@ stages! {
         }
     }
 
+    /// Moves the running maxima of the tile.
+    fn shift(scratch: *mut Scratch => Ptr, rows: i64 => I64, by: f32 => F32) {
+        // SAFETY: as in `begin`; there is a maximum for each row.
+        unsafe {
+            let m = std::slice::from_raw_parts_mut((*scratch).m, rows as usize);
+            m.iter_mut().for_each(|m| *m += by);
+        }
+    }
+
     /// Scores of the keys of a chunk against the tile's queries.
     fn scores(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr) {
         // SAFETY: as in `begin`; chunks are the window's, of keys below `n_k`, at most `BK` of them.

@@ -241,28 +241,106 @@ unsafe fn reduce(
     numbers: *const u32,
     grid: *mut Grid,
 ) {
-    let (keys, lanes, bq) = (keys as usize, lanes as usize, bq as usize);
-    // SAFETY: keys, lanes and slots are within the sizes that the caller promised.
+    let chunk = Scores { s, keys: keys as usize, lane: lane as usize, lanes: lanes as usize, bq: bq as usize, mask };
+    // SAFETY: promised by the caller.
     unsafe {
         let grid = &*grid;
-        for key in 0..keys {
+        match (grid.sums != 0, mask.is_null()) {
+            (false, true) => reduce_as::<false, false>(&chunk, numbers, grid),
+            (false, false) => reduce_as::<false, true>(&chunk, numbers, grid),
+            (true, true) => reduce_as::<true, false>(&chunk, numbers, grid),
+            (true, false) => reduce_as::<true, true>(&chunk, numbers, grid),
+        }
+    }
+}
+
+/// Scores of a chunk, and which of them count.
+struct Scores {
+    s: *const f32,
+    keys: usize,
+    lane: usize,
+    lanes: usize,
+    bq: usize,
+    /// Bits of keys for each lane; all count without.
+    mask: *const u64,
+}
+
+/// As [`reduce`]: sums or the largest, with masks or without. Keys of one slot follow one another more often than not:
+/// their values stay in registers.
+///
+/// # Safety
+/// As for [`reduce`].
+#[inline(always)]
+unsafe fn reduce_as<const SUMS: bool, const MASKED: bool>(chunk: &Scores, numbers: *const u32, grid: &Grid) {
+    let Scores { s, keys, lane, lanes, bq, mask } = *chunk;
+    // SAFETY: keys, lanes and slots are within the sizes that the caller promised.
+    unsafe {
+        let slot_of = |key: usize| {
             let number = *numbers.add(key);
-            let slot = if grid.slot_of.is_null() { number } else { *grid.slot_of.add(number as usize) };
-            if i64::from(slot) >= grid.slots {
-                continue;
+            if grid.slot_of.is_null() { number } else { *grid.slot_of.add(number as usize) }
+        };
+        for panel in (0..lanes).step_by(LANE_STEP) {
+            let width = LANE_STEP.min(lanes - panel);
+            let mut masks = [u64::MAX; LANE_STEP];
+            if MASKED {
+                masks[..width].copy_from_slice(std::slice::from_raw_parts(mask.add(panel), width));
             }
-            let at = slot as usize * bq + lane as usize;
-            for i in 0..lanes {
-                let takes = mask.is_null() || *mask.add(i) >> key & 1 == 1;
-                let (s, value) = (*s.add(key * bq + i), &mut *grid.values.add(at + i));
-                let new = if grid.sums == 0 || *value == f32::NEG_INFINITY { s } else { *value + s };
-                let larger = grid.sums != 0 || s > *value;
-                *value = if takes && s > f32::NEG_INFINITY && larger { new } else { *value };
-                if !grid.counts.is_null() {
-                    *grid.counts.add(at + i) += if takes && s > f32::NEG_INFINITY { 1.0 } else { 0.0 };
+            let mut key = 0;
+            while key < keys {
+                let slot = slot_of(key);
+                let mut end = key + 1;
+                while end < keys && slot_of(end) == slot {
+                    end += 1;
                 }
+                if i64::from(slot) < grid.slots {
+                    let at = slot as usize * bq + lane + panel;
+                    let (values, counts) = (grid.values.add(at), grid.counts.wrapping_add(at));
+                    if width == LANE_STEP {
+                        let values = &mut *values.cast::<[f32; LANE_STEP]>();
+                        let (mut all, mut met) = (*values, [0.0_f32; LANE_STEP]);
+                        for key in key..end {
+                            let row = &*s.add(key * bq + panel).cast::<[f32; LANE_STEP]>();
+                            for i in 0..LANE_STEP {
+                                let takes = !MASKED || masks[i] >> key & 1 == 1;
+                                all[i] = folded::<SUMS>(all[i], row[i], takes);
+                                met[i] += f32::from(u8::from(takes & (row[i] > f32::NEG_INFINITY)));
+                            }
+                        }
+                        *values = all;
+                        if !grid.counts.is_null() {
+                            let counts = &mut *counts.cast::<[f32; LANE_STEP]>();
+                            counts.iter_mut().zip(met).for_each(|(count, met)| *count += met);
+                        }
+                    } else {
+                        for (i, mask) in masks[..width].iter().enumerate() {
+                            for key in key..end {
+                                let (score, value) = (*s.add(key * bq + panel + i), &mut *values.add(i));
+                                let takes = mask >> key & 1 == 1;
+                                *value = folded::<SUMS>(*value, score, takes);
+                                if !grid.counts.is_null() && takes && score > f32::NEG_INFINITY {
+                                    *counts.add(i) += 1.0;
+                                }
+                            }
+                        }
+                    }
+                }
+                key = end;
             }
         }
+    }
+}
+
+/// A value with a score taken in. NaN and -inf count as if absent.
+#[inline(always)]
+fn folded<const SUMS: bool>(value: f32, score: f32, takes: bool) -> f32 {
+    let there = takes & (score > f32::NEG_INFINITY);
+    if SUMS {
+        let sum = if value == f32::NEG_INFINITY { score } else { value + score };
+        if there { sum } else { value }
+    } else if there & (score > value) {
+        score
+    } else {
+        value
     }
 }
 

@@ -122,7 +122,7 @@ pub fn of(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Arc<[u32]>
 /// # Errors
 /// As for [`index`].
 pub fn walk(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Vec<u32>, EnvError> {
-    let index = index(program, order, env)?;
+    let index = of(program, order, env)?;
     // Where the launch has every position, ranks are numbers; else what is missing leaves no gap.
     let (start, len) = (env.q_start as usize, env.n_q as usize);
     let mut walk = vec![u32::MAX; index.len()];

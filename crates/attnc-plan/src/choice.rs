@@ -9,7 +9,7 @@
 use attnc_pattern::analysis::EvalError;
 use attnc_pattern::env::Env;
 use attnc_pattern::expr::{ExprId, Node, Un, Var};
-use attnc_pattern::program::Program;
+use attnc_pattern::program::{Chooser, DrawScope, Program};
 use attnc_pattern::rowset::Piece;
 
 use crate::cost::{self, Shape, Visits};
@@ -93,9 +93,14 @@ impl Machine {
 pub(crate) fn scattered(program: &Program, piece: &Piece) -> bool {
     let exprs = &program.exprs;
     let listed = |id: ExprId| match *exprs.node(id) {
-        Node::DrawAt(draw, ..) => {
+        Node::DrawAt(draw, row, _) => {
             let draw = program.draw(draw);
-            draw.unit == 1 && draw.scope == attnc_pattern::program::DrawScope::Row
+            // What was chosen for a block of queries its neighbours share.
+            let own = match draw.chooser {
+                Chooser::Select { .. } => *exprs.node(piece.pinned(exprs, row)) == Node::Var(Var::Q),
+                Chooser::Random { .. } => draw.scope == DrawScope::Row,
+            };
+            draw.unit == 1 && own
         }
         Node::Un(Un::CsrIndex(_), _) => true,
         _ => false,

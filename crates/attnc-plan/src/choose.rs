@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use attnc_pattern::analysis::{EvalError, Rows as Ranges};
 use attnc_pattern::env::{Class, DrawTable, Env};
-use attnc_pattern::expr::{DrawId, ExprId, Exprs, Extent, LevelId, Node, SelectId, Un, Var};
+use attnc_pattern::expr::{Bin, DrawId, ExprId, Exprs, Extent, LevelId, Node, SelectId, Un, Var};
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError, Needs};
 use attnc_pattern::program::{
@@ -85,6 +85,9 @@ pub struct Scored {
     pub searched: bool,
     /// Which item rows have items at all: over queries alone. Rows without are left out where queries are reduced.
     pub sampled: Option<ExprId>,
+    /// Which items there are, where that is the same for every row: these alone are walked, by their number among them.
+    /// The set then says nothing of items.
+    pub listed: Option<Listed>,
 }
 
 /// What has no plan: in words, and where it was written.
@@ -231,12 +234,42 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         // What is forced is noted apart.
         all.extend(select.including.map(|set| exprs.not(set)));
     }
-    let set = exprs.and(all);
     let reduced = score.steps.iter().any(|s| matches!(s, Step::Queries { .. }));
-    let sampled = score.only.filter(|_| reduced).map(|only| of_queries(exprs, only));
+    let sampled = score.only.filter(|_| reduced).map(|only| alone(exprs, only, Var::Q));
     let sampled = sampled.filter(|&e| exprs.as_bool(e).is_none());
-    let identity = *exprs.node(score.value) == Node::Var(Var::Score);
-    let scale = exprs.real(1.0);
+    let mut set = exprs.and(all);
+    let mut listed = None;
+    // By their numbers items have no positions: nothing but their slot may depend on these.
+    if let (Some(only), Some(Step::Keys { .. })) = (score.only, score.steps.first())
+        && !searched
+        && !exprs.reads(score.value, |v| v == Var::K)
+        // Of slots, lengths are numbers of slots.
+        && (items == Index::Keys || ![score.value, only].iter().any(|&e| exprs.reads(e, |v| matches!(v, Var::NK | Var::KStart))))
+    {
+        let (of_rows, of_items) = (alone(exprs, only, Var::Q), alone(exprs, only, Var::K));
+        let apart = exprs.and([of_rows, of_items]) == only && exprs.as_bool(of_items).is_none();
+        let chosen = |id: ExprId| match *exprs.node(id) {
+            Node::Drawn(d, ..) | Node::DrawAt(d, ..) | Node::Un(Un::DrawCount(d), _) => {
+                matches!(program.draws[d.0 as usize].chooser, Chooser::Select { .. })
+            }
+            _ => false,
+        };
+        if apart && !exprs.reachable(&[of_items]).into_iter().any(chosen) {
+            listed = Some(Listed::of(of_items));
+            // Rows without items are left out already where there is a sample of them.
+            set = if sampled.is_some() { exprs.bool(true) } else { of_rows };
+        }
+    }
+    let (mut scale, mut value) = factor(exprs, score.value).filter(|_| score.dot.is_some()).unwrap_or_else(|| {
+        let identity = *exprs.node(score.value) == Node::Var(Var::Score);
+        (exprs.real(1.0), (!identity).then_some(score.value))
+    });
+    if listed.is_some() {
+        // Where some items are keys, lengths of the launch have other names.
+        scale = of_launch(exprs, scale);
+        value = value.map(|value| of_launch(exprs, value));
+        set = of_launch(exprs, set);
+    }
     let entry = Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias: None };
     let level = |index: Index| if let Index::Slots(level) = index { Some(level) } else { None };
     let walk = Attend {
@@ -245,20 +278,42 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         view: View::Rows,
         reads: Reads { q: level(item_rows), kv: level(items) },
         scale,
-        score: (!identity).then_some(score.value),
+        score: value,
         entries: vec![entry],
     };
-    let scored = Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched, sampled };
+    let scored =
+        Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched, sampled, listed };
     Ok(made(Some(scored)))
 }
 
-/// What a set says of queries, whatever the key.
-fn of_queries(exprs: &mut Exprs, set: ExprId) -> ExprId {
+/// The factor of a product that is all there is to a value, and what is left of the value: nothing.
+fn factor(exprs: &mut Exprs, value: ExprId) -> Option<(ExprId, Option<ExprId>)> {
+    let Node::Bin(op @ (Bin::Mul | Bin::Div), a, b) = *exprs.node(value) else { return None };
+    let is_score = |e: ExprId| *exprs.node(e) == Node::Var(Var::Score);
+    let other = match (is_score(a), is_score(b)) {
+        (true, _) => b,
+        (_, true) if op == Bin::Mul => a,
+        _ => return None,
+    };
+    let pair = |v| matches!(v, Var::Q | Var::K | Var::Score | Var::Slot | Var::Loop(_));
+    if exprs.reads(other, pair) {
+        return None;
+    }
+    let one = exprs.real(1.0);
+    Some((if op == Bin::Div { exprs.div(one, other) } else { other }, None))
+}
+
+/// What a set says of queries whatever the key, or of keys whatever the query; what reads neither is said of queries.
+fn alone(exprs: &mut Exprs, set: ExprId, of: Var) -> ExprId {
     let parts = match exprs.node(set) {
         Node::And(parts) => parts.clone(),
         _ => vec![set],
     };
-    let alone: Vec<ExprId> = parts.into_iter().filter(|&part| !exprs.reads(part, |v| v == Var::K)).collect();
+    let says = |part: &ExprId| match of {
+        Var::K => exprs.reads(*part, |v| v == Var::K) && !exprs.reads(*part, |v| v == Var::Q),
+        _ => !exprs.reads(*part, |v| v == Var::K),
+    };
+    let alone: Vec<ExprId> = parts.into_iter().filter(says).collect();
     exprs.and(alone)
 }
 
@@ -329,6 +384,28 @@ pub fn stands(program: &Program, index: Index, env: &Env<'_>, rows: Range<i64>) 
         }
         Index::Queries => Ok(rows.collect()),
         _ => Ok(rows.map(|_| last).collect()),
+    }
+}
+
+impl Scored {
+    /// Numbers of the items that are walked, counted from the first there is, if these are listed.
+    ///
+    /// # Errors
+    /// An expression without a value.
+    pub fn items_listed(&self, program: &Program, env: &Env<'_>) -> Result<Option<Vec<u32>>, EvalError> {
+        let Some(listed) = &self.listed else { return Ok(None) };
+        let missing = |e: EnvError| EvalError::Missing { what: e.to_string() };
+        let all = slots::candidates(program, self.items, env).map_err(missing)?;
+        let pairs = env_of(program, self.items, env).map_err(missing)?;
+        // Of which row does not matter.
+        let set = Ranges::new(program, &listed.rows);
+        let row = set.row(&pairs, env.q_start)?;
+        let (mut found, mut from) = (Vec::new(), all.start);
+        while let Some((start, end)) = row.next_from(from) {
+            found.extend((start.max(all.start)..end.min(all.end)).map(|item| (item - all.start) as u32));
+            from = end;
+        }
+        Ok(Some(found))
     }
 }
 
@@ -486,6 +563,7 @@ impl Plan {
                 select.within.into_iter().chain(select.besides).chain(select.including).collect();
             if let Some(scored) = &c.scored {
                 roots.extend(sets(&scored.walk));
+                roots.extend(scored.listed.as_ref().map(|l| l.set));
                 let operands = scored.dot.iter().flat_map(|(a, b)| [a.rows, b.rows]);
                 let levels = operands.filter_map(|rows| match rows {
                     Rows::LevelQ(level) => origin(program, level, |of| of.q),

@@ -166,24 +166,20 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
     }
     for (i, stage) in plan.stages.iter().enumerate() {
         let sets: Vec<Set> = stage.entries.iter().filter_map(|e| Set::new(&plan.program, stage, e)).collect();
-        if let Some(level) = stage.reads.kv {
-            let of = env_of(&plan.program, Index::Slots(level), env).map_err(no_value)?;
-            count.stage::<V>(stage, &sets, &of, of.n_q, None, |i| (of.q_start + i, i))?;
-            let mut tasks = std::mem::take(&mut count.tasks);
-            tasks.iter_mut().for_each(|task| task[Term::Rows] *= if i > 0 { 2 } else { 1 });
-            stages.push(tasks);
-            continue;
-        }
+        // Slots that are keys have an environment of their own.
+        let slots = stage.reads.kv.map(|level| env_of(&plan.program, Index::Slots(level), env).map_err(no_value));
+        let slots = slots.transpose()?;
+        let of = slots.as_ref().unwrap_or(env);
         match stage.view {
             View::Given | View::Rows => {
-                count.stage::<V>(stage, &sets, env, env.n_q, None, |i| (env.q_start + i, i))?;
+                count.stage::<V>(stage, &sets, of, of.n_q, None, |i| (of.q_start + i, i))?;
             }
             View::Walk(order) => {
                 count.once[Term::Ordered] += env.n_q.unsigned_abs();
                 let walk =
                     order::walk(&plan.program, order, env).map_err(|e| EvalError::Missing { what: e.to_string() })?;
                 let number = |i: i64| i64::from(walk[i as usize]);
-                count.stage::<V>(stage, &sets, env, env.n_q, None, |i| (env.q_start + number(i), number(i)))?;
+                count.stage::<V>(stage, &sets, of, of.n_q, None, |i| (of.q_start + number(i), number(i)))?;
             }
             View::Ordered { queries, keys } => {
                 count.once[Term::Ordered] += env.n_q.unsigned_abs() + env.n_k.unsigned_abs();
@@ -316,6 +312,9 @@ fn choice<V: Visits>(plan: &Plan, choose: &Choose, env: &Env<'_>, shape: Shape) 
         return Ok(count);
     }
     of.n_q = stands.len() as i64;
+    if let Some(listed) = scored.items_listed(program, env)? {
+        (of.k_start, of.n_k) = (0, listed.len() as i64);
+    }
     let sets: Vec<Set> = scored.walk.entries.iter().filter_map(|e| Set::new(program, &scored.walk, e)).collect();
     count.stage::<V>(&scored.walk, &sets, &of, of.n_q, None, |i| (stands[i as usize], i))?;
     let flops = if scored.dot.is_some() { count.total.executed_flops } else { 0 };
@@ -391,7 +390,8 @@ impl Set {
             let operations = program.exprs.reachable(&filters).iter().filter(reads_key).count() as u64;
             (Rows::new(program, &RowSet { pieces: pieces.collect() }), operations)
         });
-        let roots: Vec<ExprId> = stage.score.iter().chain(bias).copied().collect();
+        let bias = bias.filter(|_| stage.common_bias(&program.exprs).is_none());
+        let roots: Vec<ExprId> = stage.score.into_iter().chain(bias).collect();
         Some(Set { rows: Rows::new(program, rows), tested, modifiers: Modifiers::new(program, &roots) })
     }
 }

@@ -124,6 +124,33 @@ fn stages(
     Some(stages)
 }
 
+/// The order in which queries that share keys follow one another: the first that a set of the stage has queries along.
+pub(crate) fn queries_along(program: &Program, stage: &Attend) -> Option<OrderId> {
+    order_of(program, stage, Var::Q).filter(|&order| moves(program, order))
+}
+
+/// The first order by which a set of the stage numbers queries, or keys.
+fn order_of(program: &Program, stage: &Attend, var: Var) -> Option<OrderId> {
+    let exprs = &program.exprs;
+    let sets = stage.entries.iter().filter_map(|e| match e {
+        Entry::Tokens { set, .. } => Some(*set),
+        Entry::Null { .. } => None,
+    });
+    let sets: Vec<ExprId> = sets.collect();
+    let of = |id: ExprId| match *exprs.node(id) {
+        Node::Un(Un::OrderIndex(o), x) if *exprs.node(x) == Node::Var(var) => Some(o),
+        _ => None,
+    };
+    exprs.reachable(&sets).into_iter().find_map(of)
+}
+
+/// Whether an order is another than the given one.
+fn moves(program: &Program, order: OrderId) -> bool {
+    let order = program.order(order);
+    let own = order.segment.map(|s| &program.space.segments[s].axes);
+    !matches!(&order.kind, OrderKind::Raster(axes) if Some(axes) == own)
+}
+
 /// Which orders number queries and keys.
 struct Numbering {
     queries: OrderId,
@@ -141,29 +168,12 @@ struct Numbering {
 impl Numbering {
     /// The first orders of queries and keys that a set of the stage is written along, unless they change nothing.
     fn along(program: &mut Program, stage: &Attend) -> Option<Numbering> {
-        let sets = stage.entries.iter().filter_map(|e| match e {
-            Entry::Tokens { set, .. } => Some(*set),
-            Entry::Null { .. } => None,
-        });
-        let sets: Vec<ExprId> = sets.collect();
-        let Program { exprs, space, orders, .. } = program;
-        let along = |var: Var| {
-            let of = |id: ExprId| match *exprs.node(id) {
-                Node::Un(Un::OrderIndex(o), x) if *exprs.node(x) == Node::Var(var) => Some(o),
-                _ => None,
-            };
-            exprs.reachable(&sets).into_iter().find_map(of)
-        };
-        let keys = along(Var::K)?;
-        let queries = along(Var::Q).unwrap_or(keys);
-        let moves = |o: OrderId| {
-            let order = &orders[o.0 as usize];
-            let own = order.segment.map(|s| &space.segments[s].axes);
-            !matches!(&order.kind, OrderKind::Raster(axes) if Some(axes) == own)
-        };
-        if !moves(keys) && !moves(queries) {
+        let keys = order_of(program, stage, Var::K)?;
+        let queries = order_of(program, stage, Var::Q).unwrap_or(keys);
+        if !moves(program, keys) && !moves(program, queries) {
             return None;
         }
+        let Program { exprs, space, orders, .. } = program;
         let within = [queries, keys].iter().all(|o| orders[o.0 as usize].segment.is_some());
         let ends = if within { ends(exprs, space) } else { vec![] };
         let (q, k) = (exprs.var(Var::Q), exprs.var(Var::K));

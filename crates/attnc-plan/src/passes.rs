@@ -217,7 +217,8 @@ fn rows(plan: &mut Plan, _: &Options, notes: &mut Vec<Note>) {
         }
     }
     for c in &mut plan.chooses {
-        for listed in [&mut c.candidates].into_iter().chain(&mut c.besides).chain(&mut c.including) {
+        let items = c.scored.as_mut().and_then(|s| s.listed.as_mut());
+        for listed in [&mut c.candidates].into_iter().chain(&mut c.besides).chain(&mut c.including).chain(items) {
             listed.rows = analysis::row_set(program, listed.set, analysis::Role::Row).rows;
         }
     }

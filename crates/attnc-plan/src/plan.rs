@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use attnc_pattern::expr::{ExprId, LevelId, OrderId, Var};
+use attnc_pattern::expr::{ExprId, Exprs, LevelId, OrderId, Var};
 use attnc_pattern::program::{Align, Empty, Program, Source};
 use attnc_pattern::rowset::{RowSet, TileSet};
 
@@ -138,6 +138,23 @@ pub enum Entry {
         /// The logit of slot `Slot`; 0 without one.
         bias: Option<ExprId>,
     },
+}
+
+impl Attend {
+    /// A finite constant that every score of the stage is biased by: it moves the maximum of a softmax and nothing else,
+    /// so that it need not be added to scores.
+    #[must_use]
+    pub fn common_bias(&self, exprs: &Exprs) -> Option<f64> {
+        let mut common = None;
+        for entry in &self.entries {
+            let Entry::Tokens { bias: Some(bias), .. } = entry else { return None };
+            if common.is_some_and(|known| known != *bias) {
+                return None;
+            }
+            common = Some(*bias);
+        }
+        exprs.as_real(common?).filter(|b| b.is_finite() && (*b as f32).is_finite())
+    }
 }
 
 impl Plan {

@@ -43,6 +43,9 @@ impl Plan {
             if let Some(value) = scored.walk.score {
                 let _ = writeln!(out, "    value {}", expr(value));
             }
+            if let Some(listed) = &scored.listed {
+                indented(&mut out, "items", &rows_text(&self.program, &listed.rows));
+            }
             for entry in &scored.walk.entries {
                 if let Entry::Tokens { rows, .. } = entry {
                     indented(&mut out, "rows", &rows_text(&self.program, rows));

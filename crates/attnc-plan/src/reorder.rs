@@ -12,19 +12,33 @@ use attnc_pattern::expr::{Bin, Cmp, ExprId, Exprs, Extent, Node, OrderId, Var};
 use attnc_pattern::program::{Empty, Order, OrderKind, Program};
 use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
-use crate::ordered::{along, permuted};
+use crate::ordered::{along, permuted, queries_along};
 use crate::passes::Options;
 use crate::plan::{Attend, Entry, Plan, Role, View};
 
 pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
-    let [stage] = plan.stages.as_slice() else { return };
-    if stage.role != Role::RowWalk || stage.view != View::Given || plan.is_dynamic() {
-        return;
-    }
     // Rows without entries are looked for stage by stage: a row may be empty in one of two.
     let whole = plan.empty == Some(Empty::Error);
     let program = Arc::make_mut(&mut plan.program);
-    let mut stages = vec![stage.clone()];
+    let given = |s: &Attend| s.role == Role::RowWalk && s.view == View::Given && s.reads.q.is_none();
+    let mut reordered = Vec::with_capacity(plan.stages.len());
+    for mut stage in plan.stages.drain(..) {
+        match stage.reads.kv {
+            _ if !given(&stage) => reordered.push(stage),
+            None => reordered.extend(in_orders(program, stage, whole)),
+            // Slots of a level lie in the order that the level has; queries that share slots lie apart.
+            Some(_) => {
+                stage.view = queries_along(program, &stage).map_or(View::Given, View::Walk);
+                reordered.push(stage);
+            }
+        }
+    }
+    plan.stages = reordered;
+}
+
+/// A stage over tokens as stages in the orders in which their sets are dense.
+fn in_orders(program: &mut Program, stage: Attend, whole: bool) -> Vec<Attend> {
+    let mut stages = vec![stage];
     for found in [along, permuted, classes] {
         // What is left in the given order may be dense in the next.
         if let Some(at) = stages.iter().position(|s| s.view == View::Given)
@@ -38,7 +52,7 @@ pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
             stage.view = View::Walk(order);
         }
     }
-    plan.stages = stages;
+    stages
 }
 
 /// The modulus by which a piece keeps to the query's class: the largest constant, else one that is known when run.

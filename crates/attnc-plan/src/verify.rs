@@ -62,6 +62,9 @@ pub(crate) fn check(plan: &Plan, stage: Stage) -> Result<(), Refusal> {
     for choose in &plan.chooses {
         let select = plan.program.select(choose.select);
         c.expr("capacity", select.capacity, Ty::Int, launch)?;
+        if let Some(listed) = choose.scored.as_ref().and_then(|s| s.listed.as_ref()) {
+            c.expr("items", listed.set, Ty::Bool, |v| launch(v) || v == Var::K)?;
+        }
         match (&choose.scored, &select.budget) {
             (None, Budget::Nearest(_)) => {}
             (Some(s), _) if s.walk.view == View::Rows => {}

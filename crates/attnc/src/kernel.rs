@@ -330,6 +330,16 @@ impl Kernel {
         self.parts.iter().flat_map(Piece::leaves).filter_map(|p| p.built.as_deref())
     }
 
+    /// Whether all that it is made of has a plan: what the oracle alone runs has none.
+    ///
+    /// # Errors
+    /// What has no plan, and where it was written.
+    pub fn planned(&self) -> Result<(), Diagnostics> {
+        let without = self.parts.iter().flat_map(Piece::leaves).filter(|p| p.built.is_none());
+        let refused: Vec<Diagnostic> = without.filter_map(|p| self.shared.plan(p.attention).err()).flatten().collect();
+        if refused.is_empty() { Ok(()) } else { Err(self.shared.said(refused)) }
+    }
+
     /// The stages of the plans as graphs in the language of Graphviz.
     #[must_use]
     pub fn plan_dot(&self) -> String {

@@ -225,11 +225,25 @@ fn drive(
     if resumes {
         e.stage(Stage::resume, &[e.ctx, e.scratch, t.first, t.rows]);
     }
+    // What is added to all scores alike is added to their maximum instead.
+    let common = attend.common_bias(&plan.program.exprs).map(|bias| bias as f32);
+    let shift = |e: &mut Emitter<'_>, by: f32| {
+        let by = e.ins().get().f32const(by);
+        e.stage(Stage::shift, &[e.scratch, t.rows, by]);
+    };
+    if let Some(bias) = common {
+        shift(&mut e, -bias);
+    }
     for entry in &attend.entries {
         match entry {
-            Entry::Tokens { rows, tiles, bias, .. } => attend_tokens(&mut e, &t, rows, tiles, *bias),
+            Entry::Tokens { rows, tiles, bias, .. } => {
+                attend_tokens(&mut e, &t, rows, tiles, bias.filter(|_| common.is_none()));
+            }
             Entry::Null { slots, bias } => attend_nulls(&mut e, &t, *slots, *bias),
         }
+    }
+    if let Some(bias) = common {
+        shift(&mut e, bias);
     }
     e.stage(Stage::end, &[e.ctx, e.scratch, t.first, t.rows]);
     e.ins().get().return_(&[]);
