@@ -468,7 +468,7 @@ impl<'a> Test<'a> {
         };
         let mut once = || -> Outcome<u64> {
             let begin = Instant::now();
-            let resources = Resources { threads: Some(self.pool), workspace: Some(&mut workspace) };
+            let resources = Resources { threads: Some(self.pool), workspace: Some(&mut workspace), ready: None };
             self.kernel.run(&mut problem, resources)?;
             Ok(machine::nanos(begin))
         };
