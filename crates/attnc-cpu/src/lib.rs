@@ -24,10 +24,21 @@
 //!
 //! Nothing here knows of text, names, files or other targets.
 
+#![cfg_attr(
+    not(feature = "jit"),
+    allow(dead_code, reason = "stages are called by generated code, and launches by whoever has a kernel")
+)]
+
 mod compile;
 mod dynamic;
+#[cfg(feature = "jit")]
 mod emit;
 mod few;
+#[cfg(feature = "jit")]
+mod jit;
+#[cfg(not(feature = "jit"))]
+#[path = "absent.rs"]
+mod jit;
 mod layout;
 mod levels;
 mod ready;
@@ -36,7 +47,7 @@ mod select;
 mod stages;
 mod target;
 mod tensor;
-#[cfg(test)]
+#[cfg(all(test, feature = "jit"))]
 mod tests;
 mod visits;
 
