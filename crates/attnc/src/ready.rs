@@ -81,7 +81,8 @@ impl Kept {
     pub(crate) fn is_of(&self, shared: &Arc<Shared>, select: &Select, inputs: &Inputs<'_>) -> bool {
         let Given { sizes, docs, tensors, q_start, k_start, lengths } = &self.given;
         let size = |(a, b): (&(String, i64), &(&str, i64))| (a.0.as_str(), a.1) == *b;
-        let same = |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits());
+        let same =
+            |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits());
         Arc::ptr_eq(&self.shared, shared)
             && self.select == *select
             && (*q_start, *k_start) == (inputs.q_start, inputs.k_start)

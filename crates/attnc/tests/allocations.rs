@@ -3,7 +3,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use attnc::{Compiler, Inputs, Kernel, Memory, Problem, Ready, Resources, Select, Tensor, TensorData, TensorMut, Threads};
+use attnc::{
+    Compiler, Inputs, Kernel, Memory, Problem, Ready, Resources, Select, Tensor, TensorData, TensorMut, Threads,
+};
 
 /// Allocations of all threads.
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);

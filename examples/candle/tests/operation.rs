@@ -19,7 +19,8 @@ fn values(x: &Tensor) -> Vec<f32> {
 fn strided_tensors_give_what_contiguous_ones_give() {
     let op = causal();
     // [batch, tokens, heads, dim] as a projection leaves it, and a slice that does not begin at the first element.
-    let [q, k, v] = [1, 2, 3].map(|_| random([2, 41, 4, 16]).transpose(1, 2).and_then(|x| x.narrow(2, 1, 40)).expect("cut"));
+    let [q, k, v] =
+        [1, 2, 3].map(|_| random([2, 41, 4, 16]).transpose(1, 2).and_then(|x| x.narrow(2, 1, 40)).expect("cut"));
     let there = op.attend(&q, &k, &v).expect("runs");
     let [q, k, v] = [q, k, v].map(|x| x.contiguous().expect("copied"));
     assert_eq!(there.dims(), [2, 4, 40, 16]);
