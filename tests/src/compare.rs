@@ -117,7 +117,7 @@ impl Runner {
         match self {
             Runner::Cpu(_, threads) => {
                 let pool = Threads::new(threads)?;
-                let resources = Resources { threads: Some(&pool), workspace: None };
+                let resources = Resources { threads: Some(&pool), ..Resources::default() };
                 let chosen = kernel.run_chosen(problem, resources).map_err(|e| e.to_string())?;
                 Ok((DType::F32, chosen))
             }

@@ -702,7 +702,7 @@ pub unsafe extern "C" fn attnc_run(kernel: *const attnc_kernel, problem: *const 
                 (false, 0) => Some(&mut [][..]),
                 (false, bytes) => Some(std::slice::from_raw_parts_mut(given.workspace.cast::<u8>(), bytes)),
             };
-            kernel.run(&mut problem, Resources { threads: threads.as_deref(), workspace })
+            kernel.run(&mut problem, Resources { threads: threads.as_deref(), workspace, ready: None })
         }
     })
 }

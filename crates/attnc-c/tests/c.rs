@@ -31,8 +31,14 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
+/// Whether a tool is installed; what is not tested without it is said.
+#[expect(clippy::print_stderr, reason = "a test that says what it skips")]
 fn has(tool: &str) -> bool {
-    Command::new(tool).arg("--version").output().is_ok_and(|o| o.status.success())
+    let found = Command::new(tool).arg("--version").output().is_ok_and(|o| o.status.success());
+    if !found {
+        eprintln!("skipped: `{tool}` is not installed");
+    }
+    found
 }
 
 #[test]
@@ -114,13 +120,16 @@ fn programs_of_c_run() {
         let example = root.join("../../examples/embed.c").canonicalize().expect("the example");
         let text = format!(
             "cmake_minimum_required(VERSION 3.16)\nproject(embed C)\nfind_package(attnc REQUIRED)\n\
-             add_executable(embed {})\ntarget_link_libraries(embed attnc::attnc m)\n",
+             add_executable(embed {0})\ntarget_link_libraries(embed attnc::attnc m)\n\
+             add_executable(embed_static {0})\ntarget_link_libraries(embed_static attnc::attnc_static)\n",
             example.display()
         );
         std::fs::write(dir.join("CMakeLists.txt"), text).expect("writes");
         let prefix = format!("-DCMAKE_PREFIX_PATH={}", prefix.display());
         run(Command::new("cmake").arg("-S").arg(&dir).arg("-B").arg(dir.join("build")).arg(prefix));
         run(Command::new("cmake").arg("--build").arg(dir.join("build")));
-        run(&mut Command::new(dir.join("build/embed")));
+        for program in ["embed", "embed_static"] {
+            run(&mut Command::new(dir.join("build").join(program)));
+        }
     }
 }

@@ -377,7 +377,10 @@ impl Work {
                 let on_device = crate::gpu::again(session, gpu, &mut problem)?;
                 return Ok(on_device.map_or_else(|| machine::nanos(begin), |nanos| nanos as u64));
             }
-            self.kernel.run(&mut problem, Resources { threads: Some(threads), workspace: Some(&mut workspace) })?;
+            self.kernel.run(
+                &mut problem,
+                Resources { threads: Some(threads), workspace: Some(&mut workspace), ready: None },
+            )?;
             Ok(machine::nanos(begin))
         };
 

@@ -57,7 +57,7 @@ fn execute(kernel: &Kernel, target: &Target, threads: &Threads, problem: &mut Pr
         let session = crate::gpu::run(kernel, &gpu, problem)?;
         return Ok(format!("gpu:{}", session.variant().name()));
     }
-    kernel.run(problem, Resources { threads: Some(threads), workspace: None })?;
+    kernel.run(problem, Resources { threads: Some(threads), ..Resources::default() })?;
     Ok(match (target, kernel.isa()) {
         (Target::Oracle, _) => "oracle".to_owned(),
         (_, Some(isa)) => format!("cpu:{}", isa.name()),

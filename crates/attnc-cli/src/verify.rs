@@ -378,7 +378,7 @@ fn case(
                 rounded = execute(target, &kernel, pool, &mut problem)?;
                 Vec::new()
             } else {
-                kernel.run_chosen(&mut problem, Resources { threads: Some(pool), workspace: None })?
+                kernel.run_chosen(&mut problem, Resources { threads: Some(pool), ..Resources::default() })?
             };
             // What depends on the data is compared given what was chosen, which is judged apart.
             if kept.is_none() && !chosen.is_empty() {
@@ -410,7 +410,7 @@ fn execute(target: &Compiled, kernel: &Kernel, pool: &Threads, problem: &mut att
         return Ok(crate::gpu::run(kernel, gpu, problem)?.weights());
     }
     debug_assert!(!target.is_gpu());
-    kernel.run(problem, Resources { threads: Some(pool), workspace: None })?;
+    kernel.run(problem, Resources { threads: Some(pool), ..Resources::default() })?;
     Ok(DType::F32)
 }
 

@@ -1,23 +1,16 @@
-//! From a verified plan to machine code that can be called.
+//! A compiled plan: machine code that can be called, and what it reads.
 //!
-//! The one idea: the host's instruction set and the tables of helpers are made once for a process; a kernel
-//! then costs one small function. [`CpuKernel`] owns its machine code and gives the memory back when it is
-//! dropped. Nothing here knows what the code does; see [`crate::emit`].
+//! The one idea: a [`CpuKernel`] owns its code, which runs only under a borrow of it. Nothing here knows what the code
+//! does, or how it is made; see [`crate::jit`].
 
 use std::fmt;
-use std::fmt::Write as _;
 use std::sync::OnceLock;
 
 use attnc_kernels::Isa;
 use attnc_kernels::abi::Table;
 use attnc_plan::{Plan, VerifiedPlan};
-use cranelift::codegen::ir::Function;
-use cranelift::codegen::isa::OwnedTargetIsa;
-use cranelift::codegen::settings::{self, Configurable};
-use cranelift_jit::{JITBuilder, JITModule};
-use cranelift_module::{FuncId, Linkage, Module};
 
-use crate::emit::{Callees, driver};
+use crate::jit::{self, Code};
 use crate::layout::{Ctx, Scratch};
 
 /// How to compile.
@@ -51,6 +44,8 @@ pub enum CompileError {
     Isa(Isa),
     /// Cranelift cannot make code for this machine, or there is no memory for it.
     Backend(String),
+    /// This crate was built without its feature `jit`.
+    Absent,
 }
 
 impl fmt::Display for CompileError {
@@ -59,6 +54,7 @@ impl fmt::Display for CompileError {
             CompileError::Unsupported(what) => write!(f, "the CPU target does not support {what}"),
             CompileError::Isa(isa) => write!(f, "this machine does not run {} kernels", isa.name()),
             CompileError::Backend(what) => write!(f, "code generation failed: {what}"),
+            CompileError::Absent => write!(f, "code generation for CPUs was left out of this build"),
         }
     }
 }
@@ -102,32 +98,32 @@ impl Uses {
     }
 }
 
-type Drive = unsafe extern "C" fn(*const Ctx, *mut Scratch, i64);
-type Check = unsafe extern "C" fn(*const Ctx, *mut Scratch, i64) -> i64;
+pub(crate) type Drive = unsafe extern "C" fn(*const Ctx, *mut Scratch, i64);
+pub(crate) type Check = unsafe extern "C" fn(*const Ctx, *mut Scratch, i64) -> i64;
 
 /// Machine code of one plan. Serves every length, batch, head count, start, stride and element type, from any
 /// number of threads.
 pub struct CpuKernel {
-    plan: Plan,
-    isa: Isa,
-    table: Box<Table>,
-    uses: Uses,
-    /// `Some` until it is dropped.
-    module: Option<JITModule>,
+    pub(crate) plan: Plan,
+    pub(crate) isa: Isa,
+    pub(crate) table: Box<Table>,
+    pub(crate) uses: Uses,
+    /// What the functions below are in.
+    pub(crate) _code: Code,
     /// One function for each stage that attends.
-    drive: Vec<Drive>,
+    pub(crate) drive: Vec<Drive>,
     /// One for each selection by score, which takes a tile of items.
-    score: Vec<Option<Drive>>,
-    check: Option<Check>,
+    pub(crate) score: Vec<Option<Drive>>,
+    pub(crate) check: Option<Check>,
     /// What few queries take besides, made when a launch first has use for it; `None` if nothing can be made.
-    few: OnceLock<Option<Few>>,
-    verify: bool,
-    code_bytes: usize,
-    clif: Option<String>,
-    asm: Option<String>,
+    pub(crate) few: OnceLock<Option<Few>>,
+    pub(crate) verify: bool,
+    pub(crate) code_bytes: usize,
+    pub(crate) clif: Option<String>,
+    pub(crate) asm: Option<String>,
 }
 
-// SAFETY: after it is made the module is only kept and, in `drop`, freed; its code and tables are not written.
+// SAFETY: after it is made its code and tables are not written.
 unsafe impl Send for CpuKernel {}
 // SAFETY: as above.
 unsafe impl Sync for CpuKernel {}
@@ -138,56 +134,17 @@ impl fmt::Debug for CpuKernel {
     }
 }
 
-impl Drop for CpuKernel {
-    fn drop(&mut self) {
-        if let Some(module) = self.module.take() {
-            // SAFETY: code runs only under a borrow of this kernel, and no address of it is given out.
-            unsafe { module.free_memory() };
-        }
-    }
-}
-
 /// Machine code for few queries.
-struct Few {
-    /// `Some` until it is dropped.
-    module: Option<JITModule>,
-    folded: Drive,
-    touched: Drive,
-}
-
-impl Drop for Few {
-    fn drop(&mut self) {
-        if let Some(module) = self.module.take() {
-            // SAFETY: as for the kernel that owns it.
-            unsafe { module.free_memory() };
-        }
-    }
-}
-
-impl Few {
-    fn compile(plan: &Plan, isa: Isa, verify: bool) -> Result<Option<Few>, CompileError> {
-        let target = host(verify)?;
-        let Some(code) = driver::emit_few(plan, callees(isa)?, target.default_call_conv())? else { return Ok(None) };
-        let mut maker = Maker::new(target, &Options { verify, ..Options::default() });
-        let made = maker.define("folded", code.folded).and_then(|f| Ok((f, maker.define("touched", code.touched)?)));
-        let (folded, touched) = match made {
-            Ok(made) => made,
-            Err(e) => return Err(maker.abandon(e)),
-        };
-        if let Err(e) = maker.module.finalize_definitions() {
-            return Err(maker.abandon(CompileError::Backend(e.to_string())));
-        }
-        // SAFETY: the functions were generated with this signature and the host's calling convention.
-        let [folded, touched] = [folded, touched]
-            .map(|id| unsafe { std::mem::transmute::<*const u8, Drive>(maker.module.get_finalized_function(id)) });
-        Ok(Some(Few { module: Some(maker.module), folded, touched }))
-    }
+pub(crate) struct Few {
+    pub(crate) _code: Code,
+    pub(crate) folded: Drive,
+    pub(crate) touched: Drive,
 }
 
 impl CpuKernel {
     /// The code for few queries.
     fn few(&self) -> Option<&Few> {
-        let compile = || Few::compile(&self.plan, self.isa, self.verify).ok().flatten();
+        let compile = || jit::few(&self.plan, self.isa, self.verify).ok().flatten();
         self.few.get_or_init(compile).as_ref()
     }
 
@@ -302,141 +259,10 @@ impl CpuKernel {
     }
 }
 
-/// The host's instruction set as Cranelift sees it, made once; with or without the verifier. Registers are allocated
-/// in one pass: that halves compile time and costs code that computes on every score a few percent.
-pub(crate) fn host(verify: bool) -> Result<&'static OwnedTargetIsa, CompileError> {
-    static HOSTS: [OnceLock<Result<OwnedTargetIsa, String>>; 2] = [const { OnceLock::new() }; 2];
-    let made = HOSTS[usize::from(verify)].get_or_init(|| {
-        let mut flags = settings::builder();
-        let wanted = [
-            ("opt_level", "none"),
-            ("regalloc_algorithm", "single_pass"),
-            ("enable_verifier", if verify { "true" } else { "false" }),
-            ("is_pic", "false"),
-            ("use_colocated_libcalls", "false"),
-            ("unwind_info", "false"),
-        ];
-        for (name, value) in wanted {
-            flags.set(name, value).map_err(|e| e.to_string())?;
-        }
-        let builder = cranelift_native::builder().map_err(str::to_owned)?;
-        builder.finish(settings::Flags::new(flags)).map_err(|e| e.to_string())
-    });
-    made.as_ref().map_err(|e| CompileError::Backend(e.clone()))
-}
-
-/// Helpers for an instruction set, made once.
-fn callees(isa: Isa) -> Result<&'static Callees, CompileError> {
-    static CALLEES: [OnceLock<Option<Callees>>; 3] = [const { OnceLock::new() }; 3];
-    let at = match isa {
-        Isa::Scalar => 0,
-        Isa::Avx2 => 1,
-        Isa::Avx512 => 2,
-    };
-    CALLEES[at].get_or_init(|| Callees::of(isa)).as_ref().ok_or(CompileError::Isa(isa))
-}
-
 /// Makes machine code for a plan.
 ///
 /// # Errors
 /// If the plan asks for what this back end does not do, or this machine cannot run the code.
 pub fn compile(plan: &VerifiedPlan, options: &Options) -> Result<CpuKernel, CompileError> {
-    compile_plan(plan, options)
-}
-
-pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, CompileError> {
-    let isa = options.isa.unwrap_or_else(Isa::best);
-    let table = if options.counting { Table::counting(isa) } else { Table::of(isa) };
-    let table = Box::new(table.ok_or(CompileError::Isa(isa))?);
-    let target = host(options.verify)?;
-    let code = driver::emit(plan, callees(isa)?, target.default_call_conv())?;
-
-    let mut maker = Maker::new(target, options);
-    let named = |i: usize| if i == 0 { "drive".to_owned() } else { format!("drive{i}") };
-    let drive: Result<Vec<FuncId>, _> =
-        code.drive.into_iter().enumerate().map(|(i, f)| maker.define(&named(i), f)).collect();
-    let score: Result<Vec<Option<FuncId>>, _> = (code.score.into_iter().enumerate())
-        .map(|(i, f)| f.map(|f| maker.define(&format!("score{i}"), f)).transpose())
-        .collect();
-    let check = code.check.map(|f| maker.define("check", f)).transpose();
-    let (drive, score, check) = match (drive, score, check) {
-        (Ok(drive), Ok(score), Ok(check)) => (drive, score, check),
-        (Err(e), ..) | (_, Err(e), _) | (.., Err(e)) => return Err(maker.abandon(e)),
-    };
-    if let Err(e) = maker.module.finalize_definitions() {
-        return Err(maker.abandon(CompileError::Backend(e.to_string())));
-    }
-    let address = |id| maker.module.get_finalized_function(id);
-    // SAFETY: the functions were generated with these signatures and the host's calling convention.
-    let (drive, score, check) = unsafe {
-        let check = check.map(|id| std::mem::transmute::<*const u8, Check>(address(id)));
-        let of = |id| std::mem::transmute::<*const u8, Drive>(address(id));
-        let score = score.into_iter().map(|id| id.map(of)).collect();
-        (drive.into_iter().map(of).collect(), score, check)
-    };
-    Ok(CpuKernel {
-        plan: plan.clone(),
-        isa,
-        table,
-        uses: code.uses,
-        module: Some(maker.module),
-        drive,
-        score,
-        check,
-        few: OnceLock::new(),
-        verify: options.verify,
-        code_bytes: maker.code_bytes,
-        clif: maker.clif,
-        asm: maker.asm,
-    })
-}
-
-/// A module in the making.
-struct Maker {
-    module: JITModule,
-    code_bytes: usize,
-    clif: Option<String>,
-    asm: Option<String>,
-}
-
-impl Maker {
-    fn new(target: &OwnedTargetIsa, options: &Options) -> Maker {
-        let builder = JITBuilder::with_isa(target.clone(), cranelift_module::default_libcall_names());
-        Maker {
-            module: JITModule::new(builder),
-            code_bytes: 0,
-            clif: options.clif.then(String::new),
-            asm: options.asm.then(String::new),
-        }
-    }
-
-    /// Compiles a function.
-    fn define(&mut self, name: &str, func: Function) -> Result<FuncId, CompileError> {
-        let backend = |e: cranelift_module::ModuleError| match e {
-            cranelift_module::ModuleError::Compilation(e) => CompileError::Backend(format!("{e:?}")),
-            e => CompileError::Backend(e.to_string()),
-        };
-        let id = self.module.declare_function(name, Linkage::Local, &func.signature).map_err(backend)?;
-        if let Some(text) = &mut self.clif {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "; {name}\n{}", func.display());
-        }
-        let mut context = cranelift::codegen::Context::for_function(func);
-        context.set_disasm(self.asm.is_some());
-        self.module.define_function(id, &mut context).map_err(backend)?;
-        if let Some(code) = context.compiled_code() {
-            self.code_bytes += code.code_buffer().len();
-            if let Some(text) = &mut self.asm {
-                let _ = writeln!(text, "; {name}\n{}", code.vcode.as_deref().unwrap_or_default());
-            }
-        }
-        Ok(id)
-    }
-
-    /// Gives the memory back.
-    fn abandon(self, error: CompileError) -> CompileError {
-        // SAFETY: nothing of the module has been given out.
-        unsafe { self.module.free_memory() };
-        error
-    }
+    jit::compile_plan(plan, options)
 }

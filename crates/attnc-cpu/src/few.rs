@@ -252,6 +252,11 @@ impl Cuts {
         partial_bytes(self.pieces(), self.lanes, self.dv)
     }
 
+    /// No piece is done.
+    pub(crate) fn renew(&mut self) {
+        *self.left.get_mut() = self.pieces();
+    }
+
     /// Gives memory for the results of the pieces.
     pub(crate) fn give(&mut self, memory: *mut u8) {
         self.partial = memory.cast();

@@ -24,24 +24,37 @@
 //!
 //! Nothing here knows of text, names, files or other targets.
 
+#![cfg_attr(
+    not(feature = "jit"),
+    allow(dead_code, reason = "stages are called by generated code, and launches by whoever has a kernel")
+)]
+
 mod compile;
 mod dynamic;
+#[cfg(feature = "jit")]
 mod emit;
 mod few;
+#[cfg(feature = "jit")]
+mod jit;
+#[cfg(not(feature = "jit"))]
+#[path = "absent.rs"]
+mod jit;
 mod layout;
 mod levels;
+mod ready;
 mod run;
 mod select;
 mod stages;
 mod target;
 mod tensor;
-#[cfg(test)]
+#[cfg(all(test, feature = "jit"))]
 mod tests;
 mod visits;
 
 pub use attnc_kernels::Isa;
 pub use attnc_kernels::abi::DType;
 pub use compile::{CompileError, CpuKernel, Options, compile};
+pub use ready::{OwnedPart, Ready};
 pub use run::{Chosen, Launch, Part, RunError, run, run_chosen, workspace_bytes};
 pub use target::{flops_executed, flops_reset, targets};
 pub use tensor::{LayoutError, Tensor, TensorMut};

@@ -268,6 +268,15 @@ pub fn run_chosen(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<Vec<Cho
 }
 
 fn run_noting(parts: &[Part<'_>], launch: &mut Launch<'_>, chosen: Option<&mut Vec<Chosen>>) -> Result<(), RunError> {
+    lay_out_and_run(parts, launch, chosen).map(drop)
+}
+
+/// As [`run`], and hands back what it made for it.
+pub(crate) fn lay_out_and_run<'a>(
+    parts: &'a [Part<'_>],
+    launch: &mut Launch<'_>,
+    chosen: Option<&mut Vec<Chosen>>,
+) -> Result<Laid<'a>, RunError> {
     let shape = check_shapes(launch)?;
     let assigned = check_heads(parts, launch, &shape)?;
     for part in parts {
@@ -285,12 +294,7 @@ fn run_noting(parts: &[Part<'_>], launch: &mut Launch<'_>, chosen: Option<&mut V
     let found = launch.workspace.len();
     let short = || RunError::Workspace { needed: workspace_bytes(parts, shape.n_k, shape.d, shape.dv, 1), found };
     let mut memory = Memory::of(launch.workspace, size);
-    for job in jobs.iter_mut().filter(|j| j.kernel.stages() > 1) {
-        job.between = Some(Between::of(&job.ctx, &mut memory).ok_or_else(short)?);
-    }
-    if jobs.iter().any(|j| j.tiles(0) > 0) && memory.slots() == 0 {
-        return Err(short());
-    }
+    give_between(&mut jobs, &mut memory).ok_or_else(short)?;
     if parts.iter().any(|p| p.kernel.plan().is_dynamic()) {
         let made = dynamic::make(parts, &mut bounds, launch, &mut jobs, &setups, &mut memory)?;
         made.ok_or_else(short)?;
@@ -304,22 +308,78 @@ fn run_noting(parts: &[Part<'_>], launch: &mut Launch<'_>, chosen: Option<&mut V
         }
     }
     cut_jobs(&mut jobs, parts, &memory, shape.dv);
-    let rounds = give_pieces(&mut jobs, &mut memory, launch.pool).ok_or_else(short)?;
+    let mut rounds = Vec::new();
+    give_pieces(&mut jobs, &mut memory, launch.pool, &mut rounds).ok_or_else(short)?;
     find_empty_row(&jobs, &memory, launch.pool)?;
-    clear(launch, &shape, &assigned, parts);
-    let last = parts.iter().map(|p| p.kernel.stages()).max().unwrap_or(0);
-    let turns: Vec<Option<usize>> = if launch.apart { (0..parts.len()).map(Some).collect() } else { vec![None] };
-    for (turn, stage) in turns.into_iter().flat_map(|turn| (0..last).map(move |stage| (turn, stage))) {
-        // Only jobs of one stage are cut.
-        let rounds = if stage == 0 { rounds.clone() } else { std::iter::once(0..jobs.len()).collect() };
-        for round in rounds {
-            let jobs = &jobs[round];
-            let of_turn = |job: &Job<'_>, stage| if turn.is_none_or(|p| job.part == p) { job.tasks(stage) } else { 0 };
-            let tasks = Tasks::new(jobs, stage, of_turn);
-            tasks.each(&memory, launch.pool, |at, task, scratch, marks| jobs[at].run(stage, task, scratch, marks));
+    let mut laid = Laid {
+        jobs,
+        bounds,
+        blank: blank(&shape, &assigned, parts),
+        size,
+        stages: parts.iter().map(|p| p.kernel.stages()).max().unwrap_or(0),
+        parts: parts.len(),
+        rounds,
+        before: Vec::new(),
+    };
+    laid.compute(launch, &memory);
+    Ok(laid)
+}
+
+/// A launch laid out: all that does not change from one launch to the next like it.
+pub(crate) struct Laid<'a> {
+    pub(crate) jobs: Vec<Job<'a>>,
+    /// What the jobs point to.
+    pub(crate) bounds: Vec<Vec<Bound<'a>>>,
+    /// Rows that no task writes: of a batch item and head, from a row on.
+    blank: Vec<(usize, usize, usize)>,
+    size: ScratchSize,
+    /// Most stages of a part.
+    stages: usize,
+    parts: usize,
+    /// Jobs of each round of the first stage.
+    rounds: Vec<Range<usize>>,
+    /// A list for [`Tasks`].
+    before: Vec<usize>,
+}
+
+impl Laid<'_> {
+    /// Runs again; the jobs point to the tensors of `launch`. Allocates nothing. `None` if the workspace is too small:
+    /// nothing is written then.
+    pub(crate) fn again(&mut self, launch: &mut Launch<'_>) -> Option<()> {
+        let mut memory = Memory::of(launch.workspace, self.size);
+        give_between(&mut self.jobs, &mut memory)?;
+        self.jobs.iter_mut().filter_map(|j| j.cuts.as_mut()).for_each(Cuts::renew);
+        give_pieces(&mut self.jobs, &mut memory, launch.pool, &mut self.rounds)?;
+        self.compute(launch, &memory);
+        Some(())
+    }
+
+    /// Does every task.
+    fn compute(&mut self, launch: &mut Launch<'_>, memory: &Memory) {
+        let Laid { jobs, blank, rounds, before, .. } = self;
+        clear(launch, blank);
+        let all = [0..jobs.len()];
+        let (turns, stages) = (if launch.apart { self.parts } else { 1 }, self.stages);
+        for (turn, stage) in (0..turns).flat_map(|turn| (0..stages).map(move |stage| (turn, stage))) {
+            // Only jobs of one stage are cut.
+            for round in if stage == 0 { &rounds[..] } else { &all } {
+                let jobs = &jobs[round.clone()];
+                let now = |job: &Job<'_>| !launch.apart || job.part == turn;
+                let of_turn = |job: &Job<'_>, stage| if now(job) { job.tasks(stage) } else { 0 };
+                let tasks = Tasks::new(jobs, stage, of_turn, before);
+                tasks.each(memory, launch.pool, |at, task, scratch, marks| jobs[at].run(stage, task, scratch, marks));
+            }
         }
     }
-    Ok(())
+}
+
+/// Gives jobs of several stages memory for what is kept between them; `None` if there is too little, or none for a
+/// scratch.
+fn give_between(jobs: &mut [Job<'_>], memory: &mut Memory) -> Option<()> {
+    for job in jobs.iter_mut().filter(|j| j.kernel.stages() > 1) {
+        job.between = Some(Between::of(&job.ctx, memory)?);
+    }
+    (memory.slots() > 0 || jobs.iter().all(|j| j.tiles(0) == 0)).then_some(())
 }
 
 /// Cuts jobs of few queries and many keys.
@@ -356,13 +416,14 @@ fn cut_jobs(jobs: &mut [Job<'_>], parts: &[Part<'_>], memory: &Memory, dv: usize
     }
 }
 
-/// Gives cut jobs memory for the results of their pieces, to as many at a time as there is memory for; the jobs of each
-/// round. `None` if one of them asks for more than there is beside a scratch.
+/// Gives cut jobs memory for the results of their pieces, to as many at a time as there is memory for, and lists the jobs
+/// of each round. `None` if one of them asks for more than there is beside a scratch.
 fn give_pieces(
     jobs: &mut [Job<'_>],
     memory: &mut Memory,
     pool: Option<&rayon::ThreadPool>,
-) -> Option<Vec<Range<usize>>> {
+    rounds: &mut Vec<Range<usize>>,
+) -> Option<()> {
     let wanted = |job: &Job<'_>| job.cuts.as_ref().map_or(Some(0), Cuts::bytes);
     let (mut most, mut total) = (0_usize, 0_usize);
     for job in &*jobs {
@@ -372,7 +433,7 @@ fn give_pieces(
     let threads = memory.stride.saturating_mul(threads_of(pool));
     let room = total.min(most.max(memory.left.saturating_sub(threads)));
     let base = memory.take(room)?;
-    let mut rounds = Vec::new();
+    rounds.clear();
     let (mut first, mut used) = (0, 0);
     for (at, job) in jobs.iter_mut().enumerate() {
         let bytes = wanted(job)?;
@@ -386,7 +447,7 @@ fn give_pieces(
         used += bytes;
     }
     rounds.push(first..jobs.len());
-    (most == 0 || memory.slots() > 0).then_some(rounds)
+    (most == 0 || memory.slots() > 0).then_some(())
 }
 
 /// Threads of a pool, or of that of the calling thread.
@@ -1102,11 +1163,18 @@ pub(crate) fn parallel(
 
 /// Runs `work` for each slot, on a thread of its own.
 fn each_slot(threads: usize, work: &(impl Fn(usize) + Sync)) {
-    rayon::scope(|scope| {
-        for slot in 0..threads {
-            scope.spawn(move |_| work(slot));
+    fn some(slots: Range<usize>, work: &(impl Fn(usize) + Sync)) {
+        match slots.len() {
+            0 => {}
+            1 => work(slots.start),
+            n => {
+                // Halves, and not a list of spawned tasks: these would be allocated.
+                let middle = slots.start + n / 2;
+                rayon::join(|| some(slots.start..middle, work), || some(middle..slots.end, work));
+            }
         }
-    });
+    }
+    some(0..threads, work);
 }
 
 /// The tasks of all jobs in one stage, numbered job by job, tile by tile.
@@ -1114,14 +1182,20 @@ struct Tasks<'a> {
     jobs: &'a [Job<'a>],
     stage: usize,
     /// Tasks before each job.
-    before: Vec<usize>,
+    before: &'a [usize],
     total: usize,
 }
 
 impl<'a> Tasks<'a> {
-    fn new(jobs: &'a [Job<'a>], stage: usize, count: impl Fn(&Job<'a>, usize) -> usize) -> Tasks<'a> {
+    /// `before` is a list to be filled.
+    fn new(
+        jobs: &'a [Job<'a>],
+        stage: usize,
+        count: impl Fn(&Job<'a>, usize) -> usize,
+        before: &'a mut Vec<usize>,
+    ) -> Tasks<'a> {
         let mut total = 0;
-        let mut before = Vec::with_capacity(jobs.len());
+        before.clear();
         for job in jobs {
             before.push(total);
             total += count(job, stage);
@@ -1163,17 +1237,9 @@ impl<'a> Tasks<'a> {
             }
             return;
         }
-        let all = || {
-            rayon::scope(|scope| {
-                for slot in 0..threads {
-                    let work = &work;
-                    scope.spawn(move |_| work(slot));
-                }
-            });
-        };
         match pool {
-            Some(pool) => pool.install(all),
-            None => all(),
+            Some(pool) => pool.install(|| each_slot(threads, &work)),
+            None => each_slot(threads, &work),
         }
     }
 }
@@ -1184,7 +1250,8 @@ fn find_empty_row(jobs: &[Job<'_>], memory: &Memory, pool: Option<&rayon::Thread
         return Ok(());
     }
     // Folded heads have the same empty rows: the first head's are looked for.
-    let tasks = Tasks::new(jobs, 0, Job::tiles);
+    let mut list = Vec::new();
+    let tasks = Tasks::new(jobs, 0, Job::tiles, &mut list);
     // Rows are numbered over all jobs, so that the least is the first whatever the threads do.
     let mut rows = 0;
     let before = jobs.iter().map(|j| {
@@ -1212,14 +1279,28 @@ fn find_empty_row(jobs: &[Job<'_>], memory: &Memory, pool: Option<&rayon::Thread
     Err(RunError::EmptyRow { batch: jobs[at].batch, head: jobs[at].head, row: least - before[at] })
 }
 
-/// Writes what no task writes: heads without a part, and rows of padding.
-fn clear(launch: &mut Launch<'_>, shape: &Extents, assigned: &[bool], parts: &[Part<'_>]) {
-    let mut clear = |batch: usize, head: usize, from: usize| {
-        let Layout { dtype, strides, .. } = launch.out.layout;
+/// What no task writes: heads without a part, and rows of padding.
+fn blank(shape: &Extents, assigned: &[bool], parts: &[Part<'_>]) -> Vec<(usize, usize, usize)> {
+    let mut blank = Vec::new();
+    for batch in 0..shape.batch {
+        blank.extend((0..shape.heads).filter(|&h| !assigned[h]).map(|head| (batch, head, 0)));
+        for part in parts {
+            let heads = part.heads.iter().enumerate();
+            let padded = heads.map(|(i, &head)| (batch, head, part.envs[batch * part.heads.len() + i].n_q as usize));
+            blank.extend(padded.filter(|&(.., from)| from < shape.n_q));
+        }
+    }
+    blank
+}
+
+/// Writes blank rows.
+fn clear(launch: &mut Launch<'_>, blank: &[(usize, usize, usize)]) {
+    let Layout { dtype, strides, shape: [.., n_q, dv] } = launch.out.layout;
+    for &(batch, head, from) in blank {
         let base = launch.out.base.wrapping_offset(launch.out.layout.head(batch, head));
-        for row in from..shape.n_q {
+        for row in from..n_q {
             let row_at = base.wrapping_offset(row as isize * strides[2]);
-            for col in 0..shape.dv {
+            for col in 0..dv {
                 let at = row_at.wrapping_offset(col as isize * strides[3]);
                 // SAFETY: an element of the output, which the launch borrows for writing; zero bits are 0 in every type.
                 unsafe { at.write_bytes(0, dtype.size()) };
@@ -1228,16 +1309,6 @@ fn clear(launch: &mut Launch<'_>, shape: &Extents, assigned: &[bool], parts: &[P
                 let at = lse.base.wrapping_offset(lse.layout.head(batch, head) + row as isize * lse.layout.strides[2]);
                 // SAFETY: an aligned element of `lse`, which the launch borrows for writing.
                 unsafe { at.cast::<f32>().write(f32::NEG_INFINITY) };
-            }
-        }
-    };
-    for batch in 0..shape.batch {
-        for head in (0..shape.heads).filter(|&h| !assigned[h]) {
-            clear(batch, head, 0);
-        }
-        for part in parts {
-            for (i, &head) in part.heads.iter().enumerate() {
-                clear(batch, head, part.envs[batch * part.heads.len() + i].n_q as usize);
             }
         }
     }

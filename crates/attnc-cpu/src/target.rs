@@ -5,13 +5,13 @@ use attnc_kernels::Isa;
 /// Every instruction set that kernels exist for: its name, and what runs there or why it does not.
 #[must_use]
 pub fn targets() -> Vec<(&'static str, Result<String, String>)> {
-    let jit = crate::compile::host(false);
+    let jit = crate::jit::known();
     let describe = |isa: Isa, available: Result<(), &'static str>| match (&jit, available) {
         (Err(why), _) => Err(why.to_string()),
         (_, Err(why)) => Err(why.to_owned()),
         (Ok(host), Ok(())) => {
             let best = if isa == Isa::best() { ", the default" } else { "" };
-            Ok(format!("Cranelift for {} with {} kernels{best}", host.triple(), isa.name()))
+            Ok(format!("Cranelift for {} with {} kernels{best}", host, isa.name()))
         }
     };
     Isa::available().into_iter().map(|(isa, available)| (isa.name(), describe(isa, available))).collect()

@@ -59,7 +59,7 @@ impl fmt::Display for LayoutError {
 impl std::error::Error for LayoutError {}
 
 /// Where the elements of a `[batch, heads, rows, dim]` tensor lie.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) dtype: DType,
     pub(crate) shape: [usize; 4],
@@ -114,10 +114,10 @@ impl Layout {
         if self.is_empty() {
             return Ok(());
         }
-        let mut axes: Vec<usize> = (0..4).filter(|&a| self.shape[a] > 1).collect();
-        axes.sort_by_key(|&a| self.strides[a].unsigned_abs());
+        let mut axes = [0, 1, 2, 3];
+        axes.sort_unstable_by_key(|&a| (self.strides[a].unsigned_abs(), a));
         let mut span = self.dtype.size() as u128;
-        for axis in axes {
+        for axis in axes.into_iter().filter(|&a| self.shape[a] > 1) {
             let stride = self.strides[axis].unsigned_abs() as u128;
             if stride < span {
                 return Err(LayoutError::Overlap { axis });

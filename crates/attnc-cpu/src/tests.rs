@@ -15,7 +15,7 @@ use attnc_pattern::program::{Chooser, Draw, DrawScope, Empty, Map, MapKind, Orde
 use attnc_pattern::rowset::{Comb, Loop, Must, Piece, RowSet, TileComb, TileLoop, TilePiece, TileSet};
 use attnc_plan::{Attend, Entry, Plan, Reads, Role, Tile, View};
 
-use crate::compile::compile_plan;
+use crate::jit::compile_plan;
 use crate::{CompileError, CpuKernel, Launch, Options, Part, RunError, Tensor, TensorMut, run, workspace_bytes};
 
 /// Numbers in -1 .. 1, the same everywhere.

@@ -154,6 +154,27 @@ mod tests {
     }
 
     #[test]
+    fn readers_see_whole_files_while_many_write() {
+        let dir = scratch("many");
+        let path = dir.join("file");
+        write_whole(&path, &[0; 40_000]).expect("writes");
+        std::thread::scope(|scope| {
+            for writer in 0..8_u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..10 {
+                        write_whole(path, &vec![writer; 30_000 + 1_000 * usize::from(writer)]).expect("writes");
+                        let seen = fs::read(path).expect("reads");
+                        assert!(seen.len() >= 30_000 && seen.iter().all(|&b| b == seen[0]), "a torn file");
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(&dir).expect("lists").count(), 1);
+        fs::remove_dir_all(dir).expect("cleans up");
+    }
+
+    #[test]
     fn names_follow_the_last_colon() {
         let of = |text: &str| {
             let Subject { path, name } = Subject::parse(text);

@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use attnc::{Compiler, DType, Inputs, Memory, Module, Options, Problem, Resources, Select, Shape, Target};
+use attnc::{Compiler, DType, Inputs, Memory, Module, Options, Problem, Ready, Resources, Select, Shape, Target};
 use attnc_host::foreign::Axes;
 use attnc_host::{Disk, Grid, Subject};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -49,8 +49,8 @@ const PIXELS: i64 = 512;
 pub(crate) struct Kernel {
     kernel: attnc::Kernel,
     module: Module,
-    /// Memory that launches work in, when no launch has it.
-    workspaces: Mutex<Vec<Vec<u8>>>,
+    /// What launches have left, and the memory that they work in, when no launch has it.
+    ready: Mutex<Vec<Ready>>,
 }
 
 /// The text of a value of a param.
@@ -172,22 +172,18 @@ type Made = Result<(Module, attnc::Kernel), attnc::Diagnostics>;
 impl Kernel {
     fn new(py: Python<'_>, made: Made) -> PyResult<Kernel> {
         let (module, kernel) = made.raised(py)?;
-        Ok(Kernel { kernel, module, workspaces: Mutex::new(Vec::new()) })
+        Ok(Kernel { kernel, module, ready: Mutex::new(Vec::new()) })
     }
 
-    /// A workspace of at least this many bytes.
-    fn workspace(&self, bytes: usize) -> Vec<u8> {
-        // Whoever cannot have the list at once makes memory of its own: a fork may have left the list locked.
-        let known = self.workspaces.try_lock().ok().and_then(|mut list| list.pop());
-        match known {
-            Some(memory) if memory.len() >= bytes => memory,
-            _ => vec![0; bytes],
-        }
+    /// What a launch has left: the last one, if it has ended.
+    fn ready(&self) -> Ready {
+        // Whoever cannot have the list at once begins anew: a fork may have left the list locked.
+        self.ready.try_lock().ok().and_then(|mut list| list.pop()).unwrap_or_default()
     }
 
-    fn give_back(&self, memory: Vec<u8>) {
-        if let Ok(mut list) = self.workspaces.try_lock() {
-            list.push(memory);
+    fn give_back(&self, ready: Ready) {
+        if let Ok(mut list) = self.ready.try_lock() {
+            list.push(ready);
         }
     }
 
@@ -315,14 +311,10 @@ impl Kernel {
                     inputs,
                 }
             };
-            let bytes = self.kernel.workspace_bytes([batch, heads, n_q, dim_v], n_k, dim, pool.count());
-            // Lengths that ask for more than there is are refused by the launch itself.
-            let mut memory = (bytes <= 1 << 40).then(|| self.workspace(bytes));
-            let resources = Resources { threads: Some(pool), workspace: memory.as_deref_mut() };
+            let mut ready = self.ready();
+            let resources = Resources { threads: Some(pool), workspace: None, ready: Some(&mut ready) };
             let ran = self.kernel.run(&mut problem, resources);
-            if let Some(memory) = memory {
-                self.give_back(memory);
-            }
+            self.give_back(ready);
             ran
         });
         ran.raised(py)?;

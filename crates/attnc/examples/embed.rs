@@ -95,7 +95,7 @@ fn decode(kernel: &Kernel, steps: usize) -> Result<(), Box<dyn Error>> {
             lse: None,
             inputs: Inputs::default(),
         };
-        kernel.run(&mut problem, Resources { threads: None, workspace: Some(&mut workspace) })?;
+        kernel.run(&mut problem, Resources { workspace: Some(&mut workspace), ..Resources::default() })?;
     }
     println!("{steps:>5} steps of decoding: {:.2?}, out[0] = {:.4}", begin.elapsed(), out[0]);
     Ok(())

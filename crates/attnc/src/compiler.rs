@@ -87,8 +87,9 @@ pub enum Target {
 }
 
 impl Default for Target {
+    /// This CPU, or the oracle where the feature `cpu` is off.
     fn default() -> Self {
-        Target::Cpu(None)
+        if cfg!(feature = "cpu") { Target::Cpu(None) } else { Target::Oracle }
     }
 }
 
@@ -559,7 +560,7 @@ impl Shared {
                     .help("`attnc targets` lists what it runs; `cpu:scalar` runs everywhere")
             }
             CompileError::Unsupported(_) => Diagnostic::error("E0611", span, error.to_string(), "asked for here"),
-            CompileError::Backend(_) => {
+            CompileError::Backend(_) | CompileError::Absent => {
                 Diagnostic::global(NO_TARGET, error.to_string()).help("the oracle runs everywhere: `--target oracle`")
             }
         }

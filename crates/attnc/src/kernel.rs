@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, Part, RunError};
+use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, OwnedPart, Part, RunError};
 use attnc_pattern::analysis::{EvalError, Row, Rows};
 use attnc_pattern::env::{DrawTable, Env};
 use attnc_pattern::expr::Var;
@@ -23,6 +23,7 @@ use crate::attended::Attended;
 use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
 use crate::forecast::Forecast;
 use crate::problem::{self, At, Envs, Inputs, Problem, Shape, Wants, one};
+use crate::ready::{Kept, Ready};
 use crate::tensor::{Tensor, TensorMut};
 use crate::view::View;
 
@@ -96,10 +97,12 @@ impl Threads {
 /// Memory and threads of a launch; the default allocates what it needs and runs on all cores.
 #[derive(Debug, Default)]
 pub struct Resources<'a> {
-    /// Threads to run on; `None` is the host program's pool of rayon.
+    /// Threads to run on; `None` is the host program's pool of rayon: that of the calling thread, or the global one.
     pub threads: Option<&'a Threads>,
-    /// Working memory, see [`Kernel::workspace_bytes`]; `None` allocates it for this launch.
+    /// Working memory, see [`Kernel::workspace_bytes`]; `None` takes that of `ready`, or allocates it for this launch.
     pub workspace: Option<&'a mut [u8]>,
+    /// What the launch before left and this one leaves: launches that are alike allocate nothing but the first.
+    pub ready: Option<&'a mut Ready>,
 }
 
 /// One attention, or one layer of a model, compiled. Shared freely between threads.
@@ -416,6 +419,11 @@ impl Kernel {
 
     /// Runs on the target that it was compiled for. Heads that skip become 0, with a log-sum-exp of -inf.
     ///
+    /// A launch that is given [`Resources::ready`] and is like the one before it makes no allocation: the lists of its
+    /// heads and tasks are there, and working memory is that of `workspace`, or kept, too. (A call from a thread outside
+    /// the pool hands its work to the pool through rayon's queue, which takes a block of memory once in 63 calls.)
+    /// Without it, a launch allocates lists of some hundred bytes for each head, and working memory if it is given none.
+    ///
     /// # Errors
     /// Whatever does not fit, and rows without entries under `empty = error`; nothing is written then.
     pub fn run(&self, problem: &mut Problem<'_>, resources: Resources<'_>) -> Result<(), Diagnostics> {
@@ -449,11 +457,33 @@ impl Kernel {
             }
             Target::Cpu(_) => {}
         }
-        let shape = self.shape_of(problem)?;
-        let reads = self.reads(problem.q.shape()[1], problem.k.shape()[1])?;
+        let Resources { threads, mut workspace, ready } = resources;
+        let (mut kept, mut memory) = match ready.filter(|_| chosen.is_none()) {
+            Some(Ready { kept, memory }) => (Some(kept), Some(memory)),
+            None => (None, None),
+        };
+        let layout = |e: attnc_cpu::LayoutError| self.refuse("E0721", e.to_string());
+        let (q, k, v) = (problem.q, problem.k, problem.v);
+        let count = threads.map_or_else(rayon::current_num_threads, Threads::count);
+        if let Some(Some(kept)) = kept.as_deref_mut()
+            && kept.is_of(&self.shared, &self.select, &problem.inputs)
+            && (workspace.is_some() || kept.threads >= count)
+        {
+            let own = memory.as_deref_mut().map_or(&mut [][..], |memory| memory);
+            let workspace = workspace.as_deref_mut().unwrap_or(own);
+            let out = (&mut problem.out, problem.lse.as_mut());
+            if kept.launch.again(&mut launch([q, k, v], out, workspace, threads).map_err(layout)?) {
+                return Ok(());
+            }
+        }
+        if let Some(kept) = kept.as_deref_mut() {
+            *kept = None;
+        }
+        let shape = self.shape_of(&q, &k, &v, &problem.inputs)?;
+        let reads = self.reads(q.shape()[1], k.shape()[1])?;
         let (mut groups, apart) = self.groups(&reads)?;
         let mut envs = self.envs(&problem.inputs, shape, Purpose::Run)?;
-        let batch = problem.q.shape()[0];
+        let batch = q.shape()[0];
         let mut made = Vec::with_capacity(groups.len());
         for (piece, heads) in &groups {
             let mut of_part = Vec::with_capacity(batch * heads.len());
@@ -473,33 +503,39 @@ impl Kernel {
                 Some(Part { kernel: piece.code.as_deref()?, heads, envs, forward: lengths.falling })
             })
             .collect();
-        let layout = |e: attnc_cpu::LayoutError| self.refuse("E0721", e.to_string());
-        let (q, k, v) = (problem.q, problem.k, problem.v);
-        let keys = k.shape()[2];
+        let bytes = || attnc_cpu::workspace_bytes(&parts, k.shape()[2], q.shape()[3], v.shape()[3], count);
         let mut own;
-        let workspace = match resources.workspace {
-            Some(given) => given,
-            None => {
-                let threads = resources.threads.map_or_else(rayon::current_num_threads, Threads::count);
-                own = vec![0; attnc_cpu::workspace_bytes(&parts, keys, q.shape()[3], v.shape()[3], threads)];
+        let workspace = match (workspace, memory) {
+            (Some(given), _) => given,
+            (None, Some(memory)) => {
+                let bytes = bytes();
+                if memory.len() < bytes {
+                    *memory = vec![0; bytes];
+                }
+                memory
+            }
+            (None, None) => {
+                own = vec![0; bytes()];
                 &mut own[..]
             }
         };
-        let mut launch = Launch {
-            q: q.of_cpu().map_err(layout)?,
-            k: k.of_cpu().map_err(layout)?,
-            v: v.of_cpu().map_err(layout)?,
-            out: problem.out.of_cpu().map_err(layout)?,
-            lse: problem.lse.as_mut().map(|lse| lse.of_cpu()).transpose().map_err(layout)?,
-            q_heads: &reads.q,
-            kv_heads: &reads.kv,
-            workspace,
-            pool: resources.threads.map(|t| &t.0),
-            apart,
-        };
+        let out = (&mut problem.out, problem.lse.as_mut());
+        let mut launch = launch([q, k, v], out, workspace, threads).map_err(layout)?;
+        (launch.q_heads, launch.kv_heads, launch.apart) = (&reads.q, &reads.kv, apart);
+        // A merge is launched several times.
+        if let Some(kept) = kept.filter(|_| groups.iter().all(|(piece, _)| piece.arms.is_empty())) {
+            let parts = groups.iter().zip(made).zip(&lengths).filter_map(|(((piece, heads), envs), lengths)| {
+                let kernel = piece.code.clone()?;
+                Some(OwnedPart { kernel, heads: heads.clone(), envs, forward: lengths.falling })
+            });
+            let left = attnc_cpu::Ready::run(parts.collect(), &mut launch).map_err(|error| self.failed(&error))?;
+            let of = (&self.shared, &self.select);
+            *kept = left.map(|launch| Kept::new(of, &problem.inputs, count, launch));
+            return Ok(());
+        }
         let mut noted = attnc_cpu::run_chosen(&parts, &mut launch).map_err(|error| self.failed(&error))?;
         for (piece, heads) in groups.iter().filter(|(piece, _)| !piece.arms.is_empty()) {
-            let merged = self.merged(piece, heads, (problem, &reads, shape), resources.threads, &mut noted)?;
+            let merged = self.merged(piece, heads, (problem, &reads, shape), threads, &mut noted)?;
             let [_, of, rows, dim] = problem.out.shape();
             for (item, &head) in (0..batch).flat_map(|item| heads.iter().map(move |head| (item, head))) {
                 for row in 0..rows {
@@ -694,7 +730,7 @@ impl Kernel {
         problem: &Problem<'_>,
         mut work: impl FnMut(&Program, &[oracle::Head<'_>], [oracle::View<'_>; 3]) -> Result<T, OracleError>,
     ) -> Result<Vec<T>, Diagnostics> {
-        let shape = self.shape_of(problem)?;
+        let shape = self.shape_of(&problem.q, &problem.k, &problem.v, &problem.inputs)?;
         let reads = self.reads(problem.q.shape()[1], problem.k.shape()[1])?;
         let heads = reads.q.len();
         let said = |list| self.shared.said(list);
@@ -1025,7 +1061,7 @@ impl Kernel {
     /// Whether the tensors of a problem fit together and the output fits them.
     #[cfg(feature = "gpu")]
     pub(crate) fn check_shapes(&self, problem: &Problem<'_>) -> Result<(), Diagnostics> {
-        self.shape_of(problem)?;
+        self.shape_of(&problem.q, &problem.k, &problem.v, &problem.inputs)?;
         let [batch, q_heads, rows, _] = problem.q.shape();
         let expected = [batch, self.output_heads(q_heads), rows, problem.v.shape()[3]];
         if problem.out.shape() != expected {
@@ -1135,7 +1171,13 @@ impl Kernel {
     }
 
     /// Lengths and counts of a launch: whether Q, K and V fit together and fill a fixed space.
-    fn shape_of(&self, Problem { q, k, v, inputs, .. }: &Problem<'_>) -> Result<Shape, Diagnostics> {
+    fn shape_of(
+        &self,
+        q: &Tensor<'_>,
+        k: &Tensor<'_>,
+        v: &Tensor<'_>,
+        inputs: &Inputs<'_>,
+    ) -> Result<Shape, Diagnostics> {
         let [_, heads, n_q, dim] = q.shape().map(|n| i64::try_from(n).unwrap_or(i64::MAX));
         let n_k = i64::try_from(k.shape()[2]).unwrap_or(i64::MAX);
         if q.shape()[0] != k.shape()[0] || q.shape()[3] != k.shape()[3] {
@@ -1215,6 +1257,27 @@ impl Kernel {
             .help("write `empty = zero` if such rows shall be 0, or widen the set");
         self.shared.said(vec![diagnostic])
     }
+}
+
+/// A launch on the tensors of a problem, for no heads yet.
+fn launch<'l>(
+    [q, k, v]: [Tensor<'l>; 3],
+    (out, lse): (&'l mut TensorMut<'_>, Option<&'l mut TensorMut<'_>>),
+    workspace: &'l mut [u8],
+    threads: Option<&'l Threads>,
+) -> Result<Launch<'l>, attnc_cpu::LayoutError> {
+    Ok(Launch {
+        q: q.of_cpu()?,
+        k: k.of_cpu()?,
+        v: v.of_cpu()?,
+        out: out.of_cpu()?,
+        lse: lse.map(TensorMut::of_cpu).transpose()?,
+        q_heads: &[],
+        kv_heads: &[],
+        workspace,
+        pool: threads.map(|t| &t.0),
+        apart: false,
+    })
 }
 
 /// Puts parts into the order of a launch, which begins with the last: that of the longest rows; the lengths of each.

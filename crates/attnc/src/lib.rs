@@ -39,6 +39,7 @@ mod kernel;
 mod loader;
 mod numbers;
 mod problem;
+mod ready;
 mod tensor;
 mod text;
 mod view;
@@ -68,6 +69,7 @@ pub use kernel::{Kernel, Resources, Select, Threads, compare, compare_rounded};
 pub use loader::{Formatted, LoadError, Loader, MAX_FILES, MAX_SOURCE, Memory, STD, Source, Sources, format};
 pub use numbers::Number;
 pub use problem::{Inputs, MapInput, Problem, Shape, UNKNOWN_SIZE, WantedMap, WantedTensor, Wants};
+pub use ready::Ready;
 pub use tensor::{Tensor, TensorMut};
 pub use view::{RowWalk, Run, TileRun, TileWalk, View};
 

@@ -146,11 +146,37 @@ fn threads_change_no_bit() {
     for count in [1, 2, 3] {
         let threads = Threads::new(count).expect("threads");
         let mut problem = held.problem(Inputs::default());
-        kernel.run(&mut problem, Resources { threads: Some(&threads), workspace: None }).expect("runs");
+        kernel.run(&mut problem, Resources { threads: Some(&threads), ..Resources::default() }).expect("runs");
         let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect();
         seen.push((bits(&held.out), bits(&held.lse)));
     }
     assert!(seen.iter().all(|s| *s == seen[0]));
+}
+
+#[test]
+fn eight_threads_compile_and_call_at_once() {
+    // One module for all, of which each makes its kernels, and a module of each; calls come from within a pool of the
+    // host, too.
+    let text = "param width = 9\n\npattern local = q - k in 0 .. width\n\npattern far = causal & (q - k) % 3 == 0\n";
+    let shared = module(text);
+    let host = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    std::thread::scope(|scope| {
+        for i in 0..8_usize {
+            let (shared, host) = (&shared, &host);
+            scope.spawn(move || {
+                for round in 0..4 {
+                    let set = vec![("width".to_owned(), (1 + i + round).to_string())];
+                    let own = Compiler::new(Options { set, ..Options::default() }).source(text).expect("checks");
+                    for (module, name) in [(&own, "local"), (shared, "local"), (shared, "far")] {
+                        let kernel = module.kernel(&Select::named(name)).expect("compiles");
+                        let mut held = Held::new(1, (2, 1), (60 + i, 60 + i), (16, 16));
+                        held.agree(&kernel, &Inputs::default());
+                        host.install(|| held.agree(&kernel, &Inputs::default()));
+                    }
+                }
+            });
+        }
+    });
 }
 
 #[test]
