@@ -35,8 +35,8 @@ mod export;
 mod forecast;
 #[cfg(feature = "gpu")]
 pub mod gpu;
-mod kernel;
 mod kept;
+mod kernel;
 mod loader;
 mod numbers;
 mod problem;
@@ -65,8 +65,8 @@ pub use compiler::{
 };
 pub use export::{Array, ExportOptions, Exported, Format, NO_FORMAT, Values};
 pub use forecast::Forecast;
-pub use kernel::{Kernel, Resources, Select, Threads, compare, compare_rounded};
 pub use kept::{Kept, Share};
+pub use kernel::{Kernel, Resources, Select, Threads, compare, compare_rounded};
 pub use loader::{Formatted, LoadError, Loader, MAX_FILES, MAX_SOURCE, Memory, STD, Source, Sources, format};
 pub use numbers::Number;
 pub use problem::{Inputs, MapInput, Problem, Shape, UNKNOWN_SIZE, WantedMap, WantedTensor, Wants};
