@@ -53,6 +53,10 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Measure compile and run times.
     Bench(BenchArgs),
+    /// Hold patterns against dense attention: mass kept, error, density and speed of each head.
+    Compare(CompareArgs),
+    /// Find the cheapest pattern of each layer and head, and write the model.
+    Search(SearchArgs),
     /// Print stages of the compiler.
     Build(BuildArgs),
     /// Count entries, operations and bytes before running.
@@ -578,6 +582,98 @@ pub(crate) struct BenchArgs {
     /// Text or JSON.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub(crate) format: Format,
+}
+
+/// What patterns are held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dense {
+    /// Attention to every key.
+    All,
+    /// Attention to every key that is not ahead of its query.
+    Causal,
+}
+
+/// Layers of a tensors file, and what runs on them.
+#[derive(Debug, Args)]
+pub(crate) struct LayersArgs {
+    /// File with `q`, `k` and `v`, or with `layer0.q`, `layer0.k`, `layer0.v`, `layer1.q` ..
+    #[arg(long, value_name = "T.safetensors")]
+    pub(crate) input: PathBuf,
+    /// Layer; may be repeated [default: all of the file, or 0].
+    #[arg(long = "layer", value_name = "L", value_parser = layer, allow_negative_numbers = true)]
+    pub(crate) layers: Vec<i64>,
+    /// Step.
+    #[arg(long, value_name = "S", default_value = "0", value_parser = length, allow_negative_numbers = true)]
+    pub(crate) step: i64,
+    /// Position of the first query [default: that at which the queries end with the keys].
+    #[arg(long, value_name = "P", value_parser = length, allow_negative_numbers = true)]
+    pub(crate) q_start: Option<i64>,
+    /// A run-time size of the program; may be repeated.
+    #[arg(long = "size", value_name = "NAME=V", value_parser = assignment)]
+    pub(crate) size: Vec<(String, i64)>,
+    /// Dense attention to hold patterns against [default: causal if no pattern looks ahead, else all].
+    #[arg(long, value_enum)]
+    pub(crate) dense: Option<Dense>,
+    /// What runs it.
+    #[arg(long, value_name = "TARGET", default_value_t = Target::Cpu, value_parser = target)]
+    pub(crate) target: Target,
+    /// Threads [default: all cores].
+    #[arg(long, value_name = "T", value_parser = positive, allow_negative_numbers = true)]
+    pub(crate) threads: Option<i64>,
+    /// Text or JSON.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// What to hold against dense attention.
+    #[arg(required = true, value_name = "FILE[:NAME]", value_parser = subject)]
+    pub(crate) subjects: Vec<Subject>,
+    #[command(flatten)]
+    pub(crate) set: SetArgs,
+    #[command(flatten)]
+    pub(crate) layers: LayersArgs,
+    /// Least time to spend on the runs of one pattern and layer, in milliseconds.
+    #[arg(long, value_name = "MS", default_value = "200", value_parser = length, allow_negative_numbers = true)]
+    pub(crate) min_time: i64,
+    /// Also write a page with pictures that needs nothing else.
+    #[arg(long, value_name = "OUT.html")]
+    pub(crate) html: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("bound").required(true))]
+pub(crate) struct SearchArgs {
+    /// Patterns and attentions to choose among; dense attention always is one.
+    #[arg(long, required = true, value_name = "FILE[:NAME],..", value_delimiter = ',', value_parser = subject)]
+    pub(crate) candidates: Vec<Subject>,
+    #[command(flatten)]
+    pub(crate) layers: LayersArgs,
+    /// The cheapest of each head whose relative error is at most this.
+    #[arg(long, value_name = "E", group = "bound", value_parser = share)]
+    pub(crate) max_error: Option<f64>,
+    /// The least total error with a mean density of at most this.
+    #[arg(long, value_name = "DENSITY", group = "bound", value_parser = share)]
+    pub(crate) budget: Option<f64>,
+    #[command(flatten)]
+    pub(crate) calibration: CalibrationArgs,
+    /// File for the model; what was measured stands in OUT.search.json until it is written.
+    #[arg(short, long, value_name = "OUT.attn")]
+    pub(crate) output: PathBuf,
+}
+
+/// The number of a layer, of which a model has many.
+fn layer(text: &str) -> Result<i64, String> {
+    at_most(length(text)?, 1 << 20)
+}
+
+/// A number that is not negative.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
+        _ => Err(format!("`{text}` is not a number from 0")),
+    }
 }
 
 /// `5%`, as a share.

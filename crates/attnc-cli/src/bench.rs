@@ -17,10 +17,10 @@ use serde::Serialize;
 
 use crate::args::{Against, BenchArgs, Format, SetArgs, Subject, Target};
 use crate::calibration::{Calibrated, Pace};
-use crate::compare::{self, Compared, Key, Older};
 use crate::files::{self, Disk};
 use crate::inspect::{print_json, work};
 use crate::machine::{self, Machine, Samples};
+use crate::older::{self, Compared, Key, Older};
 use crate::report::{Outcome, Reporter};
 use crate::run::{Given, Results, threads};
 use crate::subject::{self, Data};
@@ -199,18 +199,18 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
         Format::Human => {
             let mut text = table(&report);
             if older.is_some() {
-                text.push_str(&compare::table(&report.compared));
+                text.push_str(&older::table(&report.compared));
             }
             files::print(&text)?;
         }
     }
-    args.fail_if_slower.map_or(Ok(()), |allowed| compare::judge(&report.compared, allowed))
+    args.fail_if_slower.map_or(Ok(()), |allowed| older::judge(&report.compared, allowed))
 }
 
 impl Default for Report {
     fn default() -> Report {
         let (results, files, compared) = (Vec::new(), Vec::new(), Vec::new());
-        Report { schema: compare::SCHEMA, machine: Machine::here(), results, files, compared }
+        Report { schema: older::SCHEMA, machine: Machine::here(), results, files, compared }
     }
 }
 
@@ -510,10 +510,10 @@ impl Loader for Remembering {
 }
 
 /// A progress bar on a terminal, nothing elsewhere.
-struct Progress(ProgressBar);
+pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    fn new(results: usize) -> Progress {
+    pub(crate) fn new(results: usize) -> Progress {
         let target =
             if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(results as u64), target);
@@ -523,16 +523,16 @@ impl Progress {
         Progress(bar)
     }
 
-    fn say(&self, what: &str) {
+    pub(crate) fn say(&self, what: &str) {
         self.0.set_message(what.to_owned());
         self.0.tick();
     }
 
-    fn done(&self) {
+    pub(crate) fn done(&self) {
         self.0.inc(1);
     }
 
-    fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
     }
 }

@@ -1,171 +1,253 @@
-//! `attnc bench --compare`: results beside older ones of the same work.
+//! `attnc compare`: what patterns keep of dense attention on given tensors, and what that saves.
 //!
-//! One idea: two results are of the same work if pattern, shape, element type and threads agree; everything else
-//! (machine, plan, version) may differ and is what the ratio tells of. Nothing here measures.
+//! One idea: all patterns of a command are held against the same dense attention, so that their figures can be held
+//! against each other: causal attention if none of them looks ahead, else attention to every key. Times are those of whole
+//! layers, run in turn with dense attention. Nothing here is chosen: that is `search`.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::time::Duration;
 
-use attnc::Diagnostic;
-use serde::{Deserialize, Serialize};
+use attnc::{Compiler, Kernel, Module, Options, Select};
+use serde::Serialize;
 
-use crate::files;
-use crate::machine;
-use crate::report::{Failure, Outcome, exit};
+use crate::args::{CompareArgs, Dense, Format};
+use crate::bench::Progress;
+use crate::files::{self, Disk};
+use crate::inspect::print_json;
+use crate::layers::{self, Head, Layer, Seen, Times};
+use crate::machine::{self, Machine};
+use crate::page;
+use crate::report::{Outcome, Reporter};
+use crate::run::threads;
+use crate::subject;
+use crate::tensors::TensorFile;
 
-/// Schema of the results of `bench`.
-pub(crate) const SCHEMA: &str = "attnc.bench/1";
+/// Cells of a picture on the page, each way.
+const CELLS: usize = 64;
 
-/// What results are matched by.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Key {
+/// What is printed; the schema is `attnc.compare/1`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    schema: &'static str,
+    pub(crate) machine: Machine,
+    pub(crate) input: String,
+    /// Dense attention that everything is held against: `all` or `causal`.
+    pub(crate) dense: &'static str,
+    threads: usize,
+    pub(crate) results: Vec<Compared>,
+}
+
+/// A pattern on a layer.
+#[derive(Debug, Serialize)]
+pub(crate) struct Compared {
     pub(crate) pattern: String,
+    pub(crate) layer: i64,
+    /// What ran it; `oracle` where the target does not run it.
+    pub(crate) target: String,
+    plan_hash: String,
     pub(crate) tokens: i64,
     pub(crate) keys: i64,
-    pub(crate) batch: i64,
-    pub(crate) heads: i64,
-    pub(crate) kv_heads: i64,
-    pub(crate) head_dim: i64,
-    pub(crate) value_dim: i64,
-    pub(crate) dtype: String,
-    pub(crate) threads: usize,
+    batch: usize,
+    /// Pairs of a head that dense attention has.
+    pairs: u64,
+    /// Median of a launch of all heads; `None` for the oracle.
+    pub(crate) run_ns: Option<u64>,
+    /// The same of dense attention, run in turn.
+    dense_run_ns: Option<u64>,
+    pub(crate) speedup_over_dense: Option<f64>,
+    /// Means over the heads.
+    pub(crate) mean: Figures,
+    pub(crate) heads: Vec<OfHead>,
 }
 
-/// Results of another time.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Older {
-    schema: String,
-    results: Vec<Result>,
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Figures {
+    /// Share of the mass of the softmax of dense attention on keys that are attended to themselves.
+    pub(crate) mass: f64,
+    /// The same on keys that only slots of levels stand for.
+    pub(crate) mass_by_levels: f64,
+    /// Norm of the difference of the outputs over that of dense attention's.
+    pub(crate) error: f64,
+    /// Entries over pairs of dense attention.
+    pub(crate) density: f64,
 }
 
-#[derive(Debug, Deserialize)]
-struct Result {
+#[derive(Debug, Serialize)]
+pub(crate) struct OfHead {
+    pub(crate) head: usize,
+    /// Name of its attention; `None` where it skips.
+    pub(crate) attention: Option<String>,
+    entries: u64,
     #[serde(flatten)]
-    key: Key,
-    run_ns: Times,
+    pub(crate) figures: Figures,
+    #[serde(skip)]
+    pub(crate) seen: Head,
+    /// Mass kept by each query, for the page.
+    #[serde(skip)]
+    pub(crate) by_query: Vec<f64>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Times {
-    median: u64,
+/// A pattern on a layer before it is known what it is held against.
+struct Raw {
+    pattern: String,
+    layer: i64,
+    shape: attnc::Shape,
+    batch: usize,
+    pairs: [u64; 2],
+    seen: Seen,
+    times: Option<Times>,
 }
 
-/// A result beside its older one.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Compared {
-    #[serde(flatten)]
-    pub(crate) key: Key,
-    /// Median then; `None` if that was not measured.
-    pub(crate) old_ns: Option<u64>,
-    /// Median now.
-    pub(crate) new_ns: u64,
-    /// How many times as fast it is now.
-    pub(crate) ratio: Option<f64>,
-}
-
-impl Older {
-    /// Reads what `bench --format json` printed.
-    pub(crate) fn read(path: &Path) -> Outcome<Older> {
-        let unreadable = |why: String| {
-            let message = format!("results {} cannot be read: {why}", path.display());
-            Failure::run("E0737", message, "make them anew: `attnc bench .. --format json`")
-        };
-        let bytes = files::read_at_most(path, 1 << 26).map_err(|e| match e {
-            attnc::LoadError::NotFound => unreadable("the file does not exist".to_owned()),
-            attnc::LoadError::Directory => unreadable("it is a directory".to_owned()),
-            attnc::LoadError::TooLarge { bytes } => unreadable(format!("the file has {bytes} bytes")),
-            attnc::LoadError::Other(why) => unreadable(why),
-        })?;
-        let older: Older = serde_json::from_slice(&bytes).map_err(|e| unreadable(e.to_string()))?;
-        if older.schema != SCHEMA {
-            return Err(unreadable(format!("the schema is `{}`, not `{SCHEMA}`", older.schema)));
+pub(crate) fn compare(args: &CompareArgs, reporter: Reporter) -> Outcome {
+    let threads = threads(args.layers.threads)?;
+    let options = layers::options(&args.set, &args.layers.target)?;
+    let mut file = TensorFile::open(&args.layers.input)?;
+    let places = layers::places(&file, &args.layers.layers)?;
+    let mut patterns = Vec::new();
+    for subject in &args.subjects {
+        let module = subject::module(&subject.path, options.clone(), reporter)?;
+        let name = subject::name_of(&module, subject)?;
+        let oracle = Compiler::new(Options { target: attnc::Target::Oracle, ..options.clone() });
+        patterns.push((format!("{}:{name}", subject.path), name, module, oracle.compile(&Disk, &subject.path)?));
+    }
+    let progress = Progress::new(places.len() * patterns.len());
+    let mut raw = Vec::new();
+    let least = Duration::from_millis(args.min_time.unsigned_abs());
+    for place in &places {
+        progress.say(&format!("layer {}: dense attention", place.layer));
+        let layer = Layer::read(&mut file, place, &args.layers, &threads)?;
+        for (pattern, name, module, oracle) in &patterns {
+            progress.say(&format!("layer {}: {pattern}", place.layer));
+            let select = Select::named(name.as_str()).layer(place.layer).step(args.layers.step);
+            let kernel = kernel(module, oracle, &select)?;
+            let data = layer.data(&mut file, &kernel, module.axis(), &args.layers)?;
+            let seen = layer.see(&kernel, &data, if args.html.is_some() { CELLS } else { 0 })?;
+            let times = layer.time(&kernel, &data, least)?;
+            let pairs = [Dense::All, Dense::Causal].map(|dense| layer.pairs(dense));
+            let (pattern, shape, batch) = (pattern.clone(), layer.shape, layer.batch);
+            raw.push(Raw { pattern, layer: place.layer, shape, batch, pairs, seen, times });
+            progress.done();
         }
-        Ok(older)
     }
-
-    /// A result beside the last older one of the same work.
-    pub(crate) fn compare(&self, key: Key, new_ns: u64) -> Compared {
-        let old_ns = self.results.iter().rfind(|r| r.key == key).map(|r| r.run_ns.median);
-        let ratio = old_ns.map(|old| old as f64 / new_ns.max(1) as f64);
-        Compared { key, old_ns, new_ns, ratio }
+    progress.finish();
+    let ahead = raw.iter().any(|r| r.seen.heads.iter().any(|head| head.kept.ahead > 0));
+    let dense = args.layers.dense.unwrap_or(if ahead { Dense::All } else { Dense::Causal });
+    let report = Report {
+        schema: "attnc.compare/1",
+        machine: Machine::here(),
+        input: args.layers.input.display().to_string(),
+        dense: name_of(dense),
+        threads: threads.count(),
+        results: raw.into_iter().map(|raw| raw.against(dense)).collect(),
+    };
+    if let Some(path) = &args.html {
+        files::write_all(Some(path), page::page(&report)?.as_bytes())?;
+    }
+    match args.layers.format {
+        Format::Json => print_json(&report),
+        Format::Human => files::print(&table(&report)),
     }
 }
 
-/// For people: a line a result.
-pub(crate) fn table(compared: &[Compared]) -> String {
-    let mut text = String::from("\ncompared\n");
-    for c in compared {
-        let Key { pattern, tokens, keys, heads, head_dim, dtype, threads, .. } = &c.key;
-        let keys = if keys == tokens { String::new() } else { format!(" on {keys} keys") };
-        let shape = format!("{tokens} tokens{keys}, {heads} heads, dim {head_dim}, {dtype}, {threads} threads");
-        let new = machine::time(c.new_ns);
-        // Writing to a string does not fail.
-        let _ = match (c.old_ns, c.ratio) {
-            (Some(old), Some(ratio)) => {
-                writeln!(text, "  {pattern}, {shape}: {} to {new}, {ratio:.3} x as fast", machine::time(old))
-            }
-            _ => writeln!(text, "  {pattern}, {shape}: {new}, not among the older results"),
+/// `all` or `causal`, which are names of the language too.
+pub(crate) fn name_of(dense: Dense) -> &'static str {
+    match dense {
+        Dense::All => "all",
+        Dense::Causal => "causal",
+    }
+}
+
+/// The kernel on its target, or by the oracle where the target does not run it.
+fn kernel(module: &Module, oracle: &Module, select: &Select) -> Outcome<Kernel> {
+    match module.kernel(select) {
+        Ok(kernel) => Ok(kernel),
+        Err(said) if said.list.iter().all(|d| d.code == "E0611") => Ok(oracle.kernel(select)?),
+        Err(said) => Err(said.into()),
+    }
+}
+
+impl Raw {
+    fn against(self, dense: Dense) -> Compared {
+        let i = usize::from(dense == Dense::Causal);
+        let pairs = self.pairs[i];
+        let heads: Vec<OfHead> = self
+            .seen
+            .heads
+            .into_iter()
+            .enumerate()
+            .map(|(head, seen)| {
+                let share = if dense == Dense::Causal { &seen.kept.causal } else { &seen.kept.all };
+                let (mass, mass_by_levels) = share.mean(seen.kept.items);
+                let density = seen.kept.entries as f64 / pairs.max(1) as f64;
+                let figures = Figures { mass, mass_by_levels, error: seen.errors[i], density };
+                let items = seen.kept.items.max(1) as f64;
+                let by_query = share.rows.iter().zip(&share.pooled).map(|(a, b)| (a + b) / items).collect();
+                let (attention, entries) = (seen.attention.clone(), seen.kept.entries);
+                OfHead { head, attention, entries, figures, seen, by_query }
+            })
+            .collect();
+        let mean =
+            |of: fn(&Figures) -> f64| heads.iter().map(|h| of(&h.figures)).sum::<f64>() / heads.len().max(1) as f64;
+        let mean = Figures {
+            mass: mean(|f| f.mass),
+            mass_by_levels: mean(|f| f.mass_by_levels),
+            error: mean(|f| f.error),
+            density: mean(|f| f.density),
         };
+        let dense_run_ns = self.times.map(|t| t.dense[i]);
+        Compared {
+            pattern: self.pattern,
+            layer: self.layer,
+            target: self.seen.target,
+            plan_hash: self.seen.plan_hash,
+            tokens: self.shape.n_q,
+            keys: self.shape.n_k,
+            batch: self.batch,
+            pairs,
+            run_ns: self.times.map(|t| t.nanos),
+            dense_run_ns,
+            speedup_over_dense: self.times.map(|t| t.dense[i] as f64 / t.nanos.max(1) as f64),
+            mean,
+            heads,
+        }
+    }
+}
+
+/// What everything is held against, in words.
+pub(crate) fn dense_in_words(dense: &str) -> &'static str {
+    if dense == "causal" { "causal attention, whose pairs are those not ahead" } else { "attention to every key" }
+}
+
+/// A share in percent.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+fn table(report: &Report) -> String {
+    let mut text = format!("{} against {}\n", report.input, dense_in_words(report.dense));
+    for r in &report.results {
+        let keys = if r.keys == r.tokens { String::new() } else { format!(" on {} keys", r.keys) };
+        let speed = match (r.run_ns, r.dense_run_ns, r.speedup_over_dense) {
+            (Some(run), Some(dense), Some(ratio)) => {
+                format!("{}, {ratio:.2} x dense ({})", machine::time(run), machine::time(dense))
+            }
+            _ => "not timed: the oracle ran it".to_owned(),
+        };
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "\n{}, layer {}, {} tokens{keys}, on {}: {speed}\n  head         mass   by levels       error     density  attention",
+            r.pattern, r.layer, r.tokens, r.target
+        );
+        let mut line = |head: &str, f: &Figures, attention: &str| {
+            let [mass, levels, density] = [f.mass, f.mass_by_levels, f.density].map(percent);
+            let line = format!("  {head:<5} {mass:>11} {levels:>11} {:>11.5} {density:>11}  {attention}", f.error);
+            let _ = writeln!(text, "{}", line.trim_end());
+        };
+        for h in &r.heads {
+            line(&h.head.to_string(), &h.figures, h.attention.as_deref().unwrap_or("skip"));
+        }
+        line("mean", &r.mean, "");
     }
     text
-}
-
-/// Fails if a result takes longer than before by more than `allowed`, a share.
-pub(crate) fn judge(compared: &[Compared], allowed: f64) -> Outcome {
-    let slower = |c: &&Compared| c.old_ns.is_some_and(|old| c.new_ns as f64 > old as f64 * (1.0 + allowed));
-    let list: Vec<Diagnostic> = compared
-        .iter()
-        .filter(slower)
-        .map(|c| {
-            let more = 100.0 * (c.new_ns as f64 / c.old_ns.unwrap_or(1).max(1) as f64 - 1.0);
-            let allowed = 100.0 * allowed;
-            let message = format!("`{}` is {more:.1} % slower; {allowed} % are allowed", c.key.pattern);
-            Diagnostic::global("E0738", message).help("other work on the machine slows results too: measure again")
-        })
-        .collect();
-    if list.is_empty() {
-        return Ok(());
-    }
-    Err(Failure { exit: exit::SLOWER, diagnostics: attnc::Diagnostics { list, ..attnc::Diagnostics::default() } })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(pattern: &str, threads: usize) -> Key {
-        Key {
-            pattern: pattern.to_owned(),
-            tokens: 64,
-            keys: 64,
-            batch: 1,
-            heads: 2,
-            kv_heads: 1,
-            head_dim: 32,
-            value_dim: 32,
-            dtype: "f16".to_owned(),
-            threads,
-        }
-    }
-
-    fn older() -> Older {
-        let of = |key, median| Result { key, run_ns: Times { median } };
-        let results = vec![of(key("a", 2), 900), of(key("a", 2), 1000), of(key("b", 2), 1000)];
-        Older { schema: SCHEMA.to_owned(), results }
-    }
-
-    #[test]
-    fn the_last_of_the_same_work_counts() {
-        let compared = older().compare(key("a", 2), 500);
-        assert_eq!((compared.old_ns, compared.ratio), (Some(1000), Some(2.0)));
-        assert_eq!(older().compare(key("a", 1), 500).old_ns, None);
-        assert!(table(&[compared]).contains("2.000 x as fast"));
-    }
-
-    #[test]
-    fn slower_by_more_than_allowed_fails() {
-        let of = |new| [older().compare(key("b", 2), new), older().compare(key("c", 2), new)];
-        assert!(judge(&of(1050), 0.05).is_ok());
-        assert!(judge(&of(1051), 0.05).is_err_and(|f| f.exit == exit::SLOWER && f.diagnostics.list.len() == 1));
-    }
 }

@@ -115,6 +115,21 @@ const CODES: &[CodeInfo] = &[
         example: "",
     },
     CodeInfo {
+        code: "E0741",
+        title: "what a search left belongs to another search",
+        explain: "`search` keeps what it has measured in OUT.search.json beside its output and goes on from there. The file tells \
+                  of other candidates, tensors, sizes or another target, or is damaged. Remove it to begin anew, or name another \
+                  output.",
+        example: "",
+    },
+    CodeInfo {
+        code: "E0742",
+        title: "no assignment is within the budget",
+        explain: "Even the sparsest candidate of every head is denser than --budget. What was measured is kept, so that another \
+                  budget costs nothing.",
+        example: "",
+    },
+    CodeInfo {
         code: "E0809",
         title: "an output cannot be written",
         explain: "An output is written to a temporary file beside its place and renamed when complete: the directory \

@@ -6,7 +6,9 @@
 //! files    loading and whole writes               verify   every target against the oracle
 //! tensors  safetensors, random tensors            bench    compile and run times
 //! subject  FILE:NAME, lengths, run-time data      inspect  check, fmt, explain, targets, build, cost
-//! compare  results against older ones             advise   what would be cheaper
+//! older    results of bench against older ones    advise   what would be cheaper
+//! compare  patterns against dense attention       search   the cheapest pattern of each head
+//! layers   layers of a tensors file, measured     page     the report of compare, for a browser
 //! calibration  rates of this machine, and their file
 //! gpu      opening a GPU, and waiting for it
 //! export   masks for other engines
@@ -28,9 +30,13 @@ mod files;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod inspect;
+mod layers;
 mod machine;
+mod older;
+mod page;
 mod report;
 mod run;
+mod search;
 mod show;
 mod subject;
 mod tensors;
@@ -94,6 +100,8 @@ fn dispatch(command: Command, reporter: Reporter) -> Outcome {
         Command::Show(args) => show::show(&args, reporter),
         Command::Run(args) => run::run(&args, reporter),
         Command::Verify(args) => verify::verify(&args, reporter),
+        Command::Compare(args) => compare::compare(&args, reporter),
+        Command::Search(args) => search::search(&args, reporter),
         Command::Bench(args) => bench::bench(&args, reporter),
     }
 }

@@ -170,6 +170,8 @@ pub(crate) struct TensorFile {
     /// Where the data begin.
     data: u64,
     metadata: Metadata,
+    /// Names that begin with this are looked for first.
+    prefix: String,
 }
 
 impl TensorFile {
@@ -212,17 +214,31 @@ impl TensorFile {
             let told = told.map_or("too many".to_owned(), |n| n.to_string());
             return Err(wrong(format!("it has {whole} bytes, and its header tells of {told}")));
         }
-        Ok(TensorFile { path: path.to_path_buf(), file, data, metadata })
+        Ok(TensorFile { path: path.to_path_buf(), file, data, metadata, prefix: String::new() })
+    }
+
+    /// Looks for names behind this prefix first, and then without it.
+    pub(crate) fn look_behind(&mut self, prefix: &str) {
+        prefix.clone_into(&mut self.prefix);
+    }
+
+    /// Names of its tensors.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.metadata.info(&format!("{}{name}", self.prefix)).or_else(|| self.metadata.info(name))
     }
 
     /// Whether it holds a tensor of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.metadata.info(name).is_some()
+        self.info(name).is_some()
     }
 
     /// Reads a tensor.
     pub(crate) fn read(&mut self, name: &str) -> Outcome<Stored> {
-        let Some(TensorInfo { dtype, shape, data_offsets: (begin, end) }) = self.metadata.info(name).cloned() else {
+        let Some(TensorInfo { dtype, shape, data_offsets: (begin, end) }) = self.info(name).cloned() else {
             let mut names: Vec<String> = self.metadata.offset_keys();
             names.sort_unstable();
             names.truncate(20);

@@ -52,9 +52,21 @@ pub(crate) fn attended(
     env: &Env<'_>,
     draws: Vec<DrawTable>,
 ) -> Result<Attended, Vec<Diagnostic>> {
+    let mut rows = Vec::new();
+    each_row(program, attention, env, draws, |row| rows.push(row))?;
+    Ok(Attended { n_k: env.n_k, rows })
+}
+
+/// Hands over the rows one by one, of which no two are held at once.
+pub(crate) fn each_row(
+    program: &Program,
+    attention: usize,
+    env: &Env<'_>,
+    draws: Vec<DrawTable>,
+    mut visit: impl FnMut(AttendedRow),
+) -> Result<(), Vec<Diagnostic>> {
     let env = Env { draws, ..env.clone() };
     let mut members: BTreeMap<u32, LevelTable> = BTreeMap::new();
-    let mut rows = Vec::new();
     for q in env.q_start..env.q_start + env.n_q {
         let mut counts = Counts::default();
         collect(program, attention, &env, q, &mut counts).map_err(|e| one(EnvError::from(e)))?;
@@ -79,9 +91,9 @@ pub(crate) fn attended(
             }
         }
         row.shares = shares.into_iter().collect();
-        rows.push(row);
+        visit(row);
     }
-    Ok(Attended { n_k: env.n_k, rows })
+    Ok(())
 }
 
 /// Adds what a query attends to, through merges and their branches.

@@ -22,6 +22,7 @@ use attnc_syntax::diag::Diagnostic;
 use crate::attended::Attended;
 use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
 use crate::forecast::Forecast;
+use crate::kept::Kept;
 use crate::problem::{self, At, Envs, Inputs, Problem, Shape, Wants, one};
 use crate::ready::{Kept, Ready};
 use crate::tensor::{Tensor, TensorMut};
@@ -722,6 +723,87 @@ impl Kernel {
             Ok(())
         })?;
         found.unwrap_or(Ok(Attended::default())).map_err(|list| self.shared.said(list))
+    }
+
+    /// What each head of the output keeps of dense attention, over all batch items: rows of keys are looked at one at a
+    /// time. `chosen` are the tables that its selections made, as [`Kernel::tables`] and [`Kernel::selections`] yield
+    /// them; `all` and `causal` are the log-sum-exps `[batch, heads, queries, 1]` of attention to every key and to
+    /// every key that is not ahead of its query, with the scale 1 / sqrt(D). A picture of the first batch item has at
+    /// most `cells` cells each way. Heads are looked at side by side on the host's pool of rayon.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`], and batch items of different lengths.
+    pub fn kept(
+        &self,
+        problem: &Problem<'_>,
+        chosen: &[Vec<Vec<DrawTable>>],
+        [all, causal]: [&Tensor<'_>; 2],
+        cells: usize,
+    ) -> Result<Vec<Kept>, Diagnostics> {
+        use rayon::prelude::*;
+        let shape = self.shape_of(problem)?;
+        if !problem.inputs.lengths.is_empty() {
+            return Err(self.refuse("E0721", "padded batches are not held against dense attention".to_owned()));
+        }
+        let [batch, q_heads, ..] = problem.q.shape();
+        let reads = self.reads(q_heads, problem.k.shape()[1])?;
+        for lse in [all, causal] {
+            let wanted = [batch, reads.q.len(), problem.q.shape()[2], 1];
+            if lse.shape() != wanted {
+                return Err(
+                    self.refuse("E0721", format!("a log-sum-exp should be {wanted:?}, but is {:?}", lse.shape()))
+                );
+            }
+        }
+        let (q, k) = (problem.q, problem.k);
+        let inputs = &problem.inputs;
+        let of_head = |head: usize| -> Result<Kept, Diagnostics> {
+            let mut kept = Kept::new(shape.n_q, shape.n_k, cells);
+            let Some(attention) = self.attention(head) else { return Ok(kept) };
+            for item in 0..batch {
+                let q = q.item(item, &[reads.q[head]]);
+                let k = k.item(item, &[reads.kv[head]]);
+                let lse = [all, causal].map(|lse| move |row: usize| lse.get([item, head, row, 0]));
+                let mut sum = kept.item(&q, &k, [&lse[0], &lse[1]], item == 0);
+                let said = |list| self.shared.said(list);
+                if self.is_dynamic(head) {
+                    let env = self.envs(inputs, shape, Purpose::Oracle)?.env(self.at(attention, item, head));
+                    let env = env.map_err(said)?;
+                    let draws = chosen.get(item).and_then(|heads| heads.get(head)).cloned().unwrap_or_default();
+                    let ahead = env.q_start - env.k_start;
+                    let mut at = 0;
+                    crate::attended::each_row(&self.shared.program, attention, &env, draws, |row| {
+                        sum.row(at, at as i64 + ahead, &row.tokens, &row.levels, &row.shares);
+                        at += 1;
+                    })
+                    .map_err(said)?;
+                } else {
+                    let env = self.envs(inputs, shape, Purpose::Look)?.env(self.at(attention, item, head));
+                    let env = env.map_err(said)?;
+                    let piece = self.parts.iter().find(|p| p.attention == attention);
+                    let piece = piece.ok_or_else(|| self.refuse("E0723", format!("there is no head {head}")))?;
+                    let ahead = env.q_start - env.k_start;
+                    let view = View::new(&self.plan_of(piece)?.plan, env);
+                    let wrong = |e: EvalError| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]);
+                    let mut walk = view.rows().map_err(wrong)?;
+                    for at in 0..shape.n_q {
+                        let runs = walk.row(at).map_err(wrong)?;
+                        sum.row(usize::try_from(at).unwrap_or(0), at + ahead, runs, &[], &[]);
+                    }
+                }
+            }
+            Ok(kept)
+        };
+        (0..reads.q.len()).into_par_iter().map(of_head).collect()
+    }
+
+    /// Which query head and which KV head each head of the output reads.
+    ///
+    /// # Errors
+    /// Counts of heads that do not map.
+    pub fn heads_read(&self, heads: usize, kv_heads: usize) -> Result<Vec<(usize, usize)>, Diagnostics> {
+        let reads = self.reads(heads, kv_heads)?;
+        Ok(reads.q.into_iter().zip(reads.kv).collect())
     }
 
     /// What `work` makes of each batch item: of its heads and of Q, K and V as views.

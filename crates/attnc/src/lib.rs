@@ -35,6 +35,7 @@ mod export;
 mod forecast;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod kept;
 mod kernel;
 mod loader;
 mod numbers;
@@ -65,6 +66,7 @@ pub use compiler::{
 };
 pub use export::{Array, ExportOptions, Exported, Format, NO_FORMAT, Values};
 pub use forecast::Forecast;
+pub use kept::{Kept, Share};
 pub use kernel::{Kernel, Resources, Select, Threads, compare, compare_rounded};
 pub use loader::{Formatted, LoadError, Loader, MAX_FILES, MAX_SOURCE, Memory, STD, Source, Sources, format};
 pub use numbers::Number;
