@@ -342,7 +342,8 @@ fn score_tile(e: &mut Emitter<'_>, t: &QueryTile<'_>, chunk: Value) -> ScoreTile
     let keys = e.field(chunk, offset_of!(Chunk, count), I64);
     let lane = e.field(chunk, offset_of!(Chunk, lane), I64);
     let lanes = e.field(chunk, offset_of!(Chunk, lanes), I64);
-    ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys }
+    let first = e.field(chunk, offset_of!(Chunk, first), I64);
+    ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys, first }
 }
 
 /// One entry of null slots.

@@ -46,6 +46,7 @@ impl Emitter<'_> {
                 let scope = self.scope_of(id);
                 let value = match form {
                     Form::Vector => self.vector_node(id, scope),
+                    Form::Row => self.row_node(id, scope),
                     _ => self.scalar_node(id, form, scope),
                 };
                 let key = (id, self.normal(id, form));
@@ -60,6 +61,7 @@ impl Emitter<'_> {
     fn needs(&mut self, id: ExprId, form: Form) -> Vec<(ExprId, Form)> {
         match form {
             Form::Vector => self.vector_needs(id),
+            Form::Row => self.row_needs(id),
             form => self.program.exprs.operands(id).into_iter().map(|o| (o, form)).collect(),
         }
     }
@@ -87,7 +89,7 @@ impl Emitter<'_> {
         self.scopes.iter().rposition(|s| s.binds & deps != 0).unwrap_or(0)
     }
 
-    fn known(&self, id: ExprId, form: Form) -> Option<Value> {
+    pub(super) fn known(&self, id: ExprId, form: Form) -> Option<Value> {
         let key = (id, self.normal(id, form));
         self.scopes[self.scope_of(id)].memo.get(&key).copied()
     }
@@ -97,6 +99,9 @@ impl Emitter<'_> {
     pub(super) fn operand(&mut self, id: ExprId, form: Form, scope: usize) -> Value {
         if let Some(value) = self.known(id, form) {
             return value;
+        }
+        if form == Form::Row {
+            return self.constant_row(id);
         }
         let value = match *self.program.exprs.node(id) {
             Node::Int(v) => self.at(scope).get().iconst(I64, v),
@@ -159,12 +164,12 @@ impl Emitter<'_> {
     }
 
     /// A field of the context.
-    fn context(&mut self, offset: usize) -> Value {
+    pub(super) fn context(&mut self, offset: usize) -> Value {
         self.part(self.ctx, 0, offset)
     }
 
     /// A number or address in memory that is constant throughout the call; read once.
-    fn part(&mut self, items: Value, item: i32, field: usize) -> Value {
+    pub(super) fn part(&mut self, items: Value, item: i32, field: usize) -> Value {
         let offset = item + field as i32;
         if let Some(&value) = self.parts.get(&(items, offset)) {
             return value;
@@ -475,7 +480,7 @@ impl Emitter<'_> {
     }
 
     /// `value` within `0 ..= last`, and 0 if `last` is negative.
-    fn clamp(&mut self, value: Value, last: Value, scope: usize) -> Value {
+    pub(super) fn clamp(&mut self, value: Value, last: Value, scope: usize) -> Value {
         let mut at = self.at(scope);
         let below = at.get().smin(value, last);
         let zero = at.get().iconst(I64, 0);
