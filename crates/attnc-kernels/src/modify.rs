@@ -33,6 +33,23 @@ impl Rows {
     }
 }
 
+/// Does what `$step` says of each step, `$n` being the number of its elements: whole ones, then the rest. Apart, as a compiler
+/// that sees one copy of `n` elements calls a function for it.
+macro_rules! steps {
+    ($lanes:expr, |$i:ident, $n:ident| $step:expr) => {{
+        let lanes = $lanes as usize;
+        let whole = lanes / STEP * STEP;
+        for $i in (0..whole).step_by(STEP) {
+            let $n = STEP;
+            $step
+        }
+        if whole < lanes {
+            let ($i, $n) = (whole, lanes - whole);
+            $step
+        }
+    }};
+}
+
 /// Reads `n` elements, at most a step; the others are 0.
 #[inline(always)]
 unsafe fn get<T: Copy + Default>(at: *const T, n: usize) -> [T; STEP] {
@@ -42,7 +59,9 @@ unsafe fn get<T: Copy + Default>(at: *const T, n: usize) -> [T; STEP] {
             return at.cast::<[T; STEP]>().read_unaligned();
         }
         let mut out = [T::default(); STEP];
-        core::ptr::copy_nonoverlapping(at, out.as_mut_ptr(), n);
+        for (j, out) in out.iter_mut().enumerate().take(n) {
+            *out = *at.add(j);
+        }
         out
     }
 }
@@ -55,73 +74,55 @@ unsafe fn put<T: Copy>(to: *mut T, x: [T; STEP], n: usize) {
         if n == STEP {
             to.cast::<[T; STEP]>().write_unaligned(x);
         } else {
-            core::ptr::copy_nonoverlapping(x.as_ptr(), to, n);
+            for (j, x) in x.iter().enumerate().take(n) {
+                *to.add(j) = *x;
+            }
         }
     }
-}
-
-/// Steps of a row: first element, and how many.
-#[inline(always)]
-fn steps(lanes: i64) -> impl Iterator<Item = (usize, usize)> {
-    let lanes = lanes as usize;
-    (0..lanes).step_by(STEP).map(move |i| (i, STEP.min(lanes - i)))
 }
 
 #[inline(always)]
 unsafe fn fill<T: Copy>(to: *mut T, lanes: i64, f: impl Fn(usize) -> [T; STEP]) {
-    for (i, n) in steps(lanes) {
-        // SAFETY: the caller promises rows of `lanes` elements.
-        unsafe { put(to.add(i), f(i), n) }
-    }
+    // SAFETY: the caller promises rows of `lanes` elements.
+    steps!(lanes, |i, n| unsafe { put(to.add(i), f(i), n) });
 }
 
 #[inline(always)]
 unsafe fn each1<T: Copy + Default, U: Copy>(to: *mut U, a: *const T, lanes: i64, f: impl Fn(T) -> U) {
-    for (i, n) in steps(lanes) {
-        // SAFETY: the caller promises rows of `lanes` elements.
-        unsafe {
-            let a = get(a.add(i), n);
-            put(to.add(i), from_fn(|j| f(a[j])), n);
-        }
-    }
+    // SAFETY: the caller promises rows of `lanes` elements.
+    steps!(lanes, |i, n| unsafe {
+        let a = get(a.add(i), n);
+        put(to.add(i), from_fn(|j| f(a[j])), n);
+    });
 }
 
 #[inline(always)]
 unsafe fn each2<T: Copy + Default, U: Copy>(to: *mut U, a: *const T, b: *const T, lanes: i64, f: impl Fn(T, T) -> U) {
-    for (i, n) in steps(lanes) {
-        // SAFETY: the caller promises rows of `lanes` elements.
-        unsafe {
-            let (a, b) = (get(a.add(i), n), get(b.add(i), n));
-            put(to.add(i), from_fn(|j| f(a[j], b[j])), n);
-        }
-    }
+    // SAFETY: the caller promises rows of `lanes` elements.
+    steps!(lanes, |i, n| unsafe {
+        let (a, b) = (get(a.add(i), n), get(b.add(i), n));
+        put(to.add(i), from_fn(|j| f(a[j], b[j])), n);
+    });
 }
 
 /// As `each1`, of whole steps.
 #[inline(always)]
 unsafe fn whole(to: *mut f32, a: *const f32, lanes: i64, f: impl Fn(Reals) -> Reals) {
-    for (i, n) in steps(lanes) {
-        // SAFETY: the caller promises rows of `lanes` elements.
-        unsafe { put(to.add(i), f(get(a.add(i), n)), n) }
-    }
+    // SAFETY: the caller promises rows of `lanes` elements.
+    steps!(lanes, |i, n| unsafe { put(to.add(i), f(get(a.add(i), n)), n) });
 }
 
-/// The lesser, NaN if either is; of zeros the negative one.
+/// The lesser, NaN if either is; of zeros the negative one: the bits of both, which are the same but for these.
 #[inline(always)]
 fn least(a: f32, b: f32) -> f32 {
-    let equal = f32::from_bits(a.to_bits() | b.to_bits());
-    let other = if a == b { equal } else { a + b };
-    let other = if b < a { b } else { other };
-    if a < b { a } else { other }
+    let (x, y) = (if a < b { a } else { b }, if b < a { b } else { a });
+    f32::from_bits(x.to_bits() | y.to_bits())
 }
 
 /// The greater, NaN if either is; of zeros the positive one.
 #[inline(always)]
 fn greatest(a: f32, b: f32) -> f32 {
-    let equal = f32::from_bits(a.to_bits() & b.to_bits());
-    let other = if a == b { equal } else { a + b };
-    let other = if b > a { b } else { other };
-    if a > b { a } else { other }
+    -least(-a, -b)
 }
 
 #[inline(always)]
@@ -210,20 +211,20 @@ macro_rules! table {
             fn or(to: *mut i32, a: *const i32, b: *const i32, lanes: i64) { each2(to, a, b, lanes, |a: i32, b| a | b) }
             fn not(to: *mut i32, a: *const i32, lanes: i64) { each1(to, a, lanes, |a: i32| !a) }
             fn select(to: *mut i32, which: *const i32, a: *const i32, b: *const i32, lanes: i64) {
-                for (i, n) in steps(lanes) {
+                steps!(lanes, |i, n| {
                     let (which, a, b) = (get(which.add(i), n), get(a.add(i), n), get(b.add(i), n));
                     put(to.add(i), from_fn(|j| which[j] & a[j] | !which[j] & b[j]), n);
-                }
+                })
             }
             fn load(to: *mut f32, data: *const u8, index: *const i32, extent: i64, stride: i64, lanes: i64) {
-                for (i, n) in steps(lanes) {
+                steps!(lanes, |i, n| {
                     let (to, index) = (to.add(i), index.add(i));
                     if stride == size_of::<f32>() as i64 && n == STEP && extent <= i64::from(i32::MAX) {
                         gather16(to, data, index, extent as i32);
                     } else {
                         load_each(to, data, index, extent, stride, n);
                     }
-                }
+                })
             }
             fn load_keys(to: *mut f32, data: *const u8, index: *const i32, rows: i64, stride: i64, lanes: i64,
                          numbers: *const u32, keys: i64, start: i64, extent: i64) {

@@ -584,6 +584,59 @@ impl Emitter<'_> {
         (steady && own && *exprs.node(row) != Node::Var(Var::Q)).then_some(row)
     }
 
+    /// Expressions such that queries with the same values of all of them have the same keys of a piece; if neighbours
+    /// mostly do.
+    pub(super) fn units_of(&self, piece: &Piece) -> Option<Vec<ExprId>> {
+        self.unit_of(piece).map(|unit| vec![unit]).or_else(|| self.blocks_of(piece))
+    }
+
+    /// If a piece reads its query only as the number of a block of queries: expressions of it.
+    fn blocks_of(&self, piece: &Piece) -> Option<Vec<ExprId>> {
+        if !piece.combs.is_empty() || piece.filter.is_some() || piece.loops.iter().any(|l| l.step != 1) {
+            return None;
+        }
+        let exprs = &self.program.exprs;
+        let (mut found, mut seen) = (Vec::new(), Vec::new());
+        let mut left: Vec<ExprId> = piece.loops.iter().flat_map(|l| [l.lo, l.hi]).collect();
+        left.extend([piece.start, piece.end]);
+        left.extend(piece.guard);
+        while let Some(id) = left.pop() {
+            let deps = self.deps[id.0 as usize];
+            if deps & dep(Var::Q) == 0 || seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            if deps != dep(Var::Q) {
+                left.extend(exprs.operands(id));
+            } else if self.of_blocks(id) {
+                found.push(id);
+            } else {
+                return None;
+            }
+        }
+        (!found.is_empty()).then_some(found)
+    }
+
+    /// Whether an expression of the query is one of blocks of queries.
+    fn of_blocks(&self, id: ExprId) -> bool {
+        /// Queries of a block that it is worth to look for.
+        const BLOCK: i64 = 4;
+        let exprs = &self.program.exprs;
+        let (mut left, mut seen) = (vec![id], Vec::new());
+        while let Some(id) = left.pop() {
+            if self.deps[id.0 as usize] == 0 || seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            match *exprs.node(id) {
+                Node::Var(_) => return false,
+                Node::Bin(Bin::Div, _, by) if exprs.as_int(by).is_some_and(|by| by >= BLOCK) => {}
+                _ => left.extend(exprs.operands(id)),
+            }
+        }
+        true
+    }
+
     /// Whether keys of a piece are what was chosen for its query, which its tile set then has no bounds for.
     pub(super) fn chosen(&self, piece: &Piece) -> bool {
         let exprs = &self.program.exprs;

@@ -224,7 +224,7 @@ impl Emitter<'_> {
             seen.push(id);
             if let Node::Load(_, indices) = exprs.node(id)
                 && let Some((&last, outer)) = indices.split_last()
-                && *exprs.node(last) == Node::Var(Var::K)
+                && self.key_of(last).is_some()
                 && outer.iter().all(|i| self.deps[i.0 as usize] & !dep(Var::Q) == 0)
                 && self.differs(id)
             {
@@ -234,6 +234,20 @@ impl Emitter<'_> {
             }
         }
         found
+    }
+
+    /// If an index is the key, or the lesser of it and what does not depend on query or key: that.
+    fn key_of(&self, id: ExprId) -> Option<Option<ExprId>> {
+        let exprs = &self.program.exprs;
+        let key = |id: ExprId| *exprs.node(id) == Node::Var(Var::K);
+        match *exprs.node(id) {
+            Node::Var(Var::K) => Some(None),
+            Node::Bin(Bin::Min, a, b) => {
+                let most = if key(a) { b } else { a };
+                ((key(a) || key(b)) && self.deps[most.0 as usize] == 0).then_some(Some(most))
+            }
+            _ => None,
+        }
     }
 
     /// Makes the elements of a tensor for all keys of a tile: where those of the first are.
@@ -249,7 +263,14 @@ impl Emitter<'_> {
         let place = self.tensor_rows(tensor.0 as usize, &indices, outer.len(), scope);
         let k_start = self.variable(Var::KStart, Form::Scalar);
         let to = self.row_of((BK * BK) as i64);
-        let Place { data, index, rows, stride, last } = place;
+        let Place { data, index, rows, stride, mut last } = place;
+        if let Some(most) = indices.last().and_then(|&i| self.key_of(i)).flatten() {
+            let most = self.scalar(most);
+            let end = self.ins().get().iadd_imm_s(most, 1);
+            last = self.ins().get().smin(last, end);
+            let one = self.int(1);
+            last = self.ins().get().smax(last, one);
+        }
         self.row_call("load_keys", &[to, data, index, rows, stride, tile.lanes, tile.k, tile.keys, k_start, last]);
         to
     }
