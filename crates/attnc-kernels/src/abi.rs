@@ -14,7 +14,8 @@
 //!
 //! The macro below gives for each function of a table its Rust type and the list of its
 //! parameters as [`Arg`]s, from which a code generator makes its own signature. [`Table`] holds the
-//! kernels on tiles, [`Support`] integer helpers, [`Math`] and `Math4` functions of reals.
+//! kernels on tiles, [`Rows`] operations of score modifiers, [`Support`] integer helpers, [`Math`] and `Math4` functions
+//! of reals.
 //! Nothing here knows of patterns, plans or code generators.
 
 use crate::select::{Grid, Kept};
@@ -311,6 +312,93 @@ Math {
     log: fn(x: f32 => F32) -> f32 => F32;
     /// Hyperbolic tangent.
     tanh: fn(x: f32 => F32) -> f32 => F32;
+}}
+
+table! {
+/// What compiled score modifiers are made of: operations on *rows*, one element of 32 bits for each of some queries side by
+/// side: singles, integers, or truth values of all ones or zeros. `to` may be an operand, and rows overlap no other way.
+Rows {
+    /// Every element becomes `x`.
+    set_real: fn(to: *mut f32 => Ptr, x: f32 => F32, lanes: i64 => I64);
+    /// Every element becomes `x`, which fits 32 bits.
+    set_int: fn(to: *mut i32 => Ptr, x: i64 => I64, lanes: i64 => I64);
+    /// `first`, `first + 1`, and so on.
+    count: fn(to: *mut i32 => Ptr, first: i64 => I64, lanes: i64 => I64);
+    /// `start` more than each number of a list.
+    listed: fn(to: *mut i32 => Ptr, list: *const u32 => Ptr, start: i64 => I64, lanes: i64 => I64);
+    /// The same elements.
+    copy: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, lanes: i64 => I64);
+
+    /// a + b
+    add: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, b: *const f32 => Ptr, lanes: i64 => I64);
+    /// a - b
+    sub: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, b: *const f32 => Ptr, lanes: i64 => I64);
+    /// a b
+    mul: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, b: *const f32 => Ptr, lanes: i64 => I64);
+    /// a / b
+    div: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, b: *const f32 => Ptr, lanes: i64 => I64);
+    /// The lesser; NaN if either is, and -0 before 0.
+    min: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, b: *const f32 => Ptr, lanes: i64 => I64);
+    /// The greater; NaN if either is, and 0 before -0.
+    max: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, b: *const f32 => Ptr, lanes: i64 => I64);
+    /// -a
+    neg: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, lanes: i64 => I64);
+    /// |a|
+    abs: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, lanes: i64 => I64);
+    /// Square root.
+    sqrt: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, lanes: i64 => I64);
+    /// e to the power a.
+    exp: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, lanes: i64 => I64);
+    /// Natural logarithm.
+    log: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, lanes: i64 => I64);
+    /// Hyperbolic tangent.
+    tanh: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, lanes: i64 => I64);
+
+    /// a + b, which wraps as all operations of integers here.
+    add_int: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, lanes: i64 => I64);
+    /// a - b
+    sub_int: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, lanes: i64 => I64);
+    /// a b
+    mul_int: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, lanes: i64 => I64);
+    /// The lesser.
+    min_int: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, lanes: i64 => I64);
+    /// The greater.
+    max_int: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, lanes: i64 => I64);
+    /// -a
+    neg_int: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, lanes: i64 => I64);
+    /// |a|
+    abs_int: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, lanes: i64 => I64);
+    /// An integer as a single.
+    to_real: fn(to: *mut f32 => Ptr, a: *const i32 => Ptr, lanes: i64 => I64);
+
+    /// a < b
+    less: fn(to: *mut i32 => Ptr, a: *const f32 => Ptr, b: *const f32 => Ptr, lanes: i64 => I64);
+    /// a <= b
+    at_most: fn(to: *mut i32 => Ptr, a: *const f32 => Ptr, b: *const f32 => Ptr, lanes: i64 => I64);
+    /// a = b
+    equal: fn(to: *mut i32 => Ptr, a: *const f32 => Ptr, b: *const f32 => Ptr, lanes: i64 => I64);
+    /// a < b
+    less_int: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, lanes: i64 => I64);
+    /// a <= b
+    at_most_int: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, lanes: i64 => I64);
+    /// a = b
+    equal_int: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, lanes: i64 => I64);
+    /// Both, bit by bit.
+    and: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, lanes: i64 => I64);
+    /// Either, bit by bit.
+    or: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, lanes: i64 => I64);
+    /// Not, bit by bit.
+    not: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, lanes: i64 => I64);
+    /// `a` where `which` is all ones, `b` where it is zero; of any type.
+    select: fn(to: *mut i32 => Ptr, which: *const i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, lanes: i64 => I64);
+
+    /// The singles at `data + stride * i`, `stride` in bytes, for each `i` of `index` clamped to `0 .. extent`; `extent >= 1`.
+    load: fn(to: *mut f32 => Ptr, data: *const u8 => Ptr, index: *const i32 => Ptr, extent: i64 => I64, stride: i64 => I64,
+             lanes: i64 => I64);
+    /// A row of `to`, every [`BK`] elements, for each of `keys` keys at `start` more than its number: element
+    /// `key`, clamped to `0 .. extent`, of the array of singles that `index` names for each lane as for `load`.
+    load_keys: fn(to: *mut f32 => Ptr, data: *const u8 => Ptr, index: *const i32 => Ptr, rows: i64 => I64, stride: i64 => I64,
+                  lanes: i64 => I64, numbers: *const u32 => Ptr, keys: i64 => I64, start: i64 => I64, extent: i64 => I64);
 }}
 
 #[cfg(target_arch = "x86_64")]

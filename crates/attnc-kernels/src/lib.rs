@@ -17,6 +17,7 @@ pub mod count;
 pub mod isa;
 pub mod math;
 pub mod merge;
+mod modify;
 pub mod peak;
 #[cfg(target_arch = "x86_64")]
 mod product;

@@ -356,7 +356,8 @@ fn score_tile(e: &mut Emitter<'_>, t: &QueryTile<'_>, chunk: Value) -> ScoreTile
     let keys = e.field(chunk, offset_of!(Chunk, count), I64);
     let lane = e.field(chunk, offset_of!(Chunk, lane), I64);
     let lanes = e.field(chunk, offset_of!(Chunk, lanes), I64);
-    ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys }
+    let first = e.field(chunk, offset_of!(Chunk, first), I64);
+    ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys, first }
 }
 
 /// One entry of null slots.
@@ -417,7 +418,7 @@ fn each_window<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, rows: &RowSet, body: 
                 let tiles = e.ins().get().iadd_imm_s(t.window, offset_of!(Window, tile) as i64);
                 let span = Span { window: t.window, from, to, bits, bits_end, tiles };
                 let (units, single): (Vec<_>, Vec<_>) =
-                    rows.pieces.iter().map(|p| (p, e.unit_of(p))).partition(|(_, unit)| unit.is_some());
+                    rows.pieces.iter().map(|p| (p, e.units_of(p))).partition(|(_, units)| units.is_some());
                 if !single.is_empty() {
                     each_row(e, t, |e, r| {
                         for (piece, _) in single {
@@ -425,9 +426,9 @@ fn each_window<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, rows: &RowSet, body: 
                         }
                     });
                 }
-                for (piece, unit) in units {
-                    let Some(unit) = unit else { continue };
-                    each_unit(e, t, unit, |e, r, end| fill(e, piece, 0, &Sink::Lanes(&span, r, end)));
+                for (piece, units) in units {
+                    let Some(units) = units else { continue };
+                    each_unit(e, t, &units, |e, r, end| fill(e, piece, 0, &Sink::Lanes(&span, r, end)));
                 }
                 vec![]
             });
@@ -468,8 +469,8 @@ fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &Tile
     for (i, piece) in rows.pieces.iter().enumerate() {
         // What was chosen for listed rows, or for rows that no loop goes over, has no bounds: it is looked up.
         let looked_up = listed || e.chosen(piece);
-        match e.unit_of(piece).filter(|_| looked_up) {
-            Some(unit) => each_unit(e, t, unit, |e, r, end| {
+        match e.units_of(piece).filter(|_| looked_up) {
+            Some(units) => each_unit(e, t, &units, |e, r, end| {
                 let first = e.ins().get().icmp_imm_s(IntCC::Equal, r, 0);
                 let last = e.ins().get().icmp(IntCC::Equal, end, t.rows);
                 let whole = e.ins().get().band(first, last);
@@ -492,12 +493,12 @@ fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &Tile
     }
 }
 
-/// Runs `body` for each run of rows of the tile that share the value of `unit`: its query bound, with the first row and
+/// Runs `body` for each run of rows of the tile that share the values of `units`: its query bound, with the first row and
 /// one past the last.
 fn each_unit<'p>(
     e: &mut Emitter<'p>,
     t: &QueryTile<'_>,
-    unit: ExprId,
+    units: &[ExprId],
     body: impl FnOnce(&mut Emitter<'p>, Value, Value),
 ) {
     let first = e.int(0);
@@ -507,7 +508,7 @@ fn each_unit<'p>(
         |e, r| {
             let q = query_of(e, t, r[0]);
             e.bind(Var::Q, Form::Scalar, q);
-            let own = e.scalar(unit);
+            let own: Vec<Value> = units.iter().map(|&unit| e.scalar(unit)).collect();
             let next = e.ins().get().iadd_imm_s(r[0], 1);
             let end = e.loop_while(
                 &[next],
@@ -517,10 +518,12 @@ fn each_unit<'p>(
                     let row = e.ins().get().smin(at[0], last);
                     let q = query_of(e, t, row);
                     e.bind(Var::Q, Form::Scalar, q);
-                    let other = e.scalar(unit);
-                    let same = e.ins().get().icmp(IntCC::Equal, own, other);
                     let inside = e.ins().get().icmp(IntCC::SignedLessThan, at[0], t.rows);
-                    e.ins().get().band(same, inside)
+                    units.iter().zip(&own).fold(inside, |all, (&unit, &own)| {
+                        let other = e.scalar(unit);
+                        let same = e.ins().get().icmp(IntCC::Equal, own, other);
+                        e.ins().get().band(all, same)
+                    })
                 },
                 |e, at| vec![e.ins().get().iadd_imm_s(at[0], 1)],
             );

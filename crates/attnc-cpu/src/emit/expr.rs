@@ -46,6 +46,7 @@ impl Emitter<'_> {
                 let scope = self.scope_of(id);
                 let value = match form {
                     Form::Vector => self.vector_node(id, scope),
+                    Form::Row => self.row_node(id, scope),
                     _ => self.scalar_node(id, form, scope),
                 };
                 let key = (id, self.normal(id, form));
@@ -60,6 +61,7 @@ impl Emitter<'_> {
     fn needs(&mut self, id: ExprId, form: Form) -> Vec<(ExprId, Form)> {
         match form {
             Form::Vector => self.vector_needs(id),
+            Form::Row => self.row_needs(id),
             form => self.program.exprs.operands(id).into_iter().map(|o| (o, form)).collect(),
         }
     }
@@ -87,7 +89,7 @@ impl Emitter<'_> {
         self.scopes.iter().rposition(|s| s.binds & deps != 0).unwrap_or(0)
     }
 
-    fn known(&self, id: ExprId, form: Form) -> Option<Value> {
+    pub(super) fn known(&self, id: ExprId, form: Form) -> Option<Value> {
         let key = (id, self.normal(id, form));
         self.scopes[self.scope_of(id)].memo.get(&key).copied()
     }
@@ -97,6 +99,9 @@ impl Emitter<'_> {
     pub(super) fn operand(&mut self, id: ExprId, form: Form, scope: usize) -> Value {
         if let Some(value) = self.known(id, form) {
             return value;
+        }
+        if form == Form::Row {
+            return self.constant_row(id);
         }
         let value = match *self.program.exprs.node(id) {
             Node::Int(v) => self.at(scope).get().iconst(I64, v),
@@ -159,12 +164,12 @@ impl Emitter<'_> {
     }
 
     /// A field of the context.
-    fn context(&mut self, offset: usize) -> Value {
+    pub(super) fn context(&mut self, offset: usize) -> Value {
         self.part(self.ctx, 0, offset)
     }
 
     /// A number or address in memory that is constant throughout the call; read once.
-    fn part(&mut self, items: Value, item: i32, field: usize) -> Value {
+    pub(super) fn part(&mut self, items: Value, item: i32, field: usize) -> Value {
         let offset = item + field as i32;
         if let Some(&value) = self.parts.get(&(items, offset)) {
             return value;
@@ -475,7 +480,7 @@ impl Emitter<'_> {
     }
 
     /// `value` within `0 ..= last`, and 0 if `last` is negative.
-    fn clamp(&mut self, value: Value, last: Value, scope: usize) -> Value {
+    pub(super) fn clamp(&mut self, value: Value, last: Value, scope: usize) -> Value {
         let mut at = self.at(scope);
         let below = at.get().smin(value, last);
         let zero = at.get().iconst(I64, 0);
@@ -577,6 +582,59 @@ impl Emitter<'_> {
         let own = exprs.reads(row, |v| v == Var::Q) && !exprs.reads(row, |v| matches!(v, Var::Loop(_) | Var::K));
         // A row of its own for each query is no unit.
         (steady && own && *exprs.node(row) != Node::Var(Var::Q)).then_some(row)
+    }
+
+    /// Expressions such that queries with the same values of all of them have the same keys of a piece; if neighbours
+    /// mostly do.
+    pub(super) fn units_of(&self, piece: &Piece) -> Option<Vec<ExprId>> {
+        self.unit_of(piece).map(|unit| vec![unit]).or_else(|| self.blocks_of(piece))
+    }
+
+    /// If a piece reads its query only as the number of a block of queries: expressions of it.
+    fn blocks_of(&self, piece: &Piece) -> Option<Vec<ExprId>> {
+        if !piece.combs.is_empty() || piece.filter.is_some() || piece.loops.iter().any(|l| l.step != 1) {
+            return None;
+        }
+        let exprs = &self.program.exprs;
+        let (mut found, mut seen) = (Vec::new(), Vec::new());
+        let mut left: Vec<ExprId> = piece.loops.iter().flat_map(|l| [l.lo, l.hi]).collect();
+        left.extend([piece.start, piece.end]);
+        left.extend(piece.guard);
+        while let Some(id) = left.pop() {
+            let deps = self.deps[id.0 as usize];
+            if deps & dep(Var::Q) == 0 || seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            if deps != dep(Var::Q) {
+                left.extend(exprs.operands(id));
+            } else if self.of_blocks(id) {
+                found.push(id);
+            } else {
+                return None;
+            }
+        }
+        (!found.is_empty()).then_some(found)
+    }
+
+    /// Whether an expression of the query is one of blocks of queries.
+    fn of_blocks(&self, id: ExprId) -> bool {
+        /// Queries of a block that it is worth to look for.
+        const BLOCK: i64 = 4;
+        let exprs = &self.program.exprs;
+        let (mut left, mut seen) = (vec![id], Vec::new());
+        while let Some(id) = left.pop() {
+            if self.deps[id.0 as usize] == 0 || seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            match *exprs.node(id) {
+                Node::Var(_) => return false,
+                Node::Bin(Bin::Div, _, by) if exprs.as_int(by).is_some_and(|by| by >= BLOCK) => {}
+                _ => left.extend(exprs.operands(id)),
+            }
+        }
+        true
     }
 
     /// Whether keys of a piece are what was chosen for its query, which its tile set then has no bounds for.

@@ -6,18 +6,20 @@
 //! hoisted by construction, without an optimiser. What is hoisted may run though nobody needs it, so that
 //! no expression may trap or read out of bounds ([`expr`]).
 //!
-//! [`driver`] writes the functions of a plan, [`score`] the modifiers of a tile of scores.
+//! [`driver`] writes the functions of a plan, [`score`] the modifiers of a tile of scores, [`rows`] their operations on
+//! rows of queries.
 //! Nothing here knows of tensors' layouts or of instruction sets.
 
 pub(crate) mod driver;
 mod expr;
 mod range;
+mod rows;
 mod score;
 
 use std::collections::BTreeMap;
 
 use attnc_kernels::Isa;
-use attnc_kernels::abi::{Arg, Math, Support};
+use attnc_kernels::abi::{Arg, Math, Rows, Support};
 use attnc_pattern::expr::{ExprId, Exprs, Node, Var};
 use attnc_pattern::program::Program;
 use cranelift::codegen::cursor::{Cursor, FuncCursor};
@@ -40,6 +42,7 @@ pub(crate) type Callee = (usize, &'static [Arg], Option<Arg>);
 pub(crate) struct Callees {
     support: FxHashMap<&'static str, Callee>,
     math: FxHashMap<&'static str, Callee>,
+    rows: FxHashMap<&'static str, Callee>,
     math4: FxHashMap<&'static str, Callee>,
 }
 
@@ -52,6 +55,7 @@ impl Callees {
         Some(Callees {
             support: by_name(Support::get().entries()),
             math: by_name(Math::of(isa)?.entries()),
+            rows: by_name(Rows::of(isa)?.entries()),
             #[cfg(target_arch = "x86_64")]
             math4: by_name(attnc_kernels::abi::Math4::of(isa)?.entries()),
             #[cfg(not(target_arch = "x86_64"))]
@@ -69,6 +73,8 @@ enum Form {
     Lane(u8),
     /// Four queries side by side: i32x4, f32x4, or i32x4 of all ones or zeros.
     Vector,
+    /// As many queries as a chunk has lanes, in memory: the address of i32, f32, or i32 of all ones or zeros.
+    Row,
 }
 
 /// What an expression depends on, as a set of bits.
@@ -120,6 +126,10 @@ pub(crate) struct Emitter<'a> {
     parts: FxHashMap<(Value, i32), Value>,
     uses: Uses,
     tensors: BTreeMap<usize, usize>,
+    /// Elements of rows that differ from query to query.
+    lanes: Option<Value>,
+    /// An expression whose row is to be made at this address.
+    target: Option<(ExprId, Value)>,
     /// Why there will be no function, if so.
     refused: Option<String>,
     ctx: Value,
@@ -165,6 +175,8 @@ impl<'a> Emitter<'a> {
             parts: FxHashMap::default(),
             uses: Uses::default(),
             tensors: BTreeMap::new(),
+            lanes: None,
+            target: None,
             refused: None,
             ctx,
             scratch,

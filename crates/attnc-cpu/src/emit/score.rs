@@ -1,4 +1,4 @@
-//! Modifiers and biases over a tile of scores, four queries at a time.
+//! Modifiers and biases over a tile of scores, four queries at a time: those that have no form on rows ([`super::rows`]).
 //!
 //! The one idea: queries lie side by side, so that an expression has a *vector* form wherever its operation
 //! has one; where it has none (division of integers, loads), each of the four is computed as a scalar and
@@ -28,12 +28,19 @@ pub(super) struct ScoreTile {
     pub(super) k: Value,
     /// How many.
     pub(super) keys: Value,
+    /// The number of the first where they follow one another, else -1.
+    pub(super) first: Value,
 }
 
 impl Emitter<'_> {
     /// Replaces every score by `modifier(score) + bias`.
     pub(super) fn modify(&mut self, tile: &ScoreTile, modifier: Option<ExprId>, bias: Option<ExprId>) {
         if modifier.is_none() && bias.is_none() {
+            return;
+        }
+        let roots: Vec<ExprId> = modifier.into_iter().chain(bias).collect();
+        if self.have_rows(&roots) {
+            self.modify_rows(tile, modifier, bias);
             return;
         }
         let scratch = self.scratch;

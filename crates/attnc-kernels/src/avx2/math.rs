@@ -50,7 +50,7 @@ pub(super) fn exp_nonpositive(x: [__m256; 2]) -> [__m256; 2] {
 /// `exp` of any x.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn exp(x: __m256) -> __m256 {
+pub(crate) fn exp(x: __m256) -> __m256 {
     let x = _mm256_max_ps(set(-105.0), _mm256_min_ps(set(89.0), x));
     let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm256_mul_ps(
         x,
@@ -72,7 +72,7 @@ fn exp(x: __m256) -> __m256 {
 /// Natural logarithm; polynomial of Cephes' `logf`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn log(x: __m256) -> __m256 {
+pub(crate) fn log(x: __m256) -> __m256 {
     let subnormal = _mm256_cmp_ps::<_CMP_LT_OQ>(x, set(f32::MIN_POSITIVE));
     let scaled = _mm256_blendv_ps(x, _mm256_mul_ps(x, set(33_554_432.0)), subnormal);
     let lost = _mm256_and_ps(subnormal, set(25.0));
@@ -112,15 +112,18 @@ fn log(x: __m256) -> __m256 {
     _mm256_blendv_ps(y, set(f32::NAN), outside)
 }
 
+/// Coefficients, highest first, of P in `tanh(x)` = x + x^3 P(x^2) of x in `-0.625 ..= 0.625`.
+pub(crate) const TANH: [f32; 5] = [-5.704_988_6e-3, 2.063_909e-2, -5.373_971_5e-2, 1.333_144_2e-1, -3.333_328e-1];
+
 /// Hyperbolic tangent: Cephes' polynomial near 0, by `exp` elsewhere.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn tanh(x: __m256) -> __m256 {
+pub(crate) fn tanh(x: __m256) -> __m256 {
     let sign = _mm256_and_ps(x, set(-0.0));
     let size = _mm256_andnot_ps(set(-0.0), x);
     let square = _mm256_mul_ps(x, x);
-    let mut p = set(-5.704_988_6e-3);
-    for c in [2.063_909e-2, -5.373_971_5e-2, 1.333_144_2e-1, -3.333_328e-1] {
+    let mut p = set(TANH[0]);
+    for &c in &TANH[1..] {
         p = _mm256_fmadd_ps(p, square, set(c));
     }
     let near = _mm256_fmadd_ps(_mm256_mul_ps(p, square), size, size);

@@ -1,0 +1,487 @@
+//! Modifiers and biases over a tile of scores, a row of queries at a time.
+//!
+//! The one idea: an expression that differs between queries is a row in memory, each operation a call that makes one row of
+//! others, as wide as the machine. What does not depend on the key is made once for a chunk. Two kinds of what does are
+//! made for all keys of a chunk at once: what is known by the distance of query and key alone is one *strip* of distances,
+//! of which each key's row begins one element before that of the key before; and elements of a tensor whose last index is
+//! the key are rows of the tensor, transposed. Nothing here knows of instruction sets.
+
+use attnc_kernels::abi::{BK, BQ_MAX};
+use attnc_pattern::expr::{Bin, Cmp, ExprId, Node, Ty, Un, Var};
+use cranelift::codegen::ir::condcodes::IntCC;
+use cranelift::codegen::ir::types::I64;
+use cranelift::codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, Value};
+
+use super::score::ScoreTile;
+use super::{Emitter, Form, dep, trusted};
+use crate::layout::{Ctx, Scratch, TensorRef};
+
+/// Bytes of an element of a row.
+const ELEMENT: i64 = 4;
+/// Elements of a strip: every distance between a query and a key of a chunk.
+const STRIP: i64 = (BQ_MAX + BK) as i64;
+/// Bytes from key to key of a tile of elements of a tensor.
+const PITCH: i64 = BK as i64 * ELEMENT;
+
+impl Emitter<'_> {
+    /// Whether every expression under `roots` that differs between queries has a form on rows.
+    pub(super) fn have_rows(&mut self, roots: &[ExprId]) -> bool {
+        let all = self.program.exprs.reachable(roots);
+        all.into_iter().all(|id| !self.differs(id) || self.has_row_form(id))
+    }
+
+    fn has_row_form(&mut self, id: ExprId) -> bool {
+        let exprs = &self.program.exprs;
+        let real = exprs.ty(id) == Ty::Real;
+        let operation = match exprs.node(id) {
+            Node::Var(Var::Q | Var::Score) | Node::Cmp(..) | Node::Not(_) | Node::Select(..) => true,
+            Node::And(xs) | Node::Or(xs) => !xs.is_empty(),
+            Node::Un(Un::Neg | Un::Abs, _) => true,
+            Node::Un(Un::ToReal, a) => exprs.ty(*a) == Ty::Int,
+            Node::Un(Un::Sqrt | Un::Exp | Un::Log | Un::Tanh, a) => exprs.ty(*a) == Ty::Real,
+            Node::Bin(Bin::Div, ..) => real,
+            Node::Bin(op, ..) => *op != Bin::Mod,
+            Node::Load(_, indices) => indices.iter().filter(|&&i| self.differs(i)).count() == 1,
+            _ => false,
+        };
+        // Indices that do not differ are scalars.
+        let load = matches!(exprs.node(id), Node::Load(..));
+        let fits = |o: ExprId| exprs.ty(o) != Ty::Int || load && !self.differs(o) || self.fits_i32(o);
+        operation && exprs.operands(id).into_iter().all(fits)
+    }
+
+    /// Replaces every score by `modifier(score) + bias`, both of which have a form on rows.
+    pub(super) fn modify_rows(&mut self, tile: &ScoreTile, modifier: Option<ExprId>, bias: Option<ExprId>) {
+        let roots: Vec<ExprId> = modifier.into_iter().chain(bias).collect();
+        let strips = if tile.walk.is_none() { self.strips(&roots) } else { Vec::new() };
+        let tiles = self.tiles(&roots, &strips);
+        // The offset of the first lane.
+        let ahead = self.ins().get().ishl_imm_u(tile.lane, 2);
+        if strips.is_empty() {
+            self.each_key(tile, (modifier, bias), ahead, &[], &tiles);
+            return;
+        }
+        let together = self.ins().get().icmp_imm_s(IntCC::SignedGreaterThanOrEqual, tile.first, 0);
+        self.when(together, &[], |e| {
+            let k_start = e.variable(Var::KStart, Form::Scalar);
+            let k = e.ins().get().iadd(k_start, tile.first);
+            // The first query less the distances of the keys from the first.
+            let last = e.ins().get().iadd_imm_s(tile.keys, -1);
+            let q = e.ins().get().iadd(tile.q, tile.lane);
+            let q = e.ins().get().isub(q, last);
+            let lanes = e.ins().get().iadd(tile.lanes, last);
+            let row = e.row_of(STRIP);
+            e.row_call("count", &[row, q, lanes]);
+            e.lanes = Some(lanes);
+            e.bind(Var::Q, Form::Row, row);
+            e.bind(Var::K, Form::Scalar, k);
+            let rows: Vec<(ExprId, Value)> = strips.iter().map(|&id| (id, e.value(id, Form::Row))).collect();
+            // Those of the last key begin the strip.
+            let begin = e.ins().get().ishl_imm_u(last, 2);
+            let rows: Vec<(ExprId, Value)> =
+                rows.into_iter().map(|(id, row)| (id, e.ins().get().iadd(row, begin))).collect();
+            e.forget();
+            e.each_key(tile, (modifier, bias), ahead, &rows, &tiles);
+            vec![]
+        });
+        let apart = self.ins().get().icmp_imm_s(IntCC::SignedLessThan, tile.first, 0);
+        self.when(apart, &[], |e| {
+            e.each_key(tile, (modifier, bias), ahead, &[], &tiles);
+            vec![]
+        });
+    }
+
+    /// Forgets what the innermost scope has computed: what it binds changes.
+    fn forget(&mut self) {
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.memo.clear();
+            scope.divisions.clear();
+            scope.divisors.clear();
+            scope.values.clear();
+        }
+    }
+
+    /// The rows of a tile of scores one by one; `strips` and `tiles` are made for all keys at once.
+    fn each_key(
+        &mut self,
+        tile: &ScoreTile,
+        (modifier, bias): (Option<ExprId>, Option<ExprId>),
+        ahead: Value,
+        strips: &[(ExprId, Value)],
+        tiles: &[ExprId],
+    ) {
+        let scratch = self.scratch;
+        let scores = self.field(scratch, std::mem::offset_of!(Scratch, s), I64);
+        let scores = self.ins().get().iadd(scores, ahead);
+        let stride = self.field(scratch, std::mem::offset_of!(Scratch, bq), I64);
+        let stride = self.ins().get().ishl_imm_u(stride, 2);
+        let k_start = self.variable(Var::KStart, Form::Scalar);
+        self.lanes = Some(tile.lanes);
+        let row = self.row_of(BQ_MAX as i64);
+        match tile.walk {
+            Some(walk) => {
+                let at = self.ins().get().iadd(walk, ahead);
+                self.row_call("listed", &[row, at, tile.q, tile.lanes]);
+            }
+            None => {
+                let q = self.ins().get().iadd(tile.q, tile.lane);
+                self.row_call("count", &[row, q, tile.lanes]);
+            }
+        }
+        self.bind(Var::Q, Form::Row, row);
+        let tiles: Vec<(ExprId, Value)> = tiles.iter().map(|&id| (id, self.keys_of(id, tile))).collect();
+        let state: Vec<Value> = std::iter::once(scores).chain(strips.iter().chain(&tiles).map(|s| s.1)).collect();
+        let first = self.int(0);
+        self.loop_for((first, tile.keys), 1, &state, |e, j, at| {
+            let offset = e.ins().get().ishl_imm_u(j, 2);
+            let at_key = e.ins().get().iadd(tile.k, offset);
+            let number = e.ins().get().uload32(trusted(), at_key, 0);
+            let k = e.ins().get().iadd(k_start, number);
+            e.bind(Var::K, Form::Scalar, k);
+            e.bind(Var::Score, Form::Row, at[0]);
+            let inner = e.inner();
+            for (&(id, _), &row) in strips.iter().chain(&tiles).zip(&at[1..]) {
+                e.scopes[inner].memo.insert((id, Form::Row), row);
+            }
+            let modified = modifier.map(|m| e.row_into(m, (bias.is_none()).then_some(at[0])));
+            match (modified, bias) {
+                (modified, Some(bias)) => {
+                    let bias = e.value(bias, Form::Row);
+                    e.row_call("add", &[at[0], modified.unwrap_or(at[0]), bias, tile.lanes]);
+                }
+                (Some(modified), None) if modified != at[0] => {
+                    e.row_call("copy", &[at[0], modified, tile.lanes]);
+                }
+                _ => {}
+            }
+            let mut next = vec![e.ins().get().iadd(at[0], stride)];
+            for (i, &row) in at[1..].iter().enumerate() {
+                let by = if i < strips.len() { -ELEMENT } else { PITCH };
+                next.push(e.ins().get().iadd_imm_s(row, by));
+            }
+            next
+        });
+        self.lanes = None;
+    }
+
+    /// The row of an expression, at `to` if it is made in the innermost scope.
+    fn row_into(&mut self, id: ExprId, to: Option<Value>) -> Value {
+        let here = !self.is_constant(id) && self.differs(id) && self.scope_of(id) == self.inner();
+        self.target = to.filter(|_| here).map(|to| (id, to));
+        let row = self.value(id, Form::Row);
+        self.target = None;
+        row
+    }
+
+    /// The greatest expressions under `roots` that are known by the distance of query and key, and are more than that.
+    fn strips(&self, roots: &[ExprId]) -> Vec<ExprId> {
+        let exprs = &self.program.exprs;
+        let (mut found, mut left, mut seen) = (Vec::new(), roots.to_vec(), Vec::new());
+        while let Some(id) = left.pop() {
+            if seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            let both = dep(Var::Q) | dep(Var::K);
+            let deps = self.deps[id.0 as usize];
+            if deps & both == both && deps & !both == 0 && self.of_distance(id) {
+                found.push(id);
+            } else {
+                left.extend(exprs.operands(id));
+            }
+        }
+        found
+    }
+
+    /// Whether an expression reads query and key as their difference alone.
+    fn of_distance(&self, id: ExprId) -> bool {
+        let exprs = &self.program.exprs;
+        let var = |id: ExprId, v| *exprs.node(id) == Node::Var(v);
+        let (mut left, mut seen) = (vec![id], Vec::new());
+        while let Some(id) = left.pop() {
+            if seen.contains(&id) || self.deps[id.0 as usize] == 0 {
+                continue;
+            }
+            seen.push(id);
+            match *exprs.node(id) {
+                Node::Var(_) => return false,
+                Node::Bin(Bin::Sub, a, b) if var(a, Var::Q) && var(b, Var::K) || var(a, Var::K) && var(b, Var::Q) => {}
+                _ => left.extend(exprs.operands(id)),
+            }
+        }
+        true
+    }
+
+    /// Elements of tensors under `roots` whose last index is the key and nothing else of them depends on it; not those
+    /// within `strips`.
+    fn tiles(&self, roots: &[ExprId], strips: &[ExprId]) -> Vec<ExprId> {
+        let exprs = &self.program.exprs;
+        let (mut found, mut left, mut seen) = (Vec::new(), roots.to_vec(), strips.to_vec());
+        while let Some(id) = left.pop() {
+            if seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            if let Node::Load(_, indices) = exprs.node(id)
+                && let Some((&last, outer)) = indices.split_last()
+                && self.key_of(last).is_some()
+                && outer.iter().all(|i| self.deps[i.0 as usize] & !dep(Var::Q) == 0)
+                && self.differs(id)
+            {
+                found.push(id);
+            } else {
+                left.extend(exprs.operands(id));
+            }
+        }
+        found
+    }
+
+    /// If an index is the key, or the lesser of it and what does not depend on query or key: that.
+    fn key_of(&self, id: ExprId) -> Option<Option<ExprId>> {
+        let exprs = &self.program.exprs;
+        let key = |id: ExprId| *exprs.node(id) == Node::Var(Var::K);
+        match *exprs.node(id) {
+            Node::Var(Var::K) => Some(None),
+            Node::Bin(Bin::Min, a, b) => {
+                let most = if key(a) { b } else { a };
+                ((key(a) || key(b)) && self.deps[most.0 as usize] == 0).then_some(Some(most))
+            }
+            _ => None,
+        }
+    }
+
+    /// Makes the elements of a tensor for all keys of a tile: where those of the first are.
+    fn keys_of(&mut self, id: ExprId, tile: &ScoreTile) -> Value {
+        let Node::Load(tensor, indices) = self.program.exprs.node(id).clone() else {
+            return self.refuse("elements of no tensor", I64);
+        };
+        let outer = &indices[..indices.len() - 1];
+        for &i in outer {
+            self.value(i, if self.differs(i) { Form::Row } else { Form::Scalar });
+        }
+        let scope = self.inner();
+        let place = self.tensor_rows(tensor.0 as usize, &indices, outer.len(), scope);
+        let k_start = self.variable(Var::KStart, Form::Scalar);
+        let to = self.row_of((BK * BK) as i64);
+        let Place { data, index, rows, stride, mut last } = place;
+        if let Some(most) = indices.last().and_then(|&i| self.key_of(i)).flatten() {
+            let most = self.scalar(most);
+            let end = self.ins().get().iadd_imm_s(most, 1);
+            last = self.ins().get().smin(last, end);
+            let one = self.int(1);
+            last = self.ins().get().smax(last, one);
+        }
+        self.row_call("load_keys", &[to, data, index, rows, stride, tile.lanes, tile.k, tile.keys, k_start, last]);
+        to
+    }
+
+    /// Where elements of a tensor are, by the one index of the first `axes` that differs between queries; the others of
+    /// these are constant, and what follows them is at 0.
+    fn tensor_rows(&mut self, tensor: usize, indices: &[ExprId], axes: usize, scope: usize) -> Place {
+        if self.tensors.insert(tensor, indices.len()).is_some_and(|rank| rank != indices.len()) {
+            self.refuse("a tensor with two numbers of indices", I64);
+        }
+        let tensors = self.context(std::mem::offset_of!(Ctx, tensors));
+        let at = (tensor * size_of::<TensorRef>()) as i32;
+        let mut data = self.part(tensors, at, std::mem::offset_of!(TensorRef, data));
+        let dims = self.part(tensors, at, std::mem::offset_of!(TensorRef, dims));
+        let mut stride = self.at(0).get().iconst(I64, ELEMENT);
+        let (mut index, mut of) = (data, (stride, stride));
+        let last = self.part(dims, (indices.len() as i32 - 1) * 8, 0);
+        for (axis, &i) in indices.iter().enumerate().rev() {
+            let extent = self.part(dims, axis as i32 * 8, 0);
+            if axis < axes && self.differs(i) {
+                index = self.operand(i, Form::Row, scope);
+                of = (extent, stride);
+            } else if axis < axes {
+                let i = self.operand(i, Form::Scalar, scope);
+                let most = self.at(0).get().iadd_imm_s(extent, -1);
+                let i = self.clamp(i, most, scope);
+                let offset = self.at(scope).get().imul(i, stride);
+                data = self.at(scope).get().iadd(data, offset);
+            }
+            stride = self.at(0).get().imul(stride, extent);
+        }
+        Place { data, index, rows: of.0, stride: of.1, last }
+    }
+
+    /// Memory for a row of `elements`.
+    fn row_of(&mut self, elements: i64) -> Value {
+        let inner = self.inner();
+        self.row_at(elements, inner)
+    }
+
+    fn row_at(&mut self, elements: i64, scope: usize) -> Value {
+        // Cache lines are 64 bytes.
+        let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, (elements * ELEMENT) as u32, 6);
+        let slot = self.func.create_sized_stack_slot(slot);
+        self.at(scope).get().stack_addr(I64, slot, 0)
+    }
+
+    fn row_call(&mut self, name: &str, args: &[Value]) {
+        let inner = self.inner();
+        self.row_call_at(inner, name, args);
+    }
+
+    fn row_call_at(&mut self, scope: usize, name: &str, args: &[Value]) {
+        let callee = self.callees.rows[name];
+        self.call_at(scope, callee, args);
+    }
+
+    /// What a row is made of.
+    pub(super) fn row_needs(&self, id: ExprId) -> Vec<(ExprId, Form)> {
+        if !self.differs(id) {
+            return vec![(id, Form::Scalar)];
+        }
+        let load = matches!(self.program.exprs.node(id), Node::Load(..));
+        let form = |o| if load && !self.differs(o) { Form::Scalar } else { Form::Row };
+        self.program.exprs.operands(id).into_iter().map(|o| (o, form(o))).collect()
+    }
+
+    /// The row of a constant, made once.
+    pub(super) fn constant_row(&mut self, id: ExprId) -> Value {
+        let row = self.spread(id, 0);
+        self.scopes[0].memo.insert((id, Form::Row), row);
+        row
+    }
+
+    /// What is the same for all queries as a row.
+    fn spread(&mut self, id: ExprId, scope: usize) -> Value {
+        let value = self.operand(id, Form::Scalar, scope);
+        // Strips have the most.
+        let (row, lanes) = (self.row_at(STRIP, scope), self.at(scope).get().iconst(I64, STRIP));
+        match self.program.exprs.ty(id) {
+            Ty::Real => self.row_call_at(scope, "set_real", &[row, value, lanes]),
+            Ty::Int => self.row_call_at(scope, "set_int", &[row, value, lanes]),
+            Ty::Bool => {
+                let wide = self.at(scope).get().uextend(I64, value);
+                let ones = self.at(scope).get().ineg(wide);
+                self.row_call_at(scope, "set_int", &[row, ones, lanes]);
+            }
+        }
+        row
+    }
+
+    pub(super) fn row_node(&mut self, id: ExprId, scope: usize) -> Value {
+        if !self.differs(id) {
+            return self.spread(id, scope);
+        }
+        let node = self.program.exprs.node(id).clone();
+        if let Node::Var(v) = node {
+            return self.variable(v, Form::Row);
+        }
+        let to = match self.target {
+            Some((target, to)) if target == id => to,
+            _ => self.row_at(STRIP, scope),
+        };
+        let Some(lanes) = self.lanes else { return self.refuse("a row of unknown length", I64) };
+        let int = |e: &Self, o: ExprId| e.program.exprs.ty(o) != Ty::Real;
+        let get = |e: &mut Self, o: ExprId| e.operand(o, Form::Row, scope);
+        match node {
+            Node::Un(op, a) => {
+                let name = match (op, int(self, a)) {
+                    (Un::Neg, false) => "neg",
+                    (Un::Neg, true) => "neg_int",
+                    (Un::Abs, false) => "abs",
+                    (Un::Abs, true) => "abs_int",
+                    (Un::ToReal, _) => "to_real",
+                    (Un::Sqrt, _) => "sqrt",
+                    (Un::Exp, _) => "exp",
+                    (Un::Log, _) => "log",
+                    _ => "tanh",
+                };
+                let a = get(self, a);
+                self.row_call_at(scope, name, &[to, a, lanes]);
+            }
+            Node::Bin(op, a, b) => {
+                let by = self.inverse(op, b);
+                let name = match (op, int(self, a)) {
+                    (Bin::Add, false) => "add",
+                    (Bin::Sub, false) => "sub",
+                    (Bin::Mul, false) => "mul",
+                    (Bin::Div | Bin::Mod, _) if by.is_some() => "mul",
+                    (Bin::Div | Bin::Mod, _) => "div",
+                    (Bin::Min, false) => "min",
+                    (Bin::Max, false) => "max",
+                    (Bin::Add, true) => "add_int",
+                    (Bin::Sub, true) => "sub_int",
+                    (Bin::Mul, true) => "mul_int",
+                    (Bin::Min, true) => "min_int",
+                    (Bin::Max, true) => "max_int",
+                };
+                let a = get(self, a);
+                let b = match by {
+                    Some(by) => by,
+                    None => get(self, b),
+                };
+                self.row_call_at(scope, name, &[to, a, b, lanes]);
+            }
+            Node::Cmp(op, a, b) => {
+                let name = match (op, int(self, a)) {
+                    (Cmp::Lt, false) => "less",
+                    (Cmp::Le, false) => "at_most",
+                    (Cmp::Eq | Cmp::Ne, false) => "equal",
+                    (Cmp::Lt, true) => "less_int",
+                    (Cmp::Le, true) => "at_most_int",
+                    (Cmp::Eq | Cmp::Ne, true) => "equal_int",
+                };
+                let (a, b) = (get(self, a), get(self, b));
+                self.row_call_at(scope, name, &[to, a, b, lanes]);
+                if op == Cmp::Ne {
+                    self.row_call_at(scope, "not", &[to, to, lanes]);
+                }
+            }
+            Node::And(ref xs) | Node::Or(ref xs) => {
+                let name = if matches!(node, Node::And(_)) { "and" } else { "or" };
+                let mut first = get(self, xs[0]);
+                for &x in &xs[1..] {
+                    let x = get(self, x);
+                    self.row_call_at(scope, name, &[to, first, x, lanes]);
+                    first = to;
+                }
+                return first;
+            }
+            Node::Not(a) => {
+                let a = get(self, a);
+                self.row_call_at(scope, "not", &[to, a, lanes]);
+            }
+            Node::Select(c, a, b) => {
+                let (c, a, b) = (get(self, c), get(self, a), get(self, b));
+                self.row_call_at(scope, "select", &[to, c, a, b, lanes]);
+            }
+            Node::Load(tensor, indices) => {
+                let Place { data, index, rows, stride, .. } =
+                    self.tensor_rows(tensor.0 as usize, &indices, indices.len(), scope);
+                self.row_call_at(scope, "load", &[to, data, index, rows, stride, lanes]);
+            }
+            _ => return self.refuse("an expression without a row", I64),
+        }
+        to
+    }
+
+    /// A row of 1 / b, where a quotient by a constant is as well a product: the constant is far from what has no inverse.
+    fn inverse(&mut self, op: Bin, b: ExprId) -> Option<Value> {
+        let Node::Real(bits) = *self.program.exprs.node(b) else { return None };
+        let by = f64::from_bits(bits).abs();
+        if op != Bin::Div || !(1e-18..=1e18).contains(&by) {
+            return None;
+        }
+        let inverse = self.at(0).get().f32const((1.0 / f64::from_bits(bits)) as f32);
+        let (row, lanes) = (self.row_at(STRIP, 0), self.at(0).get().iconst(I64, STRIP));
+        self.row_call_at(0, "set_real", &[row, inverse, lanes]);
+        Some(row)
+    }
+}
+
+/// Elements of a tensor, one for each query.
+struct Place {
+    data: Value,
+    /// Row of indices.
+    index: Value,
+    /// Extent of that index.
+    rows: Value,
+    /// Bytes from one to the next.
+    stride: Value,
+    /// Extent of the last index.
+    last: Value,
+}
