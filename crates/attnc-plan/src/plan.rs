@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use attnc_pattern::expr::{ExprId, LevelId, OrderId, Var};
 use attnc_pattern::program::{Align, Empty, Program, Source};
-use attnc_pattern::rowset::{RowSet, TileSet};
+use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
 use crate::choose::{self, Choose, Missing, Pool};
 
@@ -138,6 +138,16 @@ pub enum Entry {
         /// The logit of slot `Slot`; 0 without one.
         bias: Option<ExprId>,
     },
+}
+
+impl Entry {
+    /// Pieces of its row set.
+    pub(crate) fn pieces(&self) -> &[Piece] {
+        match self {
+            Entry::Tokens { rows, .. } => &rows.pieces,
+            Entry::Null { .. } => &[],
+        }
+    }
 }
 
 impl Plan {

@@ -12,11 +12,13 @@ use attnc_pattern::expr::{Bin, Cmp, ExprId, Exprs, Extent, Node, OrderId, Var};
 use attnc_pattern::program::{Empty, Order, OrderKind, Program};
 use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
+use crate::choice::Machine;
+use crate::cost::PANEL;
 use crate::ordered::{along, permuted};
 use crate::passes::Options;
 use crate::plan::{Attend, Entry, Plan, Role, View};
 
-pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
+pub(crate) fn reorder(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
     let [stage] = plan.stages.as_slice() else { return };
     if stage.role != Role::RowWalk || stage.view != View::Given || plan.is_dynamic() {
         return;
@@ -27,9 +29,12 @@ pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
     let mut stages = vec![stage.clone()];
     for found in [along, permuted, classes] {
         // What is left in the given order may be dense in the next.
-        if let Some(at) = stages.iter().position(|s| s.view == View::Given)
-            && let Some(more) = found(program, &stages[at], whole)
-        {
+        let Some(at) = stages.iter().position(|s| s.view == View::Given) else { break };
+        let orders = program.orders.len();
+        let Some(more) = found(program, &stages[at], whole) else { continue };
+        if options.machine.is_some_and(|machine| dearer(&machine, program, &stages[at], &more)) {
+            program.orders.truncate(orders);
+        } else {
             stages.splice(at..=at, more);
         }
     }
@@ -39,6 +44,23 @@ pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
         }
     }
     plan.stages = stages;
+}
+
+/// Whether stages over classes of fewer than [`PANEL`] residues are predicted to take no less than the given one: a few
+/// keys a class are visited sooner beside those of the others. With more residues each query of a panel has keys of its
+/// own in the given order, and nothing is asked. What cannot be counted before it runs, or takes longer to count than a
+/// plan may, is not dearer.
+fn dearer(machine: &Machine, program: &Program, given: &Attend, others: &[Attend]) -> bool {
+    let few = |s: &Attend| match s.view {
+        View::Classes(modulus) => program.exprs.as_int(modulus).is_some_and(|m| m < PANEL as i64),
+        _ => false,
+    };
+    if !others.iter().any(few) {
+        return false;
+    }
+    let Some(given) = machine.least(program, given) else { return false };
+    let others: Option<f64> = others.iter().map(|stage| machine.least(program, stage)).sum();
+    others.is_some_and(|others| others >= given)
 }
 
 /// The modulus by which a piece keeps to the query's class: the largest constant, else one that is known when run.
