@@ -338,10 +338,11 @@ const OF_HALVES: &[Term] = &[Term::Keys, Term::Gathered, Term::Strided, Term::Ro
 /// Probes that are run on one thread, too.
 const ALONE: usize = 9;
 
-/// Rounds over all probes: what slows the machine for a second then falls on a round of many, and not on one probe.
-const ROUNDS: usize = 4;
+/// Rounds over all probes: what slows the machine for a second or two then falls on some rounds of many, and the best
+/// run of a probe is of another.
+const ROUNDS: usize = 12;
 /// Time for the runs of a probe in a round.
-const PROBE_TIME: Duration = Duration::from_millis(7);
+const PROBE_TIME: Duration = Duration::from_millis(2);
 
 /// Measures this machine with as many threads.
 fn measure(isa: Isa, count: Option<i64>) -> Outcome<File> {
@@ -366,15 +367,9 @@ fn measure(isa: Isa, count: Option<i64>) -> Outcome<File> {
     let bar = progress(ROUNDS * tests.len());
     let peak_gflops = machine::peak_gflops(&pool, isa);
     let mut numbers = Numbers::default();
-    let mut speeds = [&pool, &single].map(|pool| Test::new(&PROBES[0], isa, DType::F32, pool, count, cache_bytes));
     for _ in 0..ROUNDS {
-        for (part, test) in &mut tests {
-            // How fast the machine is just now. What waits for memory does not follow the clock.
-            let speed = match &mut speeds[usize::from(*part == 1)] {
-                Ok(speed) if test.work[Term::Streamed] == 0 => speed.once(&mut numbers)?,
-                _ => 0,
-            };
-            test.run(&mut numbers, speed)?;
+        for (_, test) in &mut tests {
+            test.run(&mut numbers)?;
             bar.inc(1);
         }
     }
@@ -457,8 +452,8 @@ struct Test<'a> {
     pool: &'a Threads,
     work: Work,
     elements: f64,
-    /// What runs took, and what the launch that tells the machine's speed took just before.
-    times: Vec<(u64, u64)>,
+    /// The least that a run took.
+    best: u64,
 }
 
 impl<'a> Test<'a> {
@@ -480,25 +475,18 @@ impl<'a> Test<'a> {
         }
         let read = model::uncached(forecast.bytes(), cache as f64);
         work[Term::Streamed] = (work[Term::Streamed] as f64 * read) as u64;
-        Ok(Test { kernel, shape, dtype, data, pool, work, elements: forecast.elements(), times: Vec::new() })
+        Ok(Test { kernel, shape, dtype, data, pool, work, elements: forecast.elements(), best: u64::MAX })
     }
 
-    /// What was measured, as if the machine had been equally fast all the time: the first quartile, since what disturbs
-    /// makes runs longer.
+    /// What was measured: the best of all rounds, since what disturbs makes runs longer.
     fn sample(&self) -> Sample {
-        let usual = machine::Samples::new(self.times.iter().map(|t| t.1).collect()).median() as f64;
-        let alike = |&(time, speed): &(u64, u64)| match speed {
-            0 => time,
-            speed => (time as f64 * usual / speed as f64) as u64,
-        };
-        let nanos = machine::Samples::new(self.times.iter().map(alike).collect()).at(0.25) as f64;
-        Sample { work: self.work, elements: self.elements, nanos: nanos * self.pool.count() as f64 }
+        Sample { work: self.work, elements: self.elements, nanos: self.best as f64 * self.pool.count() as f64 }
     }
 
     /// Runs for a while, after one run that touches memory for the first time.
-    fn run(&mut self, numbers: &mut Numbers, speed: u64) -> Outcome {
+    fn run(&mut self, numbers: &mut Numbers) -> Outcome {
         let times = self.times_of(numbers, PROBE_TIME)?;
-        self.times.extend(times.into_iter().map(|time| (time, speed)));
+        self.best = times.into_iter().fold(self.best, u64::min);
         Ok(())
     }
 

@@ -57,14 +57,22 @@ impl Machine {
         Some(works.iter().map(|work| self.rates.nanos(work, elements) / queries).collect())
     }
 
+    /// What a query of a head takes in a stage with the best of [`TILES`]; `None` for what cannot be counted beforehand or
+    /// would take longer to count than a plan may.
+    #[must_use]
+    pub(crate) fn least(&self, program: &Program, stage: &Attend) -> Option<f64> {
+        let mut pieces = stage.entries.iter().flat_map(Entry::pieces);
+        if pieces.any(|p| !p.loops.is_empty() || p.filter.is_some()) {
+            return None;
+        }
+        self.prices(program, stage)?.into_iter().min_by(f64::total_cmp)
+    }
+
     /// Queries of the tile that a stage takes least time with.
     #[must_use]
     pub fn tile(&self, program: &Program, stage: &Attend) -> usize {
         let [largest, .., smallest] = TILES;
-        let pieces = stage.entries.iter().flat_map(|e| match e {
-            Entry::Tokens { rows, .. } => rows.pieces.as_slice(),
-            Entry::Null { .. } => &[],
-        });
+        let pieces = stage.entries.iter().flat_map(Entry::pieces);
         let (listed, others): (Vec<&Piece>, Vec<&Piece>) = pieces.partition(|p| scattered(program, p));
         if !listed.is_empty() {
             // Of rows that grow with the sequence own keys are a small part.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use attnc_pattern::expr::{ExprId, Exprs, LevelId, OrderId, Var};
 use attnc_pattern::program::{Align, Empty, Program, Source};
-use attnc_pattern::rowset::{RowSet, TileSet};
+use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
 use crate::choose::{self, Choose, Missing, Pool};
 
@@ -154,6 +154,16 @@ impl Attend {
             common = Some(*bias);
         }
         exprs.as_real(common?).filter(|b| b.is_finite() && (*b as f32).is_finite())
+    }
+}
+
+impl Entry {
+    /// Pieces of its row set.
+    pub(crate) fn pieces(&self) -> &[Piece] {
+        match self {
+            Entry::Tokens { rows, .. } => &rows.pieces,
+            Entry::Null { .. } => &[],
+        }
     }
 }
 

@@ -12,11 +12,13 @@ use attnc_pattern::expr::{Bin, Cmp, ExprId, Exprs, Extent, Node, OrderId, Var};
 use attnc_pattern::program::{Empty, Order, OrderKind, Program};
 use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
+use crate::choice::Machine;
+use crate::cost::PANEL;
 use crate::ordered::{along, permuted, queries_along};
 use crate::passes::Options;
 use crate::plan::{Attend, Entry, Plan, Role, View};
 
-pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
+pub(crate) fn reorder(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
     // Rows without entries are looked for stage by stage: a row may be empty in one of two.
     let whole = plan.empty == Some(Empty::Error);
     let program = Arc::make_mut(&mut plan.program);
@@ -25,7 +27,7 @@ pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
     for mut stage in plan.stages.drain(..) {
         match stage.reads.kv {
             _ if !given(&stage) => reordered.push(stage),
-            None => reordered.extend(in_orders(program, stage, whole)),
+            None => reordered.extend(in_orders(program, stage, whole, options.machine.as_ref())),
             // Slots of a level lie in the order that the level has; queries that share slots lie apart.
             Some(_) => {
                 stage.view = queries_along(program, &stage).map_or(View::Given, View::Walk);
@@ -37,13 +39,16 @@ pub(crate) fn reorder(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {
 }
 
 /// A stage over tokens as stages in the orders in which their sets are dense.
-fn in_orders(program: &mut Program, stage: Attend, whole: bool) -> Vec<Attend> {
+fn in_orders(program: &mut Program, stage: Attend, whole: bool, machine: Option<&Machine>) -> Vec<Attend> {
     let mut stages = vec![stage];
     for found in [along, permuted, classes] {
         // What is left in the given order may be dense in the next.
-        if let Some(at) = stages.iter().position(|s| s.view == View::Given)
-            && let Some(more) = found(program, &stages[at], whole)
-        {
+        let Some(at) = stages.iter().position(|s| s.view == View::Given) else { break };
+        let orders = program.orders.len();
+        let Some(more) = found(program, &stages[at], whole) else { continue };
+        if machine.is_some_and(|machine| dearer(machine, program, &stages[at], &more)) {
+            program.orders.truncate(orders);
+        } else {
             stages.splice(at..=at, more);
         }
     }
@@ -53,6 +58,23 @@ fn in_orders(program: &mut Program, stage: Attend, whole: bool) -> Vec<Attend> {
         }
     }
     stages
+}
+
+/// Whether stages over classes of fewer than [`PANEL`] residues are predicted to take no less than the given one: a few
+/// keys a class are visited sooner beside those of the others. With more residues each query of a panel has keys of its
+/// own in the given order, and nothing is asked. What cannot be counted before it runs, or takes longer to count than a
+/// plan may, is not dearer.
+fn dearer(machine: &Machine, program: &Program, given: &Attend, others: &[Attend]) -> bool {
+    let few = |s: &Attend| match s.view {
+        View::Classes(modulus) => program.exprs.as_int(modulus).is_some_and(|m| m < PANEL as i64),
+        _ => false,
+    };
+    if !others.iter().any(few) {
+        return false;
+    }
+    let Some(given) = machine.least(program, given) else { return false };
+    let others: Option<f64> = others.iter().map(|stage| machine.least(program, stage)).sum();
+    others.is_some_and(|others| others >= given)
 }
 
 /// The modulus by which a piece keeps to the query's class: the largest constant, else one that is known when run.
