@@ -125,8 +125,8 @@ impl Ready {
     /// other layouts, or if there is too little memory: nothing is written then.
     pub fn again(&mut self, launch: &mut Launch<'_>) -> bool {
         let tensors = tensors_of(launch);
-        let alike = |(a, b): (&(usize, Option<Layout>), &(usize, Option<Layout>))| a.1 == b.1;
-        if !tensors.iter().zip(&self.tensors).all(alike) {
+        let layouts = |all: &[(usize, Option<Layout>); 5]| all.map(|(_, layout)| layout);
+        if layouts(&tensors) != layouts(&self.tensors) {
             return false;
         }
         launch.apart = self.apart;

@@ -358,11 +358,11 @@ impl Laid<'_> {
     fn compute(&mut self, launch: &mut Launch<'_>, memory: &Memory) {
         let Laid { jobs, blank, rounds, before, .. } = self;
         clear(launch, blank);
-        let all = [0..jobs.len()];
+        let all = 0..jobs.len();
         let (turns, stages) = (if launch.apart { self.parts } else { 1 }, self.stages);
         for (turn, stage) in (0..turns).flat_map(|turn| (0..stages).map(move |stage| (turn, stage))) {
             // Only jobs of one stage are cut.
-            for round in if stage == 0 { &rounds[..] } else { &all } {
+            for round in if stage == 0 { &rounds[..] } else { std::slice::from_ref(&all) } {
                 let jobs = &jobs[round.clone()];
                 let now = |job: &Job<'_>| !launch.apart || job.part == turn;
                 let of_turn = |job: &Job<'_>, stage| if now(job) { job.tasks(stage) } else { 0 };
