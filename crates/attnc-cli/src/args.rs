@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Measure the rates that predicted times are made of.
     Calibrate(CalibrateArgs),
+    /// Show or remove what is kept on disk: calibrations, and nothing else.
+    Cache(CacheArgs),
     /// List changes that would make a pattern cheaper, and what they do to its pairs.
     Advise(AdviseArgs),
 }
@@ -694,6 +696,22 @@ pub(crate) struct CalibrateArgs {
     /// File to write [default: where `bench`, `cost` and `advise` look].
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    #[command(subcommand)]
+    pub(crate) command: CacheCommand,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Print the directory.
+    Path,
+    /// List its files, and whether this machine and this program use them.
+    Status,
+    /// Remove its files.
+    Clear,
 }
 
 #[derive(Debug, Args)]

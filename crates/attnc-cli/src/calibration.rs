@@ -19,7 +19,7 @@ use etcetera::BaseStrategy;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{CalibrateArgs, CalibrationArgs, Element, SetArgs, SizeArgs};
+use crate::args::{CacheCommand, CalibrateArgs, CalibrationArgs, Element, SetArgs, SizeArgs};
 use crate::files;
 use crate::machine::{self, Machine};
 use crate::report::{Failure, Outcome};
@@ -144,10 +144,74 @@ impl File {
     }
 }
 
+/// The directory of what is kept for this user.
+fn directory() -> Option<PathBuf> {
+    Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("attnc"))
+}
+
+fn file_name(isa: Isa) -> String {
+    format!("calibration-{}.json", isa.name())
+}
+
 /// Where calibrations of this user are kept.
 fn place(isa: Isa) -> Option<PathBuf> {
-    let dir = etcetera::choose_base_strategy().ok()?.cache_dir();
-    Some(dir.join("attnc").join(format!("calibration-{}.json", isa.name())))
+    Some(directory()?.join(file_name(isa)))
+}
+
+/// The user has no place for what is kept.
+fn no_directory() -> Failure {
+    Failure::run("E0809", "this user has no directory for caches", "name a file with --output")
+}
+
+/// Names of the files in a directory, sorted; none if there is no such directory.
+fn kept(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+    // Others' files are left alone; ours may be one that a command which was killed had begun.
+    names.retain(|name| name.trim_start_matches('.').starts_with("calibration-"));
+    names.sort_unstable();
+    names
+}
+
+pub(crate) fn cache(command: CacheCommand) -> Outcome {
+    let dir = directory().ok_or_else(no_directory)?;
+    let names = kept(&dir);
+    let text = match command {
+        CacheCommand::Path => format!("{}\n", dir.display()),
+        CacheCommand::Status => {
+            let mut text = String::new();
+            for name in &names {
+                let path = dir.join(name);
+                let of = [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().find(|&isa| file_name(isa) == *name);
+                let state = match (of, read(&path)) {
+                    (None, _) => "unfinished".to_owned(),
+                    (_, Err(why)) => format!("unreadable: {why}"),
+                    (Some(isa), Ok(file)) if file.is_of_here(isa) => format!("in use, on {} threads", file.threads),
+                    (_, Ok(file)) => format!("stale: of attnc {} on {}, {} cores", file.version, file.cpu, file.cores),
+                };
+                text.push_str(&format!("{name}: {state}\n"));
+            }
+            if names.is_empty() { "nothing is kept\n".to_owned() } else { text }
+        }
+        CacheCommand::Clear => {
+            for name in &names {
+                let path = dir.join(name);
+                match std::fs::remove_file(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        let message = format!("{} cannot be removed: {}", path.display(), attnc_host::disk::reason(&e));
+                        return Err(Failure::run("E0809", message, "remove it by hand"));
+                    }
+                    // Somebody else was faster.
+                    _ => {}
+                }
+            }
+            format!(
+                "{} removed\n",
+                if names.len() == 1 { "1 file".to_owned() } else { format!("{} files", names.len()) }
+            )
+        }
+    };
+    files::print(&text)
 }
 
 fn read(path: &Path) -> Result<File, String> {
@@ -184,10 +248,7 @@ pub(crate) fn calibrate(args: &CalibrateArgs) -> Outcome {
         attnc::Target::Gpu(_) => return Err(Failure::usage("a GPU is not calibrated", "use --target cpu")),
     };
     let file = measure(isa, args.threads)?;
-    let path =
-        args.output.clone().or_else(|| place(isa)).ok_or_else(|| {
-            Failure::run("E0809", "this user has no directory for caches", "name a file with --output")
-        })?;
+    let path = args.output.clone().or_else(|| place(isa)).ok_or_else(no_directory)?;
     write(&path, &file)?;
     // Data on standard output needs no word of where it went.
     if args.output.as_deref() == Some(Path::new(files::STDIN)) {

@@ -95,6 +95,7 @@ fn dispatch(command: Command, reporter: Reporter) -> Outcome {
         Command::Cost(args) => inspect::cost(&args, reporter),
         Command::Export(args) => export::export(&args, reporter),
         Command::Calibrate(args) => calibration::calibrate(&args),
+        Command::Cache(args) => calibration::cache(args.command),
         Command::Advise(args) => advise::advise(&args, reporter),
         Command::Show(args) => show::show(&args, reporter),
         Command::Run(args) => run::run(&args, reporter),
