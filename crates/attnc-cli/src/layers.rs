@@ -129,7 +129,7 @@ impl<'a> Layer<'a> {
             let mut results = Results::new(&kernel, &given, DType::F32)?;
             let data = Data { q_start: Some(q_start), ..Data::default() };
             let mut problem = results.problem(&given, data.inputs())?;
-            kernel.run(&mut problem, Resources { threads: Some(threads), workspace: None })?;
+            kernel.run(&mut problem, Resources { threads: Some(threads), workspace: None, ready: None })?;
             drop(problem);
             Ok((kernel, results))
         };
@@ -188,12 +188,14 @@ impl<'a> Layer<'a> {
         let mut problem = results.problem(&self.given, data.inputs())?;
         let chosen = match kernel.isa() {
             Some(_) => {
-                let chosen =
-                    kernel.run_chosen(&mut problem, Resources { threads: Some(self.threads), workspace: None })?;
+                let chosen = kernel.run_chosen(
+                    &mut problem,
+                    Resources { threads: Some(self.threads), workspace: None, ready: None },
+                )?;
                 if chosen.is_empty() { Vec::new() } else { kernel.tables(&problem, &chosen)? }
             }
             None => {
-                kernel.run(&mut problem, Resources { threads: Some(self.threads), workspace: None })?;
+                kernel.run(&mut problem, Resources { threads: Some(self.threads), workspace: None, ready: None })?;
                 if (0..heads).any(|h| kernel.is_dynamic(h)) { kernel.selections(&problem)? } else { Vec::new() }
             }
         };
@@ -234,7 +236,10 @@ impl<'a> Layer<'a> {
             for (i, (kernel, data)) in runs.iter().enumerate() {
                 let mut problem = results.problem(&self.given, data.inputs())?;
                 let begin = Instant::now();
-                kernel.run(&mut problem, Resources { threads: Some(self.threads), workspace: Some(&mut spaces[i]) })?;
+                kernel.run(
+                    &mut problem,
+                    Resources { threads: Some(self.threads), workspace: Some(&mut spaces[i]), ready: None },
+                )?;
                 if round > 0 {
                     samples[i].push(machine::nanos(begin));
                 }

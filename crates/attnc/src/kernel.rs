@@ -24,7 +24,7 @@ use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
 use crate::forecast::Forecast;
 use crate::kept::Kept;
 use crate::problem::{self, At, Envs, Inputs, Problem, Shape, Wants, one};
-use crate::ready::{Kept, Ready};
+use crate::ready::{Launched, Ready};
 use crate::tensor::{Tensor, TensorMut};
 use crate::view::View;
 
@@ -531,7 +531,7 @@ impl Kernel {
             });
             let left = attnc_cpu::Ready::run(parts.collect(), &mut launch).map_err(|error| self.failed(&error))?;
             let of = (&self.shared, &self.select);
-            *kept = left.map(|launch| Kept::new(of, &problem.inputs, count, launch));
+            *kept = left.map(|launch| Launched::new(of, &problem.inputs, count, launch));
             return Ok(());
         }
         let mut noted = attnc_cpu::run_chosen(&parts, &mut launch).map_err(|error| self.failed(&error))?;
@@ -741,7 +741,7 @@ impl Kernel {
         cells: usize,
     ) -> Result<Vec<Kept>, Diagnostics> {
         use rayon::prelude::*;
-        let shape = self.shape_of(problem)?;
+        let shape = self.shape_of(&problem.q, &problem.k, &problem.v, &problem.inputs)?;
         if !problem.inputs.lengths.is_empty() {
             return Err(self.refuse("E0721", "padded batches are not held against dense attention".to_owned()));
         }

@@ -19,7 +19,7 @@ use crate::problem::Inputs;
 /// depends on the data, and of targets other than the CPU. Results are the same in any case.
 #[derive(Default)]
 pub struct Ready {
-    pub(crate) kept: Option<Kept>,
+    pub(crate) kept: Option<Launched>,
     /// Working memory of launches that are given none.
     pub(crate) memory: Vec<u8>,
 }
@@ -40,7 +40,7 @@ impl fmt::Debug for Ready {
 }
 
 /// A launch and what it was given.
-pub(crate) struct Kept {
+pub(crate) struct Launched {
     shared: Arc<Shared>,
     select: Select,
     given: Given,
@@ -58,13 +58,13 @@ struct Given {
     lengths: Vec<(i64, i64)>,
 }
 
-impl Kept {
+impl Launched {
     pub(crate) fn new(
         (shared, select): (&Arc<Shared>, &Select),
         inputs: &Inputs<'_>,
         threads: usize,
         launch: attnc_cpu::Ready,
-    ) -> Kept {
+    ) -> Launched {
         let Inputs { sizes, docs, maps: _, tensors, q_start, k_start, lengths } = inputs;
         let given = Given {
             sizes: sizes.iter().map(|&(name, n)| (name.to_owned(), n)).collect(),
@@ -74,7 +74,7 @@ impl Kept {
             k_start: *k_start,
             lengths: lengths.clone(),
         };
-        Kept { shared: shared.clone(), select: select.clone(), given, threads, launch }
+        Launched { shared: shared.clone(), select: select.clone(), given, threads, launch }
     }
 
     /// Whether it is a launch of this kernel that was given the same.
