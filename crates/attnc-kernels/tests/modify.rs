@@ -82,13 +82,18 @@ fn extreme(a: f32, b: f32, greater: bool) -> f32 {
     }
 }
 
+/// A kernel by name, beside the operation on one element.
+type Beside<K, P> = (&'static str, K, P);
+
 #[test]
 fn reals_and_integers_are_those_of_one_element() {
     type Reals = unsafe extern "C" fn(*mut f32, *const f32, *const f32, i64);
     type Ints = unsafe extern "C" fn(*mut i32, *const i32, *const i32, i64);
     type Tests = unsafe extern "C" fn(*mut i32, *const f32, *const f32, i64);
+    type Real = unsafe extern "C" fn(*mut f32, *const f32, i64);
+    type Int = unsafe extern "C" fn(*mut i32, *const i32, i64);
     for (isa, t) in tables() {
-        let reals: [(&str, Reals, fn(f32, f32) -> f32); 6] = [
+        let reals: [Beside<Reals, fn(f32, f32) -> f32>; 6] = [
             ("add", t.add, |a, b| a + b),
             ("sub", t.sub, |a, b| a - b),
             ("mul", t.mul, |a, b| a * b),
@@ -102,7 +107,7 @@ fn reals_and_integers_are_those_of_one_element() {
                 f(to, a, b, n)
             });
         }
-        let ints: [(&str, Ints, fn(i32, i32) -> i32); 10] = [
+        let ints: [Beside<Ints, fn(i32, i32) -> i32>; 10] = [
             ("add", t.add_int, i32::wrapping_add),
             ("sub", t.sub_int, i32::wrapping_sub),
             ("mul", t.mul_int, i32::wrapping_mul),
@@ -125,7 +130,7 @@ fn reals_and_integers_are_those_of_one_element() {
                 |to, a, b, n| unsafe { f(to, a, b, n) },
             );
         }
-        let tests: [(&str, Tests, fn(f32, f32) -> i32); 3] = [
+        let tests: [Beside<Tests, fn(f32, f32) -> i32>; 3] = [
             ("less", t.less, |a, b| -i32::from(a < b)),
             ("at most", t.at_most, |a, b| -i32::from(a <= b)),
             ("equal", t.equal, |a, b| -i32::from(a == b)),
@@ -141,7 +146,7 @@ fn reals_and_integers_are_those_of_one_element() {
                 |to, a, b, n| unsafe { f(to, a, b, n) },
             );
         }
-        let one: [(&str, unsafe extern "C" fn(*mut f32, *const f32, i64), fn(f32) -> f32); 4] =
+        let one: [Beside<Real, fn(f32) -> f32>; 4] =
             [("neg", t.neg, |a| -a), ("abs", t.abs, f32::abs), ("sqrt", t.sqrt, f32::sqrt), ("copy", t.copy, |a| a)];
         for (name, f, plain) in one {
             // SAFETY: as above.
@@ -154,7 +159,7 @@ fn reals_and_integers_are_those_of_one_element() {
                 |to, a, _, n| unsafe { f(to, a, n) },
             );
         }
-        let one: [(&str, unsafe extern "C" fn(*mut i32, *const i32, i64), fn(i32) -> i32); 3] =
+        let one: [Beside<Int, fn(i32) -> i32>; 3] =
             [("neg", t.neg_int, i32::wrapping_neg), ("abs", t.abs_int, i32::wrapping_abs), ("not", t.not, |a| !a)];
         for (name, f, plain) in one {
             // SAFETY: as above.
@@ -189,9 +194,9 @@ fn reals_and_integers_are_those_of_one_element() {
 fn functions_are_within_the_stated_bounds() {
     for (isa, t) in tables() {
         type Function = unsafe extern "C" fn(*mut f32, *const f32, i64);
-        let functions: [(&str, Function, fn(f64) -> f64, f64); 3] =
-            [("exp", t.exp, f64::exp, 2.0), ("log", t.log, f64::ln, 2.0), ("tanh", t.tanh, f64::tanh, 4.0)];
-        for (name, f, exact, bound) in functions {
+        let functions: [(Beside<Function, fn(f64) -> f64>, f64); 3] =
+            [(("exp", t.exp, f64::exp), 2.0), (("log", t.log, f64::ln), 2.0), (("tanh", t.tanh, f64::tanh), 4.0)];
+        for ((name, f, exact), bound) in functions {
             let (mut worst, mut at) = (0.0f64, 0.0);
             for bits in (0..=u32::MAX - 16 * 61).step_by(997 * 16) {
                 let x: [f32; 16] = std::array::from_fn(|i| f32::from_bits(bits + 61 * i as u32));
