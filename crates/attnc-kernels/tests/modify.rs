@@ -82,9 +82,6 @@ fn extreme(a: f32, b: f32, greater: bool) -> f32 {
     }
 }
 
-/// A kernel by name, beside the operation on one element.
-type Beside<K, P> = (&'static str, K, P);
-
 #[test]
 fn reals_and_integers_are_those_of_one_element() {
     type Reals = unsafe extern "C" fn(*mut f32, *const f32, *const f32, i64);
@@ -92,8 +89,12 @@ fn reals_and_integers_are_those_of_one_element() {
     type Tests = unsafe extern "C" fn(*mut i32, *const f32, *const f32, i64);
     type Real = unsafe extern "C" fn(*mut f32, *const f32, i64);
     type Int = unsafe extern "C" fn(*mut i32, *const i32, i64);
+    type OfReals<T> = fn(f32, f32) -> T;
+    type OfInts = fn(i32, i32) -> i32;
+    type OfReal = fn(f32) -> f32;
+    type OfInt = fn(i32) -> i32;
     for (isa, t) in tables() {
-        let reals: [Beside<Reals, fn(f32, f32) -> f32>; 6] = [
+        let reals: [(&str, Reals, OfReals<f32>); 6] = [
             ("add", t.add, |a, b| a + b),
             ("sub", t.sub, |a, b| a - b),
             ("mul", t.mul, |a, b| a * b),
@@ -107,7 +108,7 @@ fn reals_and_integers_are_those_of_one_element() {
                 f(to, a, b, n)
             });
         }
-        let ints: [Beside<Ints, fn(i32, i32) -> i32>; 10] = [
+        let ints: [(&str, Ints, OfInts); 10] = [
             ("add", t.add_int, i32::wrapping_add),
             ("sub", t.sub_int, i32::wrapping_sub),
             ("mul", t.mul_int, i32::wrapping_mul),
@@ -130,7 +131,7 @@ fn reals_and_integers_are_those_of_one_element() {
                 |to, a, b, n| unsafe { f(to, a, b, n) },
             );
         }
-        let tests: [Beside<Tests, fn(f32, f32) -> i32>; 3] = [
+        let tests: [(&str, Tests, OfReals<i32>); 3] = [
             ("less", t.less, |a, b| -i32::from(a < b)),
             ("at most", t.at_most, |a, b| -i32::from(a <= b)),
             ("equal", t.equal, |a, b| -i32::from(a == b)),
@@ -146,7 +147,7 @@ fn reals_and_integers_are_those_of_one_element() {
                 |to, a, b, n| unsafe { f(to, a, b, n) },
             );
         }
-        let one: [Beside<Real, fn(f32) -> f32>; 4] =
+        let one: [(&str, Real, OfReal); 4] =
             [("neg", t.neg, |a| -a), ("abs", t.abs, f32::abs), ("sqrt", t.sqrt, f32::sqrt), ("copy", t.copy, |a| a)];
         for (name, f, plain) in one {
             // SAFETY: as above.
@@ -159,7 +160,7 @@ fn reals_and_integers_are_those_of_one_element() {
                 |to, a, _, n| unsafe { f(to, a, n) },
             );
         }
-        let one: [Beside<Int, fn(i32) -> i32>; 3] =
+        let one: [(&str, Int, OfInt); 3] =
             [("neg", t.neg_int, i32::wrapping_neg), ("abs", t.abs_int, i32::wrapping_abs), ("not", t.not, |a| !a)];
         for (name, f, plain) in one {
             // SAFETY: as above.
@@ -193,8 +194,8 @@ fn reals_and_integers_are_those_of_one_element() {
 #[test]
 fn functions_are_within_the_stated_bounds() {
     for (isa, t) in tables() {
-        type Function = unsafe extern "C" fn(*mut f32, *const f32, i64);
-        let functions: [(Beside<Function, fn(f64) -> f64>, f64); 3] =
+        type Named = (&'static str, unsafe extern "C" fn(*mut f32, *const f32, i64), fn(f64) -> f64);
+        let functions: [(Named, f64); 3] =
             [(("exp", t.exp, f64::exp), 2.0), (("log", t.log, f64::ln), 2.0), (("tanh", t.tanh, f64::tanh), 4.0)];
         for ((name, f, exact), bound) in functions {
             let (mut worst, mut at) = (0.0f64, 0.0);

@@ -251,7 +251,7 @@ impl Kernel {
         if held_q.batched != held_k.batched || held_q.batched != held_v.batched {
             return Err(PyValueError::new_err("`q`, `k` and `v` have a batch axis, or none of them has"));
         }
-        let [batch, heads, n_q, dim] = raw_q.shape;
+        let [batch, heads, n_q, _] = raw_q.shape;
         let (n_k, dim_v) = (raw_k.shape[2], raw_v.shape[3]);
         let heads = self.kernel.output_heads(heads);
         let skip = usize::from(!held_q.batched);
