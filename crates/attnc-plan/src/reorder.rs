@@ -79,10 +79,7 @@ fn dearer(machine: &Machine, program: &Program, given: &Attend, others: &[Attend
 
 /// The modulus by which a piece keeps to the query's class: the largest constant, else one that is known when run.
 fn modulus(exprs: &mut Exprs, stage: &Attend) -> Option<ExprId> {
-    let pieces = stage.entries.iter().flat_map(|e| match e {
-        Entry::Tokens { rows, .. } => rows.pieces.as_slice(),
-        Entry::Null { .. } => &[],
-    });
+    let pieces = stage.entries.iter().flat_map(Entry::pieces);
     let found: Vec<ExprId> = pieces.filter_map(|p| class_of(exprs, p)).collect();
     found.iter().copied().max_by_key(|&m| exprs.as_int(m)).or_else(|| found.first().copied())
 }
@@ -259,10 +256,7 @@ fn boxes(program: &mut Program, stage: &Attend) -> Option<OrderId> {
 /// How far apart the keys of a neighbourhood are on each axis of a segment: cells of one residue share keys.
 fn distances(program: &Program, stage: &Attend, segment: usize) -> Vec<i64> {
     let axes = &program.space.segments[segment].axes;
-    let pieces = stage.entries.iter().flat_map(|e| match e {
-        Entry::Tokens { rows, .. } => rows.pieces.as_slice(),
-        Entry::Null { .. } => &[],
-    });
+    let pieces = stage.entries.iter().flat_map(Entry::pieces);
     let mut distances = vec![i64::MAX; axes.len()];
     for piece in pieces.filter(|p| !p.loops.is_empty() && p.loops.iter().all(|l| l.span.is_some())) {
         let inner = match piece.combs.as_slice() {
