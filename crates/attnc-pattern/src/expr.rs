@@ -10,10 +10,14 @@ use std::collections::hash_map::Entry;
 
 use attnc_syntax::diag::Span;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 /// An expression of one [`Exprs`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExprId(pub u32);
+
+/// Operands of a node: most have three at most.
+pub type Operands = SmallVec<[ExprId; 4]>;
 
 /// The kind of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -262,11 +266,11 @@ impl Node {
 
 /// Expressions that a walk from users to operands has met, a bit for each. One word of 64 is skipped at a time,
 /// so that a walk costs little more than what it meets, however large the arena is.
-struct Met(Vec<u64>);
+struct Met(SmallVec<[u64; 16]>);
 
 impl Met {
     fn up_to(last: ExprId) -> Self {
-        Met(vec![0; last.0 as usize / 64 + 1])
+        Met(SmallVec::from_elem(0, last.0 as usize / 64 + 1))
     }
 
     fn add(&mut self, id: ExprId) {
@@ -401,8 +405,8 @@ impl Exprs {
 
     /// Operands of a node, in order.
     #[must_use]
-    pub fn operands(&self, id: ExprId) -> Vec<ExprId> {
-        let mut found = Vec::new();
+    pub fn operands(&self, id: ExprId) -> Operands {
+        let mut found = Operands::new();
         self.each_operand(id, |o| found.push(o));
         found
     }

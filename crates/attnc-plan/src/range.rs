@@ -191,6 +191,10 @@ impl Bounds<'_> {
         if space.total == Some(id) || space.segments.iter().any(|s| s.begin == id || s.len == id) {
             return true;
         }
+        if !matches!(self.exprs.node(id), Node::Bin(Bin::Mul, ..)) {
+            let extent = |axis| self.plan.program.axis(axis).extent;
+            return space.segments.iter().flat_map(|s| &s.axes).any(|&axis| extent(axis) == id);
+        }
         let mut factors = vec![id];
         let mut extents: Vec<ExprId> = vec![];
         while let Some(factor) = factors.pop() {

@@ -493,8 +493,11 @@ fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &Tile
     }
 }
 
-/// Runs `body` for each run of rows of the tile that share the values of `units`: its query bound, with the first row and
-/// one past the last.
+/// Runs `body` for each run of rows of the tile that share the values of `units`: they and the run's first query bound,
+/// with the first row and one past the last.
+///
+/// Units are computed once for each row and compared with those of the row before; a row where they differ, and the
+/// end of the tile, ends a run. Their code is there once.
 fn each_unit<'p>(
     e: &mut Emitter<'p>,
     t: &QueryTile<'_>,
@@ -502,33 +505,39 @@ fn each_unit<'p>(
     body: impl FnOnce(&mut Emitter<'p>, Value, Value),
 ) {
     let first = e.int(0);
+    let last = e.ins().get().iadd_imm_s(t.rows, -1);
+    // The row, the first of its run, and the values of that.
+    let mut state = vec![first; 2];
+    state.extend(units.iter().map(|&unit| e.nothing(unit)));
     e.loop_while(
-        &[first],
-        |e, r| e.ins().get().icmp(IntCC::SignedLessThan, r[0], t.rows),
-        |e, r| {
-            let q = query_of(e, t, r[0]);
+        &state,
+        |e, s| e.ins().get().icmp(IntCC::SignedLessThanOrEqual, s[0], t.rows),
+        |e, s| {
+            let (at, run, before) = (s[0], s[1], &s[2..]);
+            // A row beyond the last reads as the last.
+            let row = e.ins().get().smin(at, last);
+            let q = query_of(e, t, row);
             e.bind(Var::Q, Form::Scalar, q);
-            let own: Vec<Value> = units.iter().map(|&unit| e.scalar(unit)).collect();
-            let next = e.ins().get().iadd_imm_s(r[0], 1);
-            let end = e.loop_while(
-                &[next],
-                |e, at| {
-                    // A row beyond the last reads as the last.
-                    let last = e.ins().get().iadd_imm_s(t.rows, -1);
-                    let row = e.ins().get().smin(at[0], last);
-                    let q = query_of(e, t, row);
-                    e.bind(Var::Q, Form::Scalar, q);
-                    let inside = e.ins().get().icmp(IntCC::SignedLessThan, at[0], t.rows);
-                    units.iter().zip(&own).fold(inside, |all, (&unit, &own)| {
-                        let other = e.scalar(unit);
-                        let same = e.ins().get().icmp(IntCC::Equal, own, other);
-                        e.ins().get().band(all, same)
-                    })
-                },
-                |e, at| vec![e.ins().get().iadd_imm_s(at[0], 1)],
-            );
-            body(e, r[0], end[0]);
-            vec![end[0]]
+            let here: Vec<Value> = units.iter().map(|&unit| e.scalar(unit)).collect();
+            let mut ends = e.ins().get().icmp(IntCC::Equal, at, t.rows);
+            for (&here, &before) in here.iter().zip(before) {
+                let other = e.ins().get().icmp(IntCC::NotEqual, here, before);
+                ends = e.ins().get().bor(ends, other);
+            }
+            // No run ends where the first begins.
+            let begun = e.ins().get().icmp_imm_s(IntCC::NotEqual, at, 0);
+            let ends = e.ins().get().band(ends, begun);
+            let run = e.when(ends, &[run], |e| {
+                let q = query_of(e, t, run);
+                e.bind(Var::Q, Form::Scalar, q);
+                for (&unit, &value) in units.iter().zip(before) {
+                    e.assume(unit, value);
+                }
+                body(e, run, at);
+                vec![at]
+            });
+            let next = e.ins().get().iadd_imm_s(at, 1);
+            [next].into_iter().chain(run).chain(here).collect()
         },
     );
 }

@@ -57,6 +57,21 @@ impl Emitter<'_> {
         self.operand(id, form, self.inner())
     }
 
+    /// Takes `value` for that of an expression in the innermost scope, which binds one of its variables.
+    pub(super) fn assume(&mut self, id: ExprId, value: Value) {
+        let scope = self.scope_of(id);
+        self.scopes[scope].memo.insert((id, Form::Scalar), value);
+    }
+
+    /// Some value of the type of an expression.
+    pub(super) fn nothing(&mut self, id: ExprId) -> Value {
+        match self.program.exprs.ty(id) {
+            Ty::Int => self.int(0),
+            Ty::Real => self.ins().get().f32const(0.0),
+            Ty::Bool => self.ins().get().iconst(I8, 0),
+        }
+    }
+
     /// What has to be computed before an expression in a form.
     fn needs(&mut self, id: ExprId, form: Form) -> Vec<(ExprId, Form)> {
         match form {

@@ -7,29 +7,40 @@
 
 use std::cell::RefCell;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::build::{floor_div, floor_mod};
-use crate::expr::{Bin, Cmp, ExprId, Exprs, Node, Ty, Un, Var};
+use crate::expr::{Bin, Cmp, ExprId, Exprs, Node, Operands, Ty, Un, Var};
 
 /// `sum of coefficient * atom + constant`; atoms ascending by id, no coefficient is 0.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Debug, PartialEq, Eq, Default)]
 pub(crate) struct Linear {
-    pub(crate) terms: Vec<(ExprId, i64)>,
+    pub(crate) terms: Terms,
     pub(crate) constant: i64,
+}
+
+/// Few sums have more terms than these, and sums are made by the hundred.
+pub(crate) type Terms = SmallVec<[(ExprId, i64); 3]>;
+
+impl Clone for Linear {
+    fn clone(&self) -> Self {
+        Linear { terms: Terms::from_slice(&self.terms), constant: self.constant }
+    }
 }
 
 impl Linear {
     pub(crate) fn constant(constant: i64) -> Self {
-        Linear { terms: vec![], constant }
+        Linear { terms: smallvec![], constant }
     }
 
-    fn atom(id: ExprId) -> Self {
-        Linear { terms: vec![(id, 1)], constant: 0 }
+    pub(crate) fn atom(id: ExprId) -> Self {
+        Linear { terms: smallvec![(id, 1)], constant: 0 }
     }
 
     /// `self + other * factor`, unless an integer does not fit.
     pub(crate) fn plus(&self, other: &Linear, factor: i64) -> Option<Linear> {
         let constant = self.constant.checked_add(other.constant.checked_mul(factor)?)?;
-        let mut terms = Vec::with_capacity(self.terms.len() + other.terms.len());
+        let mut terms = Terms::with_capacity(self.terms.len() + other.terms.len());
         let (mut a, mut b) = (self.terms.iter().peekable(), other.terms.iter().peekable());
         loop {
             let (id, c) = match (a.peek(), b.peek()) {
@@ -77,7 +88,7 @@ impl Linear {
 pub(super) struct Memo<T>(Vec<Option<Box<[Option<T>; PAGE]>>>);
 
 /// Expressions of a page of a [`Memo`].
-const PAGE: usize = 64;
+const PAGE: usize = 16;
 
 impl<T> Memo<T> {
     pub(super) fn new() -> Self {
@@ -142,7 +153,7 @@ impl<'a> Algebra<'a> {
     }
 
     fn rebuilt(&mut self, id: ExprId) -> ExprId {
-        let operands: Vec<ExprId> = self.exprs.operands(id).into_iter().map(|o| self.canon(o)).collect();
+        let operands: Operands = self.exprs.operands(id).into_iter().map(|o| self.canon(o)).collect();
         self.exprs.rebuild(id, &operands)
     }
 
@@ -389,14 +400,14 @@ impl<'a> Algebra<'a> {
     }
 
     /// Factors of an atom; the square of a sum is one.
-    pub(crate) fn factors(&self, id: ExprId) -> Vec<ExprId> {
+    pub(crate) fn factors(&self, id: ExprId) -> Operands {
         match *self.exprs.node(id) {
             Node::Bin(Bin::Mul, a, b) if !self.is_square(id) => {
                 let mut all = self.factors(a);
                 all.extend(self.factors(b));
                 all
             }
-            _ => vec![id],
+            _ => smallvec![id],
         }
     }
 
@@ -482,7 +493,7 @@ impl<'a> Algebra<'a> {
     /// `x = whole * divisor + rest`.
     fn split_by(&mut self, x: &Linear, y: &Linear, divisor: ExprId) -> (Linear, Linear) {
         let (mut whole, mut rest) = (Linear::default(), Linear::constant(x.constant));
-        let by: Vec<ExprId> = if y.as_atom().is_some() { self.factors(divisor) } else { vec![divisor] };
+        let by = if y.as_atom().is_some() { self.factors(divisor) } else { smallvec![divisor] };
         for &(id, c) in &x.terms {
             let mut factors = self.factors(id);
             let divides = by.iter().all(|b| match factors.iter().position(|f| f == b) {

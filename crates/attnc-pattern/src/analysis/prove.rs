@@ -5,6 +5,7 @@
 //! `false` never means that the opposite holds. Nothing here knows of attentions.
 
 use super::linear::{Algebra, Linear};
+
 use crate::expr::{Bin, Cmp, ExprId, Node, Ty, Var};
 use crate::program::Space;
 
@@ -163,7 +164,7 @@ impl<'a, 'e> Prover<'a, 'e> {
             _ => 2,
         });
         for (id, c) in terms {
-            let Some(without) = d.plus(&Linear { terms: vec![(id, 1)], constant: 0 }, c.wrapping_neg()) else {
+            let Some(without) = d.plus(&Linear::atom(id), c.wrapping_neg()) else {
                 return false;
             };
             let with = |this: &mut Self, x: ExprId| {

@@ -16,6 +16,7 @@ use attnc_syntax::diag::Span;
 use super::linear::{Algebra, Linear, Memo, gcd};
 use super::pieces::MOST;
 use super::{Note, Reason};
+
 use crate::expr::{AxisId, Bin, Cmp, ExprId, Node, Ty, Un, Var};
 use crate::program::{Draw, Map, Order, Space};
 use crate::rowset::Comb;
@@ -542,7 +543,7 @@ impl<'a, 'e> Solver<'a, 'e> {
                 let half = if op == Bin::Min { Range { lo: None, ..range } } else { Range { hi: None, ..range } };
                 let mut parts: Vec<Form> = every.into_iter().flatten().collect();
                 if let Some([x, y]) = some {
-                    let atom = Linear { terms: vec![(atom, 1)], constant: 0 };
+                    let atom = Linear::atom(atom);
                     let source = self.as_predicate(&atom, half);
                     parts.push(self.either(x, y, source));
                 }
@@ -565,7 +566,7 @@ impl<'a, 'e> Solver<'a, 'e> {
             Node::Select(c, a, b) => {
                 let (yes, no) = (self.form(c, true), self.form(c, false));
                 let (then, other) = (self.int_in(a, range), self.int_in(b, range));
-                let atom = Linear { terms: vec![(atom, 1)], constant: 0 };
+                let atom = Linear::atom(atom);
                 let source = self.as_predicate(&atom, range);
                 Form::Or(vec![Form::And(vec![yes, then]), Form::And(vec![no, other])], source)
             }
@@ -644,7 +645,7 @@ impl<'a, 'e> Solver<'a, 'e> {
     }
 
     fn atom_filter(&mut self, atom: ExprId, range: Range, why: &str) -> Form {
-        let p = self.as_predicate(&Linear { terms: vec![(atom, 1)], constant: 0 }, range);
+        let p = self.as_predicate(&Linear::atom(atom), range);
         self.filter(p, Reason::Form, why)
     }
 
@@ -654,8 +655,7 @@ impl<'a, 'e> Solver<'a, 'e> {
         let low = self.algebra.sub(zero, by);
         let below = self.int_in(x, Range { lo: None, hi: Some(low) });
         let above = self.int_in(x, Range { lo: Some(by), hi: None });
-        let source =
-            self.as_predicate(&Linear { terms: vec![(atom, 1)], constant: 0 }, Range { lo: Some(lo), hi: None });
+        let source = self.as_predicate(&Linear::atom(atom), Range { lo: Some(lo), hi: None });
         Form::Or(vec![below, above], source)
     }
 
@@ -711,7 +711,7 @@ impl<'a, 'e> Solver<'a, 'e> {
             let below = self.algebra.exprs.lt(y, zero);
             cases.push(guarded(self, below, form));
         }
-        let source = self.as_predicate(&Linear { terms: vec![(atom, 1)], constant: 0 }, range);
+        let source = self.as_predicate(&Linear::atom(atom), range);
         Form::Or(cases, source)
     }
 

@@ -18,7 +18,7 @@ impl Solver<'_, '_> {
         let distance = sum.terms.iter().find_map(|&(id, c)| {
             let Node::Un(Un::Pow2, l) = *self.algebra.exprs.node(id) else { return None };
             let Node::Un(Un::Log2, d) = *self.algebra.exprs.node(l) else { return None };
-            let term = Linear { terms: vec![(id, 1)], constant: 0 };
+            let term = Linear::atom(id);
             let d = self.algebra.linear(d);
             let rest = sum.plus(&term, -c)?;
             (c.abs() == 1 && rest == d.times(-c)?).then_some(d)
@@ -225,7 +225,7 @@ impl Solver<'_, '_> {
         let space = self.context.space;
         let order = &self.context.orders[order.0 as usize];
         if let OrderKind::Sort(_) = order.kind {
-            let p = self.as_predicate(&Linear { terms: vec![(atom, 1)], constant: 0 }, range);
+            let p = self.as_predicate(&Linear::atom(atom), range);
             return self.filter(p, Reason::Data, "takes a range of an order that is given when run");
         }
         let (OrderKind::Raster(axes), Some(number)) = (&order.kind, order.segment) else {
@@ -304,7 +304,7 @@ impl Solver<'_, '_> {
             inside.extend(lo.map(|lo| Form::Leaf(Leaf::From(self.algebra.add(base, lo)))));
             inside.extend(after.map(|after| Form::Leaf(Leaf::Below(self.algebra.add(base, after)))));
         }
-        let source = self.as_predicate(&Linear { terms: vec![(atom, 1)], constant: 0 }, range);
+        let source = self.as_predicate(&Linear::atom(atom), range);
         places.push(Form::And(inside));
         Form::Or(places, source)
     }
