@@ -259,12 +259,13 @@ fn score(plan: &Plan, scored: &Scored, callees: &Callees, conv: CallConv) -> Res
     let take = if scored.direct { Stage::keep } else { Stage::reduce };
     for entry in &scored.walk.entries {
         if let Entry::Tokens { rows, tiles, .. } = entry {
-            if scored.searched {
+            let found = if scored.searched {
                 e.stage(Stage::mark_listed, &[e.ctx, e.scratch]);
+                vec![]
             } else {
-                mark(&mut e, &t, rows, tiles);
-            }
-            each_chunk(&mut e, &t, rows, scored.searched, |e, chunk| {
+                mark(&mut e, &t, rows, tiles)
+            };
+            each_chunk(&mut e, &t, (rows, &found), scored.searched, |e, chunk| {
                 if scored.dot.is_some() {
                     e.stage(Stage::scores, &[e.ctx, e.scratch, chunk]);
                 }
@@ -292,8 +293,8 @@ fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Res
     });
     for entry in &attend.entries {
         let Entry::Tokens { rows, tiles, .. } = entry else { continue };
-        mark(e, &t, rows, tiles);
-        each_window(e, &t, rows, |e| e.support_unit("window_seen", &[t.window]));
+        let found = mark(e, &t, rows, tiles);
+        each_window(e, &t, (rows, &found), |e| e.support_unit("window_seen", &[t.window]));
     }
     // Numbers of rows need not ascend in a tile. Without a sign, -1 is more than all of them.
     let rows = ordered.then(|| e.field(e.ctx, offset_of!(Ctx, q) + offset_of!(Rows<*const u8>, index), I64));
@@ -318,8 +319,8 @@ fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Res
 /// One entry of tokens.
 fn attend_tokens(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet, bias: Option<ExprId>) {
     let (ctx, scratch) = (e.ctx, e.scratch);
-    mark(e, t, rows, tiles);
-    each_chunk(e, t, rows, false, |e, chunk| {
+    let found = mark(e, t, rows, tiles);
+    each_chunk(e, t, (rows, &found), false, |e, chunk| {
         e.stage(Stage::scores, &[ctx, scratch, chunk]);
         let scores = score_tile(e, t, chunk);
         e.modify(&scores, t.attend.score, bias);
@@ -331,7 +332,7 @@ fn attend_tokens(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &
 fn each_chunk<'p>(
     e: &mut Emitter<'p>,
     t: &QueryTile<'_>,
-    rows: &RowSet,
+    rows: (&RowSet, &[Option<Runs>]),
     listed: bool,
     body: impl FnOnce(&mut Emitter<'p>, Value),
 ) {
@@ -390,8 +391,14 @@ fn each_row<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, body: impl FnOnce(&mut E
     });
 }
 
-/// Runs `body` for each window of marked tiles, with the rows of bits of its partial tiles.
-fn each_window<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, rows: &RowSet, body: impl FnOnce(&mut Emitter<'p>)) {
+/// Runs `body` for each window of marked tiles, with the rows of bits of its partial tiles; `found` are runs of rows, of
+/// pieces for which they are known.
+fn each_window<'p>(
+    e: &mut Emitter<'p>,
+    t: &QueryTile<'_>,
+    (rows, found): (&RowSet, &[Option<Runs>]),
+    body: impl FnOnce(&mut Emitter<'p>),
+) {
     let n_k = e.variable(Var::NK, Form::Scalar);
     let k_start = e.variable(Var::KStart, Form::Scalar);
     let first = e.field(e.ctx, offset_of!(Ctx, first_tile), I64);
@@ -417,18 +424,23 @@ fn each_window<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, rows: &RowSet, body: 
                 let bits_end = e.ins().get().iadd(bits, bits_end);
                 let tiles = e.ins().get().iadd_imm_s(t.window, offset_of!(Window, tile) as i64);
                 let span = Span { window: t.window, from, to, bits, bits_end, tiles };
-                let (units, single): (Vec<_>, Vec<_>) =
-                    rows.pieces.iter().map(|p| (p, e.units_of(p))).partition(|(_, units)| units.is_some());
+                let mut single = Vec::new();
+                for (i, piece) in rows.pieces.iter().enumerate() {
+                    let fill_run = |e: &mut Emitter<'p>, r, end| fill(e, piece, 0, &Sink::Lanes(&span, r, end));
+                    if let Some(Some(runs)) = found.get(i) {
+                        runs.each(e, t, fill_run);
+                    } else if let Some(units) = e.units_of(piece) {
+                        Runs::find(e, t, units).each(e, t, fill_run);
+                    } else {
+                        single.push(piece);
+                    }
+                }
                 if !single.is_empty() {
                     each_row(e, t, |e, r| {
-                        for (piece, _) in single {
+                        for piece in single {
                             fill(e, piece, 0, &Sink::Window(&span, r));
                         }
                     });
-                }
-                for (piece, units) in units {
-                    let Some(units) = units else { continue };
-                    each_unit(e, t, &units, |e, r, end| fill(e, piece, 0, &Sink::Lanes(&span, r, end)));
                 }
                 vec![]
             });
@@ -456,21 +468,23 @@ struct Span {
     tiles: Value,
 }
 
-/// Marks the tiles to visit: by the tile set where there is one, else row by row.
-fn mark(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet) {
+/// Marks the tiles to visit: by the tile set where there is one, else row by row. The runs that were found of each piece.
+fn mark(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet) -> Vec<Option<Runs>> {
     e.support_unit("marks_clear", &[t.marks]);
-    mark_more(e, t, rows, tiles);
+    mark_more(e, t, rows, tiles)
 }
 
 /// Marks tiles beside those that are.
-fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet) {
+fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &TileSet) -> Vec<Option<Runs>> {
     let listed = t.attend.view.is_listed();
     let mut by_row = Vec::new();
+    let mut found = Vec::with_capacity(rows.pieces.len());
     for (i, piece) in rows.pieces.iter().enumerate() {
         // What was chosen for listed rows, or for rows that no loop goes over, has no bounds: it is looked up.
         let looked_up = listed || e.chosen(piece);
-        match e.units_of(piece).filter(|_| looked_up) {
-            Some(units) => each_unit(e, t, &units, |e, r, end| {
+        let runs = if looked_up { e.units_of(piece) } else { None }.map(|units| Runs::find(e, t, units));
+        match &runs {
+            Some(runs) => runs.each(e, t, |e, r, end| {
                 let first = e.ins().get().icmp_imm_s(IntCC::Equal, r, 0);
                 let last = e.ins().get().icmp(IntCC::Equal, end, t.rows);
                 let whole = e.ins().get().band(first, last);
@@ -483,6 +497,7 @@ fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &Tile
                 }
             }
         }
+        found.push(runs);
     }
     if !by_row.is_empty() {
         each_row(e, t, |e, _| {
@@ -491,55 +506,77 @@ fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &Tile
             }
         });
     }
+    found
 }
 
-/// Runs `body` for each run of rows of the tile that share the values of `units`: they and the run's first query bound,
-/// with the first row and one past the last.
-///
-/// Units are computed once for each row and compared with those of the row before; a row where they differ, and the
-/// end of the tile, ends a run. Their code is there once.
-fn each_unit<'p>(
-    e: &mut Emitter<'p>,
-    t: &QueryTile<'_>,
-    units: &[ExprId],
-    body: impl FnOnce(&mut Emitter<'p>, Value, Value),
-) {
-    let first = e.int(0);
-    let last = e.ins().get().iadd_imm_s(t.rows, -1);
-    // The row, the first of its run, and the values of that.
-    let mut state = vec![first; 2];
-    state.extend(units.iter().map(|&unit| e.nothing(unit)));
-    e.loop_while(
-        &state,
-        |e, s| e.ins().get().icmp(IntCC::SignedLessThanOrEqual, s[0], t.rows),
-        |e, s| {
-            let (at, run, before) = (s[0], s[1], &s[2..]);
-            // A row beyond the last reads as the last.
-            let row = e.ins().get().smin(at, last);
-            let q = query_of(e, t, row);
+/// Runs of rows of a tile that share the values of some expressions: a table on the stack with an entry for each run, of its
+/// first row and those values; one more entry tells where the last run ends.
+struct Runs {
+    units: Vec<ExprId>,
+    first: Value,
+    end: Value,
+}
+
+impl Runs {
+    /// Bytes of an entry.
+    fn stride(units: &[ExprId]) -> i32 {
+        (8 * (1 + units.len())) as i32
+    }
+
+    /// Where the values of an entry are.
+    fn values(units: &[ExprId]) -> impl Iterator<Item = (ExprId, i32)> {
+        units.iter().zip(1..).map(|(&unit, i)| (unit, 8 * i))
+    }
+
+    /// Finds the runs of a tile.
+    fn find(e: &mut Emitter<'_>, t: &QueryTile<'_>, units: Vec<ExprId>) -> Runs {
+        let stride = Runs::stride(&units);
+        // An entry before the first, which no row is compared with, and one past the last.
+        let table = e.on_stack((BQ_MAX + 2) * stride as usize, e.inner());
+        let first = e.ins().get().iadd_imm_s(table, i64::from(stride));
+        let none = e.int(0);
+        let end = e.loop_for((none, t.rows), 1, &[first], |e, r, next| {
+            let q = query_of(e, t, r);
             e.bind(Var::Q, Form::Scalar, q);
-            let here: Vec<Value> = units.iter().map(|&unit| e.scalar(unit)).collect();
-            let mut ends = e.ins().get().icmp(IntCC::Equal, at, t.rows);
-            for (&here, &before) in here.iter().zip(before) {
-                let other = e.ins().get().icmp(IntCC::NotEqual, here, before);
-                ends = e.ins().get().bor(ends, other);
+            let mut new = e.ins().get().icmp_imm_s(IntCC::Equal, r, 0);
+            let mut here = Vec::with_capacity(units.len());
+            for (unit, at) in Runs::values(&units) {
+                let value = e.scalar(unit);
+                let ty = e.type_of(unit);
+                let before = e.ins().get().load(ty, trusted(), next[0], at - stride);
+                let other = e.ins().get().icmp(IntCC::NotEqual, value, before);
+                new = e.ins().get().bor(new, other);
+                here.push((value, at));
             }
-            // No run ends where the first begins.
-            let begun = e.ins().get().icmp_imm_s(IntCC::NotEqual, at, 0);
-            let ends = e.ins().get().band(ends, begun);
-            let run = e.when(ends, &[run], |e| {
-                let q = query_of(e, t, run);
-                e.bind(Var::Q, Form::Scalar, q);
-                for (&unit, &value) in units.iter().zip(before) {
-                    e.assume(unit, value);
+            e.when(new, next, |e| {
+                e.ins().get().store(trusted(), r, next[0], 0);
+                for (value, at) in here {
+                    e.ins().get().store(trusted(), value, next[0], at);
                 }
-                body(e, run, at);
-                vec![at]
-            });
-            let next = e.ins().get().iadd_imm_s(at, 1);
-            [next].into_iter().chain(run).chain(here).collect()
-        },
-    );
+                vec![e.ins().get().iadd_imm_s(next[0], i64::from(stride))]
+            })
+        });
+        e.ins().get().store(trusted(), t.rows, end[0], 0);
+        Runs { units, first, end: end[0] }
+    }
+
+    /// Runs `body` for each run: its query and the values bound, with the first row and one past the last.
+    fn each<'p>(&self, e: &mut Emitter<'p>, t: &QueryTile<'_>, body: impl FnOnce(&mut Emitter<'p>, Value, Value)) {
+        let stride = Runs::stride(&self.units);
+        e.loop_for((self.first, self.end), i64::from(stride), &[], |e, entry, _| {
+            let first = e.field(entry, 0, I64);
+            let end = e.field(entry, stride as usize, I64);
+            let q = query_of(e, t, first);
+            e.bind(Var::Q, Form::Scalar, q);
+            for (unit, at) in Runs::values(&self.units) {
+                let ty = e.type_of(unit);
+                let value = e.field(entry, at as usize, ty);
+                e.assume(unit, value);
+            }
+            body(e, first, end);
+            vec![]
+        });
+    }
 }
 
 /// Position of the query of row `r` of the tile.

@@ -11,7 +11,7 @@ use attnc_pattern::program::{DrawScope, MapKind};
 use attnc_pattern::rowset::Piece;
 use cranelift::codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift::codegen::ir::types::{F32, I8, I64};
-use cranelift::codegen::ir::{InstBuilder, Value};
+use cranelift::codegen::ir::{InstBuilder, Type, Value};
 
 use super::{Deps, Emitter, Form, constant, dep};
 use crate::layout::{Ctx, DrawRef, MapRef, OrderRef, SlotsRef, TensorRef};
@@ -63,12 +63,12 @@ impl Emitter<'_> {
         self.scopes[scope].memo.insert((id, Form::Scalar), value);
     }
 
-    /// Some value of the type of an expression.
-    pub(super) fn nothing(&mut self, id: ExprId) -> Value {
+    /// The type of an expression's scalar value.
+    pub(super) fn type_of(&self, id: ExprId) -> Type {
         match self.program.exprs.ty(id) {
-            Ty::Int => self.int(0),
-            Ty::Real => self.ins().get().f32const(0.0),
-            Ty::Bool => self.ins().get().iconst(I8, 0),
+            Ty::Int => I64,
+            Ty::Real => F32,
+            Ty::Bool => I8,
         }
     }
 

@@ -26,7 +26,8 @@ use cranelift::codegen::cursor::{Cursor, FuncCursor};
 use cranelift::codegen::ir::condcodes::IntCC;
 use cranelift::codegen::ir::types::{F32, F32X4, I64};
 use cranelift::codegen::ir::{
-    AbiParam, Block, BlockArg, Function, InsertBuilder, Inst, InstBuilder, MemFlagsData, SigRef, Signature, Type, Value,
+    AbiParam, Block, BlockArg, Function, InsertBuilder, Inst, InstBuilder, MemFlagsData, SigRef, Signature,
+    StackSlotData, StackSlotKind, Type, Value,
 };
 use cranelift::codegen::isa::CallConv;
 
@@ -226,6 +227,14 @@ impl<'a> Emitter<'a> {
     /// A field of a struct of [`crate::layout`].
     fn field(&mut self, base: Value, offset: usize, ty: Type) -> Value {
         self.ins().get().load(ty, trusted(), base, offset as i32)
+    }
+
+    /// Memory of the function's own, from a cache line on, known from scope `scope` on.
+    fn on_stack(&mut self, bytes: usize, scope: usize) -> Value {
+        // Cache lines are 64 bytes.
+        let data = StackSlotData::new(StackSlotKind::ExplicitSlot, bytes as u32, 6);
+        let slot = self.func.create_sized_stack_slot(data);
+        self.at(scope).get().stack_addr(I64, slot, 0)
     }
 
     fn call_at(&mut self, scope: usize, (address, args, ret): Callee, values: &[Value]) -> Option<Value> {

@@ -10,7 +10,7 @@ use attnc_kernels::abi::{BK, BQ_MAX};
 use attnc_pattern::expr::{Bin, Cmp, ExprId, Node, Ty, Un, Var};
 use cranelift::codegen::ir::condcodes::IntCC;
 use cranelift::codegen::ir::types::I64;
-use cranelift::codegen::ir::{InstBuilder, StackSlotData, StackSlotKind, Value};
+use cranelift::codegen::ir::{InstBuilder, Value};
 
 use super::score::ScoreTile;
 use super::{Emitter, Form, dep, trusted};
@@ -312,10 +312,7 @@ impl Emitter<'_> {
     }
 
     fn row_at(&mut self, elements: i64, scope: usize) -> Value {
-        // Cache lines are 64 bytes.
-        let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, (elements * ELEMENT) as u32, 6);
-        let slot = self.func.create_sized_stack_slot(slot);
-        self.at(scope).get().stack_addr(I64, slot, 0)
+        self.on_stack((elements * ELEMENT) as usize, scope)
     }
 
     fn row_call(&mut self, name: &str, args: &[Value]) {
