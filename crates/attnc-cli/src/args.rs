@@ -4,6 +4,7 @@
 //! so that `--set` or `--size` is spelled and parsed in one place. Whatever is wrong here is wrong
 //! usage (exit code 2). Nothing here opens a file or knows what a pattern is.
 
+use std::ffi::OsString;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -89,9 +90,27 @@ impl std::fmt::Display for Subject {
     }
 }
 
+/// What stands for the `-` of `-:NAME` while options are told from other arguments, since no argument can hold it.
+const STDIN_OF_A_NAME: &str = "\0";
+
+/// The arguments of this process. `-:NAME` is a name in standard input, not a cluster of options.
+pub(crate) fn given() -> impl Iterator<Item = OsString> {
+    std::env::args_os().map(|arg| match arg.to_str().and_then(|text| text.strip_prefix("-:")) {
+        Some(name) => format!("{STDIN_OF_A_NAME}:{name}").into(),
+        None => arg,
+    })
+}
+
+/// A path as it was given.
+#[expect(clippy::unnecessary_wraps, reason = "the type of a value parser")]
+fn file(text: &str) -> Result<String, String> {
+    Ok(text.replace(STDIN_OF_A_NAME, "-"))
+}
+
 /// Splits at the last colon when a name follows it, so that `C:/a.attn` and `dir:x/a.attn` stay paths.
 #[expect(clippy::unnecessary_wraps, reason = "the type of a value parser")]
 fn subject(text: &str) -> Result<Subject, String> {
+    let text = &file(text)?;
     if let Some((path, name)) = text.rsplit_once(':') {
         let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -396,7 +415,7 @@ pub(crate) enum Format {
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// Files; `-` is standard input.
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required = true, value_name = "FILE", value_parser = file)]
     pub(crate) files: Vec<String>,
     #[command(flatten)]
     pub(crate) set: SetArgs,
@@ -405,7 +424,7 @@ pub(crate) struct CheckArgs {
 #[derive(Debug, Args)]
 pub(crate) struct FmtArgs {
     /// Files; `-` formats standard input to standard output.
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required = true, value_name = "FILE", value_parser = file)]
     pub(crate) files: Vec<String>,
     /// Write nothing; list files that would change and exit with 1.
     #[arg(long)]
@@ -890,6 +909,7 @@ mod tests {
         assert_eq!(name("a.attn"), Ok(("a.attn".into(), None)));
         assert_eq!(name("dir:x/a.attn"), Ok(("dir:x/a.attn".into(), None)));
         assert_eq!(name("-:window"), Ok(("-".into(), Some("window".into()))));
+        assert_eq!(name("\0:window"), Ok(("-".into(), Some("window".into()))));
         assert_eq!(name(":window"), Ok((":window".into(), None)));
     }
 

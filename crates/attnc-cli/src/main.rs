@@ -64,7 +64,7 @@ fn main() -> ExitCode {
 
 /// Parses the command line and runs the command.
 fn command() -> u8 {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(args::given()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are data; a reader that has gone is no error.
