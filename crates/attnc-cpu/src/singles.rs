@@ -18,9 +18,12 @@ use crate::layout::ALIGN;
 pub(crate) const MOST_BYTES: usize = 32 << 20;
 /// Tasks of a head with which it gets a place: fewer seldom read a tile of keys often.
 pub(crate) const LEAST_TASKS: usize = 8;
-/// Times that a tile is read before it is kept. What few read is not worth memory that no cache holds.
-const READ_BEFORE: u8 = 3;
-/// A tile that somebody is converting. Smaller numbers say how often it was read.
+/// Keys that are counted as one.
+const UNIT: i64 = 16;
+/// How many units of a tile are read before it is kept: all of it four times. What few read is not worth memory that no
+/// cache holds.
+const READ_BEFORE: u8 = 4 * (BK as i64 / UNIT) as u8;
+/// A tile that somebody is converting. Smaller numbers say how much of it was read.
 const BUSY: u8 = u8::MAX - 1;
 /// A tile that is there.
 const THERE: u8 = u8::MAX;
@@ -75,12 +78,18 @@ impl Singles {
         if there { &self.view } else { given }
     }
 
-    /// As [`Self::or`]; and notes that the tile is read, and keeps it if that has been often enough. `n_k` is the number
-    /// of keys of the head.
+    /// As [`Self::or`]; and notes that `count` keys are read, and keeps their tile if that has been often enough. `n_k` is
+    /// the number of keys of the head.
     ///
     /// # Safety
     /// As there; `given` is the head's.
-    pub(crate) unsafe fn make<'a>(&'a self, kernels: &Table, given: &'a KvView, first: i64, n_k: i64) -> &'a KvView {
+    pub(crate) unsafe fn make<'a>(
+        &'a self,
+        kernels: &Table,
+        given: &'a KvView,
+        (first, count): (i64, i64),
+        n_k: i64,
+    ) -> &'a KvView {
         if self.tiles.is_null() || first < 0 {
             return given;
         }
@@ -92,7 +101,8 @@ impl Singles {
             if read == THERE {
                 return &self.view;
             }
-            let next = if read == READ_BEFORE { BUSY } else { read + 1 };
+            let units = ((count + UNIT - 1) / UNIT) as u8;
+            let next = if read >= READ_BEFORE { BUSY } else { read + units };
             let ours = read != BUSY
                 && state.compare_exchange(read, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
                 && next == BUSY;

@@ -107,7 +107,7 @@ stages! {
             let values = ctx.v_singles.or(&ctx.v, chunk.first);
             addresses(values, chunk, scratch.values);
             let next = Next { rows: scratch.values, bytes: row_bytes(values) };
-            let k = ctx.k_singles.make(kernels, &ctx.k, chunk.first, ctx.n_k);
+            let k = ctx.k_singles.make(kernels, &ctx.k, (chunk.first, chunk.count), ctx.n_k);
             let k = rows(kernels, k, chunk, scratch, scratch.keys);
             // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
             let lane = chunk.lane as usize;
@@ -142,7 +142,7 @@ stages! {
             let v = if ctx.v.in_place() {
                 scratch.values.cast_const().cast()
             } else {
-                let v = ctx.v_singles.make(kernels, &ctx.v, chunk.first, ctx.n_k);
+                let v = ctx.v_singles.make(kernels, &ctx.v, (chunk.first, chunk.count), ctx.n_k);
                 rows(kernels, v, chunk, scratch, scratch.values)
             };
             (kernels.pv)(s, v, chunk.count, ctx.v.dim as i64, lanes, bq, mask, alpha, acc, &next);
