@@ -622,7 +622,7 @@ fn heads(heads: Heads, of: Of, sources: &Sources) -> Vec<usize> {
 ///
 /// # Safety
 /// The rows are within the view, `n <= BK`; the scratch is this thread's.
-unsafe fn fetch(
+pub(crate) unsafe fn fetch(
     kernels: &Table,
     view: &KvView,
     rows: *const u32,

@@ -34,6 +34,7 @@ mod dynamic;
 #[cfg(feature = "jit")]
 mod emit;
 mod few;
+mod inplace;
 #[cfg(feature = "jit")]
 mod jit;
 #[cfg(not(feature = "jit"))]
