@@ -361,7 +361,7 @@ impl Work {
         let bytes = stored.min(cost.bytes_tiles as f64 * self.kv_heads as f64 / shape.heads as f64);
         // What levels and tables take may depend on the inputs.
         let memory = self.kernel.memory(shape, extent(dv), batch, &inputs, threads.count())?;
-        let mut workspace = vec![0; memory];
+        let mut workspace = vec![0; memory.workspace];
         let mut results = Results::new(&self.kernel, &given, dtype)?;
         let mut problem = results.problem(&given, inputs)?;
         #[cfg(feature = "gpu")]

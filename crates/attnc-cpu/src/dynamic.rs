@@ -13,14 +13,14 @@ use attnc_pattern::expr::DrawId;
 use attnc_pattern::program::{Pool, Rows};
 use attnc_pattern::slots;
 use attnc_plan::choose::cut_by_head;
-use attnc_plan::Plan;
+use attnc_plan::{Plan, View};
 
 use crate::compile::{CpuKernel, Uses};
 use crate::few::alike;
+use crate::inplace::{self, Stand};
 use crate::layout::{Bound, Scratch};
 use crate::levels::{Made, Of, Sources, fetch, made_bytes, reads_all_heads, side};
 use crate::run::{Job, Launch, Marks, Memory, Part, RunError, kv_view, parallel};
-use crate::inplace::{self, Stand};
 use crate::select::{Choice, Setup, Tables, tensor_rows};
 
 /// For each environment of each part what its selections have.
@@ -95,6 +95,55 @@ pub(crate) fn bytes(parts: &[Part<'_>], setups: &Setups, d: usize, dv: usize) ->
         more = more.max(1);
     }
     Some((total, more))
+}
+
+/// Bytes of the lists that a launch makes beside its working memory, at most: what each environment holds, slots of
+/// levels, items of scores, candidates while they are ranked. Those of heads that share them count for each.
+#[must_use]
+pub fn lists_bytes(parts: &[Part<'_>], threads: usize) -> usize {
+    let Ok(setups) = setups(parts) else { return usize::MAX };
+    // Lists of a job, its tasks and contexts; and what does not depend on the launch.
+    const OF_HEAD: usize = 16 << 10;
+    const OF_LAUNCH: usize = 256 << 10;
+    // Numbers for each position: while lists grow they are held twice, and once more as they are copied.
+    const OF_POSITION: usize = 160;
+    let count = |n: i64| usize::try_from(n).unwrap_or(0);
+    let (mut held, mut of_task, mut together) = (OF_LAUNCH, 0_usize, 0_usize);
+    for (part, setups) in parts.iter().zip(&setups) {
+        let plan = part.kernel.plan();
+        for (at, env) in part.envs.iter().enumerate() {
+            held = held.saturating_add(OF_HEAD);
+            let listed = !env.orders.is_empty() || !env.levels.is_empty() || !env.draws.is_empty();
+            let listed = listed || plan.is_dynamic() || plan.stages.iter().any(|s| s.view != View::Given);
+            let positions = count(env.n_q).saturating_add(count(env.n_k));
+            if listed {
+                held = held.saturating_add(positions.saturating_mul(OF_POSITION));
+            }
+            for pool in &plan.pools {
+                let slots = slots::integer(&plan.program, env, plan.program.level(pool.level).slots).unwrap_or(0);
+                held = held.saturating_add(count(slots).saturating_add(positions).saturating_mul(64));
+            }
+            if let Some(rows) = &plan.rows {
+                let rows = attnc_plan::inplace::most_rows(plan, rows, env).unwrap_or(i64::MAX);
+                held = held.saturating_add(count(rows).saturating_mul(64));
+            }
+            let Some(setups) = setups.get(at) else { continue };
+            let tables: Vec<usize> = plan.chooses.iter().zip(setups.iter()).map(|(c, s)| s.copied(plan, c)).collect();
+            for (choose, setup) in plan.chooses.iter().zip(setups.iter()) {
+                let [own, task, all] = setup.lists(plan, choose);
+                held = held.saturating_add(own);
+                // A task copies the tables that its candidates are within.
+                let copies = tables.iter().fold(0, |sum: usize, t| sum.saturating_add(*t));
+                of_task = of_task.max(task.saturating_add(copies));
+                together = together.max(all);
+            }
+            if plan.rows.is_some() {
+                held = tables.iter().fold(held, |sum, t| sum.saturating_add(*t));
+            }
+        }
+    }
+    let tasks = of_task.saturating_add(together).saturating_mul(threads.max(1));
+    held.saturating_add(tasks)
 }
 
 /// Whether levels are made for each head apart.

@@ -55,6 +55,7 @@ mod visits;
 pub use attnc_kernels::Isa;
 pub use attnc_kernels::abi::DType;
 pub use compile::{CompileError, CpuKernel, Options, compile};
+pub use dynamic::lists_bytes;
 pub use ready::{OwnedPart, Ready};
 pub use run::{Chosen, Launch, Part, RunError, run, run_chosen, workspace_bytes};
 pub use target::{flops_executed, flops_reset, targets};

@@ -25,8 +25,8 @@ use attnc_plan::choose::{self, env_of, stands};
 use attnc_plan::{Choose, Plan, Scored};
 
 use crate::compile::CpuKernel;
-use crate::levels::fetch;
 use crate::layout::{ALIGN, Ctx, DrawRef, Rows, Scratch};
+use crate::levels::fetch;
 
 /// What a selection has in every head with the same lengths and data.
 #[derive(Debug)]
@@ -91,9 +91,12 @@ impl Setup {
             Budget::Nearest(n) => Some((*n).max(select.at_least).min(all) as usize),
             _ => None,
         };
-        if let Some((Operand { rows: OperandRows::Tensor(tensor), .. }, _)) = choose.scored.as_ref().and_then(|s| s.dot) {
+        if let Some((Operand { rows: OperandRows::Tensor(tensor), .. }, _)) = choose.scored.as_ref().and_then(|s| s.dot)
+        {
             let found = tensor_rows(env, tensor).filter(|t| t.1 as i64 == rows.end && t.2 as i64 == env.dim);
-            found.ok_or_else(|| format!("tensor `{}` has no row of dimension d for each branch", program.tensor(tensor).name))?;
+            found.ok_or_else(|| {
+                format!("tensor `{}` has no row of dimension d for each branch", program.tensor(tensor).name)
+            })?;
         }
         let items = choose.scored.as_ref().map(|s| Items::new(program, select, s, env, &rows, &slots)).transpose()?;
         Ok(Setup { rows, stands: stood, slots, capacity: most as usize, wanted, items })
@@ -147,6 +150,42 @@ impl Setup {
         }
         // Values and how many pairs they are made of.
         items.width.max(1).checked_mul(2 * BQ_MAX * size_of::<f32>())
+    }
+
+    /// Bytes of a table of it as a value, of which there are two while it is made.
+    pub(crate) fn copied(&self, plan: &Plan, choose: &Choose) -> usize {
+        let tables = plan.program.select(choose.select).tables.len();
+        let entries = self.row_count().saturating_mul(self.capacity.saturating_add(1));
+        entries.saturating_mul(tables).saturating_mul(2 * size_of::<i64>())
+    }
+
+    /// Bytes of lists, at most: of the selection itself, of a task, and of a ranking of all pairs of a head.
+    pub(crate) fn lists(&self, plan: &Plan, choose: &Choose) -> [usize; 3] {
+        // Some numbers of 4 or 8 bytes for each, held twice as lists grow.
+        const EACH: usize = 64;
+        let rows = self.row_count();
+        let slots = (self.slots.end - self.slots.start).max(0) as usize;
+        let (mut own, mut task, mut all) = (rows.saturating_add(slots), slots, 0);
+        if let Some(items) = &self.items {
+            let keys = items.keys.1.max(0) as usize;
+            let (width, held) = (items.score_width(), (items.score_rows.end - items.score_rows.start).max(0) as usize);
+            own = [items.numbers.len(), keys, width, items.width, held].into_iter().fold(own, usize::saturating_add);
+            // Values of the rows of a task.
+            let of_rows = items.width.max(width).saturating_mul(BQ_MAX).saturating_mul(size_of::<f32>()) / EACH * 4;
+            task = [width, items.width, of_rows].into_iter().fold(task, usize::saturating_add);
+            if choose.scored.as_ref().is_some_and(|s| s.searched) {
+                task = task.saturating_add(keys.saturating_mul(2));
+            }
+            let select = plan.program.select(choose.select);
+            let head = choose
+                .scored
+                .as_ref()
+                .is_some_and(|s| s.steps.iter().any(|s| matches!(s, Step::Norm { head: true, .. })));
+            if head || select.pool == Among::Head {
+                all = rows.max(held).saturating_mul(width.max(slots)).saturating_add(rows);
+            }
+        }
+        [own, task, all].map(|n| n.saturating_mul(EACH))
     }
 
     /// Keys that a lane keeps.
@@ -648,7 +687,8 @@ impl Choice<'_> {
             ..self.env.clone()
         };
         let Rows { base, dtype, row_stride, col_stride, .. } = self.ctx.q;
-        let queries = KvView { base, dtype: dtype as u32, row_stride, col_stride, dim: self.ctx.dim as u64, ..self.ctx.k };
+        let queries =
+            KvView { base, dtype: dtype as u32, row_stride, col_stride, dim: self.ctx.dim as u64, ..self.ctx.k };
         let d = self.ctx.dim as usize;
         let mut energies = vec![1.0_f64; d];
         for (listed, env, view) in [(&energy.queries, &exchanged, &queries), (&energy.keys, self.env, &self.ctx.k)] {

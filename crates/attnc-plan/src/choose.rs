@@ -166,7 +166,9 @@ fn missing(program: &Program, needs: &Needs, attention: usize) -> Option<Missing
     for &a in &needs.attentions {
         let written = &program.attentions[a];
         let what = match (&written.merge, &written.pooled) {
-            (Some(merge), _) if a == attention && matches!(merge.kind, MergeKind::Mean { branches: Some(_) }) => continue,
+            (Some(merge), _) if a == attention && matches!(merge.kind, MergeKind::Mean { branches: Some(_) }) => {
+                continue;
+            }
             (Some(_), _) => "merges within merges over branches",
             (None, Some(_)) if a != attention => "queries that are slots of a level in branches of a merge",
             (None, Some(_)) if written.empty == Some(Empty::Error) => {
@@ -230,9 +232,9 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         return Err(missing("candidates that differ between branches"));
     }
     let candidates = of_queries(exprs, candidates);
-    let [besides, including] =
-        [besides, including].map(|l| l.map(|l: Listed| Listed::of(of_queries(exprs, l.set))));
-    let made = |scored| Choose { select: id, candidates: Listed::of(candidates), besides, including, scored, energy: None };
+    let [besides, including] = [besides, including].map(|l| l.map(|l: Listed| Listed::of(of_queries(exprs, l.set))));
+    let made =
+        |scored| Choose { select: id, candidates: Listed::of(candidates), besides, including, scored, energy: None };
     let Some(score) = select.score else { return Ok(made(None)) };
     let score = program.score(score).clone();
     let (item_rows, items) = match score.dot {

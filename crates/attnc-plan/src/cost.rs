@@ -16,8 +16,8 @@ use attnc_pattern::rowset::RowSet;
 use attnc_pattern::slots;
 
 use crate::choose::{Choose, env_of, stand_in, stands};
-use crate::model::{Term, Work};
 use crate::inplace;
+use crate::model::{Term, Work};
 use crate::plan::{Attend, Entry, Plan, Tile, View};
 use crate::verify::VerifiedPlan;
 

@@ -217,7 +217,8 @@ fn rows(plan: &mut Plan, _: &Options, notes: &mut Vec<Note>) {
             }
         }
     }
-    let energies = plan.chooses.iter_mut().filter_map(|c| c.energy.as_mut()).flat_map(|e| [&mut e.queries, &mut e.keys]);
+    let energies =
+        plan.chooses.iter_mut().filter_map(|c| c.energy.as_mut()).flat_map(|e| [&mut e.queries, &mut e.keys]);
     for listed in energies.chain(plan.rows.as_mut().and_then(InPlace::takes_mut)) {
         listed.rows = analysis::row_set(program, listed.set, analysis::Role::Row).rows;
     }

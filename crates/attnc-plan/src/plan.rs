@@ -214,9 +214,7 @@ impl Plan {
                     }
                     (Reads { q: own.then_some(level).or(queries), kv: Some(level) }, e.score, entry)
                 }
-                Source::Null(slots) => {
-                    (Reads { q: queries, kv: None }, a.score, Entry::Null { slots, bias: e.bias })
-                }
+                Source::Null(slots) => (Reads { q: queries, kv: None }, a.score, Entry::Null { slots, bias: e.bias }),
             };
             match stages.iter_mut().find(|s| (s.reads, s.score) == (reads, score)) {
                 Some(stage) => stage.entries.push(entry),
