@@ -509,7 +509,7 @@ pub unsafe extern "C" fn attnc_workspace_bytes(
             of("dim_v", shape.dim_v)?,
         ];
         let threads = of("threads", shape.threads)?.max(1);
-        let bytes = kernel.workspace_bytes(extents, of("keys", shape.keys)?, of("dim", shape.dim)?, threads);
+        let bytes = kernel.workspace_bytes(extents, of("keys", shape.keys)?, of("dim", shape.dim)?, threads)?;
         // SAFETY: not null; the caller's promise.
         unsafe { out.write(bytes) };
         Ok(())

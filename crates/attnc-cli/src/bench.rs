@@ -365,7 +365,7 @@ impl Work {
             attnc::DType::F32 => 0,
             _ => Kernel::conversion_bytes([batch, kv_heads, n_k, dim], extent(dv), threads.count()),
         };
-        let mut workspace = vec![0; memory.saturating_add(converted)];
+        let mut workspace = vec![0; memory.workspace.saturating_add(converted)];
         let mut results = Results::new(&self.kernel, &given, dtype)?;
         let mut problem = results.problem(&given, inputs)?;
         #[cfg(feature = "gpu")]

@@ -297,7 +297,7 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
     let batch = usize::try_from(args.shape.batch).unwrap_or(0);
     let memory = match &code {
         Ok(code) if dynamic => {
-            Some(code.memory(shape, usize::try_from(dv).unwrap_or(0), batch, &data.inputs(), threads)?)
+            Some(code.memory(shape, usize::try_from(dv).unwrap_or(0), batch, &data.inputs(), threads)?.bytes())
         }
         // The oracle counts on every machine.
         _ => None,

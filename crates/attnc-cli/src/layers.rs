@@ -222,10 +222,13 @@ impl<'a> Layer<'a> {
         }
         let none = Data { q_start: Some(self.q_start), ..Data::default() };
         let runs = [(kernel, data), (&self.dense[0].0, &none), (&self.dense[1].0, &none)];
-        let [n_q, n_k, dim, dv] = [self.shape.n_q, self.shape.n_k, self.shape.dim, self.dv].map(extent);
-        let out = [self.batch, extent(self.shape.heads), n_q, dv];
+        let dv = extent(self.dv);
         let mut results = Results::new(kernel, &self.given, DType::F32)?;
-        let mut spaces = runs.map(|(kernel, _)| vec![0; kernel.workspace_bytes(out, n_k, dim, self.threads.count())]);
+        let mut spaces = [vec![], vec![], vec![]];
+        for (space, (kernel, data)) in spaces.iter_mut().zip(runs) {
+            let memory = kernel.memory(self.shape, dv, self.batch, &data.inputs(), self.threads.count())?;
+            *space = vec![0; memory.workspace];
+        }
         let mut samples: [Vec<u64>; 3] = Default::default();
         let begin = Instant::now();
         // The first round warms up.

@@ -7,18 +7,21 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use attnc_kernels::abi::KvView;
+use attnc_kernels::abi::{BK, DType, KvView};
 use attnc_pattern::env::{DrawTable, Env, MapData};
 use attnc_pattern::expr::DrawId;
+use attnc_pattern::program::{Pool, Rows};
 use attnc_pattern::slots;
-use attnc_plan::Plan;
+use attnc_plan::choose::cut_by_head;
+use attnc_plan::{Plan, View};
 
 use crate::compile::{CpuKernel, Uses};
 use crate::few::alike;
+use crate::inplace::{self, Stand};
 use crate::layout::{Bound, Scratch};
-use crate::levels::{Made, Of, Sources, made_bytes, reads_all_heads, side};
+use crate::levels::{Made, Of, Sources, fetch, made_bytes, reads_all_heads, side};
 use crate::run::{Job, Launch, Marks, Memory, Part, RunError, kv_view, parallel};
-use crate::select::{Choice, Setup, Tables};
+use crate::select::{Choice, Setup, Tables, tensor_rows};
 
 /// For each environment of each part what its selections have.
 pub(crate) type Setups = Vec<Vec<Arc<Vec<Setup>>>>;
@@ -79,16 +82,87 @@ pub(crate) fn bytes(parts: &[Part<'_>], setups: &Setups, d: usize, dv: usize) ->
                 total = total.checked_add(setup.bytes(plan, choose)?)?;
                 more = more.max(setup.scratch_bytes(choose, &plan.program.select(choose.select).budget)?);
             }
-            if at % heads == 0 {
+            total = total.checked_add(inplace::most_bytes(plan, env, dv)?)?;
+            total = total.checked_add(cut_queries(plan).count().checked_mul(cut_bytes(env, d)?)?)?;
+            if at % heads == 0 || apart(plan) {
                 // At most as many heads of K as of Q.
                 let all = usize::try_from(env.heads).unwrap_or(0).max(heads);
                 let heads = if reads_all_heads(plan) { all } else { heads };
+                let heads = if apart(plan) { 1 } else { heads };
                 total = total.checked_add(made_bytes(plan, env, (heads, heads), [d, dv])?)?;
             }
         }
         more = more.max(1);
     }
     Some((total, more))
+}
+
+/// Bytes of the lists that a launch makes beside its working memory, at most: what each environment holds, slots of
+/// levels, items of scores, candidates while they are ranked. Those of heads that share them count for each.
+#[must_use]
+pub fn lists_bytes(parts: &[Part<'_>], threads: usize) -> usize {
+    let Ok(setups) = setups(parts) else { return usize::MAX };
+    // Lists of a job, its tasks and contexts; and what does not depend on the launch.
+    const OF_HEAD: usize = 16 << 10;
+    const OF_LAUNCH: usize = 256 << 10;
+    // Numbers for each position: while lists grow they are held twice, and once more as they are copied.
+    const OF_POSITION: usize = 160;
+    let count = |n: i64| usize::try_from(n).unwrap_or(0);
+    let (mut held, mut of_task, mut together) = (OF_LAUNCH, 0_usize, 0_usize);
+    for (part, setups) in parts.iter().zip(&setups) {
+        let plan = part.kernel.plan();
+        for (at, env) in part.envs.iter().enumerate() {
+            held = held.saturating_add(OF_HEAD);
+            let listed = !env.orders.is_empty() || !env.levels.is_empty() || !env.draws.is_empty();
+            let listed = listed || plan.is_dynamic() || plan.stages.iter().any(|s| s.view != View::Given);
+            let positions = count(env.n_q).saturating_add(count(env.n_k));
+            if listed {
+                held = held.saturating_add(positions.saturating_mul(OF_POSITION));
+            }
+            for pool in &plan.pools {
+                let slots = slots::integer(&plan.program, env, plan.program.level(pool.level).slots).unwrap_or(0);
+                held = held.saturating_add(count(slots).saturating_add(positions).saturating_mul(64));
+            }
+            if let Some(rows) = &plan.rows {
+                let rows = attnc_plan::inplace::most_rows(plan, rows, env).unwrap_or(i64::MAX);
+                held = held.saturating_add(count(rows).saturating_mul(64));
+            }
+            let Some(setups) = setups.get(at) else { continue };
+            let tables: Vec<usize> = plan.chooses.iter().zip(setups.iter()).map(|(c, s)| s.copied(plan, c)).collect();
+            for (choose, setup) in plan.chooses.iter().zip(setups.iter()) {
+                let [own, task, all] = setup.lists(plan, choose);
+                held = held.saturating_add(own);
+                // A task copies the tables that its candidates are within.
+                let copies = tables.iter().fold(0, |sum: usize, t| sum.saturating_add(*t));
+                of_task = of_task.max(task.saturating_add(copies));
+                together = together.max(all);
+            }
+            if plan.rows.is_some() {
+                held = tables.iter().fold(held, |sum, t| sum.saturating_add(*t));
+            }
+        }
+    }
+    let tasks = of_task.saturating_add(together).saturating_mul(threads.max(1));
+    held.saturating_add(tasks)
+}
+
+/// Whether levels are made for each head apart.
+fn apart(plan: &Plan) -> bool {
+    plan.pools.iter().any(|p| cut_by_head(&plan.program, p.level))
+}
+
+/// Stages whose queries lack the channels that a selection did not choose, each with that selection: so scored, keys are
+/// as if they lacked them.
+fn cut_queries(plan: &Plan) -> impl Iterator<Item = (usize, DrawId)> + '_ {
+    plan.stages.iter().enumerate().filter_map(|(stage, s)| match plan.program.level(s.reads.kv?).pool {
+        Pool::Channels(draw) => Some((stage, draw)),
+        _ => None,
+    })
+}
+
+/// Bytes of the queries of a head with some channels.
+fn cut_bytes(env: &Env<'_>, d: usize) -> Option<usize> {
+    crate::levels::bytes(usize::try_from(env.n_q).ok()?, d)
 }
 
 /// Most keys or slots that something of a launch walks.
@@ -118,22 +192,23 @@ pub(crate) fn make<'a>(
     setups: &Setups,
     memory: &mut Memory,
 ) -> Result<Option<()>, RunError> {
-    // Levels, by part and batch item.
-    let mut made: BTreeMap<(usize, usize), (Made, Sources)> = BTreeMap::new();
+    // Levels, by part, batch item and, where each head has its own, place of the head.
+    let mut made: BTreeMap<(usize, usize, usize), (Made, Sources)> = BTreeMap::new();
     let batch = launch.q.shape()[0];
     for (number, part) in parts.iter().enumerate() {
         let plan = part.kernel.plan();
         if !plan.is_dynamic() || part.heads.is_empty() {
             continue;
         }
-        for item in 0..batch {
-            let env = &part.envs[item * part.heads.len()];
-            let sources = sources(part, launch, item);
+        let places = if apart(plan) { part.heads.len() } else { 1 };
+        for (item, place) in (0..batch).flat_map(|item| (0..places).map(move |place| (item, place))) {
+            let env = &part.envs[item * part.heads.len() + place];
+            let sources = sources(part, launch, item, apart(plan).then_some(part.heads[place]));
             let dims = [launch.q.shape()[3], launch.v.shape()[3]];
             let found = Made::new(plan, env, &sources, dims, |bytes| memory.take(bytes));
-            let refuse = |what| RunError::Env { batch: item, head: part.heads[0], what };
+            let refuse = |what| RunError::Env { batch: item, head: part.heads[place], what };
             let Some(found) = found.map_err(refuse)? else { return Ok(None) };
-            made.insert((number, item), (found, sources));
+            made.insert((number, item, place), (found, sources));
         }
     }
     let stages = parts.iter().map(|p| 2 * p.kernel.plan().pools.len() + 1).max().unwrap_or(0);
@@ -148,14 +223,14 @@ pub(crate) fn make<'a>(
             let (place, task) = tasks[i];
             let (made, sources) = &made[&place];
             let part = &parts[place.0];
-            let env = &part.envs[place.1 * part.heads.len()];
+            let env = &part.envs[place.1 * part.heads.len() + place.2];
             // SAFETY: the launch has been checked, levels before this one are made, and tasks write apart.
             unsafe { made.run(part.kernel.plan(), env, part.kernel.kernels(), sources, task, scratch) };
         });
     }
     for job in jobs.iter_mut() {
         let plan = job.kernel.plan();
-        let Some((made, _)) = made.get(&(job.part, job.batch)) else { continue };
+        let Some((made, _)) = made.get(&made_for(job)) else { continue };
         let env = &parts[job.part].envs[job.env];
         for stage in &plan.stages {
             job.queries.push(stage.reads.q.and_then(|level| made.queries(&plan.program, level, job.reads.0)));
@@ -220,7 +295,92 @@ pub(crate) fn make<'a>(
             return Err(RunError::Env { batch: jobs[at].batch, head: jobs[at].head, what });
         }
     }
-    Ok(Some(()))
+    // Queries without the channels that were not chosen.
+    let mut cut: Vec<(usize, Shared)> = Vec::new();
+    let mut masks: Vec<Vec<bool>> = Vec::new();
+    for (at, job) in jobs.iter_mut().enumerate() {
+        let plan = job.kernel.plan();
+        for (stage, draw) in cut_queries(plan) {
+            let env = &parts[job.part].envs[job.env];
+            let Some(base) = cut_bytes(env, job.ctx.dim as usize).and_then(|bytes| memory.take(bytes)) else {
+                return Ok(None);
+            };
+            let single = size_of::<f32>() as i64;
+            let (dim, dtype) = (job.ctx.dim as u64, DType::F32 as u32);
+            let (row_stride, col_stride) = (job.ctx.dim * single, single);
+            let view = KvView { base: base.cast_const(), dtype, row_stride, col_stride, dim, ..job.ctx.k };
+            job.queries[stage] = Some(view);
+            cut.push((at, Shared(base.cast())));
+            let of = &bounds[job.part][job.env].draws[draw.0 as usize];
+            // SAFETY: the selection is made, in one row.
+            let kept = unsafe { std::slice::from_raw_parts(of.selected, *of.counts as usize) };
+            let mut keeps = vec![false; job.ctx.dim as usize];
+            kept.iter().for_each(|&c| keeps[c as usize] = true);
+            masks.push(keeps);
+        }
+    }
+    if memory.slots() == 0 {
+        return Ok(None);
+    }
+    let (read, cut) = (&*jobs, &cut[..]);
+    parallel(memory, launch.pool, cut.len(), |i, scratch, _| {
+        let (at, to) = &cut[i];
+        // SAFETY: the launch has checked the queries, and the copy is this task's.
+        unsafe { cut_rows(&read[*at], &masks[i], to.0, scratch) };
+    });
+    for job in jobs.iter_mut() {
+        let (plan, env) = (job.kernel.plan(), &parts[job.part].envs[job.env]);
+        let Some(rows) = &plan.rows else { continue };
+        let bound = &bounds[job.part][job.env];
+        let made = Stand::new(plan, rows, (env, bound), job.ctx.v.dim as usize, |bytes| memory.take(bytes));
+        let refuse = |what| RunError::Env { batch: job.batch, head: job.head, what };
+        let Some(stand) = made.map_err(refuse)? else { return Ok(None) };
+        job.stand = Some(stand);
+    }
+    Ok(if memory.slots() == 0 { None } else { Some(()) })
+}
+
+/// Memory that one task writes.
+struct Shared(*mut f32);
+
+// SAFETY: each is written by one task.
+unsafe impl Sync for Shared {}
+
+/// Copies the queries of a job without some channels.
+///
+/// # Safety
+/// The launch has been checked, the copy has room for all queries and is this task's, and the scratch is this thread's.
+unsafe fn cut_rows(job: &Job<'_>, keeps: &[bool], to: *mut f32, scratch: &Scratch) {
+    let from = job.ctx.q;
+    let view = KvView {
+        base: from.base,
+        dtype: from.dtype as u32,
+        row_stride: from.row_stride,
+        col_stride: from.col_stride,
+        dim: job.ctx.dim as u64,
+        ..job.ctx.k
+    };
+    let (d, n_q) = (keeps.len(), job.ctx.n_q);
+    let mut at = 0;
+    while at < n_q {
+        let n = (n_q - at).min(BK as i64);
+        // SAFETY: promised by the caller.
+        unsafe {
+            let (rows, stride) = fetch(job.kernel.kernels(), &view, std::ptr::null(), at, n as usize, scratch);
+            for i in 0..n as isize {
+                let row = std::slice::from_raw_parts(rows.offset(i * stride as isize), d);
+                let out = std::slice::from_raw_parts_mut(to.add((at as usize + i as usize) * d), d);
+                out.iter_mut().zip(row).zip(keeps).for_each(|((o, &x), &keep)| *o = if keep { x } else { 0.0 });
+            }
+        }
+        at += n;
+    }
+}
+
+/// Whose levels a job reads.
+fn made_for(job: &Job<'_>) -> (usize, usize, usize) {
+    let plan = job.kernel.plan();
+    (job.part, job.batch, if apart(plan) { job.place } else { 0 })
 }
 
 /// A selection of a job.
@@ -229,18 +389,33 @@ fn choice<'a>(
     job: &'a Job<'_>,
     number: usize,
     setups: &'a Setups,
-    made: &BTreeMap<(usize, usize), (Made, Sources)>,
+    made: &BTreeMap<(usize, usize, usize), (Made, Sources)>,
     tables: Tables,
 ) -> Choice<'a> {
     let plan = job.kernel.plan();
     let mut views: [Option<KvView>; 2] = [None, None];
     if let Some((a, b)) = plan.chooses[number].scored.as_ref().and_then(|s| s.dot) {
-        for (view, operand) in views.iter_mut().zip([a, b]) {
+        let single = size_of::<f32>() as i64;
+        for (second, (view, operand)) in views.iter_mut().zip([a, b]).enumerate() {
+            if let Rows::Tensor(tensor) = operand.rows {
+                // Its extents have been checked.
+                *view = tensor_rows(&parts[job.part].envs[job.env], tensor).map(|(data, _, cols)| KvView {
+                    base: data.as_ptr().cast(),
+                    dtype: DType::F32 as u32,
+                    row_stride: cols as i64 * single,
+                    col_stride: single,
+                    dim: cols as u64,
+                    ..job.ctx.k
+                });
+                continue;
+            }
             let of = side(operand);
-            *view = made
-                .get(&(job.part, job.batch))
-                .and_then(|(m, _)| m.operand(&plan.program, operand, of, job.reads))
-                .map(|(view, _)| view);
+            let Some((made, sources)) = made.get(&made_for(job)) else { continue };
+            *view = made.operand(&plan.program, operand, of, job.reads).map(|(view, _)| view);
+            // In place of keys there may be queries.
+            if second == 1 && of == Of::Q && view.is_none() {
+                *view = sources.q.get(&job.reads.0).copied();
+            }
         }
     }
     let [q, k] = views;
@@ -249,7 +424,7 @@ fn choice<'a>(
 }
 
 /// Tensors of the heads of a part.
-fn sources(part: &Part<'_>, launch: &Launch<'_>, batch: usize) -> Sources {
+fn sources(part: &Part<'_>, launch: &Launch<'_>, batch: usize, only: Option<usize>) -> Sources {
     let mut sources = Sources {
         q: BTreeMap::new(),
         k: BTreeMap::new(),
@@ -258,9 +433,10 @@ fn sources(part: &Part<'_>, launch: &Launch<'_>, batch: usize) -> Sources {
         reads: BTreeMap::new(),
     };
     // Means are over all heads, whatever attends to them.
-    let all: Vec<usize> = match reads_all_heads(part.kernel.plan()) {
-        true => (0..launch.q_heads.len()).collect(),
-        false => part.heads.to_vec(),
+    let all: Vec<usize> = match only {
+        Some(head) => vec![head],
+        None if reads_all_heads(part.kernel.plan()) => (0..launch.q_heads.len()).collect(),
+        None => part.heads.to_vec(),
     };
     for head in all {
         let (q, kv) = (launch.q_heads[head], launch.kv_heads[head]);

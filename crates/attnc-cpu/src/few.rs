@@ -35,7 +35,9 @@ pub(crate) fn plan_is_few(plan: &Plan, n_q: i64) -> bool {
     let [stage] = plan.stages.as_slice() else { return false };
     // What is chosen differs between heads.
     let given = !plan.is_dynamic();
-    given && !matches!(stage.view, View::Classes(_) | View::Ordered { .. }) && (1..=FOLD_QUERIES as i64).contains(&n_q)
+    given
+        && !matches!(stage.view, View::Classes(_) | View::Ordered { .. } | View::Rows)
+        && (1..=FOLD_QUERIES as i64).contains(&n_q)
 }
 
 /// Heads of a part in groups to compute together, as places in `heads`: by the KV head that they read, as many at a time

@@ -28,6 +28,8 @@ pub(crate) struct Ctx {
     pub(crate) layer: i64,
     pub(crate) step: i64,
     pub(crate) dim: i64,
+    /// Branch of a merge.
+    pub(crate) branch: i64,
     /// Residue of the class that this is, or 0.
     pub(crate) residue: i64,
     /// What it is a residue of, or 1.

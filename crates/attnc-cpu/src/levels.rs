@@ -622,7 +622,7 @@ fn heads(heads: Heads, of: Of, sources: &Sources) -> Vec<usize> {
 ///
 /// # Safety
 /// The rows are within the view, `n <= BK`; the scratch is this thread's.
-unsafe fn fetch(
+pub(crate) unsafe fn fetch(
     kernels: &Table,
     view: &KvView,
     rows: *const u32,
@@ -722,9 +722,20 @@ fn members(
     let weighted = matches!(level.pool, Pool::Weighted(_));
     if level.parent.is_none() && program.is_scattered(id) {
         let table = env.levels.get(id.0 as usize).ok_or("the slots of a level are not given")?;
-        let begin: Vec<usize> = table.begin.iter().map(|&b| b as usize).collect();
-        let rows: Vec<u32> = table.members.iter().map(|&p| (p - source.start) as u32).collect();
-        let places = if weighted { places(program, id, env, &begin, &table.members)? } else { Vec::new() };
+        // Of a part of the queries a slot has those that there are.
+        let (mut begin, mut own, mut places) = (vec![0], Vec::with_capacity(table.members.len()), Vec::new());
+        let bounds: Vec<usize> = table.begin.iter().map(|&b| b as usize).collect();
+        let all = if weighted { self::places(program, id, env, &bounds, &table.members)? } else { Vec::new() };
+        for slot in bounds.windows(2) {
+            for at in slot[0]..slot[1] {
+                if source.contains(&table.members[at]) {
+                    own.push((table.members[at] - source.start) as u32);
+                    places.extend(all.get(at));
+                }
+            }
+            begin.push(own.len());
+        }
+        let rows: Vec<u32> = own;
         return Ok(Slots { numbers, members: Members::Lists { begin, rows, places } });
     }
     // Where slot `j` begins and ends, whatever of it the launch has.

@@ -34,6 +34,7 @@ mod dynamic;
 #[cfg(feature = "jit")]
 mod emit;
 mod few;
+mod inplace;
 #[cfg(feature = "jit")]
 mod jit;
 #[cfg(not(feature = "jit"))]
@@ -55,6 +56,7 @@ mod visits;
 pub use attnc_kernels::Isa;
 pub use attnc_kernels::abi::DType;
 pub use compile::{CompileError, CpuKernel, Options, compile};
+pub use dynamic::lists_bytes;
 pub use ready::{OwnedPart, Ready};
 pub use run::{Chosen, Launch, Part, RunError, converted_bytes, run, run_chosen, singles_bytes, workspace_bytes};
 pub use target::{flops_executed, flops_reset, targets};

@@ -22,6 +22,7 @@ use rustc_hash::FxHashMap;
 use crate::compile::{CpuKernel, Uses};
 use crate::dynamic::{self, Setups};
 use crate::few::{Cuts, Fold, alike, cut, groups, is_few, most_pieces, partial_bytes};
+use crate::inplace::Stand;
 use crate::layout::{ALIGN, Bound, Ctx, Rows, Scratch, ScratchSize};
 use crate::singles::{Head, LEAST_TASKS, Places, Singles};
 use crate::tensor::{Layout, Tensor, TensorMut};
@@ -171,7 +172,8 @@ pub fn workspace_bytes(parts: &[Part<'_>], keys: usize, d: usize, d_v: usize, th
     let size = scratch_size(parts, &setups, keys, d, d_v).bytes();
     let before = dynamic::bytes(parts, &setups, d, d_v).map(|(bytes, _)| bytes);
     let threads = size.and_then(|one| one.checked_mul(threads.max(1))?.checked_add(ALIGN));
-    let envs = parts.iter().filter(|p| p.kernel.stages() > 1).flat_map(|p| p.envs);
+    let several = |p: &&Part<'_>| p.kernel.stages() > 1 && p.kernel.plan().rows.is_none();
+    let envs = parts.iter().filter(several).flat_map(|p| p.envs);
     let between = envs.map(|e| between_bytes(e.n_q, d_v)).try_fold(0_usize, |all, one| all.checked_add(one?));
     let pieces = pieces_bytes(parts, keys, d_v);
     let parts = [threads, between, pieces, before];
@@ -404,13 +406,24 @@ impl Laid<'_> {
                 tasks.each(memory, launch.pool, |at, task, scratch, marks| jobs[at].run(stage, task, scratch, marks));
             }
         }
+        let standing: Vec<(&Job<'_>, &Stand, usize)> = jobs
+            .iter()
+            .filter_map(|job| Some((job, job.stand.as_ref()?)))
+            .flat_map(|(job, stand)| (0..stand.queries()).map(move |tile| (job, stand, tile)))
+            .collect();
+        parallel(memory, launch.pool, standing.len(), |i, scratch, _| {
+            let (job, stand, tile) = standing[i];
+            // SAFETY: all stages are done, and tasks write the rows of queries apart.
+            unsafe { stand.spread(&job.ctx, tile, scratch) };
+        });
     }
 }
 
 /// Gives jobs of several stages memory for what is kept between them; `None` if there is too little, or none for a
 /// scratch.
 fn give_between(jobs: &mut [Job<'_>], memory: &mut Memory) -> Option<()> {
-    for job in jobs.iter_mut().filter(|j| j.kernel.stages() > 1) {
+    // What stands in place of queries has memory of its own.
+    for job in jobs.iter_mut().filter(|j| j.kernel.stages() > 1 && j.kernel.plan().rows.is_none()) {
         job.between = Some(Between::of(&job.ctx, memory)?);
     }
     (memory.slots() > 0 || jobs.iter().all(|j| j.tiles(0) == 0)).then_some(())
@@ -701,9 +714,13 @@ pub(crate) struct Job<'a> {
     cuts: Option<Cuts>,
     /// Its keys and values as singles, if tasks share them.
     singles: Option<Arc<Head>>,
+    /// What stands in place of its queries, once selections are made.
+    pub(crate) stand: Option<Stand>,
     /// Place of the part, and in it of the (first head's) environment.
     pub(crate) part: usize,
     pub(crate) env: usize,
+    /// Place of the (first) head in its part.
+    pub(crate) place: usize,
     pub(crate) batch: usize,
     /// The first head.
     pub(crate) head: usize,
@@ -893,6 +910,9 @@ impl Job<'_> {
     /// Tiles of queries of a stage.
     fn tiles(&self, stage: usize) -> usize {
         let Some(attend) = self.kernel.plan().stages.get(stage) else { return 0 };
+        if let Some(stand) = &self.stand {
+            return stand.tiles(stage);
+        }
         let n_q = self.ctx.n_q as usize;
         match attend.view {
             View::Given | View::Walk(_) | View::Rows | View::Ordered { .. } => n_q.div_ceil(attend.tile.q),
@@ -917,6 +937,10 @@ impl Job<'_> {
         if let Some(&Some(q)) = self.queries.get(stage) {
             (ctx.q.base, ctx.q.dtype) = (q.base, i64::from(q.dtype));
             (ctx.q.row_stride, ctx.q.col_stride) = (q.row_stride, q.col_stride);
+        }
+        if let Some(stand) = &self.stand {
+            stand.apply(&mut ctx, stage, task);
+            return (ctx, 0);
         }
         if let Some(between) = self.between {
             let Between { out, lse, lse_stride } = between;
@@ -1023,7 +1047,9 @@ fn jobs<'a>(
                     fold: None,
                     cuts: None,
                     singles: None,
+                    stand: None,
                     part: number,
+                    place: env - batch * part.heads.len(),
                     env,
                     batch,
                     head,
@@ -1133,6 +1159,7 @@ fn context(
         layer: env.layer,
         step: env.step,
         dim: env.dim,
+        branch: 0,
         residue: 0,
         modulus: 1,
         given: [env.q_start, env.k_start, env.n_q, env.n_k],

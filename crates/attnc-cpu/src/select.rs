@@ -9,15 +9,16 @@
 
 use std::ops::Range;
 
-use attnc_kernels::abi::{BQ_MAX, KvView};
+use attnc_kernels::abi::{BK, BQ_MAX, KvView};
 use attnc_kernels::select::{Grid, Kept, best, capacity, index, key, score};
 use attnc_pattern::analysis::Rows as Ranges;
 use attnc_pattern::env::{DrawTable, Env};
-use attnc_pattern::expr::{ExprId, Node, SelectId};
+use attnc_pattern::expr::{ExprId, Node, SelectId, TensorId};
 use attnc_pattern::oracle::{EvalError, Evaluator, Point};
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{
-    Among, Band, Budget, Chooser, Index, Level, Norm, Partition, Program, Reduce, Refine, Rep, Select, Step,
+    Among, Band, Budget, Chooser, Index, Level, Norm, Operand, Partition, Program, Reduce, Refine, Rep,
+    Rows as OperandRows, Select, Step,
 };
 use attnc_pattern::slots;
 use attnc_plan::choose::{self, env_of, stands};
@@ -25,6 +26,7 @@ use attnc_plan::{Choose, Plan, Scored};
 
 use crate::compile::CpuKernel;
 use crate::layout::{ALIGN, Ctx, DrawRef, Rows, Scratch};
+use crate::levels::fetch;
 
 /// What a selection has in every head with the same lengths and data.
 #[derive(Debug)]
@@ -89,6 +91,13 @@ impl Setup {
             Budget::Nearest(n) => Some((*n).max(select.at_least).min(all) as usize),
             _ => None,
         };
+        if let Some((Operand { rows: OperandRows::Tensor(tensor), .. }, _)) = choose.scored.as_ref().and_then(|s| s.dot)
+        {
+            let found = tensor_rows(env, tensor).filter(|t| t.1 as i64 == rows.end && t.2 as i64 == env.dim);
+            found.ok_or_else(|| {
+                format!("tensor `{}` has no row of dimension d for each branch", program.tensor(tensor).name)
+            })?;
+        }
         let items = choose.scored.as_ref().map(|s| Items::new(program, select, s, env, &rows, &slots)).transpose()?;
         Ok(Setup { rows, stands: stood, slots, capacity: most as usize, wanted, items })
     }
@@ -143,11 +152,56 @@ impl Setup {
         items.width.max(1).checked_mul(2 * BQ_MAX * size_of::<f32>())
     }
 
+    /// Bytes of a table of it as a value, of which there are two while it is made.
+    pub(crate) fn copied(&self, plan: &Plan, choose: &Choose) -> usize {
+        let tables = plan.program.select(choose.select).tables.len();
+        let entries = self.row_count().saturating_mul(self.capacity.saturating_add(1));
+        entries.saturating_mul(tables).saturating_mul(2 * size_of::<i64>())
+    }
+
+    /// Bytes of lists, at most: of the selection itself, of a task, and of a ranking of all pairs of a head.
+    pub(crate) fn lists(&self, plan: &Plan, choose: &Choose) -> [usize; 3] {
+        // Some numbers of 4 or 8 bytes for each, held twice as lists grow.
+        const EACH: usize = 64;
+        let rows = self.row_count();
+        let slots = (self.slots.end - self.slots.start).max(0) as usize;
+        let (mut own, mut task, mut all) = (rows.saturating_add(slots), slots, 0);
+        if let Some(items) = &self.items {
+            let keys = items.keys.1.max(0) as usize;
+            let (width, held) = (items.score_width(), (items.score_rows.end - items.score_rows.start).max(0) as usize);
+            own = [items.numbers.len(), keys, width, items.width, held].into_iter().fold(own, usize::saturating_add);
+            // Values of the rows of a task.
+            let of_rows = items.width.max(width).saturating_mul(BQ_MAX).saturating_mul(size_of::<f32>()) / EACH * 4;
+            task = [width, items.width, of_rows].into_iter().fold(task, usize::saturating_add);
+            if choose.scored.as_ref().is_some_and(|s| s.searched) {
+                task = task.saturating_add(keys.saturating_mul(2));
+            }
+            let select = plan.program.select(choose.select);
+            let head = choose
+                .scored
+                .as_ref()
+                .is_some_and(|s| s.steps.iter().any(|s| matches!(s, Step::Norm { head: true, .. })));
+            if head || select.pool == Among::Head {
+                all = rows.max(held).saturating_mul(width.max(slots)).saturating_add(rows);
+            }
+        }
+        [own, task, all].map(|n| n.saturating_mul(EACH))
+    }
+
     /// Keys that a lane keeps.
     fn list_capacity(&self) -> usize {
         let all = self.items.as_ref().map_or(0, |i| i.keys.1.max(0) as usize);
         self.wanted.map_or(all, |wanted| capacity(wanted, all))
     }
+}
+
+/// Rows of a tensor for the head of an environment, how many, and of how many elements.
+pub(crate) fn tensor_rows<'a>(env: &'a Env<'_>, tensor: TensorId) -> Option<(&'a [f32], usize, usize)> {
+    let data = env.tensors.get(tensor.0 as usize)?;
+    let (&cols, &rows) = (data.dims.last()?, data.dims.get(data.dims.len().checked_sub(2)?)?);
+    let all = rows.checked_mul(cols)?;
+    let from = if data.dims.len() > 2 { usize::try_from(env.head).ok()?.checked_mul(all)? } else { 0 };
+    Some((data.data.get(from..from.checked_add(all)?)?, rows, cols))
 }
 
 impl Items {
@@ -217,7 +271,8 @@ impl Items {
             Some(candidates_of(program, select.slots, score_slots_of, env)?)
         };
         let level = matches!(scored.item_rows, Index::Slots(_));
-        let first = if level { item_rows.start } else { env.q_start };
+        let branches = matches!(scored.item_rows, Index::Branches(_));
+        let first = if level || branches { item_rows.start } else { env.q_start };
         let count = stood.len();
         let mut numbers: Vec<u32> = if scored.item_rows == Index::One {
             vec![(env.n_q - 1).max(0) as u32; count]
@@ -322,7 +377,7 @@ fn candidates_of(program: &Program, from: Index, into: Index, env: &Env<'_>) -> 
 }
 
 /// The row of another kind in which a query stands, counted from the first; [`u32::MAX`] for none.
-fn row_numbers(
+pub(crate) fn row_numbers(
     program: &Program,
     into: Index,
     env: &Env<'_>,
@@ -573,6 +628,10 @@ impl Choice<'_> {
     /// As for [`Self::run`].
     unsafe fn ranked_as_scored(&self, task: usize, scratch: &mut Scratch) -> Result<(), String> {
         let rows = task * BQ_MAX..((task + 1) * BQ_MAX).min(self.setup.row_count());
+        if let Some(energy) = &self.choose().energy {
+            // SAFETY: promised by the caller.
+            return unsafe { self.channels(energy, scratch) };
+        }
         let sets = Sets::new(self)?;
         let mut chosen = Vec::new();
         let Some(items) = &self.setup.items else {
@@ -612,6 +671,56 @@ impl Choice<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Chooses channels by their energy.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    unsafe fn channels(&self, energy: &choose::Energy, scratch: &Scratch) -> Result<(), String> {
+        let program = &*self.plan().program;
+        let exchanged = Env {
+            n_q: self.env.n_k,
+            n_k: self.env.n_q,
+            q_start: self.env.k_start,
+            k_start: self.env.q_start,
+            ..self.env.clone()
+        };
+        let Rows { base, dtype, row_stride, col_stride, .. } = self.ctx.q;
+        let queries =
+            KvView { base, dtype: dtype as u32, row_stride, col_stride, dim: self.ctx.dim as u64, ..self.ctx.k };
+        let d = self.ctx.dim as usize;
+        let mut energies = vec![1.0_f64; d];
+        for (listed, env, view) in [(&energy.queries, &exchanged, &queries), (&energy.keys, self.env, &self.ctx.k)] {
+            let row = Ranges::new(program, &listed.rows).row(env, env.q_start).map_err(|e| e.to_string())?;
+            let (mut sums, mut count, mut from) = (vec![0.0_f64; d], 0_i64, env.k_start);
+            while let Some((start, end)) = row.next_from(from) {
+                let (mut at, end) = (start.max(env.k_start), end.min(env.k_start + env.n_k));
+                from = end.max(from + 1);
+                while at < end {
+                    let n = (end - at).min(BK as i64);
+                    // SAFETY: the rows are within the tensor, which the launch has checked; the scratch is this thread's.
+                    let (rows, stride) = unsafe {
+                        fetch(self.kernel.kernels(), view, std::ptr::null(), at - env.k_start, n as usize, scratch)
+                    };
+                    for i in 0..n as isize {
+                        // SAFETY: as above.
+                        let row = unsafe { std::slice::from_raw_parts(rows.offset(i * stride as isize), d) };
+                        sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
+                    }
+                    (at, count) = (at + n, count + n);
+                }
+                if from >= env.k_start + env.n_k {
+                    break;
+                }
+            }
+            energies.iter_mut().zip(sums).for_each(|(e, sum)| *e *= sum / count as f64);
+        }
+        let scores = energies.into_iter().map(|e| e as f32).enumerate();
+        // A NaN compares as false.
+        let list: Vec<u64> = scores.filter(|s| s.1 > f32::NEG_INFINITY).map(|(c, s)| key(s, c as u32)).collect();
+        // SAFETY: the only row is this task's.
+        unsafe { self.write_ranked(0, &list, &[], 0.0, None, &mut Vec::new()) }
     }
 
     /// Keeps the candidates with the largest positions.

@@ -126,6 +126,7 @@ impl Pen {
         let require = self.e().bool(true);
         let program = self.program.clone();
         Plan {
+            rows: None,
             program: Arc::new(program),
             name: "test".to_owned(),
             attention: 0,

@@ -9,20 +9,21 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use attnc_pattern::analysis::{EvalError, Rows as Ranges};
+use attnc_pattern::analysis::{EvalError, Rows as Ranges, transpose};
 use attnc_pattern::env::{Class, DrawTable, Env};
 use attnc_pattern::expr::{Bin, DrawId, ExprId, Exprs, Extent, LevelId, Node, SelectId, Un, Var};
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError, Needs};
 use attnc_pattern::program::{
-    Among, Budget, Chooser, Derived, Index, Norm, Operand, OrderKind, Partition, Pool as Pooling, Program, Reduce,
-    Rows, Select, Source, Step,
+    Among, Budget, Chooser, Derived, Empty, Heads, Index, MergeKind, Norm, Operand, OrderKind, Partition,
+    Pool as Pooling, Program, Reduce, Rows, Select, Source, Step,
 };
 use attnc_pattern::rowset::{RowSet, TileSet};
 use attnc_pattern::slots;
 use attnc_syntax::diag::Span;
 use petgraph::graph::{DiGraph, NodeIndex};
 
+use crate::inplace::InPlace;
 use crate::plan::{Attend, Entry, Plan, Reads, Role, Tile, View};
 
 /// Makes rows of a level.
@@ -45,8 +46,19 @@ pub struct Choose {
     pub besides: Option<Listed>,
     /// Those that are chosen first.
     pub including: Option<Listed>,
-    /// How candidates get their scores; `None` where the nearest are taken.
+    /// How candidates get their scores; `None` where the nearest are taken, and for channels.
     pub scored: Option<Scored>,
+    /// What the scores of channels are taken over.
+    pub energy: Option<Energy>,
+}
+
+/// Scores of channels: the mean square of a channel over these queries, times that over these keys.
+#[derive(Clone, Debug)]
+pub struct Energy {
+    /// Queries and keys exchanged: candidates are queries.
+    pub queries: Listed,
+    /// Candidates are keys.
+    pub keys: Listed,
 }
 
 /// A set of candidates, and for each row the ranges of them.
@@ -59,7 +71,7 @@ pub struct Listed {
 }
 
 impl Listed {
-    fn of(set: ExprId) -> Listed {
+    pub(crate) fn of(set: ExprId) -> Listed {
         Listed { set, rows: RowSet::default() }
     }
 }
@@ -121,7 +133,7 @@ pub(crate) fn tokenwise(program: &Program, level: LevelId) -> bool {
 /// Levels and selections of an attention, each after those that it reads.
 pub(crate) fn stages(program: &mut Arc<Program>, attention: usize) -> Result<(Vec<Pool>, Vec<Choose>), Missing> {
     let needs = prepare::needs(program, &[attention]);
-    if let Some(missing) = missing(program, &needs) {
+    if let Some(missing) = missing(program, &needs, attention) {
         return Err(missing);
     }
     let mut chooses = Vec::with_capacity(needs.selects.len());
@@ -129,33 +141,55 @@ pub(crate) fn stages(program: &mut Arc<Program>, attention: usize) -> Result<(Ve
         chooses.push(choose(Arc::make_mut(program), select)?);
     }
     let pools = pools(program, &needs, &chooses);
+    let operands = || chooses.iter().filter_map(|c| c.scored.as_ref()?.dot).flat_map(|(a, b)| [a, b]);
+    if let Some(pool) = pools.iter().find(|p| cut_by_head(program, p.level))
+        && operands().any(|o| o.heads != Heads::Own)
+    {
+        let what = "means over heads beside levels that are cut for each head apart".to_owned();
+        return Err(Missing { what, span: program.level(pool.level).span });
+    }
+    for choose in &chooses {
+        let operands = choose.scored.as_ref().and_then(|s| s.dot).into_iter().flat_map(|(a, b)| [a, b]);
+        let thin = operands.filter_map(|o| match o.rows {
+            Rows::LevelQ(level) | Rows::LevelK(level) => Some(program.level(level)),
+            _ => None,
+        });
+        if let Some(level) = thin.into_iter().find(|l| matches!(l.pool, Pooling::Channels(_))) {
+            return Err(Missing { what: "scores of levels of some channels".to_owned(), span: level.span });
+        }
+    }
     Ok((pools, chooses))
 }
 
 /// What of an attention has no plan.
-fn missing(program: &Program, needs: &Needs) -> Option<Missing> {
+fn missing(program: &Program, needs: &Needs, attention: usize) -> Option<Missing> {
     for &a in &needs.attentions {
-        let attention = &program.attentions[a];
-        let what = if attention.merge.is_some() {
-            "merges of attentions"
-        } else if attention.pooled.is_some() {
-            "queries that are slots of a level"
-        } else {
-            continue;
+        let written = &program.attentions[a];
+        let what = match (&written.merge, &written.pooled) {
+            (Some(merge), _) if a == attention && matches!(merge.kind, MergeKind::Mean { branches: Some(_) }) => {
+                continue;
+            }
+            (Some(_), _) => "merges within merges over branches",
+            (None, Some(_)) if a != attention => "queries that are slots of a level in branches of a merge",
+            (None, Some(_)) if written.empty == Some(Empty::Error) => {
+                "a search for empty rows where queries are slots of a level: write `empty = zero`"
+            }
+            (None, None) if a != attention && written.empty == Some(Empty::Error) => {
+                "a search for empty rows in branches of a merge: write `empty = zero`"
+            }
+            _ => continue,
         };
-        return Some(Missing { what: what.to_owned(), span: attention.span });
+        return Some(Missing { what: what.to_owned(), span: written.span });
     }
     for &id in &needs.levels {
         let level = program.level(id);
-        // A level is made once for all heads that share its keys.
-        let by_head = match (&level.partition, level.order.map(|o| &program.order(o).kind)) {
-            (_, Some(OrderKind::Sort(by))) => program.tensor(*by).dims.len() > 1,
-            (Partition::Offsets(map), _) => program.map(*map).per_head,
-            _ => false,
-        };
         let what = match level.pool {
-            Pooling::Channels(_) => "levels of some channels",
-            _ if by_head => "levels that are cut for each head apart",
+            Pooling::Channels(_) if level.parent.is_some() || level.of.v => {
+                "levels of some channels, of other levels or of values"
+            }
+            _ if level.parent.is_some_and(|parent| matches!(program.level(parent).pool, Pooling::Channels(_))) => {
+                "levels of levels of some channels"
+            }
             _ => continue,
         };
         return Some(Missing { what: what.to_owned(), span: level.span });
@@ -163,37 +197,61 @@ fn missing(program: &Program, needs: &Needs) -> Option<Missing> {
     None
 }
 
+/// Whether the slots of a level differ between heads, by an order or boundaries of their own: it is made for each head
+/// apart then, and else once for all heads that share its keys.
+#[must_use]
+pub fn cut_by_head(program: &Program, level: LevelId) -> bool {
+    let level = program.level(level);
+    let own = match (&level.partition, level.order.map(|o| &program.order(o).kind)) {
+        (_, Some(OrderKind::Sort(by))) => program.tensor(*by).dims.len() > 1,
+        (Partition::Offsets(map), _) => program.map(*map).per_head,
+        _ => false,
+    };
+    own || level.parent.is_some_and(|parent| cut_by_head(program, parent))
+}
+
 /// The stage of a selection.
 fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
     let select = program.select(id).clone();
     let missing = |what: &str| Missing { what: what.to_owned(), span: select.span };
-    for index in [select.rows, select.slots] {
-        match index {
-            Index::Branches(_) => return Err(missing("selections for branches of a merge")),
-            Index::Channels => return Err(missing("selections of channels")),
-            _ => {}
-        }
+    if select.slots == Index::Channels {
+        return channels(program, id).ok_or_else(|| missing("selections of channels by anything but their energy"));
     }
-    if select.slots == Index::Queries {
-        return Err(missing("selections of queries"));
-    }
+    // As candidates, queries have their own numbers: lengths of the launch have other names.
+    let of_queries = |exprs: &mut Exprs, set: ExprId| match select.slots {
+        Index::Queries => of_launch(exprs, set),
+        _ => set,
+    };
     let exprs = &mut program.exprs;
     let new = select.besides.map(|set| exprs.not(set));
     let candidates = exprs.and(select.within.into_iter().chain(new));
     let besides = select.besides.map(|set| Listed::of(exprs.and(select.within.into_iter().chain([set]))));
     let including = select.including.map(|set| Listed::of(exprs.and([candidates, set])));
-    let made = |scored| Choose { select: id, candidates: Listed::of(candidates), besides, including, scored };
+    let sets = [Some(candidates), besides.as_ref().map(|l| l.set), including.as_ref().map(|l| l.set)];
+    if sets.into_iter().flatten().any(|set| exprs.reads(set, |v| v == Var::Branch)) {
+        return Err(missing("candidates that differ between branches"));
+    }
+    let candidates = of_queries(exprs, candidates);
+    let [besides, including] = [besides, including].map(|l| l.map(|l: Listed| Listed::of(of_queries(exprs, l.set))));
+    let made =
+        |scored| Choose { select: id, candidates: Listed::of(candidates), besides, including, scored, energy: None };
     let Some(score) = select.score else { return Ok(made(None)) };
     let score = program.score(score).clone();
     let (item_rows, items) = match score.dot {
-        Some((a, b)) => (
-            rows_of(a).ok_or_else(|| missing("scores of a tensor's rows"))?,
-            rows_of(b).ok_or_else(|| missing("scores of a tensor's rows"))?,
-        ),
+        Some((a, b)) => {
+            let plain = |o: Operand| !matches!(o.rows, Rows::Tensor(_)) || (o.heads == Heads::Own && !o.unit);
+            if !plain(a) || !plain(b) {
+                return Err(missing("a tensor's rows as means or of length 1: give it so"));
+            }
+            (rows_of(program, a), rows_of(program, b))
+        }
         None => before(&score.steps, score.rows, score.slots),
     };
-    if !matches!(item_rows, Index::Queries | Index::Slots(_) | Index::One)
-        || !matches!(items, Index::Keys | Index::Slots(_))
+    let of_branches = matches!(item_rows, Index::Branches(_));
+    if !matches!(item_rows, Index::Queries | Index::Slots(_) | Index::One | Index::Branches(_))
+        || !(matches!(items, Index::Keys | Index::Slots(_)) || (items == Index::Queries && of_branches))
+        || (of_branches && score.steps.iter().any(|s| matches!(s, Step::Queries { .. })))
+        || [Some(score.value), score.only].into_iter().flatten().any(|e| program.exprs.reads(e, |v| v == Var::Branch))
     {
         return Err(missing("scores of other rows than those of queries against keys"));
     }
@@ -264,8 +322,8 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         let identity = *exprs.node(score.value) == Node::Var(Var::Score);
         (exprs.real(1.0), (!identity).then_some(score.value))
     });
-    if listed.is_some() {
-        // Where some items are keys, lengths of the launch have other names.
+    if listed.is_some() || items == Index::Queries {
+        // Where some items are keys, or queries are, lengths of the launch have other names.
         scale = of_launch(exprs, scale);
         value = value.map(|value| of_launch(exprs, value));
         set = of_launch(exprs, set);
@@ -317,14 +375,40 @@ fn alone(exprs: &mut Exprs, set: ExprId, of: Var) -> ExprId {
     exprs.and(alone)
 }
 
+/// The stage of a selection of channels by energy, over queries and keys that are told apart.
+fn channels(program: &mut Program, id: SelectId) -> Option<Choose> {
+    let select = program.select(id).clone();
+    let score = program.score(select.score?).clone();
+    let identity = *program.exprs.node(score.value) == Node::Var(Var::Score);
+    let plain = score.steps.is_empty() && score.dot.is_none() && identity && select.rows == Index::One;
+    let sets = select.within.or(select.besides).or(select.including);
+    let ranked = !matches!(select.budget, Budget::Refine(_) | Budget::Nearest(_));
+    if !plain || sets.is_some() || !ranked {
+        return None;
+    }
+    let exprs = &mut program.exprs;
+    let all = exprs.bool(true);
+    let only = score.only.unwrap_or(all);
+    let (queries, keys) = (alone(exprs, only, Var::Q), alone(exprs, only, Var::K));
+    if exprs.and([queries, keys]) != only {
+        return None;
+    }
+    let energy = Energy { queries: Listed::of(transpose(exprs, queries)), keys: Listed::of(keys) };
+    let candidates = Listed::of(all);
+    Some(Choose { select: id, candidates, besides: None, including: None, scored: None, energy: Some(energy) })
+}
+
 /// What the rows of an operand are.
-fn rows_of(operand: Operand) -> Option<Index> {
-    Some(match operand.rows {
+fn rows_of(program: &Program, operand: Operand) -> Index {
+    match operand.rows {
         Rows::Q => Index::Queries,
         Rows::K => Index::Keys,
         Rows::LevelQ(level) | Rows::LevelK(level) => Index::Slots(level),
-        Rows::Tensor(_) => return None,
-    })
+        Rows::Tensor(tensor) => {
+            let dims = &program.tensor(tensor).dims;
+            Index::Branches(dims[dims.len() - 2])
+        }
+    }
 }
 
 /// Rows and candidates before steps: a step tells what it makes, and only what nothing reduces stays what it is.
@@ -364,7 +448,8 @@ pub fn over_slots<'a>(env: &Env<'a>, slots: i64) -> Env<'a> {
 /// A number of slots that has no value.
 pub fn env_of<'a>(program: &Program, index: Index, env: &Env<'a>) -> Result<Env<'a>, EnvError> {
     match index {
-        Index::Slots(_) => Ok(over_slots(env, slots::candidates(program, index, env)?.end)),
+        Index::Slots(_) | Index::Channels => Ok(over_slots(env, slots::candidates(program, index, env)?.end)),
+        Index::Queries => Ok(Env { k_start: env.q_start, ..over_slots(env, env.n_q) }),
         _ => Ok(env.clone()),
     }
 }
@@ -498,8 +583,15 @@ fn pools(program: &Program, needs: &Needs, chooses: &[Choose]) -> Vec<Pool> {
         }
     };
     for &a in &needs.attentions {
+        if let Some(pooled) = program.attentions[a].pooled {
+            read(pooled.level, |of| of.q, |of| of.q = true);
+        }
         for entry in &program.attentions[a].entries {
             if let Source::Slots(level, _) = entry.source {
+                // Of some channels are the queries that score its keys: keys and values are the tokens' own.
+                if matches!(program.level(level).pool, Pooling::Channels(_)) {
+                    continue;
+                }
                 if tokenwise(program, level) {
                     read(level, |of| of.q, |of| of.q = true);
                 }
@@ -584,8 +676,13 @@ impl Plan {
             let node = graph.add_node(Stage::Attend(i));
             let kv =
                 stage.reads.kv.into_iter().flat_map(|l| [origin(program, l, |of| of.k), origin(program, l, |of| of.v)]);
-            arrows.extend(kv.flatten().filter_map(pool).map(|from| (from, node)));
-            let roots: Vec<ExprId> = sets(stage).collect();
+            let q = stage.reads.q.map(|l| origin(program, l, |of| of.q));
+            arrows.extend(kv.chain(q).flatten().filter_map(pool).map(|from| (from, node)));
+            if let Some(Pooling::Channels(draw)) = stage.reads.kv.map(|l| &program.level(l).pool) {
+                arrows.extend(chooser(*draw).map(|from| (from, node)));
+            }
+            let takes = self.rows.as_ref().and_then(InPlace::takes).map(|l| l.set);
+            let roots: Vec<ExprId> = sets(stage).chain(takes).collect();
             arrows.extend(read(&roots).into_iter().map(|from| (from, node)));
             // It goes on from the output of the one before it.
             arrows.extend(last.map(|before| (before, node)));
@@ -615,6 +712,7 @@ impl Plan {
             Stage::Choose(i) => {
                 let c = &self.chooses[i];
                 let how = match &c.scored {
+                    None if c.energy.is_some() => "channels by their energy",
                     None => "nearest",
                     Some(s) if s.direct => "the best as they come",
                     Some(s) if s.searched => "a search",

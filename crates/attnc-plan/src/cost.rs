@@ -16,6 +16,7 @@ use attnc_pattern::rowset::RowSet;
 use attnc_pattern::slots;
 
 use crate::choose::{Choose, env_of, stand_in, stands};
+use crate::inplace;
 use crate::model::{Term, Work};
 use crate::plan::{Attend, Entry, Plan, Tile, View};
 use crate::verify::VerifiedPlan;
@@ -171,7 +172,15 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
         let slots = slots.transpose()?;
         let of = slots.as_ref().unwrap_or(env);
         match stage.view {
-            View::Given | View::Rows => {
+            View::Rows => {
+                let Some(rows) = &plan.rows else { continue };
+                for (branch, rows) in inplace::positions(plan, rows, env)?.into_iter().enumerate() {
+                    let of = Env { branch: branch as i64, ..of.clone() };
+                    let row = |i: i64| (rows[i as usize], (rows[i as usize] - env.q_start).min(env.n_q - 1).max(0));
+                    count.stage::<V>(stage, &sets, &of, rows.len() as i64, None, row)?;
+                }
+            }
+            View::Given => {
                 count.stage::<V>(stage, &sets, of, of.n_q, None, |i| (of.q_start + i, i))?;
             }
             View::Walk(order) => {

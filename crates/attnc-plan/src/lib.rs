@@ -14,6 +14,7 @@ pub mod choice;
 pub mod choose;
 pub mod codes;
 pub mod cost;
+pub mod inplace;
 pub mod layer;
 pub mod model;
 mod ordered;
@@ -26,8 +27,9 @@ pub mod typical;
 pub mod verify;
 
 pub use choice::Machine;
-pub use choose::{Choose, Missing, Pool, Scored, Stage};
+pub use choose::{Choose, Energy, Missing, Pool, Scored, Stage};
 pub use cost::{Cost, Counted, PANEL, Visited, Visits, cost, count, modulus_of};
+pub use inplace::InPlace;
 pub use layer::LayerPlan;
 pub use passes::{Built, Options, PASSES, Pass, PlanError, build, build_each};
 pub use plan::{Attend, Entry, Plan, Reads, Role, Tile, View};

@@ -12,6 +12,7 @@ use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
 use crate::choice::{self, Machine};
 use crate::choose::Missing;
+use crate::inplace::InPlace;
 use crate::layer::{LayerPlan, fuse};
 use crate::plan::{Attend, Entry, Plan, Reads, Role, View};
 use crate::range;
@@ -216,6 +217,11 @@ fn rows(plan: &mut Plan, _: &Options, notes: &mut Vec<Note>) {
             }
         }
     }
+    let energies =
+        plan.chooses.iter_mut().filter_map(|c| c.energy.as_mut()).flat_map(|e| [&mut e.queries, &mut e.keys]);
+    for listed in energies.chain(plan.rows.as_mut().and_then(InPlace::takes_mut)) {
+        listed.rows = analysis::row_set(program, listed.set, analysis::Role::Row).rows;
+    }
     for c in &mut plan.chooses {
         let items = c.scored.as_mut().and_then(|s| s.listed.as_mut());
         for listed in [&mut c.candidates].into_iter().chain(&mut c.besides).chain(&mut c.including).chain(items) {
@@ -300,7 +306,7 @@ fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
                 return Some(16);
             }
             // How many slots there are, and which are chosen, is not known beforehand.
-            let machine = options.machine.filter(|_| stage.reads == Reads::default())?;
+            let machine = options.machine.filter(|_| stage.reads == Reads::default() && stage.view != View::Rows)?;
             Some(machine.tile(program, stage))
         };
         if let Some(q) = options.tile_q.or_else(chosen) {

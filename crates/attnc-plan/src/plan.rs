@@ -8,10 +8,11 @@
 use std::sync::Arc;
 
 use attnc_pattern::expr::{ExprId, Exprs, LevelId, OrderId, Var};
-use attnc_pattern::program::{Align, Empty, Program, Source};
+use attnc_pattern::program::{Align, Empty, Pool, Program, Source};
 use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
-use crate::choose::{self, Choose, Missing, Pool};
+use crate::choose::{self, Choose, Missing, Pool as Level};
+use crate::inplace::InPlace;
 
 /// Which side a task owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,8 +52,8 @@ pub enum View {
         /// The order that keys have.
         keys: OrderId,
     },
-    /// Rows that a launch lists, with the position at which each stands: those of a table of chosen slots. As in a walk
-    /// there are no tile sets.
+    /// Rows that a launch lists, with the position at which each stands: those of a table of chosen slots, or of what
+    /// stands in place of queries ([`Plan::rows`]). As in a walk there are no tile sets.
     Rows,
 }
 
@@ -84,8 +85,10 @@ pub struct Plan {
     pub attention: usize,
     /// The entries in the given order, as analysed: what the plan attends to, whatever its stages do.
     pub given: Vec<Entry>,
+    /// What stands in place of the queries; `None`: they do themselves.
+    pub rows: Option<InPlace>,
     /// Levels, each after its parent.
-    pub pools: Vec<Pool>,
+    pub pools: Vec<Level>,
     /// Selections, each after those it reads.
     pub chooses: Vec<Choose>,
     /// The stages that attend, in order. Each but the first goes on from the output and log-sum-exp of those before it.
@@ -175,11 +178,14 @@ impl Plan {
     /// What has no plan.
     pub fn new(mut program: Arc<Program>, attention: usize) -> Result<Plan, Missing> {
         let (pools, chooses) = choose::stages(&mut program, attention)?;
-        let a = program.attentions[attention].clone();
+        let (rows, arm) = InPlace::of(Arc::make_mut(&mut program), attention);
+        let (whole, a) = (program.attentions[attention].clone(), program.attentions[arm].clone());
+        let view = if rows.is_some() { View::Rows } else { View::Given };
+        let queries = a.pooled.map(|pooled| pooled.level);
         let of = |reads| Attend {
             role: Role::RowWalk,
             tile: Tile { q: 64, k: 64 },
-            view: View::Given,
+            view,
             reads,
             scale: a.scale,
             score: a.score,
@@ -196,14 +202,19 @@ impl Plan {
                         (bias, weight) => bias.or(weight),
                     };
                     let entry = Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias };
-                    (Reads::default(), a.score, entry)
+                    (Reads { q: queries, kv: None }, a.score, entry)
                 }
                 Source::Slots(level, set) => {
                     let entry = Entry::Tokens { set, rows: RowSet::default(), tiles: TileSet::default(), bias: e.bias };
                     let own = choose::tokenwise(&program, level) && program.level(level).of.q;
-                    (Reads { q: own.then_some(level), kv: Some(level) }, e.score, entry)
+                    let own = own || matches!(program.level(level).pool, Pool::Channels(_));
+                    if own && queries.is_some() {
+                        let what = "levels of tokens beside queries that are slots of a level".to_owned();
+                        return Err(Missing { what, span: program.level(level).span });
+                    }
+                    (Reads { q: own.then_some(level).or(queries), kv: Some(level) }, e.score, entry)
                 }
-                Source::Null(slots) => (Reads::default(), a.score, Entry::Null { slots, bias: e.bias }),
+                Source::Null(slots) => (Reads { q: queries, kv: None }, a.score, Entry::Null { slots, bias: e.bias }),
             };
             match stages.iter_mut().find(|s| (s.reads, s.score) == (reads, score)) {
                 Some(stage) => stage.entries.push(entry),
@@ -218,18 +229,19 @@ impl Plan {
             }
         }
         if stages.is_empty() {
-            stages.push(of(Reads::default()));
+            stages.push(of(Reads { q: queries, kv: None }));
         }
         Ok(Plan {
-            name: a.name.clone(),
+            name: whole.name,
             attention,
             given: Vec::new(),
+            rows,
             pools,
             chooses,
             stages,
-            align: a.align,
+            align: whole.align,
             empty: a.empty,
-            require: a.require,
+            require: whole.require,
             program,
         })
     }
@@ -237,7 +249,7 @@ impl Plan {
     /// Whether it makes levels or tables before it attends.
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
-        !(self.pools.is_empty() && self.chooses.is_empty())
+        !(self.pools.is_empty() && self.chooses.is_empty() && self.rows.is_none())
     }
 
     /// Whether a score, a scale or a bias reads which head it is of. Sets may read it besides.

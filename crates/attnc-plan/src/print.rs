@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use attnc_pattern::analysis::print::{expr_text, rows_text, tiles_text};
 
 use crate::choose::{Stage, about, step_text};
+use crate::inplace::InPlace;
 use crate::plan::{Entry, Plan, Role, View};
 
 impl Plan {
@@ -53,6 +54,19 @@ impl Plan {
             }
             for step in &scored.steps {
                 let _ = writeln!(out, "    then {}", step_text(&self.program, step));
+            }
+        }
+        match &self.rows {
+            None => {}
+            Some(InPlace::Slots(pooled)) => {
+                let between = if pooled.bilinear { ", bilinear" } else { "" };
+                let _ = writeln!(out, "  queries: slots of {}{between}", self.program.level(pooled.level).name);
+            }
+            Some(InPlace::Branches { count, takes }) => {
+                let _ = writeln!(out, "  queries: those of {} branches, mean", expr(*count));
+                if let Some(takes) = takes {
+                    indented(&mut out, "taken", &rows_text(&self.program, &takes.rows));
+                }
             }
         }
         for s in &self.stages {

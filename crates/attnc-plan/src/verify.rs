@@ -14,6 +14,7 @@ use attnc_pattern::expr::{ExprId, OrderId, Ty, Var};
 use attnc_pattern::program::Budget;
 use attnc_pattern::rowset::{Piece, TilePiece};
 
+use crate::inplace::InPlace;
 use crate::plan::{Entry, Plan, View};
 
 /// A plan that the verifier has passed. Back ends take nothing else.
@@ -67,9 +68,16 @@ pub(crate) fn check(plan: &Plan, stage: Stage) -> Result<(), Refusal> {
         }
         match (&choose.scored, &select.budget) {
             (None, Budget::Nearest(_)) => {}
+            (None, _) if choose.energy.is_some() => {}
             (Some(s), _) if s.walk.view == View::Rows => {}
             _ => return refuse("a selection takes the nearest, or walks the rows of its table"),
         }
+    }
+    if let Some(takes) = plan.rows.as_ref().and_then(InPlace::takes) {
+        c.expr("queries of a branch", takes.set, Ty::Bool, |v| launch(v) || v == Var::K)?;
+    }
+    if plan.rows.is_some() && plan.stages.iter().any(|s| s.view != View::Rows) {
+        return refuse("what stands in place of queries is walked as it is listed");
     }
     let scored = plan.chooses.iter().filter_map(|c| c.scored.as_ref()).map(|s| &s.walk);
     for s in scored.chain(&plan.stages) {

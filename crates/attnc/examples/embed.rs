@@ -78,7 +78,7 @@ fn prefill(kernel: &Kernel, tokens: usize) -> Result<(Vec<f32>, Duration), Box<d
 fn decode(kernel: &Kernel, steps: usize) -> Result<(), Box<dyn Error>> {
     let row = KV_HEADS * DIM * DType::F32.size();
     let mut cache = Vec::with_capacity(2 * steps * row);
-    let mut workspace = vec![0; kernel.workspace_bytes([1, HEADS, 1, DIM], steps, DIM, 1)];
+    let mut workspace = vec![0; kernel.workspace_bytes([1, HEADS, 1, DIM], steps, DIM, 1)?];
     let mut out = vec![0.0; HEADS * DIM];
     let begin = Instant::now();
     for step in 0..steps {

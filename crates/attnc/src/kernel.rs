@@ -8,9 +8,8 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, OwnedPart, Part, RunError};
-use attnc_pattern::analysis::{EvalError, Row, Rows};
+use attnc_pattern::analysis::{EvalError, Row, Rows, Values};
 use attnc_pattern::env::{DrawTable, Env};
-use attnc_pattern::expr::Var;
 use attnc_pattern::oracle::{self, Evaluator, Misfit, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{MergeKind, Model, Program};
@@ -106,6 +105,23 @@ pub struct Resources<'a> {
     pub ready: Option<&'a mut Ready>,
 }
 
+/// Memory that a launch takes beside its tensors, at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Bytes of working memory.
+    pub workspace: usize,
+    /// Bytes of lists that it makes besides: rows in orders, slots of levels, candidates of a ranking.
+    pub lists: usize,
+}
+
+impl Footprint {
+    /// All bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.workspace.saturating_add(self.lists)
+    }
+}
+
 /// One attention, or one layer of a model, compiled. Shared freely between threads.
 #[derive(Clone)]
 pub struct Kernel {
@@ -172,6 +188,14 @@ impl Piece {
     /// What is run for it: itself, or all that a merge is made of.
     fn leaves(&self) -> Vec<&Piece> {
         if self.arms.is_empty() { vec![self] } else { self.arms.iter().flat_map(Piece::leaves).collect() }
+    }
+
+    /// Outputs that are held at once: of a merge its sum, and that of the arm at hand.
+    fn depth(&self) -> usize {
+        match self.arms.iter().map(|arm| arm.depth().max(1)).max() {
+            Some(arms) => arms + 1,
+            None => 0,
+        }
     }
 
     /// How long the rows of a head are.
@@ -387,8 +411,17 @@ impl Kernel {
 
     /// Bytes of working memory with which a launch uses `threads` threads: for an output of `out`, `[batch, heads,
     /// queries, d_v]`, and this many keys of `dim` elements.
-    #[must_use]
-    pub fn workspace_bytes(&self, out: [usize; 4], keys: usize, dim: usize, threads: usize) -> usize {
+    ///
+    /// # Errors
+    /// Levels and selections whose memory depends on more than lengths, on sizes of a grid for example: then
+    /// [`Kernel::memory`] says it for the inputs of a launch.
+    pub fn workspace_bytes(
+        &self,
+        out: [usize; 4],
+        keys: usize,
+        dim: usize,
+        threads: usize,
+    ) -> Result<usize, Diagnostics> {
         let [batch, heads, n_q, dim_v] = out;
         let codes = self.parts.iter().flat_map(Piece::leaves).filter_map(|p| p.code.as_deref());
         // What levels and tables take depends on lengths; where it depends on sizes too, those are not known here.
@@ -415,7 +448,14 @@ impl Kernel {
         // Which part has how many heads is known at the launch: as if all had the one that keeps most.
         let between = parts.iter().map(|p| p.kernel.between_bytes(n_q, dim_v)).max().unwrap_or(0);
         let between = between.saturating_mul(batch.saturating_mul(heads));
-        attnc_cpu::workspace_bytes(&parts, keys, dim, dim_v, threads).saturating_add(between)
+        match attnc_cpu::workspace_bytes(&parts, keys, dim, dim_v, threads).checked_add(between) {
+            Some(bytes) if bytes < usize::MAX => Ok(bytes),
+            _ => {
+                let sentence = "how much its levels and selections take depends on more than lengths".to_owned();
+                let help = "ask for the memory of a launch with its sizes, as `attnc cost` does";
+                Err(self.shared.said(vec![Diagnostic::global("E0721", sentence).help(help)]))
+            }
+        }
     }
 
     /// Bytes beyond [`Kernel::workspace_bytes`] with which a launch on keys and values of a 16-bit type converts them once
@@ -626,23 +666,19 @@ impl Kernel {
                 MergeKind::Gate(gates) => Some(gates[number]),
                 MergeKind::Mean { .. } => None,
             };
-            let by_channel = gate.is_some_and(|gate| program.exprs.reads(gate, |v| v == Var::Channel));
-            let share = 1.0 / piece.arms.len() as f64;
+            let gate = gate.map(|gate| Values::new(program, gate));
+            let share = 1.0 / piece.arms.len() as f32;
             for (at, env) in of_part.iter().enumerate() {
                 let (item, head) = (at / heads.len(), heads[at % heads.len()]);
-                let mut evaluator = gate.map(|gate| (gate, Evaluator::new(program, env, &[gate])));
-                for row in 0..usize::try_from(env.n_q).unwrap_or(0) {
-                    let mut weight = share;
-                    for col in 0..dim {
-                        if let Some((gate, evaluator)) = evaluator.as_mut().filter(|_| by_channel || col == 0) {
-                            let point =
-                                Point { q: Some(env.q_start + row as i64), slot: Some(col as i64), ..Point::default() };
-                            weight = evaluator.real(*gate, point).map_err(|e| said(one(EnvError::from(e))))?;
-                        }
-                        let place = ((item * of + head) * rows + row) * dim + col;
-                        sum[place] = (f64::from(sum[place]) + weight * f64::from(own[place])) as f32;
-                    }
-                }
+                let from = (item * of + head) * rows * dim;
+                let some = from..from + usize::try_from(env.n_q).unwrap_or(0) * dim;
+                let mut adds =
+                    || add_weighed(&mut sum[some.clone()], &own[some.clone()], dim, (gate.as_ref(), share), env);
+                let added = match threads {
+                    Some(threads) => threads.within(adds),
+                    None => adds(),
+                };
+                added.map_err(|e| said(vec![Diagnostic::global("E0708", e.to_string())]))?;
             }
         }
         Ok(sum)
@@ -988,8 +1024,7 @@ impl Kernel {
         Ok(Forecast { cost, counted, jobs, once, elements: rows / 2.0, bytes })
     }
 
-    /// Bytes of working memory of a launch of `batch` items that is given `inputs`, on so many threads; 0 where the oracle
-    /// runs.
+    /// Memory of a launch of `batch` items that is given `inputs`, on so many threads; 0 where the oracle runs.
     ///
     /// # Errors
     /// As for [`Kernel::cost`].
@@ -1000,11 +1035,12 @@ impl Kernel {
         batch: usize,
         inputs: &Inputs<'_>,
         threads: usize,
-    ) -> Result<usize, Diagnostics> {
+    ) -> Result<Footprint, Diagnostics> {
         let mut envs = self.envs(inputs, shape, Purpose::Look)?;
-        let heads = usize::try_from(self.told(shape).heads).unwrap_or(0);
-        let mut most = 0_usize;
-        for (piece, heads) in self.groups(&self.reads_of(heads))?.0 {
+        let all_heads = usize::try_from(self.told(shape).heads).unwrap_or(0);
+        let extent = |n: i64| usize::try_from(n).unwrap_or(0);
+        let mut most = Footprint::default();
+        for (piece, heads) in self.groups(&self.reads_of(all_heads))?.0 {
             for leaf in piece.leaves() {
                 let Some(kernel) = leaf.code.as_deref() else { continue };
                 let mut of_part = Vec::with_capacity(batch * heads.len());
@@ -1014,11 +1050,15 @@ impl Kernel {
                     }
                 }
                 let parts = [Part { kernel, heads: &heads, envs: &of_part, forward: false }];
-                let extent = |n: i64| usize::try_from(n).unwrap_or(0);
                 let bytes = attnc_cpu::workspace_bytes(&parts, extent(shape.n_k), extent(shape.dim), dim_v, threads);
                 // Scratches are shared by all parts, what else there is adds up: never less than what a launch takes.
-                most = most.saturating_add(bytes);
+                most.workspace = most.workspace.saturating_add(bytes);
+                most.lists = most.lists.saturating_add(attnc_cpu::lists_bytes(&parts, threads));
             }
+            // A merge holds the outputs that it is made of.
+            let outputs = [batch, all_heads, extent(shape.n_q), dim_v, size_of::<f32>()];
+            let held = outputs.into_iter().fold(piece.depth(), usize::saturating_mul);
+            most.lists = most.lists.saturating_add(held);
         }
         Ok(most)
     }
@@ -1353,6 +1393,33 @@ impl Kernel {
             .help("write `empty = zero` if such rows shall be 0, or widen the set");
         self.shared.said(vec![diagnostic])
     }
+}
+
+/// Adds the output of an arm to a sum, row by row, each channel with the weight that the gate has for it.
+fn add_weighed(
+    sum: &mut [f32],
+    own: &[f32],
+    dim: usize,
+    (gate, share): (Option<&Values>, f32),
+    env: &Env<'_>,
+) -> Result<(), EvalError> {
+    use rayon::prelude::*;
+    let mut shared = vec![share; dim];
+    if let Some(gate) = gate.filter(|gate| !gate.by_query()) {
+        gate.row(env, env.q_start, &mut shared)?;
+    }
+    let by_query = gate.filter(|gate| gate.by_query());
+    let rows = sum.par_chunks_mut(dim).zip(own.par_chunks(dim)).enumerate();
+    rows.try_for_each_init(
+        || shared.clone(),
+        |weights, (row, (sum, own))| {
+            if let Some(gate) = by_query {
+                gate.row(env, env.q_start + row as i64, weights)?;
+            }
+            sum.iter_mut().zip(own).zip(&*weights).for_each(|((sum, own), weight)| *sum += weight * own);
+            Ok(())
+        },
+    )
 }
 
 /// A launch on the tensors of a problem, for no heads yet.

@@ -67,7 +67,7 @@ pub use compiler::{
 pub use export::{Array, ExportOptions, Exported, Format, NO_FORMAT, Values};
 pub use forecast::Forecast;
 pub use kept::{Kept, Share};
-pub use kernel::{Kernel, Resources, Select, Threads, compare, compare_rounded};
+pub use kernel::{Footprint, Kernel, Resources, Select, Threads, compare, compare_rounded};
 pub use loader::{Formatted, LoadError, Loader, MAX_FILES, MAX_SOURCE, Memory, STD, Source, Sources, format};
 pub use numbers::Number;
 pub use problem::{Inputs, MapInput, Problem, Shape, UNKNOWN_SIZE, WantedMap, WantedTensor, Wants};

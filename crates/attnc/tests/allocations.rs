@@ -147,7 +147,8 @@ fn a_launch_like_the_one_before_allocates_nothing() {
         for (name, lengths, inputs) in &cases {
             let kernel = module.kernel(&Select::named(*name)).unwrap_or_else(|said| panic!("{said}"));
             let all: Vec<Data> = (0..4).map(|seed| Data::new(seed, [4, 2], *lengths)).collect();
-            let mut workspace = vec![0; kernel.workspace_bytes([1, 4, lengths[0], DIM], lengths[1], DIM, count)];
+            let bytes = kernel.workspace_bytes([1, 4, lengths[0], DIM], lengths[1], DIM, count).expect("a number");
+            let mut workspace = vec![0; bytes];
             for given in [true, false] {
                 let (mut ready, mut counts) = (Ready::new(), Vec::new());
                 for data in &all {

@@ -2,29 +2,19 @@
 //!
 //! The counter is global to the process, and this file holds one test.
 
-use std::path::{Path, PathBuf};
+mod common;
 
-use attnc::{
-    Compiler, Inputs, Isa, Kernel, LoadError, Loader, MapInput, MapKind, Module, Options, Problem, Resources, Select,
-    Shape, Target, Tensor, TensorData, TensorMut,
-};
+use std::path::PathBuf;
 
-/// Lengths of queries and keys, and the position of the first query: whole and odd, then far into a sequence.
-const LENGTHS: &[(i64, i64, Option<i64>)] =
-    &[(1, 1, None), (63, 63, None), (64, 64, None), (150, 150, None), (333, 333, None), (17, 1100, Some(1001))];
-
-/// Values for the sizes of a program, the j-th size taking the j-th of a row.
-const SIZES: &[&[i64]] = &[&[5, 3, 7, 4], &[13, 12, 20, 6], &[64, 40, 2, 9], &[2, 40, 64, 9], &[24, 24, 24, 24]];
-
-/// Spaces of more tokens are run in part.
-const WHOLE: i64 = 2000;
+use attnc::{Isa, Kernel, Options, Problem, Resources, Select, Shape, Target, Tensor, TensorMut};
+use common::{Held, compile, each_case, patterns_dir, selections};
 
 #[test]
 fn executed_operations_are_foretold() {
     let (mut cases, mut wrong) = (0, Vec::new());
     for file in patterns() {
         let name = file.file_stem().expect("a name").to_string_lossy().into_owned();
-        let module = compile(&file, Target::default());
+        let module = compile(&file, counting(Target::default()));
         for (use_of, _) in module.uses() {
             let before = cases;
             for select in selections(&module, use_of) {
@@ -39,15 +29,15 @@ fn executed_operations_are_foretold() {
         }
     }
     // What is executed does not depend on the instruction set.
-    let module = compile(&patterns_dir().join("window.attn"), Target::Cpu(Some(Isa::Scalar)));
+    let module = compile(&patterns_dir().join("window.attn"), counting(Target::Cpu(Some(Isa::Scalar))));
     let kernel = module.kernel(&Select::named("window")).expect("compiles");
     wrong.extend(differs(&kernel, &[], (333, 333, None)));
     assert!(cases > 300, "{cases} cases");
     assert!(wrong.is_empty(), "{} of {cases} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-fn patterns_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../patterns")
+fn counting(target: Target) -> Options {
+    Options { target, counting: true, ..Options::default() }
 }
 
 /// Every pattern file of the project.
@@ -60,114 +50,6 @@ fn patterns() -> Vec<PathBuf> {
     files.sort();
     assert!(files.len() > 30, "patterns are found");
     files
-}
-
-/// Files of the directory that the importing file is in.
-struct Beside(PathBuf);
-
-impl Loader for Beside {
-    fn load(&self, from: Option<&str>, path: &str) -> Result<(String, Vec<u8>), LoadError> {
-        let dir = from.map_or(self.0.clone(), |from| Path::new(from).parent().expect("a parent").to_path_buf());
-        let place = dir.join(path).canonicalize().map_err(|_| LoadError::NotFound)?;
-        let bytes = std::fs::read(&place).map_err(|e| LoadError::Other(e.to_string()))?;
-        Ok((place.to_string_lossy().into_owned(), bytes))
-    }
-}
-
-fn compile(file: &Path, target: Target) -> Module {
-    let compiler = Compiler::new(Options { target, counting: true, ..Options::default() });
-    let name = file.file_name().expect("a name").to_string_lossy();
-    let dir = file.parent().expect("a directory").to_path_buf();
-    compiler.compile(&Beside(dir), &name).unwrap_or_else(|said| panic!("{name}: {said}"))
-}
-
-/// Layers of a model whose heads differ from all before; just the name of anything else.
-fn selections(module: &Module, name: &str) -> Vec<Select> {
-    let Some(model) = module.program().models.iter().find(|m| m.name == name) else { return vec![Select::named(name)] };
-    let (mut seen, mut selections) = (Vec::new(), Vec::new());
-    for layer in 0..model.layers {
-        let select = Select::named(name).layer(layer);
-        let assigned = module.assignment(&select).expect("a layer");
-        if !seen.contains(&assigned) {
-            seen.push(assigned);
-            selections.push(select);
-        }
-    }
-    selections
-}
-
-/// Sizes and lengths that a kernel may be for.
-fn each_case(module: &Module, kernel: &Kernel, mut run: impl FnMut(&[(&str, i64)], (i64, i64, Option<i64>))) {
-    let names = kernel.sizes();
-    let rows: &[&[i64]] = if names.is_empty() { &[&[]] } else { SIZES };
-    for row in rows {
-        let sizes: Vec<(&str, i64)> = names.iter().map(String::as_str).zip(row.iter().copied().cycle()).collect();
-        let total = module.tokens(&sizes).expect("sizes of the space");
-        let lengths = match total {
-            None => LENGTHS.to_vec(),
-            Some(n) if n <= WHOLE => vec![(n, n, None)],
-            Some(n) => vec![(70, n, Some(n / 2)), (33, n, Some(n - 33))],
-        };
-        for (n_q, n_k, q_start) in lengths {
-            // What its `require` refuses it is not for.
-            let held = Held::new(kernel, &sizes, (n_q, n_k, q_start));
-            if kernel.cost(held.shape, 1, 4, &held.inputs(&sizes)).is_ok() {
-                run(&sizes, (n_q, n_k, q_start));
-            }
-        }
-    }
-}
-
-/// What a kernel wants, owned.
-struct Held {
-    shape: Shape,
-    q_start: Option<i64>,
-    docs: Vec<i64>,
-    tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
-    maps: Vec<(String, Vec<u8>, Vec<usize>)>,
-}
-
-impl Held {
-    fn new(kernel: &Kernel, sizes: &[(&str, i64)], (n_q, n_k, q_start): (i64, i64, Option<i64>)) -> Held {
-        let heads = kernel.heads().map_or(4, |(heads, _)| heads);
-        let shape = Shape { n_q, n_k, heads, dim: 24 };
-        let wants = kernel.wants(shape, sizes).expect("sizes are known");
-        let tensors = wants.tensors.into_iter();
-        let tensors = tensors.map(|t| (t.name, t.dims.clone(), vec![0.25; t.dims.iter().product()])).collect();
-        let maps = wants.maps.into_iter().map(|map| {
-            let copies = if map.per_head { heads } else { 1 };
-            let block = match map.kind {
-                MapKind::Bool => 1,
-                MapKind::Blocks(block) => block,
-                MapKind::Csr | MapKind::Offsets => panic!("a pattern with a compressed map: make one here"),
-            };
-            let (rows, cols) = ((n_q + block - 1) / block, (n_k + block - 1) / block);
-            let data: Vec<u8> = (0..copies * rows * cols).map(|i| u8::from(i * 7 % 11 < 4)).collect();
-            let mut dims = vec![rows as usize, cols as usize];
-            if map.per_head {
-                dims.insert(0, copies as usize);
-            }
-            (map.name, data, dims)
-        });
-        let maps = maps.collect();
-        let end = n_q.max(n_k) + q_start.unwrap_or(0);
-        Held { shape, q_start, docs: vec![0, end / 3, end / 3, end * 3 / 4, end], tensors, maps }
-    }
-
-    fn inputs<'a>(&'a self, sizes: &[(&'a str, i64)]) -> Inputs<'a> {
-        let (maps, tensors) = (self.maps.iter(), self.tensors.iter());
-        Inputs {
-            sizes: sizes.to_vec(),
-            docs: &self.docs,
-            maps: maps.map(|(name, data, shape)| (name.as_str(), MapInput::Dense { data, shape })).collect(),
-            tensors: tensors
-                .map(|(name, dims, data)| (name.as_str(), TensorData { data: data.into(), dims: dims.clone() }))
-                .collect(),
-            q_start: self.q_start,
-            k_start: self.q_start.map(|_| 0),
-            ..Inputs::default()
-        }
-    }
 }
 
 /// Runs a case; how the operations executed differ from those foretold.

@@ -59,6 +59,9 @@ pub(crate) fn emit(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Cod
     // A null slot is an entry, so that no row is empty beside one.
     let fed = plan.stages.iter().flat_map(|s| &s.entries).any(|e| matches!(e, Entry::Null { slots: 1.., .. }));
     let check = if plan.empty == Some(Empty::Error) && !fed {
+        if plan.rows.is_some() {
+            return Err(CompileError::Unsupported("a search for empty rows in place of queries".to_owned()));
+        }
         let [attend] = plan.stages.as_slice() else {
             return Err(CompileError::Unsupported("a search for empty rows over several stages".to_owned()));
         };
@@ -82,7 +85,7 @@ pub(crate) struct FewCode {
 /// Writes the functions of a plan for few queries; `None` for what does not run in one stage over all keys.
 pub(crate) fn emit_few(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Option<FewCode>, CompileError> {
     let [attend] = plan.stages.as_slice() else { return Ok(None) };
-    if matches!(attend.view, View::Classes(_) | View::Ordered { .. }) {
+    if matches!(attend.view, View::Classes(_) | View::Ordered { .. } | View::Rows) {
         return Ok(None);
     }
     let (folded, _) = drive(plan, attend, (Tiled::Folded, false), callees, conv)?;
@@ -137,7 +140,7 @@ enum Tiled {
     Listed,
     /// Those that the stage's numbering lists by index.
     Ordered,
-    /// All of the launch, of several heads: each lane's is listed.
+    /// All of the launch, of several heads, or a tile of rows in place of them: each lane's is listed.
     Folded,
 }
 
@@ -146,7 +149,9 @@ impl Tiled {
     fn of(attend: &Attend) -> Tiled {
         match attend.view {
             View::Given | View::Classes(_) => Tiled::Given,
-            View::Walk(_) | View::Rows => Tiled::Listed,
+            View::Walk(_) => Tiled::Listed,
+            // A tile of them is all that the function is given.
+            View::Rows => Tiled::Folded,
             View::Ordered { .. } => Tiled::Ordered,
         }
     }

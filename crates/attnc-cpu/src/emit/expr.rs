@@ -159,6 +159,7 @@ impl Emitter<'_> {
             Var::Layer => std::mem::offset_of!(Ctx, layer),
             Var::Step => std::mem::offset_of!(Ctx, step),
             Var::Dim => std::mem::offset_of!(Ctx, dim),
+            Var::Branch => std::mem::offset_of!(Ctx, branch),
             Var::Docs => std::mem::offset_of!(Ctx, docs),
             Var::Class => std::mem::offset_of!(Ctx, residue),
             Var::Modulus => std::mem::offset_of!(Ctx, modulus),

@@ -16,6 +16,7 @@ mod rows;
 mod solve;
 mod tape;
 mod tiles;
+mod values;
 mod widen;
 
 use attnc_syntax::diag::Span;
@@ -29,6 +30,7 @@ pub use empty::{Counterexample, DeadArm, Emptiness, check_empty, dead_arms};
 pub use lint::{CODES, empty_rows, lint, lint_attention};
 pub use rows::{CombRun, EvalError, Ranges, Row, RowWalker, Rows, count};
 pub use tiles::{Class, TileRow, TileWalker, Tiles};
+pub use values::Values;
 pub use widen::tile_set;
 
 /// Which view of a set a row set gives.

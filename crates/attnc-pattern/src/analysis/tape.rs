@@ -3,7 +3,7 @@
 //! Instructions are grouped by the innermost variable they depend on: those of the environment run once, those
 //! of the query once a row, those of a loop once an iteration, those of the key once a key. Evaluation is total
 //! and eager, so a value that nobody needs may be anything: division by zero gives 0, an index outside of its
-//! data gives 0, false or not-a-number; an overflow is remembered and makes the row an error.
+//! data gives 0, false or, of a tensor, the nearest element; an overflow is remembered and makes the row an error.
 
 use rustc_hash::FxHashMap;
 
@@ -210,7 +210,8 @@ impl<'p> Builder<'p> {
         let level = match node {
             Node::Var(Var::Q | Var::QLo | Var::QHi) => ROW,
             Node::Var(Var::Loop(n)) => LOOP.saturating_add((*n).min(200) as u8),
-            Node::Var(Var::K) => KEY,
+            // What is read of keys reads no channels, and the other way round.
+            Node::Var(Var::K | Var::Channel) => KEY,
             _ => exprs.operands(id).iter().map(|o| self.levels[o]).max().unwrap_or(ENV),
         };
         self.levels.insert(id, level);
@@ -318,7 +319,7 @@ impl<'p> Builder<'p> {
             Var::Q => self.tape.q = Some(slot),
             Var::QLo => self.tape.q_lo = Some(slot),
             Var::QHi => self.tape.q_hi = Some(slot),
-            Var::K => self.tape.key = Some(slot),
+            Var::K | Var::Channel => self.tape.key = Some(slot),
             Var::Loop(n) => {
                 let n = n as usize;
                 if self.tape.loops.len() <= n {
@@ -502,7 +503,7 @@ impl<'a> Machine<'a> {
                 }
                 Op::Load(t, at) => self.load(t, &tape.indices[at as usize]).to_bits() as i64,
                 Op::MapAt(m) => i64::from(self.map_at(m, a, b)),
-                Op::Drawn(d) => i64::from(b >= 0 && self.draw(d, a).contains(&b)),
+                Op::Drawn(d) => i64::from(b >= 0 && self.draw(d, a).binary_search(&b).is_ok()),
                 Op::DrawAt(d) => usize::try_from(b).ok().and_then(|b| self.draw(d, a).get(b)).copied().unwrap_or(-1),
             };
             self.slots[i.dst as usize] = value;
@@ -555,7 +556,7 @@ impl<'a> Machine<'a> {
             // Positions beyond the last part count as one more, as for documents.
             Un::PartOf(m) => csr(m.0).0.partition_point(|&begin| begin <= a) as i64 - 1,
             Un::SlotLast(l) => element(&self.env.levels[l.0 as usize].last, a),
-            Un::DrawCount(d) => self.draw(d.0, a).iter().take_while(|&&c| c >= 0).count() as i64,
+            Un::DrawCount(d) => self.draw(d.0, a).len() as i64,
             Un::Table(_) | Un::ToReal | Un::Exp | Un::Log | Un::Sqrt | Un::Tanh => 0,
         }
     }
@@ -583,7 +584,9 @@ impl<'a> Machine<'a> {
             DrawScope::Row => row.wrapping_sub(table.first),
         };
         let from = usize::try_from(row).ok().and_then(|r| r.checked_mul(table.count));
-        from.and_then(|from| table.chosen.get(from..from.checked_add(table.count)?)).unwrap_or(&[])
+        let all = from.and_then(|from| table.chosen.get(from..from.checked_add(table.count)?)).unwrap_or(&[]);
+        // Entries ascend, and what fills a row up comes behind them.
+        &all[..all.partition_point(|&c| c >= 0)]
     }
 
     fn load(&self, t: u32, indices: &[Slot]) -> f64 {
@@ -592,7 +595,10 @@ impl<'a> Machine<'a> {
         for (&slot, &extent) in indices.iter().zip(&tensor.dims) {
             match usize::try_from(self.slots[slot]) {
                 Ok(i) if i < extent => at = at * extent + i,
-                _ => return f64::NAN,
+                _ if extent == 0 => return f64::NAN,
+                // Beyond its data a tensor reads the nearest element.
+                Ok(_) => at = at * extent + extent - 1,
+                Err(_) => at = at * extent + if self.slots[slot] < 0 { 0 } else { extent - 1 },
             }
         }
         tensor.data.get(at).map_or(f64::NAN, |&x| f64::from(x))
