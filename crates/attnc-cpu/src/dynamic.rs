@@ -12,11 +12,12 @@ use attnc_pattern::env::{DrawTable, Env, MapData};
 use attnc_pattern::expr::DrawId;
 use attnc_pattern::slots;
 use attnc_plan::Plan;
+use attnc_plan::choose::reads_all_heads;
 
 use crate::compile::{CpuKernel, Uses};
 use crate::few::alike;
 use crate::layout::{Bound, Scratch};
-use crate::levels::{Made, Of, Sources, made_bytes, reads_all_heads, side};
+use crate::levels::{Made, Of, Sources, made_bytes, side};
 use crate::run::{Job, Launch, Marks, Memory, Part, RunError, kv_view, parallel};
 use crate::select::{Choice, Setup, Tables};
 
