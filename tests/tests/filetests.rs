@@ -109,7 +109,7 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
                 let end = text.find("var<workgroup> key_tile").unwrap_or(text.len());
                 text[begin..end.max(begin)].trim_end().to_owned() + "\n"
             };
-            return Ok(texts.iter().map(|(_, text)| of_pattern(text)).collect::<Vec<_>>().join("\n"));
+            return Ok(texts.iter().map(|(_, _, text)| of_pattern(text)).collect::<Vec<_>>().join("\n"));
         }
         "clif" => return Ok(kernel.clif().iter().map(|(_, text)| *text).collect()),
         "structure" => {

@@ -163,7 +163,10 @@ impl Items {
 }
 
 /// Items by the slot that they go to: each item is its own without a list.
-fn inverse(slot_of: Option<&[u32]>, items: usize, slots: usize) -> (Vec<usize>, Vec<u32>) {
+///
+/// Slot j has `list[begin[j] .. begin[j + 1]]`.
+#[must_use]
+pub fn inverse(slot_of: Option<&[u32]>, items: usize, slots: usize) -> (Vec<usize>, Vec<u32>) {
     let slot = |item: u32| slot_of.map_or(item, |of| of[item as usize]) as usize;
     let mut begin = vec![0; slots + 1];
     let there = |item: &u32| slot(*item) < slots;
