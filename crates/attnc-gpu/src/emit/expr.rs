@@ -643,11 +643,17 @@ pub(crate) fn helper(name: &str) -> &'static str {
              if (j >= bitcast<i32>(data[at])) { return -1; }\n  return bitcast<i32>(data[at + 1 + j]);\n}\n"
         }
         "chosen" => {
-            "/// Whether a slot is among those chosen for a row.\n\
+            "/// Halves what is left of a row, `lo .. hi`, towards the first slot that is not less.\n\
+             fn halve(at: i32, slot: i32, lo: ptr<function, i32>, hi: ptr<function, i32>) {\n  \
+             if (*lo >= *hi) { return; }\n  let mid = (*lo + *hi) >> 1u;\n  \
+             if (bitcast<i32>(data[at + mid]) < slot) { *lo = mid + 1; } else { *hi = mid; }\n}\n\
+             /// Whether a slot is among those chosen for a row.\n\
              fn chosen(base: i32, room: i32, rows: i32, row: i32, slot: i32) -> bool {\n  \
              if ((row < 0) | (row >= rows)) { return false; }\n  let at = base + row * (room + 1) + 1;\n  \
-             let count = bitcast<i32>(data[at - 1]);\n  var lo = 0;\n  var hi = count;\n  while (lo < hi) {\n    \
-             let mid = (lo + hi) >> 1u;\n    if (bitcast<i32>(data[at + mid]) < slot) { lo = mid + 1; } else { hi = mid; }\n  }\n  \
+             let count = bitcast<i32>(data[at - 1]);\n  var lo = 0;\n  var hi = count;\n  \
+             // Four halvings at a time: loops cost more than what is in them.\n  while (lo < hi) {\n    \
+             halve(at, slot, &lo, &hi);\n    halve(at, slot, &lo, &hi);\n    halve(at, slot, &lo, &hi);\n    \
+             halve(at, slot, &lo, &hi);\n  }\n  \
              if (lo >= count) { return false; }\n  return bitcast<i32>(data[at + lo]) == slot;\n}\n"
         }
         _ => "",

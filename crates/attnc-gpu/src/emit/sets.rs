@@ -224,7 +224,7 @@ fn row_loops(b: &mut Body<'_, '_>, piece: &Piece, depth: usize) {
         first
     };
     let step = b.names.int(l.step);
-    let chosen = depth + 1 == piece.loops.len() && is_chosen(b, piece, l.var, l.hi) && l.step == 1 && span.is_none();
+    let chosen = depth + 1 == piece.loops.len() && is_chosen(b, piece, l.var) && l.step == 1 && span.is_none();
     let first = if chosen {
         // Slots ascend: the first whose keys do not all come before.
         let (low, high) = (format!("low{}", l.var), format!("high{}", l.var));
@@ -232,8 +232,10 @@ fn row_loops(b: &mut Body<'_, '_>, piece: &Piece, depth: usize) {
         b.line(format!("var {high} = {hi};"));
         b.open(format!("while ({low} < {high})"));
         b.line(format!("let {v} = ({low} + {high}) >> 1u;"));
+        // Behind those of a row that has fewer there are none.
+        let there = piece.guard.map(|g| format!("{} & ", b.value(g))).unwrap_or_default();
         let end = b.value(piece.end);
-        b.line(format!("if ({end} <= least) {{ {low} = {v} + 1; }} else {{ {high} = {v}; }}"));
+        b.line(format!("if ({there}({end} <= least)) {{ {low} = {v} + 1; }} else {{ {high} = {v}; }}"));
         b.close();
         low
     } else {
@@ -255,9 +257,11 @@ fn row_loops(b: &mut Body<'_, '_>, piece: &Piece, depth: usize) {
     b.close();
 }
 
-/// Whether a loop goes over what a selection chose for a row, in such a way that keys of later iterations come later.
-fn is_chosen(b: &mut Body<'_, '_>, piece: &Piece, var: u32, hi: ExprId) -> bool {
-    let chosen = matches!(b.names.program.exprs.node(hi), Node::Un(Un::DrawCount(_), _));
+/// Whether a loop goes over what was chosen for a row, in such a way that keys of later iterations come later.
+fn is_chosen(b: &mut Body<'_, '_>, piece: &Piece, var: u32) -> bool {
+    let exprs = &b.names.program.exprs;
+    let by_place = |e: &ExprId| matches!(exprs.node(*e), Node::DrawAt(_, _, j) if *exprs.node(*j) == Node::Var(Var::Loop(var)));
+    let chosen = exprs.reachable(&[piece.start]).iter().any(by_place);
     chosen && ascends(b, piece.start, var) && ascends(b, piece.end, var)
 }
 
