@@ -231,11 +231,15 @@ fn row_loops(b: &mut Body<'_, '_>, piece: &Piece, depth: usize) {
         b.line(format!("var {low} = {first};"));
         b.line(format!("var {high} = {hi};"));
         b.open(format!("while ({low} < {high})"));
-        b.line(format!("let {v} = ({low} + {high}) >> 1u;"));
-        // Behind those of a row that has fewer there are none.
-        let there = piece.guard.map(|g| format!("{} & ", b.value(g))).unwrap_or_default();
-        let end = b.value(piece.end);
-        b.line(format!("if ({there}({end} <= least)) {{ {low} = {v} + 1; }} else {{ {high} = {v}; }}"));
+        for _ in 0..HALVINGS {
+            b.open(format!("if ({low} < {high})"));
+            b.line(format!("let {v} = ({low} + {high}) >> 1u;"));
+            // Behind those of a row that has fewer there are none.
+            let there = piece.guard.map(|g| format!("{} & ", b.value(g))).unwrap_or_default();
+            let end = b.value(piece.end);
+            b.line(format!("if ({there}({end} <= least)) {{ {low} = {v} + 1; }} else {{ {high} = {v}; }}"));
+            b.close();
+        }
         b.close();
         low
     } else {
@@ -257,10 +261,14 @@ fn row_loops(b: &mut Body<'_, '_>, piece: &Piece, depth: usize) {
     b.close();
 }
 
+/// Halvings that are written out: a loop costs more than what is in it, and llvmpipe ends one after so many iterations.
+const HALVINGS: usize = 4;
+
 /// Whether a loop goes over what was chosen for a row, in such a way that keys of later iterations come later.
 fn is_chosen(b: &mut Body<'_, '_>, piece: &Piece, var: u32) -> bool {
     let exprs = &b.names.program.exprs;
-    let by_place = |e: &ExprId| matches!(exprs.node(*e), Node::DrawAt(_, _, j) if *exprs.node(*j) == Node::Var(Var::Loop(var)));
+    let by_place =
+        |e: &ExprId| matches!(exprs.node(*e), Node::DrawAt(_, _, j) if *exprs.node(*j) == Node::Var(Var::Loop(var)));
     let chosen = exprs.reachable(&[piece.start]).iter().any(by_place);
     chosen && ascends(b, piece.start, var) && ascends(b, piece.end, var)
 }
