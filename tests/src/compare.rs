@@ -125,12 +125,12 @@ impl Runner {
                 let gpu = gpu().as_ref()?;
                 let said = |e: attnc::Diagnostics| e.to_string();
                 let session = gpu::Session::new(kernel, gpu, problem).map_err(said)?;
-                let pending = session.submit(gpu, true).map_err(said)?;
+                let pending = session.submit_chosen(gpu).map_err(said)?;
                 while !pending.ready(gpu).map_err(said)? {
                     std::thread::yield_now();
                 }
-                pending.finish(problem).map_err(said)?;
-                Ok((session.weights(), Vec::new()))
+                let (_, chosen) = pending.finish_chosen(problem).map_err(said)?;
+                Ok((session.weights(), chosen))
             }
         }
     }

@@ -9,7 +9,7 @@ use attnc::{
     Compiler, DType, Inputs, Kernel, Loader, MapInput, Memory, Module, Options, Problem, Run, Select, Shape, Target,
     Tensor, TensorData, TensorMut,
 };
-use attnc_tests::compare::{Case, against_oracle};
+use attnc_tests::compare::{Case, against_oracle, against_oracle_on_gpu, has_gpu};
 use rayon::prelude::*;
 
 /// Stages whose expected text a machine may write.
@@ -109,7 +109,7 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
                 let end = text.find("var<workgroup> key_tile").unwrap_or(text.len());
                 text[begin..end.max(begin)].trim_end().to_owned() + "\n"
             };
-            return Ok(texts.iter().map(|(_, text)| of_pattern(text)).collect::<Vec<_>>().join("\n"));
+            return Ok(texts.iter().map(|(_, _, text)| of_pattern(text)).collect::<Vec<_>>().join("\n"));
         }
         "clif" => return Ok(kernel.clif().iter().map(|(_, text)| *text).collect()),
         "structure" => {
@@ -301,7 +301,25 @@ fn check(source: &str) -> Result<(), String> {
     if got == want { Ok(()) } else { Err(format!("expected errors (line, place) {want:?}\nfound {got:?}")) }
 }
 
-fn run(command: &Command<'_>, source: &str) -> Result<(), String> {
+/// Runs a case on what a stage asks for.
+type Against = fn(&str, &Case<'_>) -> Result<(), String>;
+
+/// As [`run`] on the GPU of this machine, of this file or of another one of the repository.
+fn gpu(command: &Command<'_>, source: &str) -> Result<(), String> {
+    if !has_gpu() {
+        return Ok(());
+    }
+    match command.get("file") {
+        Some(path) => {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+            let source = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+            run(command, &source, against_oracle_on_gpu)
+        }
+        None => run(command, source, against_oracle_on_gpu),
+    }
+}
+
+fn run(command: &Command<'_>, source: &str, against: Against) -> Result<(), String> {
     let sizes = command.sizes()?;
     let of: Vec<(&str, i64)> = sizes.iter().map(|(n, v)| (n.as_str(), *v)).collect();
     let checked = module(source, Options { set: command.prefixed("set."), ..Options::default() })?;
@@ -326,7 +344,7 @@ fn run(command: &Command<'_>, source: &str) -> Result<(), String> {
                     starts: (start("q_start")?, start("k_start")?),
                     ..Case::default()
                 };
-                against_oracle(source, &case)?;
+                against(source, &case)?;
             }
         }
     }
@@ -350,7 +368,8 @@ fn file(path: &Path) -> Result<(), String> {
         let command = Command::parse(&line[3..]);
         match command.stage {
             "check" => check(&source)?,
-            "run" => run(&command, &source)?,
+            "run" => run(&command, &source, against_oracle)?,
+            "gpu" => gpu(&command, &source).map_err(|why| format!("{line}: {why}"))?,
             _ if exact.is_some() => return Err("one stage of exact text in a file".into()),
             _ => {
                 let text = text(&command, &source)?;

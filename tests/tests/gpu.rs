@@ -55,8 +55,9 @@ fn every_shader_is_valid() {
                 for name in names(&module) {
                     let kernel = module.kernel(&Select::named(&name)).unwrap_or_else(|e| panic!("{e}"));
                     for shader in Variant::ALL.into_iter().flat_map(shaders) {
-                        for (_, text) in kernel.wgsl(&shader).unwrap_or_else(|e| panic!("{}: {e}", path.display())) {
-                            let valid = validate(&text, shader.variant);
+                        for (_, of, text) in kernel.wgsl(&shader).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+                        {
+                            let valid = validate(&text, of);
                             let wrong = valid.as_ref().err();
                             assert!(wrong.is_none(), "{} `{name}` {shader:?}: {wrong:?}", path.display());
                             count += 1;

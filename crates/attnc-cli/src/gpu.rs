@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use attnc::gpu::{self, Gpu, Pending, Session};
-use attnc::{Diagnostics, Kernel, Problem};
+use attnc::{Chosen, Diagnostics, Kernel, Problem};
 
 use crate::args::{GpuName, Target};
 use crate::report::{Failure, Outcome};
@@ -41,6 +41,15 @@ pub(crate) fn run(kernel: &Kernel, gpu: &Gpu, problem: &mut Problem<'_>) -> Outc
     wait(&pending, gpu)?;
     pending.finish(problem)?;
     Ok(session)
+}
+
+/// As [`run`], and hands back what the selections of all heads chose.
+pub(crate) fn run_chosen(kernel: &Kernel, gpu: &Gpu, problem: &mut Problem<'_>) -> Outcome<(Session, Vec<Chosen>)> {
+    let session = Session::new(kernel, gpu, problem)?;
+    let pending = session.submit_chosen(gpu)?;
+    wait(&pending, gpu)?;
+    let (_, chosen) = pending.finish_chosen(problem)?;
+    Ok((session, chosen))
 }
 
 /// Runs a session once more, leaving results on the GPU; nanoseconds on the device, if it tells.

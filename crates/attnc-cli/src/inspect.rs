@@ -262,8 +262,8 @@ fn wgsl(module: &Module, target: &Target, names: &[String]) -> Outcome<String> {
     let mut text = String::new();
     for name in names {
         let kernel = module.kernel(&Select::named(name.as_str()))?;
-        for (i, (_, shader)) in kernel.wgsl(&attnc::gpu::Shader::of(variant))?.iter().enumerate() {
-            attnc::gpu::validate(shader, variant)
+        for (i, (_, of, shader)) in kernel.wgsl(&attnc::gpu::Shader::of(variant))?.iter().enumerate() {
+            attnc::gpu::validate(shader, *of)
                 .map_err(|why| attnc::Diagnostics::from(attnc::gpu::Error::Shader(why)))?;
             let gap = if i == 0 && text.is_empty() { "" } else { "\n" };
             let _ = write!(text, "{gap}{shader}");

@@ -374,12 +374,8 @@ fn case(
                     }
                 };
             }
-            let chosen = if target.is_gpu() {
-                rounded = execute(target, &kernel, pool, &mut problem)?;
-                Vec::new()
-            } else {
-                kernel.run_chosen(&mut problem, Resources { threads: Some(pool), ..Resources::default() })?
-            };
+            let (weights, chosen) = execute(target, &kernel, pool, &mut problem)?;
+            rounded = weights;
             // What depends on the data is compared given what was chosen, which is judged apart.
             if kept.is_none() && !chosen.is_empty() {
                 let tables = kernel.tables(&problem, &chosen)?;
@@ -403,15 +399,20 @@ fn case(
     Ok(None)
 }
 
-/// Runs a kernel on its target; the type to which weights are rounded before they meet V.
-fn execute(target: &Compiled, kernel: &Kernel, pool: &Threads, problem: &mut attnc::Problem<'_>) -> Outcome<DType> {
+/// Runs a kernel on its target; the type to which weights are rounded before they meet V, and what was chosen.
+fn execute(
+    target: &Compiled,
+    kernel: &Kernel,
+    pool: &Threads,
+    problem: &mut attnc::Problem<'_>,
+) -> Outcome<(DType, Vec<attnc::Chosen>)> {
     #[cfg(feature = "gpu")]
     if let Some(gpu) = &target.gpu {
-        return Ok(crate::gpu::run(kernel, gpu, problem)?.weights());
+        let (session, chosen) = crate::gpu::run_chosen(kernel, gpu, problem)?;
+        return Ok((session.weights(), chosen));
     }
     debug_assert!(!target.is_gpu());
-    kernel.run(problem, Resources { threads: Some(pool), ..Resources::default() })?;
-    Ok(DType::F32)
+    Ok((DType::F32, kernel.run_chosen(problem, Resources { threads: Some(pool), ..Resources::default() })?))
 }
 
 /// A case in words.

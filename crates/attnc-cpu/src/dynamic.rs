@@ -12,14 +12,14 @@ use attnc_pattern::env::{DrawTable, Env, MapData};
 use attnc_pattern::expr::DrawId;
 use attnc_pattern::program::{Pool, Rows};
 use attnc_pattern::slots;
-use attnc_plan::choose::cut_by_head;
+use attnc_plan::choose::{cut_by_head, reads_all_heads};
 use attnc_plan::{Plan, View};
 
 use crate::compile::{CpuKernel, Uses};
 use crate::few::alike;
 use crate::inplace::{self, Stand};
 use crate::layout::{Bound, Scratch};
-use crate::levels::{Made, Of, Sources, fetch, made_bytes, reads_all_heads, side};
+use crate::levels::{Made, Of, Sources, fetch, made_bytes, side};
 use crate::run::{Job, Launch, Marks, Memory, Part, RunError, kv_view, parallel};
 use crate::select::{Choice, Setup, Tables, tensor_rows};
 

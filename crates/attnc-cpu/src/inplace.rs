@@ -9,10 +9,11 @@ use attnc_pattern::env::{DrawTable, Env};
 use attnc_pattern::expr::Node;
 use attnc_pattern::program::{Index, Partition, Pooled, Program};
 use attnc_pattern::slots;
+use attnc_plan::items::row_numbers;
 use attnc_plan::{InPlace, Plan, inplace};
 
 use crate::layout::{Bound, Ctx, Rows, Scratch};
-use crate::select::{row_numbers, table_of};
+use crate::select::table_of;
 
 /// Rows of one head.
 #[derive(Debug)]

@@ -5,13 +5,13 @@
 //! of any keys. Nothing here knows of selections or machine code.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use attnc_kernels::abi::{BK, DType, KvView, Table};
-use attnc_pattern::env::{Env, MapData};
+use attnc_pattern::env::Env;
 use attnc_pattern::expr::LevelId;
-use attnc_pattern::program::{Heads, Index, Operand, Partition, Pool, Program};
+use attnc_pattern::program::{Heads, Index, Operand, Pool, Program};
 use attnc_pattern::slots;
+use attnc_plan::members::{Members, Slots, members};
 use attnc_plan::{Plan, choose};
 
 use crate::layout::{ALIGN, Scratch};
@@ -22,38 +22,6 @@ pub(crate) enum Of {
     Q,
     K,
     V,
-}
-
-/// Rows of the source of each slot, in order.
-#[derive(Debug)]
-enum Members {
-    /// First row and one past the last.
-    Ranges(Vec<(i64, i64)>),
-    /// Slot j has `rows[begin[j] .. begin[j + 1]]`, with the place of each in its slot.
-    Lists { begin: Vec<usize>, rows: Vec<u32>, places: Vec<u32> },
-}
-
-impl Members {
-    fn count(&self, slot: usize) -> usize {
-        match self {
-            Members::Ranges(ranges) => (ranges[slot].1 - ranges[slot].0).max(0) as usize,
-            Members::Lists { begin, .. } => begin[slot + 1] - begin[slot],
-        }
-    }
-}
-
-/// The slots of a level that a launch has, of queries or of keys.
-#[derive(Debug)]
-struct Slots {
-    /// Their numbers.
-    numbers: Range<i64>,
-    members: Members,
-}
-
-impl Slots {
-    fn len(&self) -> usize {
-        (self.numbers.end - self.numbers.start).max(0) as usize
-    }
 }
 
 /// Rows of one head that have been made: singles, one row after the other.
@@ -111,12 +79,6 @@ impl Sources {
             Of::V => &self.v,
         }
     }
-}
-
-/// Whether values of a level are weighed by queries, so that each head of the output has its own.
-fn weighed(program: &Program, level: LevelId) -> bool {
-    let level = program.level(level);
-    matches!(level.pool, Pool::SoftmaxMean) || level.parent.is_some_and(|parent| weighed(program, parent))
 }
 
 /// What is made for one batch item of a part before its selections.
@@ -179,7 +141,7 @@ impl Made {
                     continue;
                 }
                 let Some(own) = &slots[id][usize::from(of != Of::Q)] else { continue };
-                let by_output = of == Of::V && weighed(program, pool.level);
+                let by_output = of == Of::V && choose::weighed(program, pool.level);
                 let heads: Vec<usize> = match by_output {
                     true => sources.reads.keys().copied().collect(),
                     false => sources.of(of).keys().copied().collect(),
@@ -191,7 +153,7 @@ impl Made {
             }
         }
         let mut made = Made { slots, levels, operands: Vec::new() };
-        for (operand, of) in prepared(plan) {
+        for (operand, of) in choose::prepared(plan).into_iter().map(|o| (o, side(o))) {
             for head in heads(operand.heads, of, sources) {
                 let rows = made.rows_of(program, env, operand, of);
                 let Some(found) = block(rows.1, dims[0], rows.0) else { return Ok(None) };
@@ -208,7 +170,7 @@ impl Made {
         } else {
             |d: attnc_pattern::program::Derived| d.k
         };
-        match level(operand).and_then(|l| choose::origin(program, l, operand_of)) {
+        match choose::level_of(operand).and_then(|l| choose::origin(program, l, operand_of)) {
             Some(l) => match &self.slots[l.0 as usize][usize::from(of != Of::Q)] {
                 Some(slots) => (slots.numbers.start, slots.len()),
                 None => (0, 0),
@@ -258,7 +220,7 @@ impl Made {
     ) -> Option<KvView> {
         let operand: fn(attnc_pattern::program::Derived) -> bool = if of == Of::K { |d| d.k } else { |d| d.v };
         let level = choose::origin(program, level, operand)?;
-        let head = if of == Of::V && weighed(program, level) { head } else { kv_head };
+        let head = if of == Of::V && choose::weighed(program, level) { head } else { kv_head };
         self.levels.get(&(level.0 as usize, of, head)).map(Block::view)
     }
 
@@ -287,7 +249,7 @@ impl Made {
             return found.map(|(.., block)| (block.view(), block.first));
         }
         let derived: fn(attnc_pattern::program::Derived) -> bool = if of == Of::Q { |d| d.q } else { |d| d.k };
-        let level = choose::origin(program, level(operand)?, derived)?;
+        let level = choose::origin(program, choose::level_of(operand)?, derived)?;
         let head = if of == Of::Q { q_head } else { kv_head };
         self.levels.get(&(level.0 as usize, of, head)).map(|b| (b.view(), b.first))
     }
@@ -327,11 +289,12 @@ impl Made {
         let parent = program.level(level).parent.and_then(|parent| choose::origin(program, parent, operand));
         match parent {
             // Values that are weighed by queries are those of a head of the output.
-            Some(parent) if of != Of::V || weighed(program, parent) => {
+            Some(parent) if of != Of::V || choose::weighed(program, parent) => {
                 self.levels.get(&(parent.0 as usize, of, head)).map(Block::view)
             }
             _ => {
-                let own = if of == Of::V && weighed(program, level) { sources.reads.get(&head)?.1 } else { head };
+                let own =
+                    if of == Of::V && choose::weighed(program, level) { sources.reads.get(&head)?.1 } else { head };
                 match parent {
                     Some(parent) => self.levels.get(&(parent.0 as usize, of, own)).map(Block::view),
                     None => sources.of(of).get(&own).copied(),
@@ -557,14 +520,14 @@ pub(crate) fn made_bytes(plan: &Plan, env: &Env<'_>, (q, kv): (usize, usize), di
             }
         }
     }
-    for (operand, of) in prepared(plan) {
+    for (operand, of) in choose::prepared(plan).into_iter().map(|o| (o, side(o))) {
         let count = match (operand.heads, of) {
             (Heads::All, _) => 1,
             (Heads::Group, _) => kv,
             (Heads::Own, Of::Q) => q,
             _ => kv,
         };
-        let rows = match level(operand) {
+        let rows = match choose::level_of(operand) {
             Some(level) => rows(of == Of::Q, level),
             None if of == Of::Q => env.n_q as usize,
             None => env.n_k as usize,
@@ -574,39 +537,9 @@ pub(crate) fn made_bytes(plan: &Plan, env: &Env<'_>, (q, kv): (usize, usize), di
     Some(total)
 }
 
-/// Whether selections read rows of other heads than their own.
-pub(crate) fn reads_all_heads(plan: &Plan) -> bool {
-    prepared(plan).iter().any(|(operand, _)| operand.heads != Heads::Own)
-}
-
-/// Operands of selections that are not rows as they lie.
-fn prepared(plan: &Plan) -> Vec<(Operand, Of)> {
-    let dots = plan.chooses.iter().filter_map(|c| c.scored.as_ref()?.dot);
-    let mut found: Vec<(Operand, Of)> = Vec::new();
-    for operand in dots.flat_map(|(a, b)| [a, b]) {
-        let entry = (operand, side(operand));
-        if (operand.heads != Heads::Own || operand.unit) && !found.contains(&entry) {
-            found.push(entry);
-        }
-    }
-    found
-}
-
 /// Whether an operand has rows of queries or of keys.
 pub(crate) fn side(operand: Operand) -> Of {
-    use attnc_pattern::program::Rows;
-    match operand.rows {
-        Rows::Q | Rows::LevelQ(_) => Of::Q,
-        _ => Of::K,
-    }
-}
-
-fn level(operand: Operand) -> Option<LevelId> {
-    use attnc_pattern::program::Rows;
-    match operand.rows {
-        Rows::LevelQ(level) | Rows::LevelK(level) => Some(level),
-        _ => None,
-    }
+    if choose::of_queries(operand) { Of::Q } else { Of::K }
 }
 
 /// The heads that an operand is made for.
@@ -696,104 +629,4 @@ unsafe fn softmax_of(
     chances.iter_mut().for_each(|x| *x = (*x - most).exp());
     let sum: f32 = chances.iter().sum();
     chances.iter_mut().for_each(|x| *x /= sum);
-}
-
-/// The slots of a level that the launch has, with the rows of their source.
-fn members(
-    program: &Program,
-    id: LevelId,
-    env: &Env<'_>,
-    queries: bool,
-    parent: Option<Range<i64>>,
-) -> Result<Slots, String> {
-    let level = program.level(id);
-    let said = |e: attnc_pattern::prepare::EnvError| e.to_string();
-    let numbers = if queries {
-        slots::rows(program, Index::Slots(id), env).map_err(said)?
-    } else {
-        slots::candidates(program, Index::Slots(id), env).map_err(said)?
-    };
-    // What is cut into slots: positions, or slots of the parent.
-    let source = match (&parent, queries) {
-        (Some(range), _) => range.clone(),
-        (None, true) => env.q_start..env.q_start + env.n_q,
-        (None, false) => env.k_start..env.k_start + env.n_k,
-    };
-    let weighted = matches!(level.pool, Pool::Weighted(_));
-    if level.parent.is_none() && program.is_scattered(id) {
-        let table = env.levels.get(id.0 as usize).ok_or("the slots of a level are not given")?;
-        // Of a part of the queries a slot has those that there are.
-        let (mut begin, mut own, mut places) = (vec![0], Vec::with_capacity(table.members.len()), Vec::new());
-        let bounds: Vec<usize> = table.begin.iter().map(|&b| b as usize).collect();
-        let all = if weighted { self::places(program, id, env, &bounds, &table.members)? } else { Vec::new() };
-        for slot in bounds.windows(2) {
-            for at in slot[0]..slot[1] {
-                if source.contains(&table.members[at]) {
-                    own.push((table.members[at] - source.start) as u32);
-                    places.extend(all.get(at));
-                }
-            }
-            begin.push(own.len());
-        }
-        let rows: Vec<u32> = own;
-        return Ok(Slots { numbers, members: Members::Lists { begin, rows, places } });
-    }
-    // Where slot `j` begins and ends, whatever of it the launch has.
-    let bounds = |j: i64| -> Result<(i64, i64), String> {
-        Ok(match &level.partition {
-            Partition::Blocks(size) => (j * size, (j + 1) * size),
-            Partition::Into(n) => {
-                let total = if level.parent.is_some() { i128::from(source.end) } else { i128::from(env.n_k) };
-                let at = |j: i64| (i128::from(j) * total / i128::from(*n)) as i64;
-                (at(j), at(j + 1))
-            }
-            Partition::Offsets(map) => match env.maps.get(map.0 as usize) {
-                Some(MapData::Csr { indptr, .. }) => {
-                    let at = |j: i64| usize::try_from(j).ok().and_then(|j| indptr.get(j)).copied().unwrap_or(0);
-                    (at(j), at(j + 1))
-                }
-                _ => return Err("the boundaries of a level are not given".to_owned()),
-            },
-            Partition::Axes(_) => return Err("boxes of slots".to_owned()),
-        })
-    };
-    let clip = |(start, end): (i64, i64)| {
-        let start = start.clamp(source.start, source.end);
-        (start - source.start, end.clamp(start, source.end) - source.start)
-    };
-    if weighted {
-        let (mut begin, mut rows, mut places) = (vec![0], Vec::new(), Vec::new());
-        for j in numbers.clone() {
-            let nominal = bounds(j)?;
-            let (start, end) = clip(nominal);
-            rows.extend((start..end).map(|r| r as u32));
-            places.extend((start..end).map(|r| (r + source.start - nominal.0) as u32));
-            begin.push(rows.len());
-        }
-        return Ok(Slots { numbers, members: Members::Lists { begin, rows, places } });
-    }
-    let ranges = numbers.clone().map(|j| bounds(j).map(clip)).collect::<Result<_, _>>()?;
-    Ok(Slots { numbers, members: Members::Ranges(ranges) })
-}
-
-/// The place of each member in its slot: in a block in the order of its members, in a box by its coordinates.
-fn places(program: &Program, id: LevelId, env: &Env<'_>, begin: &[usize], members: &[i64]) -> Result<Vec<u32>, String> {
-    let level = program.level(id);
-    let Partition::Axes(axes) = &level.partition else {
-        let in_slot = |w: &[usize]| 0..(w[1] - w[0]) as u32;
-        return Ok(begin.windows(2).flat_map(in_slot).collect());
-    };
-    let number = |e| slots::integer(program, env, e).map_err(|e| e.to_string());
-    let mut each = Vec::with_capacity(axes.len());
-    for &(axis, size) in axes {
-        let axis = program.axis(axis);
-        let (extent, stride) = (number(axis.extent)?, number(axis.stride)?);
-        each.push((number(program.space.segments[axis.segment].begin)?, stride, extent, size.unwrap_or(extent)));
-    }
-    let place = |&position: &i64| {
-        each.iter().fold(0, |place, &(begin, stride, extent, size)| {
-            place * size + (position - begin) / stride.max(1) % extent.max(1) % size.max(1)
-        })
-    };
-    Ok(members.iter().map(|p| place(p) as u32).collect())
 }

@@ -14,15 +14,14 @@ use attnc_kernels::select::{Grid, Kept, best, capacity, index, key, score};
 use attnc_pattern::analysis::Rows as Ranges;
 use attnc_pattern::env::{DrawTable, Env};
 use attnc_pattern::expr::{ExprId, Node, SelectId, TensorId};
-use attnc_pattern::oracle::{EvalError, Evaluator, Point};
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{
-    Among, Band, Budget, Chooser, Index, Level, Norm, Operand, Partition, Program, Reduce, Refine, Rep,
-    Rows as OperandRows, Select, Step,
+    Among, Band, Budget, Chooser, Index, Norm, Operand, Program, Reduce, Refine, Rep, Rows as OperandRows, Select, Step,
 };
 use attnc_pattern::slots;
 use attnc_plan::choose::{self, env_of, stands};
-use attnc_plan::{Choose, Plan, Scored};
+use attnc_plan::items::{Items, candidates_of};
+use attnc_plan::{Choose, Plan};
 
 use crate::compile::CpuKernel;
 use crate::layout::{ALIGN, Ctx, DrawRef, Rows, Scratch};
@@ -42,33 +41,6 @@ pub(crate) struct Setup {
     /// How many are wanted at most, where that is known before scores are.
     wanted: Option<usize>,
     items: Option<Items>,
-}
-
-/// Items of a score.
-#[derive(Debug)]
-struct Items {
-    /// For each item row its number among the rows of the operand, and where it stands, counted from the first query;
-    /// filled up to a whole tile.
-    numbers: Vec<u32>,
-    ahead: Vec<u32>,
-    /// Keys that are walked: where they begin, and how many there are.
-    keys: (i64, i64),
-    /// Rows of those keys, where some are left out: they begin at 0.
-    listed: Option<Vec<u32>>,
-    /// Slot of each key for a first step that reduces keys.
-    slot_of: Option<Vec<u32>>,
-    /// Values of an item row.
-    width: usize,
-    /// For each row of the score the first of its item rows, and one past the last: with a step that reduces queries.
-    groups: Option<Vec<(usize, usize)>>,
-    /// Rows and candidates of the score.
-    score_rows: Range<i64>,
-    score_slots: Range<i64>,
-    /// Items of each candidate, for a search: candidate j has `items[begin[j] .. begin[j + 1]]`.
-    items_of: Option<(Vec<usize>, Vec<u32>)>,
-    /// Row of the score for each row of the table, and candidate of the score for each of ours, where they differ.
-    row_of: Option<Vec<u32>>,
-    candidate_of: Option<Vec<u32>>,
 }
 
 fn said(e: EnvError) -> String {
@@ -98,7 +70,12 @@ impl Setup {
                 format!("tensor `{}` has no row of dimension d for each branch", program.tensor(tensor).name)
             })?;
         }
-        let items = choose.scored.as_ref().map(|s| Items::new(program, select, s, env, &rows, &slots)).transpose()?;
+        let mut items = choose.scored.as_ref().map(|s| Items::new(program, select, s, env, &rows)).transpose()?;
+        // Filled up to a whole tile.
+        for list in items.iter_mut().flat_map(|i| [&mut i.numbers, &mut i.ahead]) {
+            let last = list.last().copied().unwrap_or(0);
+            list.resize(list.len() + BQ_MAX, last);
+        }
         Ok(Setup { rows, stands: stood, slots, capacity: most as usize, wanted, items })
     }
 
@@ -202,231 +179,6 @@ pub(crate) fn tensor_rows<'a>(env: &'a Env<'_>, tensor: TensorId) -> Option<(&'a
     let all = rows.checked_mul(cols)?;
     let from = if data.dims.len() > 2 { usize::try_from(env.head).ok()?.checked_mul(all)? } else { 0 };
     Some((data.data.get(from..from.checked_add(all)?)?, rows, cols))
-}
-
-impl Items {
-    fn score_width(&self) -> usize {
-        (self.score_slots.end - self.score_slots.start).max(0) as usize
-    }
-
-    fn new(
-        program: &Program,
-        select: &Select,
-        scored: &Scored,
-        env: &Env<'_>,
-        rows: &Range<i64>,
-        slots: &Range<i64>,
-    ) -> Result<Items, String> {
-        let item_rows = slots::rows(program, scored.item_rows, env).map_err(said)?;
-        let mut stood = stands(program, scored.item_rows, env, item_rows.clone()).map_err(said)?;
-        let mut item_numbers: Vec<i64> = item_rows.clone().collect();
-        if let Some(sampled) = scored.sampled {
-            // Rows without an item would fill lanes.
-            let of = env_of(program, scored.items, env).map_err(said)?;
-            let mut evaluator = Evaluator::new(program, &of, &[sampled]);
-            let mut kept = Vec::with_capacity(stood.len());
-            for &q in &stood {
-                let point = Point { q: Some(q), ..Point::default() };
-                kept.push(evaluator.truth(sampled, point).map_err(|e| EnvError::from(e).to_string())?);
-            }
-            let mut kept_of = kept.iter();
-            item_numbers.retain(|_| *kept_of.next().unwrap_or(&true));
-            let mut kept_of = kept.iter();
-            stood.retain(|_| *kept_of.next().unwrap_or(&true));
-        }
-        let candidates = slots::candidates(program, scored.items, env).map_err(said)?;
-        let listed = scored.items_listed(program, env).map_err(|e| e.to_string())?;
-        let (mut score_rows, mut score_slots) = (item_rows.clone(), candidates.clone());
-        let (mut score_rows_of, mut score_slots_of) = (scored.item_rows, scored.items);
-        let (mut slot_of, mut groups, mut width) = (None, None, (candidates.end - candidates.start).max(0) as usize);
-        for (i, step) in scored.steps.iter().enumerate() {
-            match step {
-                Step::Keys { into, .. } => {
-                    let of = candidates_of(program, score_slots_of, *into, env)?;
-                    (score_slots, score_slots_of) = (slots::candidates(program, *into, env).map_err(said)?, *into);
-                    if i == 0 {
-                        let of_listed = |listed: &Vec<u32>| listed.iter().map(|&item| of[item as usize]).collect();
-                        slot_of = Some(listed.as_ref().map(of_listed).unwrap_or(of));
-                        width = (score_slots.end - score_slots.start).max(0) as usize;
-                    }
-                }
-                Step::Queries { into, .. } => {
-                    let made = slots::rows(program, *into, env).map_err(said)?;
-                    groups = Some(rows_in(program, *into, env, &stood, &made)?);
-                    (score_rows, score_rows_of) = (made, *into);
-                }
-                Step::Norm { .. } => {}
-            }
-        }
-        let row_of = if score_rows_of == select.rows {
-            None
-        } else {
-            let stood = stands(program, select.rows, env, rows.clone()).map_err(said)?;
-            Some(row_numbers(program, score_rows_of, env, &stood, &score_rows)?)
-        };
-        let candidate_of = if score_slots_of == select.slots {
-            None
-        } else {
-            let _ = slots;
-            Some(candidates_of(program, select.slots, score_slots_of, env)?)
-        };
-        let level = matches!(scored.item_rows, Index::Slots(_));
-        let branches = matches!(scored.item_rows, Index::Branches(_));
-        let first = if level || branches { item_rows.start } else { env.q_start };
-        let count = stood.len();
-        let mut numbers: Vec<u32> = if scored.item_rows == Index::One {
-            vec![(env.n_q - 1).max(0) as u32; count]
-        } else {
-            item_numbers.iter().map(|&r| (r - first) as u32).collect()
-        };
-        let mut ahead: Vec<u32> = stood.iter().map(|&p| (p - env.q_start).max(0) as u32).collect();
-        // An operand of tokens for rows of slots: where the rows stand.
-        if level && scored.dot.is_none() {
-            numbers.clone_from(&ahead);
-        }
-        for list in [&mut numbers, &mut ahead] {
-            let last = list.last().copied().unwrap_or(0);
-            list.resize(count + BQ_MAX, last);
-        }
-        let keys = match &listed {
-            Some(listed) => (0, listed.len() as i64),
-            None => (candidates.start, (candidates.end - candidates.start).max(0)),
-        };
-        let items_of = scored.searched.then(|| inverse(slot_of.as_deref(), keys.1 as usize, width));
-        Ok(Items {
-            items_of,
-            numbers,
-            ahead,
-            keys,
-            listed,
-            slot_of,
-            width,
-            groups,
-            score_rows,
-            score_slots,
-            row_of,
-            candidate_of,
-        })
-    }
-}
-
-/// Items by the slot that they go to: each item is its own without a list.
-fn inverse(slot_of: Option<&[u32]>, items: usize, slots: usize) -> (Vec<usize>, Vec<u32>) {
-    let slot = |item: u32| slot_of.map_or(item, |of| of[item as usize]) as usize;
-    let mut begin = vec![0; slots + 1];
-    let there = |item: &u32| slot(*item) < slots;
-    for item in (0..items as u32).filter(there) {
-        begin[slot(item) + 1] += 1;
-    }
-    for at in 0..slots {
-        begin[at + 1] += begin[at];
-    }
-    let mut next = begin.clone();
-    let mut list = vec![0; begin[slots]];
-    for item in (0..items as u32).filter(there) {
-        list[next[slot(item)]] = item;
-        next[slot(item)] += 1;
-    }
-    (begin, list)
-}
-
-/// For each candidate of one kind, the candidate of another in which its last position stands; [`u32::MAX`] for none.
-fn candidates_of(program: &Program, from: Index, into: Index, env: &Env<'_>) -> Result<Vec<u32>, String> {
-    let numbers = slots::candidates(program, from, env).map_err(said)?;
-    let count = (numbers.end - numbers.start).max(0) as usize;
-    let (slot, inside) = match into {
-        Index::One => return Ok(vec![0; count]),
-        Index::Keys if from == Index::Keys => return Ok(numbers.map(|k| (k - env.k_start) as u32).collect()),
-        // A slot stands at its last position.
-        Index::Keys => (None, None),
-        Index::Slots(level) => (Some(program.level(level).slot_k), program.level(level).inside.map(|i| i.1)),
-        _ => return Err("candidates of another kind".to_owned()),
-    };
-    // Blocks of positions need no evaluator.
-    if let (Index::Keys, Index::Slots(level)) = (from, into)
-        && let Level { partition: Partition::Blocks(size), parent: None, order: None, .. } = program.level(level)
-    {
-        return Ok(numbers.map(|k| (k / size) as u32).collect());
-    }
-    let last = match from {
-        Index::Slots(own) => Some(program.level(own).last),
-        _ => None,
-    };
-    let roots: Vec<ExprId> = last.into_iter().chain(slot).chain(inside).collect();
-    let mut evaluator = Evaluator::new(program, env, &roots);
-    let value = |e: EvalError| EnvError::from(e).to_string();
-    let mut found = Vec::with_capacity(count);
-    for number in numbers {
-        let position = match last {
-            Some(last) => evaluator.int(last, Point { slot: Some(number), ..Point::default() }).map_err(value)? as i64,
-            None => number,
-        };
-        let point = Point { k: Some(position), ..Point::default() };
-        let inside = match inside {
-            Some(inside) => evaluator.truth(inside, point).map_err(value)?,
-            None => true,
-        };
-        let candidate = match slot {
-            _ if !inside => -1,
-            Some(slot) => evaluator.int(slot, point).map_err(value)?,
-            None => i128::from(position - env.k_start),
-        };
-        found.push(u32::try_from(candidate).unwrap_or(u32::MAX));
-    }
-    Ok(found)
-}
-
-/// The row of another kind in which a query stands, counted from the first; [`u32::MAX`] for none.
-pub(crate) fn row_numbers(
-    program: &Program,
-    into: Index,
-    env: &Env<'_>,
-    stood: &[i64],
-    made: &Range<i64>,
-) -> Result<Vec<u32>, String> {
-    let level = match into {
-        Index::One => return Ok(vec![0; stood.len()]),
-        Index::Queries => return Ok(stood.iter().map(|&q| (q - env.q_start) as u32).collect()),
-        Index::Slots(level) => program.level(level),
-        _ => return Err("rows of another kind".to_owned()),
-    };
-    let roots: Vec<ExprId> = [level.slot_q].into_iter().chain(level.inside.map(|i| i.0)).collect();
-    let mut evaluator = Evaluator::new(program, env, &roots);
-    let value = |e: EvalError| EnvError::from(e).to_string();
-    let mut found = Vec::with_capacity(stood.len());
-    for &q in stood {
-        let point = Point { q: Some(q), ..Point::default() };
-        let inside = match level.inside {
-            Some((inside, _)) => evaluator.truth(inside, point).map_err(value)?,
-            None => true,
-        };
-        let row = if inside { evaluator.int(level.slot_q, point).map_err(value)? - i128::from(made.start) } else { -1 };
-        found.push(u32::try_from(row).unwrap_or(u32::MAX));
-    }
-    Ok(found)
-}
-
-/// Item rows of each row of another kind, which follow one another.
-fn rows_in(
-    program: &Program,
-    into: Index,
-    env: &Env<'_>,
-    stood: &[i64],
-    made: &Range<i64>,
-) -> Result<Vec<(usize, usize)>, String> {
-    let numbers = row_numbers(program, into, env, stood, made)?;
-    let mut groups = vec![(0, 0); (made.end - made.start).max(0) as usize];
-    let mut before = None;
-    for (i, &number) in numbers.iter().enumerate() {
-        let Some(group) = groups.get_mut(number as usize) else { continue };
-        match before == Some(number) {
-            true => group.1 = i + 1,
-            false if group.1 > 0 => return Err("a selection over rows of queries that lie apart".to_owned()),
-            false => *group = (i, i + 1),
-        }
-        before = Some(number);
-    }
-    Ok(groups)
 }
 
 /// A selection of one head: its tables and, until these are made, its values.
@@ -1203,17 +955,6 @@ impl Choice<'_> {
         }
         // SAFETY: the table has been made, with a count for each row.
         Ok(unsafe { *of.counts.add(number as usize) } as usize)
-    }
-}
-
-impl Items {
-    /// The value of a candidate of the selection in a row of the score.
-    fn value(&self, values: &[f32], slot: u32, first: i64) -> f32 {
-        let at = match &self.candidate_of {
-            Some(of) => of.get((i64::from(slot) - first) as usize).copied().unwrap_or(u32::MAX),
-            None => (i64::from(slot) - self.score_slots.start) as u32,
-        };
-        values.get(at as usize).copied().unwrap_or(f32::NEG_INFINITY)
     }
 }
 

@@ -65,6 +65,14 @@ pub(crate) enum Field {
     OrderLen(u32),
     /// Where a constant table begins.
     Table(u32),
+    /// Where the positions in an order begin, by index.
+    Position(u32),
+    /// Number of slots of a level.
+    Slots(u32),
+    /// Where the last positions of the slots of a level begin.
+    Last(u32),
+    /// What one pass alone knows, by its name.
+    Own(&'static str),
 }
 
 impl Field {
@@ -100,6 +108,10 @@ impl Field {
             Field::Order(n) => format!("order{n}"),
             Field::OrderLen(n) => format!("order{n}_len"),
             Field::Table(n) => format!("table{n}"),
+            Field::Position(n) => format!("position{n}"),
+            Field::Slots(n) => format!("slots{n}"),
+            Field::Last(n) => format!("last{n}"),
+            Field::Own(name) => name.to_owned(),
         }
     }
 }

@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 mod device;
+mod dynamic;
 mod emit;
 mod experimental;
 mod layout;
@@ -15,7 +16,10 @@ mod run;
 mod validate;
 
 pub use device::{Adapter, Gpu, GpuError, adapter, adapters};
-pub use emit::{Element, EmitError, Spec, Stage, Variant, beyond, emit, max_dim};
-pub use run::{Buffers, GpuKernel, Launch, LaunchError, Part, Pending, ReadRow, Results, Session, Shape, launch};
+pub use dynamic::Chosen;
+pub use emit::{Element, EmitError, Spec, Stage, Variant, beyond, emit, max_dim, modules};
+pub use run::{
+    Buffers, GpuKernel, Launch, LaunchError, Part, Pending, Read, ReadRow, Results, Session, Shape, launch, variant,
+};
 pub use validate::validate;
 pub use wgpu;

@@ -5,18 +5,23 @@
 //! Jobs are (batch item, head); those whose rows fit the adapter's bindings share a dispatch, others get one of their
 //! own over windows of the buffers. Nothing here waits, and nothing here knows of shaders' text.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use attnc_pattern::analysis::Rows;
 use attnc_pattern::env::{Env, MapData};
+use attnc_pattern::expr::LevelId;
 use attnc_pattern::order;
 use attnc_pattern::program::{Empty, Program};
+use attnc_pattern::slots;
 use attnc_plan::{Entry, VerifiedPlan, View, range};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::device::{Gpu, GpuError};
-use crate::emit::{Element, EmitError, Spec, Stage, Variant, emit, max_dim};
+use crate::dynamic::{self, Chosen, Table};
+use crate::emit::passes::Pass;
+use crate::emit::{self, Element, EmitError, Spec, Stage, Variant, emit, max_dim};
 use crate::layout::Field;
 
 /// Why a launch was refused.
@@ -73,7 +78,22 @@ pub struct GpuKernel {
 struct Made {
     device: Weak<()>,
     spec: Spec,
-    stages: Arc<Vec<Compiled>>,
+    compiled: Arc<CompiledPlan>,
+}
+
+/// Pipelines of a plan.
+#[derive(Debug)]
+pub(crate) struct CompiledPlan {
+    /// What makes levels and tables, in order.
+    pub(crate) passes: Vec<(Pass, wgpu::ComputePipeline)>,
+    stages: Vec<Compiled>,
+}
+
+impl CompiledPlan {
+    /// The stages that attend.
+    pub(crate) fn stages(&self) -> impl Iterator<Item = &Stage> {
+        self.stages.iter().map(|c| &c.stage)
+    }
 }
 
 /// A stage and its pipeline.
@@ -93,37 +113,62 @@ impl GpuKernel {
     /// What this back end does not do.
     pub fn new(plan: &VerifiedPlan, variant: Option<Variant>) -> Result<GpuKernel, EmitError> {
         let spec = Spec { variant: Variant::Portable, input: Element::F32, output: Element::F32, d: 64, dv: 64 };
+        if variant == Some(Variant::Matrix) {
+            emit(plan, &Spec { variant: Variant::Matrix, input: Element::F16, ..spec })?;
+        }
         emit(plan, &spec)?;
+        emit::passes::passes(plan, &spec)?;
         Ok(GpuKernel { plan: plan.clone(), variant, made: Mutex::new(Vec::new()) })
     }
 
-    /// The variant for tensors of this type and these dimensions.
-    ///
-    /// # Errors
-    /// If the kernel is for a variant that the GPU does not run.
-    pub fn variant(&self, gpu: &Gpu, input: Element, dims: [usize; 2]) -> Result<Variant, LaunchError> {
-        if let Some(variant) = self.variant {
-            return if gpu.variants().contains(&variant) { Ok(variant) } else { Err(LaunchError::Variant(variant)) };
-        }
-        let fits = |v: Variant| gpu.variants().contains(&v) && dims.iter().all(|&d| d <= max_dim(v));
-        let best = [Variant::Matrix, Variant::Half].into_iter().find(|v| input == Element::F16 && fits(*v));
-        Ok(best.unwrap_or(Variant::Portable))
+    /// The plan.
+    pub(crate) fn plan(&self) -> &VerifiedPlan {
+        &self.plan
     }
 
     /// Pipelines of a device, made once.
-    fn compiled(&self, gpu: &Gpu, spec: &Spec) -> Result<Arc<Vec<Compiled>>, LaunchError> {
+    fn compiled(&self, gpu: &Gpu, spec: &Spec) -> Result<Arc<CompiledPlan>, LaunchError> {
         let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         made.retain(|m| m.device.strong_count() > 0);
         let here = Arc::as_ptr(&gpu.token);
         if let Some(known) = made.iter().find(|m| m.spec == *spec && m.device.as_ptr() == here) {
-            return Ok(known.stages.clone());
+            return Ok(known.compiled.clone());
         }
         let stages = emit(&self.plan, spec)?;
-        let stages: Result<Vec<Compiled>, GpuError> = stages.into_iter().map(|s| compile(gpu, s)).collect();
-        let stages = Arc::new(stages?);
-        made.push(Made { device: Arc::downgrade(&gpu.token), spec: *spec, stages: stages.clone() });
-        Ok(stages)
+        let stages = stages.into_iter().map(|s| compile(gpu, s)).collect::<Result<Vec<_>, GpuError>>()?;
+        let passes = emit::passes::passes(&self.plan, spec)?;
+        let passes = passes
+            .into_iter()
+            .map(|pass| {
+                let pipeline = pipeline(gpu, &pass.text, "main", &pass.bindings)?;
+                Ok((pass, pipeline))
+            })
+            .collect::<Result<Vec<_>, GpuError>>()?;
+        let compiled = Arc::new(CompiledPlan { passes, stages });
+        made.push(Made { device: Arc::downgrade(&gpu.token), spec: *spec, compiled: compiled.clone() });
+        Ok(compiled)
     }
+}
+
+/// The variant that kernels of one launch share, for tensors of this type and these dimensions.
+///
+/// # Errors
+/// If a kernel is for a variant that the GPU does not run.
+pub fn variant<'a>(
+    kernels: impl Iterator<Item = &'a GpuKernel>,
+    gpu: &Gpu,
+    input: Element,
+    dims: [usize; 2],
+) -> Result<Variant, LaunchError> {
+    let mut best = vec![Variant::Matrix, Variant::Half];
+    for kernel in kernels {
+        if let Some(variant) = kernel.variant {
+            return if gpu.variants().contains(&variant) { Ok(variant) } else { Err(LaunchError::Variant(variant)) };
+        }
+        best.retain(|v| *v != Variant::Matrix || !kernel.plan.is_dynamic());
+    }
+    let fits = |v: Variant| gpu.variants().contains(&v) && dims.iter().all(|&d| d <= max_dim(v));
+    Ok(best.into_iter().find(|v| input == Element::F16 && fits(*v)).unwrap_or(Variant::Portable))
 }
 
 /// Bindings of a stage, see `emit::Maker::bindings`.
@@ -139,21 +184,27 @@ fn compile(gpu: &Gpu, stage: Stage) -> Result<Compiled, GpuError> {
         bindings.extend([OUTPUT, OUTPUT + 1]);
     }
     bindings.extend((stage.hands_over || stage.resumes).then_some(BETWEEN));
-    let pipeline = gpu.scoped(GpuError::Shader, "a pipeline", || {
+    let access: Vec<(u32, bool)> = bindings.iter().map(|&b| (b, b >= OUTPUT)).collect();
+    let pipeline = pipeline(gpu, &stage.text, "attend", &access)?;
+    Ok(Compiled { stage, pipeline, bindings })
+}
+
+/// A pipeline with bindings of which each is written or not; the first is a uniform.
+fn pipeline(gpu: &Gpu, text: &str, entry: &str, bindings: &[(u32, bool)]) -> Result<wgpu::ComputePipeline, GpuError> {
+    gpu.scoped(GpuError::Shader, "a pipeline", || {
         let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some("attnc"),
-            source: wgpu::ShaderSource::Wgsl(stage.text.as_str().into()),
+            source: wgpu::ShaderSource::Wgsl(text.into()),
         });
         let entries: Vec<wgpu::BindGroupLayoutEntry> = bindings
             .iter()
-            .map(|&binding| wgpu::BindGroupLayoutEntry {
+            .map(|&(binding, written)| wgpu::BindGroupLayoutEntry {
                 binding,
                 visibility: wgpu::ShaderStages::COMPUTE,
                 ty: wgpu::BindingType::Buffer {
                     ty: match binding {
                         0 => wgpu::BufferBindingType::Uniform,
-                        OUTPUT.. => wgpu::BufferBindingType::Storage { read_only: false },
-                        _ => wgpu::BufferBindingType::Storage { read_only: true },
+                        _ => wgpu::BufferBindingType::Storage { read_only: !written },
                     },
                     has_dynamic_offset: false,
                     min_binding_size: None,
@@ -173,15 +224,14 @@ fn compile(gpu: &Gpu, stage: Stage) -> Result<Compiled, GpuError> {
             label: Some("attnc"),
             layout: Some(&layout),
             module: &module,
-            entry_point: Some("attend"),
+            entry_point: Some(entry),
             compilation_options: wgpu::PipelineCompilationOptions {
                 zero_initialize_workgroup_memory: false,
                 ..wgpu::PipelineCompilationOptions::default()
             },
             cache: None,
         })
-    })?;
-    Ok(Compiled { stage, pipeline, bindings })
+    })
 }
 
 /// A kernel with the heads that it computes.
@@ -237,16 +287,17 @@ pub struct Buffers<'a> {
 }
 
 /// One dispatch: a pipeline over windows of buffers.
-struct Dispatch {
-    compiled: Arc<Vec<Compiled>>,
-    stage: usize,
-    group: wgpu::BindGroup,
-    size: [u32; 2],
+pub(crate) struct Dispatch {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) group: wgpu::BindGroup,
+    pub(crate) size: [u32; 2],
 }
 
 /// A launch that can be encoded again and again.
 pub struct Launch {
     dispatches: Vec<Dispatch>,
+    /// Tables that selections make.
+    tables: Vec<Table>,
     /// Heads without a kernel: byte ranges of the output that become 0, and of the log-sum-exp that become -inf.
     skipped: Vec<[std::ops::Range<u64>; 2]>,
     infinities: Option<wgpu::Buffer>,
@@ -260,8 +311,12 @@ impl std::fmt::Debug for Launch {
 
 /// Run-time data as words, each piece once.
 #[derive(Default)]
-struct Words {
-    words: Vec<u32>,
+pub(crate) struct Words {
+    pub(crate) words: Vec<u32>,
+    /// Words of the buffer before them.
+    pub(crate) before: usize,
+    /// Lists that are there already, by length and hash.
+    lists: FxHashMap<u64, Vec<usize>>,
     known: FxHashMap<(usize, usize, u8), i32>,
 }
 
@@ -277,10 +332,31 @@ impl Words {
         if let Some(&at) = self.known.get(&key) {
             return Ok(at);
         }
-        let at = i32::try_from(self.words.len())
-            .map_err(|_| LaunchError::Gpu(GpuError::Limit("as much run-time data as this launch has".to_owned())))?;
+        let at = self.end()?;
         make(&mut self.words)?;
         self.known.insert(key, at);
+        Ok(at)
+    }
+
+    /// Where the next word stands.
+    fn end(&self) -> Result<i32, LaunchError> {
+        i32::try_from(self.before + self.words.len())
+            .map_err(|_| LaunchError::Gpu(GpuError::Limit("as much run-time data as this launch has".to_owned())))
+    }
+
+    /// A list that is made for a launch: equal ones stand there once.
+    pub(crate) fn list(&mut self, list: &[u32]) -> Result<i32, LaunchError> {
+        let at = self.end()?;
+        let hash = FxBuildHasher.hash_one(list);
+        let same = self.lists.entry(hash).or_default();
+        if let Some(&known) = same.iter().find(|&&k| self.words.get(k..k + list.len()) == Some(list)) {
+            return i32::try_from(self.before + known)
+                .map_err(|_| LaunchError::Data("too much run-time data".to_owned()));
+        }
+        same.push(self.words.len());
+        self.words.extend_from_slice(list);
+        // Something may be read where there is nothing.
+        self.words.extend(list.is_empty().then_some(0));
         Ok(at)
     }
 
@@ -325,20 +401,20 @@ impl Words {
 
 /// Where a job's rows begin in the tensors.
 #[derive(Clone, Copy)]
-struct Place {
-    q: usize,
-    k: usize,
-    o: usize,
+pub(crate) struct Place {
+    pub(crate) q: usize,
+    pub(crate) k: usize,
+    pub(crate) o: usize,
 }
 
 /// Rows at which windows begin are multiples of this, so that their bytes are aligned whatever the pitch.
-const ALIGN: usize = 64;
+pub(crate) const ALIGN: usize = 64;
 
 /// The most heads that fit one window, and what of each tensor it covers.
-struct Window {
-    jobs: std::ops::Range<usize>,
+pub(crate) struct Window {
+    pub(crate) jobs: std::ops::Range<usize>,
     /// First row and end, in Q, in K and V, in the output.
-    rows: [std::ops::Range<usize>; 3],
+    pub(crate) rows: [std::ops::Range<usize>; 3],
 }
 
 /// Prepares a launch.
@@ -353,13 +429,11 @@ pub fn launch(
     buffers: &Buffers<'_>,
 ) -> Result<Launch, LaunchError> {
     let mut dispatches = Vec::new();
+    let mut tables = Vec::new();
     let mut assigned = vec![false; shape.heads];
-    let mut spec_of = None;
+    let variant = variant(parts.iter().map(|p| p.kernel), gpu, shape.input, [shape.d, shape.dv])?;
+    let spec = Spec { variant, input: shape.input, output: shape.output, d: shape.d, dv: shape.dv };
     for part in parts {
-        let variant = part.kernel.variant(gpu, shape.input, [shape.d, shape.dv])?;
-        let spec = Spec { variant, input: shape.input, output: shape.output, d: shape.d, dv: shape.dv };
-        debug_assert!(spec_of.is_none_or(|s: Spec| s.pitch() == spec.pitch()));
-        spec_of = Some(spec);
         let compiled = part.kernel.compiled(gpu, &spec)?;
         part.heads.iter().for_each(|&h| assigned[h] = true);
         check(part)?;
@@ -374,7 +448,7 @@ pub fn launch(
         if places.is_empty() || shape.n_q == 0 {
             continue;
         }
-        let several = compiled.len() > 1;
+        let several = compiled.stages.len() > 1;
         let between = if several {
             let rows = (shape.batch * shape.heads * shape.n_q).next_multiple_of(ALIGN);
             let bytes = rows * (spec.value_pitch() * 4 + 16);
@@ -382,29 +456,27 @@ pub fn launch(
         } else {
             None
         };
-        let windows = windows(gpu, shape, &spec, &places, several)?;
+        let on = On { gpu, part, shape, spec: &spec, buffers, places: &places, heads: (q_heads, kv_heads) };
+        if part.kernel.plan.is_dynamic() {
+            dynamic::launch(&on, &compiled, between.as_ref(), &mut dispatches, &mut tables)?;
+            continue;
+        }
+        let windows = windows(gpu, shape, &spec, &places, several, &|_| [0; 2])?;
         let mut words = Words::default();
-        let rows = (compiled.iter())
-            .map(|c| job_rows(part, &c.stage, &places, &windows, &mut words))
+        let rows = (compiled.stages.iter())
+            .map(|c| job_rows(part, &c.stage, &places, &windows, &mut words, &|_, _| None))
             .collect::<Result<Vec<_>, _>>()?;
         words.words.extend(words.words.is_empty().then_some(0));
         let data = filled(gpu, &words.words, wgpu::BufferUsages::STORAGE, "run-time data")?;
         for (stage, rows) in rows.iter().enumerate() {
             let jobs = filled(gpu, rows, wgpu::BufferUsages::STORAGE, "the list of jobs")?;
-            let given = Given { gpu, part, compiled: &compiled, spec: &spec, buffers, jobs, data: &data };
+            let given = Given { on: &on, compiled: &compiled, jobs, jobs_from: 0, data: &data, levels: None };
             for window in &windows {
                 given.dispatch(stage, window, between.as_ref(), &mut dispatches)?;
             }
         }
     }
     let mut skipped = Vec::new();
-    let spec = spec_of.unwrap_or(Spec {
-        variant: Variant::Portable,
-        input: shape.input,
-        output: shape.output,
-        d: shape.d,
-        dv: shape.dv,
-    });
     for item in 0..shape.batch {
         for head in (0..shape.heads).filter(|&h| !assigned[h]) {
             let row = (item * shape.heads + head) * shape.n_q;
@@ -419,31 +491,45 @@ pub fn launch(
         let bits = vec![f32::NEG_INFINITY.to_bits(); shape.n_q];
         Some(filled(gpu, &bits, wgpu::BufferUsages::COPY_SRC, "rows of heads that skip")?)
     };
-    Ok(Launch { dispatches, skipped, infinities })
+    Ok(Launch { dispatches, tables, skipped, infinities })
+}
+
+/// What all dispatches of a part are made from.
+pub(crate) struct On<'a> {
+    pub(crate) gpu: &'a Gpu,
+    pub(crate) part: &'a Part<'a>,
+    pub(crate) shape: &'a Shape,
+    pub(crate) spec: &'a Spec,
+    pub(crate) buffers: &'a Buffers<'a>,
+    /// Of each job.
+    pub(crate) places: &'a [Place],
+    /// Heads of Q, of K and V, that each head of the output reads.
+    pub(crate) heads: (&'a [usize], &'a [usize]),
 }
 
 /// What all dispatches of a stage are made from.
-struct Given<'a> {
-    gpu: &'a Gpu,
-    part: &'a Part<'a>,
-    compiled: &'a Arc<Vec<Compiled>>,
-    spec: &'a Spec,
-    buffers: &'a Buffers<'a>,
-    jobs: wgpu::Buffer,
-    data: &'a wgpu::Buffer,
+pub(crate) struct Given<'a> {
+    pub(crate) on: &'a On<'a>,
+    pub(crate) compiled: &'a CompiledPlan,
+    pub(crate) jobs: wgpu::Buffer,
+    /// The first of these jobs.
+    pub(crate) jobs_from: usize,
+    pub(crate) data: &'a wgpu::Buffer,
+    /// Keys and values, where these are those of a level.
+    pub(crate) levels: Option<[wgpu::Buffer; 2]>,
 }
 
 impl Given<'_> {
     /// The dispatches of one stage over one window.
-    fn dispatch(
+    pub(crate) fn dispatch(
         &self,
         number: usize,
         window: &Window,
         between: Option<&wgpu::Buffer>,
         dispatches: &mut Vec<Dispatch>,
     ) -> Result<(), LaunchError> {
-        let Given { gpu, part, spec, buffers, .. } = self;
-        let Compiled { stage, pipeline, bindings } = &self.compiled[number];
+        let On { gpu, part, spec, buffers, .. } = self.on;
+        let Compiled { stage, pipeline, bindings } = &self.compiled.stages[number];
         let most = gpu.limits.max_compute_workgroups_per_dimension as usize;
         let n_q = part.envs[window.jobs.clone()].iter().map(|e| e.n_q).max().unwrap_or(0);
         let n_q = usize::try_from(n_q).unwrap_or(0);
@@ -465,7 +551,7 @@ impl Given<'_> {
             let count = at_once.min(window.jobs.end - first);
             let groups = count * tiles;
             let width = groups.min(most);
-            let words = [first, count, tiles, class_tiles, width, 0, 0, 0].map(|n| n as u32);
+            let words = [first - self.jobs_from, count, tiles, class_tiles, width, 0, 0, 0].map(|n| n as u32);
             let uniform = filled(gpu, &words, wgpu::BufferUsages::UNIFORM, "a dispatch")?;
             first += count;
             let [q, k, o] = &window.rows;
@@ -481,6 +567,10 @@ impl Given<'_> {
                     1 => (&self.jobs, (0, None)),
                     DATA => (self.data, (0, None)),
                     3 => (buffers.q, view(buffers.q, q, pitch)),
+                    4 | 5 if self.levels.is_some() => {
+                        let level = self.levels.as_ref().map_or(self.data, |l| &l[binding as usize - 4]);
+                        (level, (0, None))
+                    }
                     4 => (buffers.k, view(buffers.k, k, pitch)),
                     5 => (buffers.v, view(buffers.v, k, value_pitch)),
                     OUTPUT => (buffers.out, view(buffers.out, o, spec.value_pitch() * spec.output.size())),
@@ -504,8 +594,7 @@ impl Given<'_> {
                 })
             })?;
             dispatches.push(Dispatch {
-                compiled: self.compiled.clone(),
-                stage: number,
+                pipeline: pipeline.clone(),
                 group,
                 size: [width as u32, groups.div_ceil(width) as u32],
             });
@@ -515,7 +604,17 @@ impl Given<'_> {
 }
 
 /// Groups jobs whose rows fit the bindings that the adapter allows.
-fn windows(gpu: &Gpu, shape: &Shape, spec: &Spec, places: &[Place], several: bool) -> Result<Vec<Window>, LaunchError> {
+///
+/// `own` tells of a job how many bytes it has in two more bindings.
+pub(crate) fn windows(
+    gpu: &Gpu,
+    shape: &Shape,
+    spec: &Spec,
+    places: &[Place],
+    several: bool,
+    own: &dyn Fn(usize) -> [u64; 2],
+) -> Result<Vec<Window>, LaunchError> {
+    let mut sums = [0; 2];
     let most = gpu.limits.max_storage_buffer_binding_size;
     let bytes = |pitch: usize, element: Element| (pitch * element.size()) as u64;
     let q_row = bytes(spec.pitch(), spec.input);
@@ -527,6 +626,7 @@ fn windows(gpu: &Gpu, shape: &Shape, spec: &Spec, places: &[Place], several: boo
     });
     let mut windows: Vec<Window> = Vec::new();
     for (job, place) in places.iter().enumerate() {
+        let more = own(job);
         let own = [
             place.q / ALIGN * ALIGN..place.q + shape.n_q,
             place.k / ALIGN * ALIGN..place.k + shape.n_k,
@@ -535,7 +635,7 @@ fn windows(gpu: &Gpu, shape: &Shape, spec: &Spec, places: &[Place], several: boo
         let fits = |rows: &[std::ops::Range<usize>; 3]| {
             rows.iter().zip([q_row, k_row, o_row]).all(|(r, row)| r.len() as u64 * row <= most)
         };
-        if !fits(&own) {
+        if !fits(&own) || more.iter().any(|&bytes| bytes > most) {
             let limit = format!("bindings of more than {most} bytes, and one head of this launch takes more");
             return Err(LaunchError::Gpu(GpuError::Limit(limit)));
         }
@@ -544,12 +644,15 @@ fn windows(gpu: &Gpu, shape: &Shape, spec: &Spec, places: &[Place], several: boo
             for (a, b) in joined.iter_mut().zip(&last.rows) {
                 *a = a.start.min(b.start)..a.end.max(b.end);
             }
-            if fits(&joined) {
+            let both = [sums[0] + more[0], sums[1] + more[1]];
+            if fits(&joined) && both.iter().all(|&bytes| bytes <= most) {
+                sums = both;
                 last.rows = joined;
                 last.jobs.end = job + 1;
                 continue;
             }
         }
+        sums = more;
         windows.push(Window { jobs: job..job + 1, rows: own });
     }
     Ok(windows)
@@ -594,13 +697,14 @@ fn check(part: &Part<'_>) -> Result<(), LaunchError> {
     Ok(())
 }
 
-/// The words of every job of a stage.
-fn job_rows(
+/// The words of every job of a stage; `special` knows some fields of a job beforehand.
+pub(crate) fn job_rows(
     part: &Part<'_>,
     stage: &Stage,
     places: &[Place],
     windows: &[Window],
     words: &mut Words,
+    special: &dyn Fn(usize, Field) -> Option<i64>,
 ) -> Result<Vec<u32>, LaunchError> {
     let program = &part.kernel.plan.program;
     let mut rows = Vec::with_capacity(places.len() * stage.fields.len());
@@ -611,6 +715,7 @@ fn job_rows(
             let (env, place) = (&part.envs[job], places[job]);
             for &field in &stage.fields {
                 let value = match field {
+                    field if special(job, field).is_some() => special(job, field).unwrap_or(0),
                     Field::QRow => (place.q - window.rows[0].start) as i64,
                     Field::KRow => (place.k - window.rows[1].start) as i64,
                     Field::ORow => (place.o - window.rows[2].start) as i64,
@@ -625,8 +730,7 @@ fn job_rows(
                                 let walk =
                                     order::walk(program, id, env).map_err(|e| LaunchError::Data(e.to_string()))?;
                                 // Not kept by address: the list is gone after this.
-                                let at = words.words.len() as i32;
-                                words.words.extend(&walk);
+                                let at = words.list(&walk)?;
                                 walks.push((key, at));
                                 i64::from(at)
                             }
@@ -644,7 +748,7 @@ fn job_rows(
 }
 
 /// A field of an environment.
-fn value(program: &Program, env: &Env<'_>, field: Field, words: &mut Words) -> Result<i64, LaunchError> {
+pub(crate) fn value(program: &Program, env: &Env<'_>, field: Field, words: &mut Words) -> Result<i64, LaunchError> {
     let absent = |what: &str, n: u32| LaunchError::Data(format!("{what} number {n} is not given"));
     let at = |n: u32| n as usize;
     let length = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -697,12 +801,22 @@ fn value(program: &Program, env: &Env<'_>, field: Field, words: &mut Words) -> R
         Field::Order(n) => i64::from(words.numbers(env.orders.get(at(n)).ok_or_else(|| absent("order", n))?)?),
         Field::OrderLen(n) => length(env.orders.get(at(n)).map_or(1, |o| o.len().max(1))),
         Field::Table(n) => i64::from(words.integers(&program.tables[at(n)])?),
+        Field::Position(n) => i64::from(words.numbers(env.positions.get(at(n)).ok_or_else(|| absent("order", n))?)?),
+        Field::Slots(n) => slots::integer(program, env, program.level(LevelId(n)).slots)
+            .map_err(|e| LaunchError::Data(e.to_string()))?,
+        Field::Last(n) => i64::from(words.integers(&env.levels.get(at(n)).ok_or_else(|| absent("level", n))?.last)?),
+        Field::Own(name) => return Err(LaunchError::Data(format!("`{name}` is not known to a launch"))),
         Field::QRow | Field::KRow | Field::ORow | Field::Walk => 0,
     })
 }
 
 /// A buffer, without contents.
-fn buffer(gpu: &Gpu, bytes: u64, usage: wgpu::BufferUsages, what: &str) -> Result<wgpu::Buffer, LaunchError> {
+pub(crate) fn buffer(
+    gpu: &Gpu,
+    bytes: u64,
+    usage: wgpu::BufferUsages,
+    what: &str,
+) -> Result<wgpu::Buffer, LaunchError> {
     if bytes > gpu.limits.max_buffer_size {
         let most = gpu.limits.max_buffer_size;
         return Err(LaunchError::Gpu(GpuError::Limit(format!(
@@ -714,7 +828,12 @@ fn buffer(gpu: &Gpu, bytes: u64, usage: wgpu::BufferUsages, what: &str) -> Resul
 }
 
 /// A buffer of words.
-fn filled(gpu: &Gpu, words: &[u32], usage: wgpu::BufferUsages, what: &str) -> Result<wgpu::Buffer, LaunchError> {
+pub(crate) fn filled(
+    gpu: &Gpu,
+    words: &[u32],
+    usage: wgpu::BufferUsages,
+    what: &str,
+) -> Result<wgpu::Buffer, LaunchError> {
     let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).collect();
     let made = buffer(gpu, bytes.len() as u64, usage | wgpu::BufferUsages::COPY_DST, what)?;
     if (usage & wgpu::BufferUsages::STORAGE).contains(wgpu::BufferUsages::STORAGE)
@@ -745,7 +864,7 @@ impl Launch {
         let mut pass =
             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("attnc"), timestamp_writes });
         for d in &self.dispatches {
-            pass.set_pipeline(&d.compiled[d.stage].pipeline);
+            pass.set_pipeline(&d.pipeline);
             pass.set_bind_group(0, &d.group, &[]);
             pass.dispatch_workgroups(d.size[0], d.size[1], 1);
         }
@@ -785,10 +904,7 @@ impl Session {
         (q_heads, kv_heads): (&[usize], &[usize]),
         [q, k, v]: [ReadRow<'_>; 3],
     ) -> Result<Session, LaunchError> {
-        let variant = match parts.first() {
-            Some(part) => part.kernel.variant(gpu, shape.input, [shape.d, shape.dv])?,
-            None => Variant::Portable,
-        };
+        let variant = variant(parts.iter().map(|p| p.kernel), gpu, shape.input, [shape.d, shape.dv])?;
         let spec = Spec { variant, input: shape.input, output: shape.output, d: shape.d, dv: shape.dv };
         let input = |read, heads, rows, dim, pitch, what| {
             upload(gpu, read, [shape.batch, heads, rows], (dim, pitch, shape.input), what)
@@ -811,11 +927,11 @@ impl Session {
         self.spec.variant
     }
 
-    /// Submits the launch; with `read`, results are brought back.
+    /// Submits the launch and brings back what is asked for.
     ///
     /// # Errors
     /// A device that is lost or has no memory.
-    pub fn submit(&self, gpu: &Gpu, read: bool) -> Result<Pending, LaunchError> {
+    pub fn submit(&self, gpu: &Gpu, read: Read) -> Result<Pending, LaunchError> {
         let state = Arc::new(State::default());
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let (times, ticks) = match gpu.tick {
@@ -833,13 +949,17 @@ impl Session {
             }
             None => (None, None),
         };
-        let results = if read {
+        let results = if read != Read::Nothing {
             Some([
                 buffer(gpu, self.out.size(), usage, "the output")?,
                 buffer(gpu, self.lse.size(), usage, "the log-sum-exp")?,
             ])
         } else {
             None
+        };
+        let tables = match read {
+            Read::Chosen => dynamic::read_back(gpu, &self.launch.tables)?,
+            _ => Vec::new(),
         };
         let buffers = Buffers { q: &self.q, k: &self.k, v: &self.v, out: &self.out, lse: &self.lse };
         gpu.scoped(GpuError::Internal, "commands", || {
@@ -854,17 +974,22 @@ impl Session {
                 encoder.copy_buffer_to_buffer(&self.out, 0, out, 0, Some(self.out.size()));
                 encoder.copy_buffer_to_buffer(&self.lse, 0, lse, 0, Some(self.lse.size()));
             }
+            for (from, to) in &tables {
+                encoder.copy_buffer_to_buffer(from, 0, to, 0, Some(to.size()));
+            }
             gpu.queue.submit([encoder.finish()]);
             let done = state.clone();
             gpu.queue.on_submitted_work_done(move || done.step(Ok(())));
             let host = results.iter().flatten().chain(ticks.iter().map(|(buffer, _)| buffer));
+            let host = host.chain(tables.iter().map(|(_, to)| to));
             for buffer in host {
                 state.expect();
                 let done = state.clone();
                 buffer.slice(..).map_async(wgpu::MapMode::Read, move |mapped| done.step(mapped.map_err(drop)));
             }
         })?;
-        Ok(Pending { state, results, ticks, shape: self.shape, pitch: self.spec.value_pitch() })
+        let chosen = (tables, if read == Read::Chosen { self.launch.tables.clone() } else { Vec::new() });
+        Ok(Pending { state, results, ticks, chosen, shape: self.shape, pitch: self.spec.value_pitch() })
     }
 }
 
@@ -904,13 +1029,13 @@ fn upload(
 #[derive(Debug)]
 struct State {
     /// Callbacks that are still to come.
-    left: AtomicU8,
-    failed: AtomicU8,
+    left: AtomicU32,
+    failed: AtomicU32,
 }
 
 impl Default for State {
     fn default() -> Self {
-        State { left: AtomicU8::new(1), failed: AtomicU8::new(0) }
+        State { left: AtomicU32::new(1), failed: AtomicU32::new(0) }
     }
 }
 
@@ -933,6 +1058,8 @@ pub struct Pending {
     state: Arc<State>,
     results: Option<[wgpu::Buffer; 2]>,
     ticks: Option<(wgpu::Buffer, f32)>,
+    /// Buffers of tables with their copies, and what stands in them.
+    chosen: (Vec<(wgpu::Buffer, wgpu::Buffer)>, Vec<Table>),
     shape: Shape,
     pitch: usize,
 }
@@ -948,6 +1075,19 @@ pub struct Results {
     pub lse: Vec<f32>,
     /// Time on the device, in nanoseconds, if it tells.
     pub nanos: Option<f64>,
+    /// What selections chose; empty if it was not asked for.
+    pub chosen: Vec<Chosen>,
+}
+
+/// What a submission brings back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Nothing: results stay on the GPU.
+    Nothing,
+    /// Output and log-sum-exp.
+    Results,
+    /// These, and what selections chose.
+    Chosen,
 }
 
 impl Pending {
@@ -979,6 +1119,11 @@ impl Pending {
             results.out = bytes(out)?;
             let words = bytes(lse)?;
             results.lse = words.chunks_exact(4).map(|c| f32::from_ne_bytes([c[0], c[1], c[2], c[3]])).collect();
+        }
+        for (from, to) in &self.chosen.0 {
+            let words = bytes(to)?;
+            let words: Vec<u32> = words.chunks_exact(4).map(|c| u32::from_ne_bytes([c[0], c[1], c[2], c[3]])).collect();
+            results.chosen.extend(self.chosen.1.iter().filter(|t| t.is_in(from)).map(|t| t.chosen(&words)));
         }
         if let Some((buffer, tick)) = &self.ticks {
             let bytes = bytes(buffer)?;

@@ -125,8 +125,50 @@ pub fn origin(program: &Program, level: LevelId, operand: fn(Derived) -> bool) -
     at
 }
 
+/// Whether values of a level are weighed by queries, so that each head of the output has its own.
+#[must_use]
+pub fn weighed(program: &Program, level: LevelId) -> bool {
+    let level = program.level(level);
+    matches!(level.pool, Pooling::SoftmaxMean) || level.parent.is_some_and(|parent| weighed(program, parent))
+}
+
+/// Whether the rows of an operand are those of queries; else of keys.
+#[must_use]
+pub fn of_queries(operand: Operand) -> bool {
+    matches!(operand.rows, Rows::Q | Rows::LevelQ(_))
+}
+
+/// The level whose rows an operand has.
+#[must_use]
+pub fn level_of(operand: Operand) -> Option<LevelId> {
+    match operand.rows {
+        Rows::LevelQ(level) | Rows::LevelK(level) => Some(level),
+        _ => None,
+    }
+}
+
+/// Operands of the selections of a plan that are not rows as they lie, each once.
+#[must_use]
+pub fn prepared(plan: &Plan) -> Vec<Operand> {
+    let dots = plan.chooses.iter().filter_map(|c| c.scored.as_ref()?.dot);
+    let mut found: Vec<Operand> = Vec::new();
+    for operand in dots.flat_map(|(a, b)| [a, b]) {
+        if (operand.heads != Heads::Own || operand.unit) && !found.contains(&operand) {
+            found.push(operand);
+        }
+    }
+    found
+}
+
+/// Whether selections read rows of other heads than their own.
+#[must_use]
+pub fn reads_all_heads(plan: &Plan) -> bool {
+    prepared(plan).iter().any(|operand| operand.heads != Heads::Own)
+}
+
 /// Whether the slots of a level are tokens: its queries then score its keys.
-pub(crate) fn tokenwise(program: &Program, level: LevelId) -> bool {
+#[must_use]
+pub fn tokenwise(program: &Program, level: LevelId) -> bool {
     matches!(program.level(level).pool, Pooling::Channels(_) | Pooling::Quantised { .. })
 }
 

@@ -37,7 +37,7 @@ pub use attnc_gpu::{Adapter, Buffers, Gpu, GpuError as Error, Launch, Variant, a
 use crate::compiler::{Diagnostics, Shared};
 use crate::kernel::Kernel;
 use crate::problem::{Inputs, Problem};
-use crate::{DType, NO_TARGET};
+use crate::{Chosen, DType, NO_TARGET};
 
 /// Code of tensors that a variant does not take.
 pub(crate) const UNFIT: &str = "E0620";
@@ -102,20 +102,22 @@ pub struct Layout {
 }
 
 impl Kernel {
-    /// The shaders of every attention in use, by its name, one for each stage of its plan. Needs no device.
+    /// The shaders of every attention in use, in the order in which they run: the name of the attention, the variant
+    /// that the shader is of (levels and selections are computed in f32 whatever the others are), and its text. Needs no
+    /// device.
     ///
     /// # Errors
     /// What the variant does not do.
-    pub fn wgsl(&self, shader: &Shader) -> Result<Vec<(&str, String)>, Diagnostics> {
+    pub fn wgsl(&self, shader: &Shader) -> Result<Vec<(&str, Variant, String)>, Diagnostics> {
         let Shader { variant, dtype, dim, value_dim } = *shader;
         let spec = Spec { variant, input: element(dtype), output: element(dtype), d: dim, dv: value_dim };
         let mut texts = Vec::new();
         for attention in self.attentions() {
             let built = self.shared().planned_for_gpu(attention).map_err(|list| self.shared().said(list))?;
-            let stages = attnc_gpu::emit(&built.plan, &spec)
+            let modules = attnc_gpu::modules(&built.plan, &spec)
                 .map_err(|e| self.shared().said(vec![self.shared().not_emitted(attention, &e)]))?;
             let name = self.program().attentions[attention].name.as_str();
-            texts.extend(stages.into_iter().map(|stage| (name, stage.text)));
+            texts.extend(modules.into_iter().map(|(variant, text)| (name, variant, text)));
         }
         Ok(texts)
     }
@@ -133,8 +135,9 @@ impl Kernel {
     }
 
     fn variant(&self, gpu: &Gpu, layout: &Layout) -> Result<Variant, Diagnostics> {
-        let Some((_, kernel)) = self.shaders().next() else { return Ok(Variant::Portable) };
-        kernel.variant(gpu, element(layout.input), [layout.q[3], layout.value_dim]).map_err(|e| self.launch_failed(&e))
+        let kernels = self.shaders().map(|(_, kernel)| kernel);
+        attnc_gpu::variant(kernels, gpu, element(layout.input), [layout.q[3], layout.value_dim])
+            .map_err(|e| self.launch_failed(&e))
     }
 
     /// Prepares a launch on buffers of the host: [`Launch::encode`] then writes it into a command encoder of the host.
@@ -262,6 +265,18 @@ impl Session {
     /// # Errors
     /// A GPU that is lost or has no memory.
     pub fn submit(&self, gpu: &Gpu, read: bool) -> Result<Pending, Diagnostics> {
+        self.submitted(gpu, if read { attnc_gpu::Read::Results } else { attnc_gpu::Read::Nothing })
+    }
+
+    /// As [`Session::submit`], and brings back what selections chose: see [`Pending::finish_chosen`].
+    ///
+    /// # Errors
+    /// As for [`Session::submit`].
+    pub fn submit_chosen(&self, gpu: &Gpu) -> Result<Pending, Diagnostics> {
+        self.submitted(gpu, attnc_gpu::Read::Chosen)
+    }
+
+    fn submitted(&self, gpu: &Gpu, read: attnc_gpu::Read) -> Result<Pending, Diagnostics> {
         let pending = self.session.submit(gpu, read).map_err(|e| failed(&self.shared, e))?;
         Ok(Pending { shared: self.shared.clone(), pending, shape: self.shape })
     }
@@ -297,9 +312,22 @@ impl Pending {
     /// # Errors
     /// Results that are not there yet.
     pub fn finish(self, problem: &mut Problem<'_>) -> Result<Option<f64>, Diagnostics> {
+        Ok(self.finish_chosen(problem)?.0)
+    }
+
+    /// As [`Pending::finish`], and what selections chose, if [`Session::submit_chosen`] asked for it.
+    ///
+    /// # Errors
+    /// As for [`Pending::finish`].
+    pub fn finish_chosen(self, problem: &mut Problem<'_>) -> Result<(Option<f64>, Vec<Chosen>), Diagnostics> {
         let results = self.pending.finish().map_err(|e| failed(&self.shared, e))?;
+        let chosen = results.chosen.into_iter().map(|c| {
+            let attnc_gpu::Chosen { batch, head, draw, table } = c;
+            Chosen { batch, head, draw, table }
+        });
+        let found = (results.nanos, chosen.collect());
         if results.out.is_empty() {
-            return Ok(results.nanos);
+            return Ok(found);
         }
         let [batch, heads, rows, dim] = self.shape;
         for item in 0..batch {
@@ -318,6 +346,6 @@ impl Pending {
                 }
             }
         }
-        Ok(results.nanos)
+        Ok(found)
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use attnc_pattern::expr::{Bin, Cmp, ExprId, Extent, Node, Ty, Un, Var};
-use attnc_pattern::program::{DrawScope, MapKind, Program};
+use attnc_pattern::program::{Chooser, DrawScope, MapKind, Program};
 use rustc_hash::FxHashMap;
 
 use crate::layout::Field;
@@ -165,7 +165,7 @@ impl<'a> Names<'a> {
     }
 
     /// Whether an integer is known not to be negative.
-    fn nonnegative(&mut self, id: ExprId) -> bool {
+    pub(crate) fn nonnegative(&mut self, id: ExprId) -> bool {
         for e in self.program.exprs.reachable(&[id]) {
             if self.nonnegative.contains_key(&e) || self.program.exprs.ty(e) != Ty::Int {
                 continue;
@@ -180,9 +180,17 @@ impl<'a> Names<'a> {
                 Node::Bin(Bin::Mod, _, b) => of(b),
                 Node::Bin(Bin::Sub, ..) => false,
                 Node::Select(_, a, b) => of(a) && of(b),
-                Node::Un(Un::Abs | Un::Pow2 | Un::DocBegin | Un::DocEnd | Un::OrderIndex(_) | Un::CsrBegin(_), _) => {
-                    true
-                }
+                Node::Un(
+                    Un::Abs
+                    | Un::Pow2
+                    | Un::DocBegin
+                    | Un::DocEnd
+                    | Un::OrderIndex(_)
+                    | Un::OrderPosition(_)
+                    | Un::CsrBegin(_)
+                    | Un::DrawCount(_),
+                    _,
+                ) => true,
                 _ => false,
             };
             self.nonnegative.insert(e, known);
@@ -239,7 +247,8 @@ impl<'a> Names<'a> {
             Var::Given(Extent::KStart) => Field::KStart,
             Var::Given(Extent::NQ) => Field::NQ,
             Var::Given(Extent::NK) => Field::NK,
-            Var::Branch | Var::Channel | Var::Parts(_) => return self.refuse("what depends on the data"),
+            Var::Parts(map) => Field::MapRows(map.0),
+            Var::Branch | Var::Channel => return self.refuse("branches of a merge and channels"),
         };
         self.field(field)
     }
@@ -408,12 +417,19 @@ impl<'n, 'a> Body<'n, 'a> {
                 let [base, rows, cols] = fields.map(|f| self.names.field(f));
                 format!("map_at({base}, {rows}, {cols}, {}, {})", t(row), t(col))
             }
-            Node::Drawn(draw, row, other) => self.draw("drawn", draw.0, t(row), t(other)),
-            Node::DrawAt(draw, row, j) => self.draw("draw_at", draw.0, t(row), t(j)),
+            Node::Drawn(draw, row, other) => self.draw("drawn", draw.0, t(row), Some(t(other))),
+            Node::DrawAt(draw, row, j) => self.draw("draw_at", draw.0, t(row), Some(t(j))),
         }
     }
 
-    fn draw(&mut self, helper: &'static str, draw: u32, row: &str, other: &str) -> String {
+    fn draw(&mut self, helper: &'static str, draw: u32, row: &str, other: Option<&str>) -> String {
+        let selected = matches!(self.names.program.draws[draw as usize].chooser, Chooser::Select { .. });
+        let helper = match (selected, helper) {
+            (true, "drawn") => "chosen",
+            (true, "draw_at") => "chosen_at",
+            (false, "chosen_count") => return self.names.refuse("the number of random choices"),
+            (_, helper) => helper,
+        };
         self.names.helper(helper);
         let fields = [Field::DrawData(draw), Field::DrawCount(draw), Field::DrawRows(draw), Field::DrawFirst(draw)];
         let [data, count, rows, first] = fields.map(|f| self.names.field(f));
@@ -421,7 +437,10 @@ impl<'n, 'a> Body<'n, 'a> {
             DrawScope::Row => row,
             DrawScope::Head => "0",
         };
-        format!("{helper}({data}, {count}, {rows}, {row} - {first}, {other})")
+        match other {
+            Some(other) => format!("{helper}({data}, {count}, {rows}, {row} - {first}, {other})"),
+            None => format!("{helper}({data}, {count}, {rows}, {row} - {first})"),
+        }
     }
 
     fn unary(&mut self, op: Un, ty: Ty, a: &str) -> String {
@@ -495,8 +514,21 @@ impl<'n, 'a> Body<'n, 'a> {
                 let [base, entries] = [Field::MapColumns(m.0), Field::MapEntries(m.0)].map(|f| self.names.field(f));
                 format!("bitcast<i32>(data[{base} + clamp({a}, 0, max({entries} - 1, 0))])")
             }
-            Un::OrderPosition(_) => self.names.refuse("keys numbered by an order"),
-            Un::PartOf(_) | Un::SlotLast(_) | Un::DrawCount(_) => self.names.refuse("what depends on the data"),
+            Un::OrderPosition(o) => {
+                let [base, len] = [Field::Position(o.0), Field::OrderLen(o.0)].map(|f| self.names.field(f));
+                format!("bitcast<i32>(data[{base} + clamp({a}, 0, {len} - 1)])")
+            }
+            Un::PartOf(m) => {
+                self.names.helper("doc_of");
+                let [base, parts] = [Field::MapData(m.0), Field::MapRows(m.0)].map(|f| self.names.field(f));
+                format!("doc_of({base}, {parts}, {a})")
+            }
+            Un::SlotLast(level) => {
+                let base = self.names.field(Field::Last(level.0));
+                let slots = self.names.field(Field::Slots(level.0));
+                format!("bitcast<i32>(data[{base} + clamp({a}, 0, max({slots} - 1, 0))])")
+            }
+            Un::DrawCount(draw) => self.draw("chosen_count", draw.0, a, None),
         }
     }
 
@@ -597,6 +629,32 @@ pub(crate) fn helper(name: &str) -> &'static str {
              fn draw_at(base: i32, count: i32, rows: i32, row: i32, j: i32) -> i32 {\n  \
              if ((row < 0) | (row >= rows) | (j < 0) | (j >= count)) { return -1; }\n  \
              return bitcast<i32>(data[base + row * count + j]);\n}\n"
+        }
+        // Rows of a selection's table: how many there are, then as many slots, ascending.
+        "chosen_count" => {
+            "/// How many slots were chosen for a row.\n\
+             fn chosen_count(base: i32, room: i32, rows: i32, row: i32) -> i32 {\n  \
+             if ((row < 0) | (row >= rows)) { return 0; }\n  return bitcast<i32>(data[base + row * (room + 1)]);\n}\n"
+        }
+        "chosen_at" => {
+            "/// Slot j of those chosen for a row; -1 if there is none.\n\
+             fn chosen_at(base: i32, room: i32, rows: i32, row: i32, j: i32) -> i32 {\n  \
+             if ((row < 0) | (row >= rows) | (j < 0)) { return -1; }\n  let at = base + row * (room + 1);\n  \
+             if (j >= bitcast<i32>(data[at])) { return -1; }\n  return bitcast<i32>(data[at + 1 + j]);\n}\n"
+        }
+        "chosen" => {
+            "/// Halves what is left of a row, `lo .. hi`, towards the first slot that is not less.\n\
+             fn halve(at: i32, slot: i32, lo: ptr<function, i32>, hi: ptr<function, i32>) {\n  \
+             if (*lo >= *hi) { return; }\n  let mid = (*lo + *hi) >> 1u;\n  \
+             if (bitcast<i32>(data[at + mid]) < slot) { *lo = mid + 1; } else { *hi = mid; }\n}\n\
+             /// Whether a slot is among those chosen for a row.\n\
+             fn chosen(base: i32, room: i32, rows: i32, row: i32, slot: i32) -> bool {\n  \
+             if ((row < 0) | (row >= rows)) { return false; }\n  let at = base + row * (room + 1) + 1;\n  \
+             let count = bitcast<i32>(data[at - 1]);\n  var lo = 0;\n  var hi = count;\n  \
+             // Four halvings at a time: loops cost more than what is in them.\n  while (lo < hi) {\n    \
+             halve(at, slot, &lo, &hi);\n    halve(at, slot, &lo, &hi);\n    halve(at, slot, &lo, &hi);\n    \
+             halve(at, slot, &lo, &hi);\n  }\n  \
+             if (lo >= count) { return false; }\n  return bitcast<i32>(data[at + lo]) == slot;\n}\n"
         }
         _ => "",
     }

@@ -8,13 +8,16 @@
 
 mod expr;
 mod matrix;
+pub(crate) mod passes;
 mod rows;
 mod sets;
 
 use std::fmt;
 use std::fmt::Write as _;
 
-use attnc_plan::{Attend, Entry, Plan, Reads, Role, VerifiedPlan, View};
+use attnc_pattern::program::Empty;
+use attnc_plan::choose::cut_by_head;
+use attnc_plan::{Attend, Entry, Plan, Role, VerifiedPlan, View};
 
 use crate::layout::Field;
 use expr::{Body, Home, Names};
@@ -157,7 +160,11 @@ pub struct Stage {
     pub text: String,
     /// Queries of a workgroup.
     pub tile: usize,
+    /// The variant that it is of.
+    pub variant: Variant,
     pub(crate) view: View,
+    /// The level whose slots are keys.
+    pub(crate) keys: Option<attnc_pattern::expr::LevelId>,
     /// Of classes; 1 without them.
     pub(crate) modulus: i64,
     pub(crate) fields: Vec<Field>,
@@ -183,16 +190,42 @@ pub fn emit(plan: &VerifiedPlan, spec: &Spec) -> Result<Vec<Stage>, EmitError> {
     if let Some(what) = beyond(plan) {
         return Err(EmitError::Unsupported(what.to_owned()));
     }
+    if plan.is_dynamic() && spec.variant == Variant::Matrix {
+        return Err(EmitError::Unsupported("cooperative matrices for what depends on the data".to_owned()));
+    }
     let last = plan.stages.len() - 1;
     plan.stages.iter().enumerate().map(|(i, attend)| stage(plan, attend, spec, (i, i > 0, i < last))).collect()
+}
+
+/// The text of every module of a plan with the variant that it is of, in the order in which they run.
+///
+/// # Errors
+/// As for [`emit`].
+pub fn modules(plan: &VerifiedPlan, spec: &Spec) -> Result<Vec<(Variant, String)>, EmitError> {
+    let stages = emit(plan, spec)?;
+    let passes = passes::passes(plan, spec)?;
+    let made = passes.into_iter().map(|p| (Variant::Portable, p.text));
+    Ok(made.chain(stages.into_iter().map(|s| (s.variant, s.text))).collect())
 }
 
 /// What of a plan this back end does not do, if anything. Where it is the numbering of a stage, a plan without the
 /// pass `reorder` is one that it does.
 #[must_use]
 pub fn beyond(plan: &Plan) -> Option<&'static str> {
-    if plan.is_dynamic() || plan.stages.iter().any(|s| s.reads != Reads::default()) {
-        return Some("what depends on the data: levels and selections");
+    if plan.is_dynamic() && plan.empty == Some(Empty::Error) {
+        return Some("rows that may be empty where what they attend to depends on the data, and `empty = error`");
+    }
+    if plan.rows.is_some() {
+        return Some("queries of a level, or means over branches");
+    }
+    if plan.chooses.iter().any(|c| c.energy.is_some()) {
+        return Some("channels chosen by their energy");
+    }
+    if plan.pools.iter().any(|p| cut_by_head(&plan.program, p.level)) {
+        return Some("levels that are cut otherwise in each head");
+    }
+    if plan.stages.iter().any(|s| s.reads.q.is_some()) {
+        return Some("queries of a level");
     }
     plan.stages.iter().find_map(|s| match s.view {
         View::Given | View::Walk(_) => None,
@@ -243,6 +276,11 @@ fn stage(
     if attend.role == Role::ColumnWalk {
         return Err(EmitError::Unsupported("walks over columns: they are those of a backward pass".to_owned()));
     }
+    // Levels are f32, which no variant narrows.
+    let spec = &match attend.reads.kv {
+        Some(_) => Spec { variant: Variant::Portable, ..*spec },
+        None => *spec,
+    };
     let (threads, chunk) = match spec.variant {
         Variant::Matrix => (matrix::THREADS, matrix::chunk(spec)),
         _ => (rows::THREADS, rows::chunk(spec)),
@@ -339,6 +377,9 @@ impl Maker<'_> {
             View::Walk(_) => Some(self.names.field(Field::Walk)),
             _ => None,
         };
+        if let Some(level) = attend_level(self.attend) {
+            self.names.field(Field::Slots(level));
+        }
         for field in [Field::NQ, Field::NK, Field::QStart, Field::KStart, Field::QRow, Field::KRow, Field::ORow] {
             self.names.field(field);
         }
@@ -427,7 +468,9 @@ impl Maker<'_> {
         Ok(Stage {
             text: t,
             tile: attend.tile.q,
+            variant: self.spec.variant,
             view: attend.view,
+            keys: attend.reads.kv,
             modulus,
             fields: names.fields.iter().copied().collect(),
             data: uses_data,
@@ -447,6 +490,17 @@ impl Maker<'_> {
         b.text
     }
 
+    /// Whether a binding has rows of a level.
+    fn is_level(&self, binding: u32) -> bool {
+        let of = match binding {
+            4 => passes::Of::K,
+            5 => passes::Of::V,
+            _ => return false,
+        };
+        let level = self.attend.reads.kv;
+        level.is_some_and(|l| attnc_plan::choose::origin(&self.plan.program, l, passes::derived(of)).is_some())
+    }
+
     fn bindings(&self, t: &mut String, data: bool) {
         let Maker { spec, .. } = self;
         let input = match (spec.variant, spec.input) {
@@ -461,6 +515,7 @@ impl Maker<'_> {
             t.push_str("@group(0) @binding(2) var<storage, read> data: array<u32>;\n");
         }
         for (binding, name) in [(3, "queries"), (4, "key_rows"), (5, "value_rows")] {
+            let input = if self.is_level(binding) { "vec4<f32>" } else { input };
             let _ = writeln!(t, "@group(0) @binding({binding}) var<storage, read> {name}: array<{input}>;");
         }
         if !self.hands_over {
@@ -508,9 +563,14 @@ impl Maker<'_> {
                 );
             }
             _ => {
-                t.push_str(
-                    "  n_q = given_n_q;\n  n_k = given_n_k;\n  q_start = given_q_start;\n  k_start = given_k_start;\n  \
-                     stride = 1;\n  tile_first = i32(turn) * TILE;\n",
+                let (count, first) = match attend_level(attend) {
+                    Some(level) => (Field::Slots(level).name(), "0"),
+                    None => ("given_n_k".to_owned(), "given_k_start"),
+                };
+                let _ = write!(
+                    t,
+                    "  n_q = given_n_q;\n  n_k = {count};\n  q_start = given_q_start;\n  k_start = {first};\n  \
+                     stride = 1;\n  tile_first = i32(turn) * TILE;\n"
                 );
             }
         }
@@ -544,7 +604,7 @@ impl Maker<'_> {
              fn output_row() -> i32 { return o_row + first_q + number * stride; }\n\n",
         );
         // Reading elements.
-        let load = |name: &str| match (spec.variant, spec.input) {
+        let load = |name: &str, input: Element| match (spec.variant, input) {
             (_, Element::F32) => format!("{name}[at]"),
             (Variant::Portable, Element::F16) => {
                 format!("vec4<f32>(unpack2x16float({name}[at].x), unpack2x16float({name}[at].y))")
@@ -557,8 +617,11 @@ impl Maker<'_> {
             _ => format!("{name}[at]"),
         };
         let held = if spec.variant == Variant::Portable { "vec4<f32>" } else { "vec4<f16>" };
-        for (function, name) in [("read_q", "queries"), ("read_k", "key_rows"), ("read_v", "value_rows")] {
-            let _ = writeln!(t, "fn {function}(at: u32) -> {held} {{ return {}; }}", load(name));
+        for (binding, function, name) in
+            [(3, "read_q", "queries"), (4, "read_k", "key_rows"), (5, "read_v", "value_rows")]
+        {
+            let input = if self.is_level(binding) { Element::F32 } else { spec.input };
+            let _ = writeln!(t, "fn {function}(at: u32) -> {held} {{ return {}; }}", load(name, input));
         }
         if !self.hands_over {
             t.push_str(writer(spec.output));
@@ -601,6 +664,11 @@ fn nearest(n: usize) -> String {
     )
 }
 
+/// The number of the level whose slots are keys.
+fn attend_level(attend: &Attend) -> Option<u32> {
+    attend.reads.kv.map(|level| level.0)
+}
+
 /// Whether a field says where run-time data stand.
 fn is_data(field: Field) -> bool {
     matches!(
@@ -611,6 +679,8 @@ fn is_data(field: Field) -> bool {
             | Field::MapData(_)
             | Field::DrawData(_)
             | Field::Order(_)
+            | Field::Position(_)
+            | Field::Last(_)
             | Field::Table(_)
     )
 }

@@ -224,13 +224,90 @@ fn row_loops(b: &mut Body<'_, '_>, piece: &Piece, depth: usize) {
         first
     };
     let step = b.names.int(l.step);
+    let chosen = depth + 1 == piece.loops.len() && is_chosen(b, piece, l.var) && l.step == 1 && span.is_none();
+    let first = if chosen {
+        // Slots ascend: the first whose keys do not all come before.
+        let (low, high) = (format!("low{}", l.var), format!("high{}", l.var));
+        b.line(format!("var {low} = {first};"));
+        b.line(format!("var {high} = {hi};"));
+        b.open(format!("while ({low} < {high})"));
+        for _ in 0..HALVINGS {
+            b.open(format!("if ({low} < {high})"));
+            b.line(format!("let {v} = ({low} + {high}) >> 1u;"));
+            // Behind those of a row that has fewer there are none.
+            let there = piece.guard.map(|g| format!("{} & ", b.value(g))).unwrap_or_default();
+            let end = b.value(piece.end);
+            b.line(format!("if ({there}({end} <= least)) {{ {low} = {v} + 1; }} else {{ {high} = {v}; }}"));
+            b.close();
+        }
+        b.close();
+        low
+    } else {
+        first
+    };
     b.open(format!("for (var {v} = {first}; {v} < {hi}; {v} += {step})"));
+    if chosen {
+        let start = b.value(piece.start);
+        b.line("// Later ones begin later.");
+        let limits: Vec<String> = limits(b, piece.end, l.var).into_iter().map(|e| b.value(e)).collect();
+        let limits: String = limits.iter().map(|limit| format!(" | ({start} >= {limit})")).collect();
+        b.line(format!("if (({start} >= a){limits}) {{ break; }}"));
+    }
     row_loops(b, piece, depth + 1);
     if let Some((base, stride)) = span {
         b.line("// Later iterations hold later keys.");
         b.line(format!("if (a < {base} + ({v} + 1) * {stride}) {{ break; }}"));
     }
     b.close();
+}
+
+/// Halvings that are written out: a loop costs more than what is in it, and llvmpipe ends one after so many iterations.
+const HALVINGS: usize = 4;
+
+/// Whether a loop goes over what was chosen for a row, in such a way that keys of later iterations come later.
+fn is_chosen(b: &mut Body<'_, '_>, piece: &Piece, var: u32) -> bool {
+    let exprs = &b.names.program.exprs;
+    let by_place =
+        |e: &ExprId| matches!(exprs.node(*e), Node::DrawAt(_, _, j) if *exprs.node(*j) == Node::Var(Var::Loop(var)));
+    let chosen = exprs.reachable(&[piece.start]).iter().any(by_place);
+    chosen && ascends(b, piece.start, var) && ascends(b, piece.end, var)
+}
+
+/// Whether an integer does not fall as a loop variable grows, by its form. What was chosen for a row ascends.
+fn ascends(b: &mut Body<'_, '_>, e: ExprId, var: u32) -> bool {
+    use attnc_pattern::expr::Bin;
+    let exprs = &b.names.program.exprs;
+    if !exprs.reads(e, |v| v == Var::Loop(var)) {
+        return true;
+    }
+    let free = |x: ExprId| !exprs.reads(x, |v| v == Var::Loop(var));
+    match *exprs.node(e) {
+        Node::Var(_) => true,
+        Node::DrawAt(_, row, j) => free(row) && ascends(b, j, var),
+        Node::Bin(Bin::Add | Bin::Min | Bin::Max, x, y) => ascends(b, x, var) && ascends(b, y, var),
+        Node::Bin(Bin::Sub, x, y) => free(y) && ascends(b, x, var),
+        Node::Bin(Bin::Mul, x, y) => {
+            let (by, x) = if free(x) { (x, y) } else { (y, x) };
+            free(by) && b.names.nonnegative(by) && ascends(b, x, var)
+        }
+        Node::Bin(Bin::Div, x, y) => exprs.as_int(y).is_some_and(|y| y > 0) && ascends(b, x, var),
+        _ => false,
+    }
+}
+
+/// What an end does not exceed, whatever the loop variable.
+fn limits(b: &Body<'_, '_>, end: ExprId, var: u32) -> Vec<ExprId> {
+    use attnc_pattern::expr::Bin;
+    let exprs = &b.names.program.exprs;
+    let (mut found, mut pending) = (Vec::new(), vec![end]);
+    while let Some(e) = pending.pop() {
+        if !exprs.reads(e, |v| v == Var::Loop(var)) {
+            found.push(e);
+        } else if let Node::Bin(Bin::Min, x, y) = *exprs.node(e) {
+            pending.extend([x, y]);
+        }
+    }
+    found
 }
 
 /// `fn keepN(k, slot)`: whether query `q` has the key at position `k`, which is number `slot` of its chunk.
