@@ -20,7 +20,7 @@ use attnc_plan::members::{Members, Slots, members};
 use attnc_plan::{Choose, Plan};
 
 use crate::device::{Gpu, GpuError};
-use crate::emit::passes::{Batch, How, Kind, MANY, Of, Pass, Recipe, THREADS, derived, is_listed, room};
+use crate::emit::passes::{Batch, How, Kind, Of, Pass, Recipe, THREADS, derived, is_listed, room};
 use crate::layout::Field;
 use crate::run::{
     ALIGN, CompiledPlan, Dispatch, Given, LaunchError, On, Window, Words, buffer, filled, job_rows, value, windows,
@@ -622,8 +622,6 @@ impl Making<'_> {
     /// Rows that a pass reads and writes, by binding.
     fn rows(&self, pass: &Pass) -> Result<Vec<(u32, Bound<'_>)>, LaunchError> {
         let program = &*self.plan.program;
-        let whole = |block: &'_ Block| -> (wgpu::Buffer, ()) { (block.buffer.clone(), ()) };
-        let _ = whole;
         Ok(match pass.kind {
             Kind::Pool { pool, of } => {
                 let id = self.plan.pools[pool].level;
@@ -870,7 +868,6 @@ impl Making<'_> {
     fn choice_jobs(&self, pass: &Pass, number: usize, words: &mut Words) -> Result<PassJobs, LaunchError> {
         let choose = &self.plan.chooses[number];
         let program = &*self.plan.program;
-        let select = program.select(choose.select);
         let recipe = choose.scored.as_ref().map(Recipe::new);
         let mut jobs = PassJobs { count: self.window.jobs.len(), ..PassJobs::default() };
         for job in self.window.jobs.clone() {
@@ -986,13 +983,11 @@ impl Making<'_> {
                 jobs.push(found)?;
             }
         }
-        let _ = select;
         jobs.groups = match pass.kind {
             Kind::Grid { how: How::Queries, .. } | Kind::Fill(_) => (jobs.count * jobs.rows).div_ceil(THREADS),
             Kind::Grid { how: How::Head, .. } | Kind::Reach(_) if jobs.rows > 0 => jobs.count,
             _ => jobs.count * jobs.rows,
         };
-        debug_assert!(THREADS <= MANY);
         Ok(jobs)
     }
 }
