@@ -140,10 +140,7 @@ fn compile(gpu: &Gpu, stage: Stage) -> Result<Compiled, GpuError> {
     }
     bindings.extend((stage.hands_over || stage.resumes).then_some(BETWEEN));
     let pipeline = gpu.scoped(GpuError::Shader, "a pipeline", || {
-        let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some("attnc"),
-            source: wgpu::ShaderSource::Wgsl(stage.text.as_str().into()),
-        });
+        let module = crate::experimental::module(&gpu.device, &stage.text);
         let entries: Vec<wgpu::BindGroupLayoutEntry> = bindings
             .iter()
             .map(|&binding| wgpu::BindGroupLayoutEntry {

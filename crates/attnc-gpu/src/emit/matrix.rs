@@ -1,271 +1,608 @@
 //! Cooperative matrices: the variant `matrix`, f16 in and f32 accumulated.
 //!
-//! The one idea: four subgroups own 16 queries each, for which they hold Q and the output as 16 x 16 matrices. Such
-//! matrices have no elements that a shader can name, so that a chunk of scores goes through workgroup memory: stored by
-//! the subgroup, read back by its lanes, two to a query, masked, exponentiated and written as f16 for the second product.
-//! The output is rescaled only when a maximum grows by more than [`SLACK`] powers of two: until then weights are
-//! greater than 1, which f16 bears. Nothing here knows which keys a chunk holds.
+//! The one idea: subgroups own rows of queries and a part of each chunk's keys ([`Form`]), for which they hold Q and the
+//! output as 16 x 16 matrices. Such matrices have no elements that a shader can name, so that scores go through workgroup
+//! memory: stored by the subgroup, read back by its lanes, two to a query, masked, exponentiated and written as f16 for
+//! the second product. The output is rescaled only when a maximum grows by more than [`SLACK`] powers of two: until then
+//! weights are greater than 1, which f16 bears. Subgroups that share rows keep sums of their own, which are joined at the
+//! end. Nothing here knows which keys a chunk holds.
 
 use std::fmt::Write as _;
 
+use super::sets::Search;
 use super::{Maker, Spec};
 
 /// The longest text of a predicate that is written out for every key of a lane.
 const SHORT: usize = 800;
 
-/// Threads of a workgroup: four subgroups of 32.
-pub(super) const THREADS: usize = 128;
-
 /// Powers of two by which a weight may exceed 1 before the output is rescaled; 15 is the most that f16 holds.
 const SLACK: &str = "8.0";
 
-/// Keys of a chunk: as many as leave the workgroup's memory below 48 KiB.
-pub(super) fn chunk(spec: &Spec) -> usize {
-    if spec.pitch() + spec.value_pitch() <= 128 { 64 } else { 32 }
+/// How a workgroup shares its work.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    /// Blocks of 16 queries that a subgroup has.
+    pub(super) blocks: usize,
+    /// Subgroups with different queries.
+    pub(super) groups: usize,
+    /// Subgroups with the same queries, each with its part of the keys of a chunk.
+    pub(super) parts: usize,
+    /// Keys of a chunk.
+    pub(super) chunk: usize,
+}
+
+impl Form {
+    /// That of a shader.
+    pub(super) fn of(spec: &Spec) -> Form {
+        let small = spec.pitch() + spec.value_pitch() <= 128;
+        // As many rows of K and V as leave room for two workgroups in what a multiprocessor has.
+        if small {
+            Form { blocks: 2, groups: 4, parts: 1, chunk: 32 }
+        } else {
+            Form { blocks: 1, groups: 4, parts: 2, chunk: 32 }
+        }
+    }
+
+    /// Queries of a workgroup.
+    pub(super) fn rows(self) -> usize {
+        16 * self.blocks * self.groups
+    }
+
+    /// Threads of a workgroup.
+    pub(super) fn threads(self) -> usize {
+        32 * self.groups * self.parts
+    }
+
+    /// Keys of a chunk that a subgroup has.
+    fn keys(self) -> usize {
+        self.chunk / self.parts
+    }
+
+    /// Whether the lanes of a query are next to each other: what keeps reads of scores in different banks depends on
+    /// the pitch.
+    fn adjacent(self) -> bool {
+        self.keys() != 32 || self.parts == 1
+    }
+
+    /// Vectors from row to row of scores.
+    fn score_pitch(self) -> usize {
+        self.keys() / 4 + if self.adjacent() { 2 } else { 1 }
+    }
+}
+
+/// Names of the matrices and sums of block `r`.
+fn out(r: usize, b: usize) -> String {
+    format!("out{r}_{b}")
 }
 
 /// The rest of the module.
 pub(super) fn main(maker: &mut Maker<'_>) -> String {
+    let form = maker.form;
     let chunk = maker.chunk;
     let (d, dv) = (maker.spec.pitch(), maker.spec.value_pitch());
-    // Blocks of 16: of a key, of a value, of a chunk.
-    let (kb, vb, cb) = (d / 16, dv / 16, chunk / 16);
+    // Blocks of 16: of a key, of a value.
+    let (kb, vb) = (d / 16, dv / 16);
+    let keys = form.keys();
     // Vectors of four from row to row, with as many elements more that rows begin in other banks.
-    let (kp, vp, sp, pp) = ((d + 8) / 4, (dv + 8) / 4, (chunk + 8) / 4, (chunk + 8) / 4);
-    // Vectors of a row of scores that a lane holds.
-    let width = chunk / 8;
+    let (kp, vp, sp, pp) = ((d + 8) / 4, (dv + 8) / 4, form.score_pitch(), (keys + 8) / 4);
+    let subgroups = form.groups * form.parts;
     let mut t = format!(
         "/// Vectors from row to row.\nconst KEY_PITCH: u32 = {kp}u;\nconst VALUE_PITCH: u32 = {vp}u;\n\
          const SCORE_PITCH: u32 = {sp}u;\nconst WEIGHT_PITCH: u32 = {pp}u;\n\n\
          var<workgroup> key_tile: array<vec4<f16>, {}>;\nvar<workgroup> value_tile: array<vec4<f16>, {}>;\n\
-         /// Scores of the chunk, and blocks of the output while they are rescaled; each subgroup has its rows.\n\
-         var<workgroup> score_tile: array<vec4<f32>, {}>;\nvar<workgroup> weight_tile: array<vec4<f16>, {}>;\n\n\
-         /// The greatest logit so far, times log2(e), or up to {SLACK} less; and the sum of powers relative to it.\n\
-         var<private> top: f32;\nvar<private> sum: f32;\n\n",
+         /// Scores of 16 queries, and blocks of the output while they are rescaled; each subgroup has its rows.\n\
+         var<workgroup> score_tile: array<vec4<f32>, {}>;\nvar<workgroup> weight_tile: array<vec4<f16>, {}>;\n\n",
         chunk * kp,
         chunk * vp,
-        64 * sp,
-        64 * pp
+        subgroups * 16 * sp,
+        subgroups * 16 * pp
     );
+    t.push_str("/// The greatest logit so far, times log2(e), or up to a slack less; and the sum of powers relative to it. Of each block.\n");
+    for r in 0..form.blocks {
+        let _ = writeln!(t, "var<private> top{r}: f32;\nvar<private> sum{r}: f32;");
+    }
     for entry in maker.entries.iter().filter(|e| e.keep > SHORT) {
         let n = entry.number;
         let _ = write!(
             t,
-            "/// Entry {n}: which of this lane's keys its query has, a bit each.\nfn held{n}(part: i32, filled: i32) -> u32 {{\n  \
-             var bits = 0u;\n  for (var i = 0; i < {count}; i++) {{\n    let slot = 8 * (i >> 2u) + 4 * part + (i & 3);\n    \
+            "/// Entry {n}: which of this lane's keys its query has, a bit each.\nfn held{n}(first: i32, filled: i32) -> u32 {{\n  \
+             var bits = 0u;\n  for (var i = 0; i < {count}; i++) {{\n    let slot = first + 8 * (i >> 2u) + (i & 3);\n    \
              if ((slot < filled) && keep{n}(keys[slot], slot)) {{ bits |= 1u << u32(i); }}\n  }}\n  return bits;\n}}\n\n",
-            count = 4 * width
+            count = keys / 2
         );
     }
-    t.push_str(
+    let (row, side, other) = if form.adjacent() {
+        ("(member >> 1u)", "(member & 1u)", "1u")
+    } else {
+        ("(member & 15u)", "(member >> 4u)", "16u")
+    };
+    let _ = write!(
+        t,
         "// Matrices are only touched where all threads of a subgroup are. A condition that is the same for all of them is left\n\
          // by `break`: within an `if` it would not be known to be.\n\
-         @compute @workgroup_size(128)\nfn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32, \
-         @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) member: u32) {\n  loop {\n  \
-         if (!begin(group)) { break; }\n  let lane = i32(thread);\n  \
-         // Two lanes share a query: vectors of even and of odd number.\n  let first_row = 16u * subgroup;\n  \
-         let own_row = first_row + (member >> 1u);\n  let part = i32(member & 1u);\n  \
-         let own_scores = own_row * SCORE_PITCH + (member & 1u);\n  let own_weights = own_row * WEIGHT_PITCH + (member & 1u);\n",
+         @compute @workgroup_size({})\nfn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32, \
+         @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) member: u32) {{\n  loop {{\n  \
+         if (!begin(group)) {{ break; }}\n  let lane = i32(thread);\n  \
+         // The first query of the subgroup, and which part of the keys it has.\n  \
+         let first_row = {}u * (subgroup / {parts}u);\n  let share = subgroup % {parts}u;\n  \
+         // Two lanes share a query: vectors of even and of odd number.\n  \
+         let side = {side};\n  let own_row = first_row + {row};\n  \
+         let first_slot = {keys} * i32(share) + 4 * i32(side);\n  \
+         let scores = 16u * subgroup * SCORE_PITCH;\n  let weights = 16u * subgroup * WEIGHT_PITCH;\n  \
+         let own_scores = scores + {row} * SCORE_PITCH + side;\n  let own_weights = weights + {row} * WEIGHT_PITCH + side;\n",
+        form.threads(),
+        16 * form.blocks,
+        parts = form.parts,
     );
-    // Q, staged through the tile of keys.
-    for b in 0..kb {
-        let _ = writeln!(t, "  var query{b} = coop_mat16x16<f16,A>();");
-    }
-    for pass in 0..(64 / chunk) {
-        let from = pass * chunk;
-        let _ = write!(
-            t,
-            "  for (var i = lane; i < CHUNK * D4; i += THREADS) {{\n    set_query(i / D4 + {from});\n    \
-             key_tile[u32(i / D4) * KEY_PITCH + u32(i % D4)] = read_q(u32(query_row()) * u32(D4) + u32(i % D4));\n  }}\n  \
-             workgroupBarrier();\n"
-        );
-        if chunk < 64 {
-            let _ = write!(
-                t,
-                "  loop {{\n    if ((first_row < {from}u) | (first_row >= {}u)) {{ break; }}\n",
-                from + chunk
-            );
+    queries(&mut t, form, (kb, d / 8));
+    for r in 0..form.blocks {
+        for b in 0..vb {
+            let _ = writeln!(t, "  var {} = coop_mat16x16<f32,C>();", out(r, b));
         }
-        for b in 0..kb {
-            let _ = writeln!(
-                t,
-                "    query{b} = coopLoadT<coop_mat16x16<f16,A>>(&key_tile[(first_row - {from}u) * KEY_PITCH + {}u], KEY_PITCH);",
-                4 * b
-            );
-        }
-        t.push_str(if chunk < 64 { "    break;\n  }\n  workgroupBarrier();\n" } else { "  workgroupBarrier();\n" });
+        let _ = write!(t, "  top{r} = NONE;\n  sum{r} = 0.0;\n");
     }
     t.push_str("  set_query(i32(own_row));\n");
-    for b in 0..vb {
-        let _ = writeln!(t, "  var out{b} = coop_mat16x16<f32,C>();");
-    }
-    t.push_str("  top = NONE;\n  sum = 0.0;\n");
     if maker.resumes {
-        t.push_str(
-            "  // Goes on from the stages before.\n  let given = u32(output_row() * (V4 + 1));\n  let state = between[given + u32(V4)];\n  \
-             if (state.y > 0.0) {\n    top = state.x * LOG2_E;\n    sum = select(0.0, 1.0, part == 0);\n  }\n",
-        );
-        for b in 0..vb {
+        t.push_str("  // Goes on from the stages before.\n");
+        for r in 0..form.blocks {
             let _ = write!(
                 t,
-                "  for (var c = 0u; c < 2u; c++) {{\n    let o = between[given + {}u + 2u * c + (member & 1u)];\n    \
-                 score_tile[own_scores + 2u * c] = select(vec4<f32>(), o, state.y > 0.0);\n  }}\n  subgroupBarrier();\n  \
-                 out{b} = coopLoadT<coop_mat16x16<f32,C>>(&score_tile[first_row * SCORE_PITCH], SCORE_PITCH);\n  subgroupBarrier();\n",
-                4 * b
+                "  {{\n  set_query(i32(own_row) + {});\n  let given = u32(output_row() * (V4 + 1));\n  let state = between[given + u32(V4)];\n  \
+                 let some = (state.y > 0.0) & (share == 0u);\n  if (some) {{\n    top{r} = state.x * LOG2_E;\n    \
+                 sum{r} = select(0.0, 1.0, side == 0u);\n  }}\n",
+                16 * r
             );
+            for b in 0..vb {
+                let _ = write!(
+                    t,
+                    "  score_tile[own_scores] = select(vec4<f32>(), between[given + {}u + side], some);\n  \
+                     score_tile[own_scores + 2u] = select(vec4<f32>(), between[given + {}u + side], some);\n  subgroupBarrier();\n  \
+                     {} = coopLoadT<coop_mat16x16<f32,C>>(&score_tile[scores], SCORE_PITCH);\n  subgroupBarrier();\n",
+                    4 * b,
+                    4 * b + 2,
+                    out(r, b)
+                );
+            }
+            t.push_str("  }\n");
+        }
+        if form.blocks > 1 {
+            t.push_str("  set_query(i32(own_row));\n");
         }
     }
     for i in 0..maker.entries.len() {
-        visit(maker, &mut t, i, (kb, vb, cb, width));
+        visit(maker, &mut t, i, (kb, vb), other);
     }
     for (n, slots) in maker.nulls.clone() {
         let slots = maker.names.int(slots);
-        let _ = write!(
-            t,
-            "  for (var null_slot = 0; null_slot < {slots}; null_slot++) {{\n    let logit = null{n}(null_slot) * LOG2_E;\n"
-        );
-        grow(&mut t, "logit", vb);
-        t.push_str("    sum += select(0.0, exp2(logit - top), part == 0);\n  }\n");
+        for r in 0..form.blocks {
+            if form.blocks > 1 {
+                let _ = writeln!(t, "  set_query(i32(own_row) + {});", 16 * r);
+            }
+            let _ = write!(
+                t,
+                "  for (var null_slot = 0; null_slot < select(0, {slots}, share == 0u); null_slot++) {{\n    let logit = null{n}(null_slot) * LOG2_E;\n"
+            );
+            let logits: Vec<String> =
+                (0..form.blocks).map(|b| if b == r { "logit".to_owned() } else { String::new() }).collect();
+            grow(&mut t, &logits, vb);
+            let _ = write!(t, "    sum{r} += select(0.0, exp2(logit - top{r}), side == 0u);\n  }}\n");
+        }
     }
-    t.push_str(
-        "  sum += subgroupShuffleXor(sum, 1u);\n  let some = sum > 0.0;\n  let share = select(0.0, 1.0 / sum, some);\n  \
-         let log_sum = top * LN_2 + log(sum);\n  let valid = i32(own_row) < tile_rows;\n",
-    );
-    if maker.hands_over {
-        t.push_str("  let at = u32(output_row() * (V4 + 1));\n");
-    } else {
-        t.push_str("  let at = u32(output_row()) * u32(V4);\n");
+    for r in 0..form.blocks {
+        finish(maker, &mut t, r, vb, other);
     }
-    for b in 0..vb {
-        let write = if maker.hands_over {
-            format!("between[at + {}u + 2u * c + (member & 1u)] = o;", 4 * b)
-        } else {
-            format!("write_o(at + {}u + 2u * c + (member & 1u), o);", 4 * b)
-        };
-        let _ = write!(
-            t,
-            "  coopStoreT(out{b}, &score_tile[first_row * SCORE_PITCH], SCORE_PITCH);\n  subgroupBarrier();\n  \
-             for (var c = 0u; c < 2u; c++) {{\n    let o = share * score_tile[own_scores + 2u * c];\n    if (valid) {{ {write} }}\n  }}\n  \
-             subgroupBarrier();\n"
-        );
-    }
-    t.push_str("  if (valid & (part == 0)) {\n");
-    t.push_str(if maker.hands_over {
-        "    between[at + u32(V4)] = vec4<f32>(log_sum, select(0.0, 1.0, some), 0.0, 0.0);\n"
-    } else {
-        "    log_sums[output_row()] = select(0xff800000u, bitcast<u32>(log_sum), some);\n"
-    });
-    t.push_str("  }\n  break;\n  }\n}\n");
+    t.push_str("  break;\n  }\n}\n");
     t
 }
 
-/// Makes room for a logit: raises `top`, and rescales what was summed if it had a value and grows by much.
-fn grow(t: &mut String, logit: &str, vb: usize) {
-    let _ = write!(
-        t,
-        "    let fresh = top < LEAST;\n    let grows = ({logit} > top + {SLACK}) & !fresh;\n    loop {{\n      if (!subgroupAny(grows)) {{ break; }}\n      \
-         let shrink = select(1.0, exp2(top - {logit}), grows);\n      sum *= shrink;\n      top = select(top, {logit}, grows);\n      \
-         subgroupBarrier();\n"
-    );
-    for b in 0..vb {
-        let _ = write!(
-            t,
-            "      coopStoreT(out{b}, &score_tile[first_row * SCORE_PITCH], SCORE_PITCH);\n      subgroupBarrier();\n      \
-             score_tile[own_scores] *= shrink;\n      score_tile[own_scores + 2u] *= shrink;\n      subgroupBarrier();\n      \
-             out{b} = coopLoadT<coop_mat16x16<f32,C>>(&score_tile[first_row * SCORE_PITCH], SCORE_PITCH);\n      subgroupBarrier();\n"
-        );
+/// Q, staged through the tile of keys.
+fn queries(t: &mut String, form: Form, (kb, d8): (usize, usize)) {
+    for r in 0..form.blocks {
+        for b in 0..kb {
+            let _ = writeln!(t, "  var query{r}_{b} = coop_mat16x16<f16,A>();");
+        }
     }
-    let _ = write!(t, "      break;\n    }}\n    top = select(top, {logit}, fresh);\n");
+    let (rows, threads) = (form.rows(), form.threads());
+    let at_once = form.chunk.min(rows);
+    for from in (0..rows).step_by(at_once) {
+        let all = at_once * d8;
+        let mut stores = String::new();
+        for i in 0..all.div_ceil(threads) {
+            let at = format!("(thread + {}u)", i * threads);
+            let _ = write!(
+                t,
+                "  set_query(i32({at} / {d8}u) + {from});\n  \
+                 let q{from}_{i} = u32(query_row()) * {d4}u + 2u * ({at} % {d8}u);\n  \
+                 let q{from}_{i}a = read_q(q{from}_{i});\n  let q{from}_{i}b = read_q(q{from}_{i} + 1u);\n",
+                d4 = 2 * d8
+            );
+            let place = format!("({at} / {d8}u) * KEY_PITCH + 2u * ({at} % {d8}u)");
+            let store = format!("key_tile[{place}] = q{from}_{i}a; key_tile[{place} + 1u] = q{from}_{i}b;");
+            let _ = if (i + 1) * threads > all {
+                writeln!(stores, "  if ({at} < {all}u) {{ {store} }}")
+            } else {
+                writeln!(stores, "  {store}")
+            };
+        }
+        let _ = write!(t, "{stores}  workgroupBarrier();\n");
+        if at_once < rows {
+            let _ = write!(
+                t,
+                "  loop {{\n    if ((first_row < {from}u) | (first_row >= {}u)) {{ break; }}\n",
+                from + at_once
+            );
+        }
+        for r in 0..form.blocks {
+            for b in 0..kb {
+                let _ = writeln!(
+                    t,
+                    "    query{r}_{b} = coopLoadT<coop_mat16x16<f16,A>>(&key_tile[(first_row - {from}u + {}u) * KEY_PITCH + {}u], KEY_PITCH);",
+                    16 * r,
+                    4 * b
+                );
+            }
+        }
+        t.push_str(if at_once < rows { "    break;\n  }\n  workgroupBarrier();\n" } else { "  workgroupBarrier();\n" });
+    }
 }
 
-/// Lines that copy the rows of a chunk to workgroup memory: those that read, and those that store what was read, so that
-/// all reads are under way together. Rows beyond the chunk's keys repeat the last one, and are 0 among the values: their
-/// weights are 0.
-fn stage(maker: &Maker<'_>) -> (String, String) {
-    let (mut t, mut stores) = (String::new(), String::new());
-    let tensors = [("k", "key", maker.spec.pitch() / 4), ("v", "value", maker.spec.value_pitch() / 4)];
-    for (letter, tensor, vectors) in tensors {
-        let all = maker.chunk * vectors;
-        for i in 0..all.div_ceil(THREADS) {
-            let at = format!("(thread + {}u)", i * THREADS);
-            let (slot, column) = (format!("({at} / {vectors}u)"), format!("{at} % {vectors}u"));
+/// Writes the rows of block `r`, joined from all subgroups that have a part of them.
+fn finish(maker: &Maker<'_>, t: &mut String, r: usize, vb: usize, other: &str) {
+    let form = maker.form;
+    let keys = form.keys();
+    // Blocks of the output, and vectors, that a row of scores holds; how many vectors a lane has.
+    let (wide, vectors) = (keys / 16, keys / 4);
+    let all = 16 * vectors;
+    let threads = 32 * form.parts;
+    let sp = form.score_pitch();
+    let barrier = if form.parts > 1 { "workgroupBarrier" } else { "subgroupBarrier" };
+    let _ = write!(
+        t,
+        "  // Block {r}.\n  {{\n  sum{r} += subgroupShuffleXor(sum{r}, {other});\n  {barrier}();\n  \
+         let first = {parts}u * (subgroup / {parts}u) * 16u * SCORE_PITCH;\n  \
+         let turn = 32u * share + member;\n  \
+         // Beyond a row's scores.\n  if (side == 0u) {{ score_tile[own_scores + {vectors}u] = vec4<f32>(top{r}, sum{r}, 0.0, 0.0); }}\n",
+        parts = form.parts,
+    );
+    for pass in 0..vb.div_ceil(wide) {
+        let blocks = wide.min(vb - pass * wide);
+        for j in 0..blocks {
             let _ = writeln!(
                 t,
-                "    let {letter}{i} = read_{letter}(u32(key_row(keys[min({slot}, last)])) * {vectors}u + {column});"
+                "  coopStoreT({}, &score_tile[scores + {}u], SCORE_PITCH);",
+                out(r, pass * wide + j),
+                4 * j
             );
-            let value = if letter == "v" {
-                format!("select(vec4<f16>(), {letter}{i}, {slot} <= last)")
+        }
+        let _ = writeln!(t, "  {barrier}();");
+        for i in 0..all.div_ceil(threads) {
+            // Rows of a pass are as long as its blocks.
+            let here = 4 * blocks;
+            let total = 16 * here;
+            if i * threads >= total {
+                continue;
+            }
+            let at = format!("(turn + {}u)", i * threads);
+            let guard = if (i + 1) * threads > total { format!("if ({at} < {total}u) ") } else { String::new() };
+            let _ = write!(
+                t,
+                "  {guard}{{\n    let row = {at} / {here}u;\n    let rows = first + row * SCORE_PITCH;\n    let column = {at} % {here}u;\n"
+            );
+            let tops: Vec<String> = (0..form.parts).map(|p| format!("s{p}.x")).collect();
+            for p in 0..form.parts {
+                let _ = writeln!(t, "    let s{p} = score_tile[rows + {}u];", p * 16 * sp + vectors);
+            }
+            let most = tops.iter().skip(1).fold(tops[0].clone(), |m, x| format!("max({m}, {x})"));
+            let _ = write!(t, "    let most = {most};\n    var total = 0.0;\n    var o = vec4<f32>();\n");
+            for p in 0..form.parts {
+                let _ = write!(
+                    t,
+                    "    let f{p} = exp2(s{p}.x - most);\n    total += f{p} * s{p}.y;\n    o += f{p} * score_tile[rows + {}u + column];\n",
+                    p * 16 * sp
+                );
+            }
+            let _ = write!(
+                t,
+                "    let some = total > 0.0;\n    o *= select(0.0, 1.0 / total, some);\n    let log_sum = most * LN_2 + log(total);\n    \
+                 let place = i32(first_row + row) + {};\n    set_query(place);\n    if (place < tile_rows) {{\n",
+                16 * r
+            );
+            let vector = 4 * pass * wide;
+            if maker.hands_over {
+                let _ = write!(
+                    t,
+                    "      let at = u32(output_row() * (V4 + 1));\n      between[at + {vector}u + column] = o;\n"
+                );
             } else {
-                format!("{letter}{i}")
+                let _ = writeln!(t, "      write_o(u32(output_row()) * u32(V4) + {vector}u + column, o);");
+            }
+            if pass == 0 {
+                let _ = writeln!(
+                    t,
+                    "      if (column == 0u) {{ {} }}",
+                    if maker.hands_over {
+                        "between[at + u32(V4)] = vec4<f32>(log_sum, select(0.0, 1.0, some), 0.0, 0.0);"
+                    } else {
+                        "log_sums[output_row()] = select(0xff800000u, bitcast<u32>(log_sum), some);"
+                    }
+                );
+            }
+            t.push_str("    }\n  }\n");
+        }
+        let _ = writeln!(t, "  {barrier}();");
+    }
+    t.push_str("  }\n");
+}
+
+/// Makes room for a logit of each block: raises `top`, and rescales what was summed if it had a value and grows by much.
+/// Blocks without a logit stay.
+fn grow(t: &mut String, logits: &[String], vb: usize) {
+    let blocks = || logits.iter().enumerate().filter(|(_, logit)| !logit.is_empty());
+    for (r, logit) in blocks() {
+        let _ = write!(
+            t,
+            "    let fresh{r} = top{r} < LEAST;\n    let grows{r} = ({logit} > top{r} + {SLACK}) & !fresh{r};\n"
+        );
+    }
+    let any: Vec<String> = blocks().map(|(r, _)| format!("grows{r}")).collect();
+    let _ =
+        write!(t, "    loop {{\n      if (!subgroupAny({})) {{ break; }}\n      subgroupBarrier();\n", any.join(" | "));
+    for (r, logit) in blocks() {
+        let _ = write!(
+            t,
+            "      let shrink{r} = select(1.0, exp2(top{r} - {logit}), grows{r});\n      sum{r} *= shrink{r};\n      \
+             top{r} = select(top{r}, {logit}, grows{r});\n"
+        );
+        for b in 0..vb {
+            let o = out(r, b);
+            let _ = write!(
+                t,
+                "      coopStoreT({o}, &score_tile[scores], SCORE_PITCH);\n      subgroupBarrier();\n      \
+                 score_tile[own_scores] *= shrink{r};\n      score_tile[own_scores + 2u] *= shrink{r};\n      subgroupBarrier();\n      \
+                 {o} = coopLoadT<coop_mat16x16<f32,C>>(&score_tile[scores], SCORE_PITCH);\n      subgroupBarrier();\n"
+            );
+        }
+    }
+    t.push_str("      break;\n    }\n");
+    for (r, logit) in blocks() {
+        let _ = writeln!(t, "    top{r} = select(top{r}, {logit}, fresh{r});");
+    }
+}
+
+/// What each thread reads of a chunk: tensor, its vectors of 16 bytes in a row, and how many of the chunk a thread has.
+fn shares(maker: &Maker<'_>) -> [(&'static str, &'static str, usize, usize); 2] {
+    let of = |pitch: usize| (pitch / 8, (maker.chunk * pitch / 8).div_ceil(maker.threads));
+    let ((k, ks), (v, vs)) = (of(maker.spec.pitch()), of(maker.spec.value_pitch()));
+    [("k", "key", k, ks), ("v", "value", v, vs)]
+}
+
+/// The slot of the chunk, and the vector of its row, that a thread has as number `i`.
+fn place(maker: &Maker<'_>, i: usize, vectors: usize) -> (String, String) {
+    let at = format!("(thread + {}u)", i * maker.threads);
+    (format!("({at} / {vectors}u)"), format!("2u * ({at} % {vectors}u)"))
+}
+
+/// Lines that find the next chunk's keys and begin to read their rows. Each thread works out the positions of the rows
+/// that it reads; all reads are under way together.
+fn ahead(maker: &Maker<'_>, i: usize) -> String {
+    let entry = &maker.entries[i];
+    let n = entry.number;
+    let mut t = String::new();
+    // With several blocks a lane has several queries: for finding keys it takes one of all.
+    if maker.form.blocks > 1 && entry.search == Search::Rows {
+        let _ = writeln!(t, "    set_query(lane % {});", maker.form.rows());
+    }
+    let (next, whole) = match entry.search {
+        Search::Tile => (format!("next{n}(run_from)"), "run.z != 0"),
+        Search::Rows => (format!("nearest{n}(run_from, lane)"), "false"),
+    };
+    let _ = write!(
+        t,
+        "    filled = 0;\n    whole = true;\n    while (filled < CHUNK) {{\n      if (run_from >= run_end) {{\n        \
+         let run = {next};\n        if (run.x >= run.y) {{ break; }}\n        run_from = run.x;\n        run_end = run.y;\n        \
+         run_whole = {whole};\n      }}\n      let count = min(run_end - run_from, CHUNK - filled);\n      let first = run_from - filled;\n      \
+         if ((lane >= filled) & (lane < filled + count)) {{ own_key = first + lane; }}\n"
+    );
+    for (letter, _, vectors, count) in shares(maker) {
+        for i in 0..count {
+            let (slot, _) = place(maker, i, vectors);
+            let _ = writeln!(
+                t,
+                "      if ((i32{slot} >= filled) & (i32{slot} < filled + count)) {{ {letter}{i} = first + i32{slot}; }}"
+            );
+        }
+    }
+    t.push_str(
+        "      whole = whole & run_whole;\n      filled += count;\n      run_from += count;\n    }\n    if (filled > 0) {\n",
+    );
+    for (letter, _, vectors, count) in shares(maker) {
+        for i in 0..count {
+            let (_, column) = place(maker, i, vectors);
+            let at = format!("u32(key_row({letter}{i})) * {}u + {column}", 2 * vectors);
+            let _ = writeln!(
+                t,
+                "      {letter}{i}a = read_{letter}({at});\n      {letter}{i}b = read_{letter}({at} + 1u);"
+            );
+        }
+    }
+    t.push_str("    }\n");
+    t
+}
+
+/// Lines that store what was read. Rows beyond the chunk's keys are 0 among the values: their weights are 0.
+fn store(maker: &Maker<'_>) -> String {
+    let mut t = String::new();
+    for (letter, tensor, vectors, count) in shares(maker) {
+        let all = maker.chunk * vectors;
+        for i in 0..count {
+            let (slot, column) = place(maker, i, vectors);
+            let value = |half: &str| {
+                if letter == "v" {
+                    format!("select(vec4<f16>(), v{i}{half}, i32{slot} < filled)")
+                } else {
+                    format!("k{i}{half}")
+                }
             };
-            let pitch = tensor.to_uppercase();
-            let store = format!("{tensor}_tile[{slot} * {pitch}_PITCH + {column}] = {value};");
-            let _ = if (i + 1) * THREADS > all {
-                writeln!(stores, "    if ({at} < {all}u) {{ {store} }}")
+            let at = format!("{slot} * {}_PITCH + {column}", tensor.to_uppercase());
+            let lines = format!("{tensor}_tile[{at}] = {}; {tensor}_tile[{at} + 1u] = {};", value("a"), value("b"));
+            let _ = if (i + 1) * maker.threads > all {
+                writeln!(t, "    if (thread < {}u) {{ {lines} }}", all - i * maker.threads)
             } else {
-                writeln!(stores, "    {store}")
+                writeln!(t, "    {lines}")
             };
         }
     }
-    (t, stores)
+    t
 }
 
 /// One entry of tokens.
-fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb, cb, width): (usize, usize, usize, usize)) {
-    let entry = &maker.entries[i];
-    let n = entry.number;
-    let (reads, stores) = stage(maker);
+fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb): (usize, usize), other: &str) {
+    let n = maker.entries[i].number;
+    let form = maker.form;
+    let cb = form.keys() / 16;
+    let next = ahead(maker, i);
     let _ = write!(
         t,
-        "  // Entry {n}.\n  {{\n  var run_from = k_start;\n  var run_end = k_start;\n  var run_whole = false;\n  loop {{\n{fill}    \
-         workgroupBarrier();\n    let last = u32(filled - 1);\n{reads}{stores}{set_key}    workgroupBarrier();\n",
-        fill = maker.fill(entry),
+        "  // Entry {n}.\n  {{\n  var run_from = k_start;\n  var run_end = k_start;\n  var run_whole = false;\n  \
+         var filled = 0;\n  var whole = true;\n  var own_key = k_start;\n"
+    );
+    for (letter, _, _, count) in shares(maker) {
+        for i in 0..count {
+            let _ = writeln!(
+                t,
+                "  var {letter}{i} = k_start;\n  var {letter}{i}a: vec4<f16>;\n  var {letter}{i}b: vec4<f16>;"
+            );
+        }
+    }
+    let _ = write!(
+        t,
+        "{next}  loop {{\n    if (filled == 0) {{ break; }}\n{stores}    if (lane < CHUNK) {{ keys[lane] = own_key; }}\n{set_key}    \
+         let held = filled;\n    let all_held = whole && (held == CHUNK);\n    workgroupBarrier();\n    \
+         // The next chunk is read while this one is computed.\n{next}",
+        stores = store(maker),
         set_key = if maker.keeps_keys() { "    if (lane < filled) { set_key(lane); }\n" } else { "" },
     );
+    t.push_str("    loop {\n");
+    if form.parts > 1 {
+        let _ = writeln!(t, "    if ({} * i32(share) >= held) {{ break; }}", form.keys());
+    }
+    some(maker, t, i);
     // Scores.
-    for c in 0..cb {
-        let _ = writeln!(t, "    var score{c} = coop_mat16x16<f32,C>();");
+    for r in 0..form.blocks {
+        for c in 0..cb {
+            let _ = writeln!(t, "    var score{r}_{c} = coop_mat16x16<f32,C>();");
+        }
     }
     for k in 0..kb {
         for c in 0..cb {
             let _ = writeln!(
                 t,
-                "    score{c} = coopMultiplyAdd(query{k}, coopLoad<coop_mat16x16<f16,B>>(&key_tile[{}u * KEY_PITCH + {}u], KEY_PITCH), score{c});",
+                "    let key{k}_{c} = coopLoad<coop_mat16x16<f16,B>>(&key_tile[({}u * share + {}u) * KEY_PITCH + {}u], KEY_PITCH);",
+                form.keys(),
                 16 * c,
                 4 * k
             );
+            for r in 0..form.blocks {
+                let _ = writeln!(t, "    score{r}_{c} = coopMultiplyAdd(query{r}_{k}, key{k}_{c}, score{r}_{c});");
+            }
         }
     }
+    for r in 0..form.blocks {
+        logits(maker, t, (i, r), cb, other);
+    }
+    let most: Vec<String> = (0..form.blocks).map(|r| format!("most{r}")).collect();
+    grow(t, &most, vb);
+    for r in 0..form.blocks {
+        weigh(maker, t, r, cb);
+    }
     for c in 0..cb {
-        let _ =
-            writeln!(t, "    coopStoreT(score{c}, &score_tile[first_row * SCORE_PITCH + {}u], SCORE_PITCH);", 4 * c);
+        for b in 0..vb {
+            let _ = writeln!(
+                t,
+                "    let value{c}_{b} = coopLoadT<coop_mat16x16<f16,B>>(&value_tile[({}u * share + {}u) * VALUE_PITCH + {}u], VALUE_PITCH);",
+                form.keys(),
+                16 * c,
+                4 * b
+            );
+            for r in 0..form.blocks {
+                let o = out(r, b);
+                let _ = writeln!(t, "    {o} = coopMultiplyAdd(weight{r}_{c}, value{c}_{b}, {o});");
+            }
+        }
+    }
+    t.push_str("    break;\n    }\n    workgroupBarrier();\n  }\n  }\n");
+}
+
+/// Leaves a chunk of which no query of the subgroup has a key.
+fn some(maker: &Maker<'_>, t: &mut String, i: usize) {
+    let entry = &maker.entries[i];
+    let n = entry.number;
+    let form = maker.form;
+    t.push_str("    var some = all_held;\n    if (!all_held) {\n");
+    for r in 0..form.blocks {
+        if form.blocks > 1 {
+            let _ = writeln!(t, "      set_query(i32(own_row) + {});", 16 * r);
+        }
+        if entry.keep > SHORT {
+            let _ = writeln!(t, "      some = some | (held{n}(first_slot, held) != 0u);");
+            continue;
+        }
+        for w in 0..form.keys() / 8 {
+            for c in 0..4 {
+                let slot = format!("first_slot + {}", 8 * w + c);
+                let _ = writeln!(t, "      some = some | ((({slot}) < held) & keep{n}(keys[{slot}], {slot}));");
+            }
+        }
+    }
+    t.push_str("    }\n    if (!subgroupAny(some)) { break; }\n");
+}
+
+/// From the scores of block `r` to logits times log2(e), `x`, and the greatest of a query, `most`.
+fn logits(maker: &Maker<'_>, t: &mut String, (i, r): (usize, usize), cb: usize, other: &str) {
+    let entry = &maker.entries[i];
+    let n = entry.number;
+    let form = maker.form;
+    let width = form.keys() / 8;
+    if r > 0 {
+        t.push_str("    subgroupBarrier();\n");
+    }
+    for c in 0..cb {
+        let _ = writeln!(t, "    coopStoreT(score{r}_{c}, &score_tile[scores + {}u], SCORE_PITCH);", 4 * c);
     }
     t.push_str("    subgroupBarrier();\n");
+    let several = form.blocks > 1;
+    let set_query = format!("set_query(i32(own_row) + {});\n", 16 * r);
+    if several && entry.logit {
+        let _ = write!(t, "    {set_query}");
+    }
     let scale = &maker.scale;
     for w in 0..width {
         let raw = format!("score_tile[own_scores + {}u]", 2 * w);
         if entry.logit {
-            let slot = |c: usize| format!("{} + 4 * part", 8 * w + c);
-            let one = |c: usize| format!("logit{n}(raw{w}[{c}], keys[{s}], {s})", s = slot(c));
-            let _ = writeln!(t, "    let raw{w} = {scale} * {raw};");
-            let _ = writeln!(t, "    var x{w} = LOG2_E * vec4<f32>({}, {}, {}, {});", one(0), one(1), one(2), one(3));
+            let slot = |c: usize| format!("first_slot + {}", 8 * w + c);
+            let one = |c: usize| format!("logit{n}(raw{r}_{w}[{c}], keys[{s}], {s})", s = slot(c));
+            let _ = writeln!(t, "    let raw{r}_{w} = {scale} * {raw};");
+            let _ =
+                writeln!(t, "    var x{r}_{w} = LOG2_E * vec4<f32>({}, {}, {}, {});", one(0), one(1), one(2), one(3));
         } else {
-            let _ = writeln!(t, "    var x{w} = ({scale} * LOG2_E) * {raw};");
+            let _ = writeln!(t, "    var x{r}_{w} = ({scale} * LOG2_E) * {raw};");
         }
     }
-    t.push_str("    if (!whole || filled < CHUNK) {\n");
+    t.push_str("    if (!all_held) {\n");
+    if several && !entry.logit {
+        let _ = write!(t, "      {set_query}");
+    }
     if entry.keep > SHORT {
-        let _ = writeln!(t, "      let bits = held{n}(part, filled);");
+        let _ = writeln!(t, "      let bits = held{n}(first_slot, held);");
     } else {
-        let _ = writeln!(t, "      let slot = 4 * part;");
+        let _ = writeln!(t, "      let slot = first_slot;");
     }
     for w in 0..width {
         if entry.keep <= SHORT {
-            let one =
-                |c: usize| format!("(slot + {i} < filled) & keep{n}(keys[slot + {i}], slot + {i})", i = 8 * w + c);
+            let one = |c: usize| format!("(slot + {i} < held) & keep{n}(keys[slot + {i}], slot + {i})", i = 8 * w + c);
             let _ = writeln!(
                 t,
-                "      x{w} = select(vec4<f32>(NONE), x{w}, vec4<bool>({}, {}, {}, {}));",
+                "      x{r}_{w} = select(vec4<f32>(NONE), x{r}_{w}, vec4<bool>({}, {}, {}, {}));",
                 one(0),
                 one(1),
                 one(2),
@@ -275,7 +612,7 @@ fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb, cb, width): (usiz
         }
         let _ = writeln!(
             t,
-            "      x{w} = select(vec4<f32>(NONE), x{w}, ((vec4<u32>(bits) >> vec4<u32>({}u, {}u, {}u, {}u)) & vec4<u32>(1u)) != vec4<u32>());",
+            "      x{r}_{w} = select(vec4<f32>(NONE), x{r}_{w}, ((vec4<u32>(bits) >> vec4<u32>({}u, {}u, {}u, {}u)) & vec4<u32>(1u)) != vec4<u32>());",
             4 * w,
             4 * w + 1,
             4 * w + 2,
@@ -283,37 +620,36 @@ fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb, cb, width): (usiz
         );
     }
     t.push_str("    }\n");
-    let all: Vec<String> = (0..width).map(|w| format!("x{w}")).collect();
+    let all: Vec<String> = (0..width).map(|w| format!("x{r}_{w}")).collect();
     let most = all.iter().skip(1).fold(all[0].clone(), |m, x| format!("max({m}, {x})"));
     let _ = write!(
         t,
-        "    let highest = {most};\n    var most = max(max(highest.x, highest.y), max(highest.z, highest.w));\n    \
-         most = max(most, subgroupShuffleXor(most, 1u));\n"
+        "    let highest{r} = {most};\n    var most{r} = max(max(highest{r}.x, highest{r}.y), max(highest{r}.z, highest{r}.w));\n    \
+         most{r} = max(most{r}, subgroupShuffleXor(most{r}, {other}));\n"
     );
-    grow(t, "most", vb);
-    t.push_str("    let base = max(top, LEAST);\n    var parts = vec4<f32>();\n");
+}
+
+/// From the logits of block `r` to its weights.
+fn weigh(maker: &Maker<'_>, t: &mut String, r: usize, cb: usize) {
+    let width = maker.form.keys() / 8;
+    let _ = write!(t, "    let base{r} = max(top{r}, LEAST);\n    var parts{r} = vec4<f32>();\n");
+    if r > 0 {
+        t.push_str("    subgroupBarrier();\n");
+    }
     for w in 0..width {
         let _ = writeln!(
             t,
-            "    x{w} = exp2(x{w} - vec4<f32>(base));\n    parts += x{w};\n    weight_tile[own_weights + {}u] = vec4<f16>(x{w});",
+            "    x{r}_{w} = exp2(x{r}_{w} - vec4<f32>(base{r}));\n    parts{r} += x{r}_{w};\n    \
+             weight_tile[own_weights + {}u] = vec4<f16>(x{r}_{w});",
             2 * w
         );
     }
-    t.push_str("    sum += (parts.x + parts.y) + (parts.z + parts.w);\n    subgroupBarrier();\n");
+    let _ = write!(t, "    sum{r} += (parts{r}.x + parts{r}.y) + (parts{r}.z + parts{r}.w);\n    subgroupBarrier();\n");
     for c in 0..cb {
         let _ = writeln!(
             t,
-            "    let weight{c} = coopLoadT<coop_mat16x16<f16,A>>(&weight_tile[first_row * WEIGHT_PITCH + {}u], WEIGHT_PITCH);",
+            "    let weight{r}_{c} = coopLoadT<coop_mat16x16<f16,A>>(&weight_tile[weights + {}u], WEIGHT_PITCH);",
             4 * c
         );
-        for b in 0..vb {
-            let _ = writeln!(
-                t,
-                "    out{b} = coopMultiplyAdd(weight{c}, coopLoadT<coop_mat16x16<f16,B>>(&value_tile[{}u * VALUE_PITCH + {}u], VALUE_PITCH), out{b});",
-                16 * c,
-                4 * b
-            );
-        }
     }
-    t.push_str("    workgroupBarrier();\n  }\n  }\n");
 }
