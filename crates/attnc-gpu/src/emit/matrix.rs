@@ -35,7 +35,7 @@ impl Form {
     /// That of a shader.
     pub(super) fn of(spec: &Spec) -> Form {
         let small = spec.pitch() + spec.value_pitch() <= 128;
-        // As many rows of K and V as leave room for two workgroups in what a multiprocessor has.
+        // As much workgroup memory as lets two workgroups share a multiprocessor.
         if small {
             Form { blocks: 2, groups: 4, parts: 1, chunk: 32 }
         } else {
@@ -61,7 +61,7 @@ impl Form {
     /// Whether the lanes of a query are next to each other: what keeps reads of scores in different banks depends on
     /// the pitch.
     fn adjacent(self) -> bool {
-        self.keys() != 32 || self.parts == 1
+        self.keys() != 32
     }
 
     /// Vectors from row to row of scores.
@@ -182,9 +182,7 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
                 t,
                 "  for (var null_slot = 0; null_slot < select(0, {slots}, share == 0u); null_slot++) {{\n    let logit = null{n}(null_slot) * LOG2_E;\n"
             );
-            let logits: Vec<String> =
-                (0..form.blocks).map(|b| if b == r { "logit".to_owned() } else { String::new() }).collect();
-            grow(&mut t, &logits, vb);
+            grow(&mut t, "logit", r, vb);
             let _ = write!(t, "    sum{r} += select(0.0, exp2(logit - top{r}), side == 0u);\n  }}\n");
         }
     }
@@ -334,159 +332,89 @@ fn finish(maker: &Maker<'_>, t: &mut String, r: usize, vb: usize, other: &str) {
     t.push_str("  }\n");
 }
 
-/// Makes room for a logit of each block: raises `top`, and rescales what was summed if it had a value and grows by much.
-/// Blocks without a logit stay.
-fn grow(t: &mut String, logits: &[String], vb: usize) {
-    let blocks = || logits.iter().enumerate().filter(|(_, logit)| !logit.is_empty());
-    for (r, logit) in blocks() {
-        let _ = write!(
-            t,
-            "    let fresh{r} = top{r} < LEAST;\n    let grows{r} = ({logit} > top{r} + {SLACK}) & !fresh{r};\n"
-        );
-    }
-    let any: Vec<String> = blocks().map(|(r, _)| format!("grows{r}")).collect();
-    let _ =
-        write!(t, "    loop {{\n      if (!subgroupAny({})) {{ break; }}\n      subgroupBarrier();\n", any.join(" | "));
-    for (r, logit) in blocks() {
-        let _ = write!(
-            t,
-            "      let shrink{r} = select(1.0, exp2(top{r} - {logit}), grows{r});\n      sum{r} *= shrink{r};\n      \
-             top{r} = select(top{r}, {logit}, grows{r});\n"
-        );
-        for b in 0..vb {
-            let o = out(r, b);
-            let _ = write!(
-                t,
-                "      coopStoreT({o}, &score_tile[scores], SCORE_PITCH);\n      subgroupBarrier();\n      \
-                 score_tile[own_scores] *= shrink{r};\n      score_tile[own_scores + 2u] *= shrink{r};\n      subgroupBarrier();\n      \
-                 {o} = coopLoadT<coop_mat16x16<f32,C>>(&score_tile[scores], SCORE_PITCH);\n      subgroupBarrier();\n"
-            );
-        }
-    }
-    t.push_str("      break;\n    }\n");
-    for (r, logit) in blocks() {
-        let _ = writeln!(t, "    top{r} = select(top{r}, {logit}, fresh{r});");
-    }
-}
-
-/// What each thread reads of a chunk: tensor, its vectors of 16 bytes in a row, and how many of the chunk a thread has.
-fn shares(maker: &Maker<'_>) -> [(&'static str, &'static str, usize, usize); 2] {
-    let of = |pitch: usize| (pitch / 8, (maker.chunk * pitch / 8).div_ceil(maker.threads));
-    let ((k, ks), (v, vs)) = (of(maker.spec.pitch()), of(maker.spec.value_pitch()));
-    [("k", "key", k, ks), ("v", "value", v, vs)]
-}
-
-/// The slot of the chunk, and the vector of its row, that a thread has as number `i`.
-fn place(maker: &Maker<'_>, i: usize, vectors: usize) -> (String, String) {
-    let at = format!("(thread + {}u)", i * maker.threads);
-    (format!("({at} / {vectors}u)"), format!("2u * ({at} % {vectors}u)"))
-}
-
-/// Lines that find the next chunk's keys and begin to read their rows. Each thread works out the positions of the rows
-/// that it reads; all reads are under way together.
-fn ahead(maker: &Maker<'_>, i: usize) -> String {
-    let entry = &maker.entries[i];
-    let n = entry.number;
-    let mut t = String::new();
-    // With several blocks a lane has several queries: for finding keys it takes one of all.
-    if maker.form.blocks > 1 && entry.search == Search::Rows {
-        let _ = writeln!(t, "    set_query(lane % {});", maker.form.rows());
-    }
-    let (next, whole) = match entry.search {
-        Search::Tile => (format!("next{n}(run_from)"), "run.z != 0"),
-        Search::Rows => (format!("nearest{n}(run_from, lane)"), "false"),
-    };
+/// Makes room for a logit: raises `top`, and rescales what was summed if it had a value and grows by much.
+fn grow(t: &mut String, logit: &str, r: usize, vb: usize) {
     let _ = write!(
         t,
-        "    filled = 0;\n    whole = true;\n    while (filled < CHUNK) {{\n      if (run_from >= run_end) {{\n        \
-         let run = {next};\n        if (run.x >= run.y) {{ break; }}\n        run_from = run.x;\n        run_end = run.y;\n        \
-         run_whole = {whole};\n      }}\n      let count = min(run_end - run_from, CHUNK - filled);\n      let first = run_from - filled;\n      \
-         if ((lane >= filled) & (lane < filled + count)) {{ own_key = first + lane; }}\n"
+        "    let fresh = top{r} < LEAST;\n    let grows = ({logit} > top{r} + {SLACK}) & !fresh;\n    loop {{\n      if (!subgroupAny(grows)) {{ break; }}\n      \
+         let shrink = select(1.0, exp2(top{r} - {logit}), grows);\n      sum{r} *= shrink;\n      top{r} = select(top{r}, {logit}, grows);\n      \
+         subgroupBarrier();\n"
     );
-    for (letter, _, vectors, count) in shares(maker) {
-        for i in 0..count {
-            let (slot, _) = place(maker, i, vectors);
-            let _ = writeln!(
-                t,
-                "      if ((i32{slot} >= filled) & (i32{slot} < filled + count)) {{ {letter}{i} = first + i32{slot}; }}"
-            );
-        }
+    for b in 0..vb {
+        let o = out(r, b);
+        let _ = write!(
+            t,
+            "      coopStoreT({o}, &score_tile[scores], SCORE_PITCH);\n      subgroupBarrier();\n      \
+             score_tile[own_scores] *= shrink;\n      score_tile[own_scores + 2u] *= shrink;\n      subgroupBarrier();\n      \
+             {o} = coopLoadT<coop_mat16x16<f32,C>>(&score_tile[scores], SCORE_PITCH);\n      subgroupBarrier();\n"
+        );
     }
-    t.push_str(
-        "      whole = whole & run_whole;\n      filled += count;\n      run_from += count;\n    }\n    if (filled > 0) {\n",
-    );
-    for (letter, _, vectors, count) in shares(maker) {
-        for i in 0..count {
-            let (_, column) = place(maker, i, vectors);
-            let at = format!("u32(key_row({letter}{i})) * {}u + {column}", 2 * vectors);
-            let _ = writeln!(
-                t,
-                "      {letter}{i}a = read_{letter}({at});\n      {letter}{i}b = read_{letter}({at} + 1u);"
-            );
-        }
-    }
-    t.push_str("    }\n");
-    t
+    let _ = write!(t, "      break;\n    }}\n    top{r} = select(top{r}, {logit}, fresh);\n");
 }
 
-/// Lines that store what was read. Rows beyond the chunk's keys are 0 among the values: their weights are 0.
-fn store(maker: &Maker<'_>) -> String {
-    let mut t = String::new();
-    for (letter, tensor, vectors, count) in shares(maker) {
+/// Lines that copy the rows of a chunk to workgroup memory: those that read, and those that store what was read, so that
+/// all reads are under way together. Rows beyond the chunk's keys repeat the last one, and are 0 among the values: their
+/// weights are 0.
+fn stage(maker: &Maker<'_>) -> (String, String) {
+    let (mut t, mut stores) = (String::new(), String::new());
+    let tensors = [("k", "key", maker.spec.pitch() / 8), ("v", "value", maker.spec.value_pitch() / 8)];
+    let threads = maker.threads;
+    for (letter, tensor, vectors) in tensors {
         let all = maker.chunk * vectors;
-        for i in 0..count {
-            let (slot, column) = place(maker, i, vectors);
+        for i in 0..all.div_ceil(threads) {
+            let at = format!("(thread + {}u)", i * threads);
+            let (slot, column) = (format!("({at} / {vectors}u)"), format!("{at} % {vectors}u"));
+            let _ = write!(
+                t,
+                "    let {letter}{i} = u32(key_row(keys[min({slot}, last)])) * {}u + 2u * ({column});\n    \
+                 let {letter}{i}a = read_{letter}({letter}{i});\n    let {letter}{i}b = read_{letter}({letter}{i} + 1u);\n",
+                2 * vectors
+            );
             let value = |half: &str| {
                 if letter == "v" {
-                    format!("select(vec4<f16>(), v{i}{half}, i32{slot} < filled)")
+                    format!("select(vec4<f16>(), v{i}{half}, {slot} <= last)")
                 } else {
                     format!("k{i}{half}")
                 }
             };
-            let at = format!("{slot} * {}_PITCH + {column}", tensor.to_uppercase());
-            let lines = format!("{tensor}_tile[{at}] = {}; {tensor}_tile[{at} + 1u] = {};", value("a"), value("b"));
-            let _ = if (i + 1) * maker.threads > all {
-                writeln!(t, "    if (thread < {}u) {{ {lines} }}", all - i * maker.threads)
+            let pitch = tensor.to_uppercase();
+            let place = format!("{slot} * {pitch}_PITCH + 2u * ({column})");
+            let store =
+                format!("{tensor}_tile[{place}] = {}; {tensor}_tile[{place} + 1u] = {};", value("a"), value("b"));
+            let _ = if (i + 1) * threads > all {
+                writeln!(stores, "    if ({at} < {all}u) {{ {store} }}")
             } else {
-                writeln!(t, "    {lines}")
+                writeln!(stores, "    {store}")
             };
         }
     }
-    t
+    (t, stores)
 }
 
 /// One entry of tokens.
 fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb): (usize, usize), other: &str) {
-    let n = maker.entries[i].number;
+    let entry = &maker.entries[i];
+    let n = entry.number;
     let form = maker.form;
-    let cb = form.keys() / 16;
-    let next = ahead(maker, i);
+    let (cb, width) = (form.keys() / 16, form.keys() / 8);
+    let (reads, stores) = stage(maker);
+    // With several blocks a lane has several queries: for finding keys it takes one of all.
+    let search = if form.blocks > 1 && entry.search == Search::Rows {
+        format!("    set_query(lane % {});\n", form.rows())
+    } else {
+        String::new()
+    };
     let _ = write!(
         t,
-        "  // Entry {n}.\n  {{\n  var run_from = k_start;\n  var run_end = k_start;\n  var run_whole = false;\n  \
-         var filled = 0;\n  var whole = true;\n  var own_key = k_start;\n"
-    );
-    for (letter, _, _, count) in shares(maker) {
-        for i in 0..count {
-            let _ = writeln!(
-                t,
-                "  var {letter}{i} = k_start;\n  var {letter}{i}a: vec4<f16>;\n  var {letter}{i}b: vec4<f16>;"
-            );
-        }
-    }
-    let _ = write!(
-        t,
-        "{next}  loop {{\n    if (filled == 0) {{ break; }}\n{stores}    if (lane < CHUNK) {{ keys[lane] = own_key; }}\n{set_key}    \
-         let held = filled;\n    let all_held = whole && (held == CHUNK);\n    workgroupBarrier();\n    \
-         // The next chunk is read while this one is computed.\n{next}",
-        stores = store(maker),
+        "  // Entry {n}.\n  {{\n  var run_from = k_start;\n  var run_end = k_start;\n  var run_whole = false;\n  loop {{\n{search}{fill}    \
+         workgroupBarrier();\n    let last = u32(filled - 1);\n{reads}{stores}{set_key}    workgroupBarrier();\n",
+        fill = maker.fill(entry),
         set_key = if maker.keeps_keys() { "    if (lane < filled) { set_key(lane); }\n" } else { "" },
     );
     t.push_str("    loop {\n");
     if form.parts > 1 {
-        let _ = writeln!(t, "    if ({} * i32(share) >= held) {{ break; }}", form.keys());
+        let _ = writeln!(t, "    if ({} * i32(share) >= filled) {{ break; }}", form.keys());
     }
-    some(maker, t, i);
     // Scores.
     for r in 0..form.blocks {
         for c in 0..cb {
@@ -508,12 +436,14 @@ fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb): (usize, usize), 
         }
     }
     for r in 0..form.blocks {
-        logits(maker, t, (i, r), cb, other);
+        for c in 0..cb {
+            let _ = writeln!(t, "    var weight{r}_{c} = coop_mat16x16<f16,A>();");
+        }
     }
-    let most: Vec<String> = (0..form.blocks).map(|r| format!("most{r}")).collect();
-    grow(t, &most, vb);
     for r in 0..form.blocks {
-        weigh(maker, t, r, cb);
+        t.push_str("    {\n");
+        weigh(maker, t, (i, r), (vb, cb, width), other);
+        t.push_str("    }\n");
     }
     for c in 0..cb {
         for b in 0..vb {
@@ -533,36 +463,17 @@ fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb): (usize, usize), 
     t.push_str("    break;\n    }\n    workgroupBarrier();\n  }\n  }\n");
 }
 
-/// Leaves a chunk of which no query of the subgroup has a key.
-fn some(maker: &Maker<'_>, t: &mut String, i: usize) {
+/// From the scores of block `r` to its weights.
+fn weigh(
+    maker: &Maker<'_>,
+    t: &mut String,
+    (i, r): (usize, usize),
+    (vb, cb, width): (usize, usize, usize),
+    other: &str,
+) {
     let entry = &maker.entries[i];
     let n = entry.number;
     let form = maker.form;
-    t.push_str("    var some = all_held;\n    if (!all_held) {\n");
-    for r in 0..form.blocks {
-        if form.blocks > 1 {
-            let _ = writeln!(t, "      set_query(i32(own_row) + {});", 16 * r);
-        }
-        if entry.keep > SHORT {
-            let _ = writeln!(t, "      some = some | (held{n}(first_slot, held) != 0u);");
-            continue;
-        }
-        for w in 0..form.keys() / 8 {
-            for c in 0..4 {
-                let slot = format!("first_slot + {}", 8 * w + c);
-                let _ = writeln!(t, "      some = some | ((({slot}) < held) & keep{n}(keys[{slot}], {slot}));");
-            }
-        }
-    }
-    t.push_str("    }\n    if (!subgroupAny(some)) { break; }\n");
-}
-
-/// From the scores of block `r` to logits times log2(e), `x`, and the greatest of a query, `most`.
-fn logits(maker: &Maker<'_>, t: &mut String, (i, r): (usize, usize), cb: usize, other: &str) {
-    let entry = &maker.entries[i];
-    let n = entry.number;
-    let form = maker.form;
-    let width = form.keys() / 8;
     if r > 0 {
         t.push_str("    subgroupBarrier();\n");
     }
@@ -580,29 +491,29 @@ fn logits(maker: &Maker<'_>, t: &mut String, (i, r): (usize, usize), cb: usize, 
         let raw = format!("score_tile[own_scores + {}u]", 2 * w);
         if entry.logit {
             let slot = |c: usize| format!("first_slot + {}", 8 * w + c);
-            let one = |c: usize| format!("logit{n}(raw{r}_{w}[{c}], keys[{s}], {s})", s = slot(c));
-            let _ = writeln!(t, "    let raw{r}_{w} = {scale} * {raw};");
-            let _ =
-                writeln!(t, "    var x{r}_{w} = LOG2_E * vec4<f32>({}, {}, {}, {});", one(0), one(1), one(2), one(3));
+            let one = |c: usize| format!("logit{n}(raw{w}[{c}], keys[{s}], {s})", s = slot(c));
+            let _ = writeln!(t, "    let raw{w} = {scale} * {raw};");
+            let _ = writeln!(t, "    var x{w} = LOG2_E * vec4<f32>({}, {}, {}, {});", one(0), one(1), one(2), one(3));
         } else {
-            let _ = writeln!(t, "    var x{r}_{w} = ({scale} * LOG2_E) * {raw};");
+            let _ = writeln!(t, "    var x{w} = ({scale} * LOG2_E) * {raw};");
         }
     }
-    t.push_str("    if (!all_held) {\n");
+    t.push_str("    if (!whole || filled < CHUNK) {\n");
     if several && !entry.logit {
         let _ = write!(t, "      {set_query}");
     }
     if entry.keep > SHORT {
-        let _ = writeln!(t, "      let bits = held{n}(first_slot, held);");
+        let _ = writeln!(t, "      let bits = held{n}(first_slot, filled);");
     } else {
         let _ = writeln!(t, "      let slot = first_slot;");
     }
     for w in 0..width {
         if entry.keep <= SHORT {
-            let one = |c: usize| format!("(slot + {i} < held) & keep{n}(keys[slot + {i}], slot + {i})", i = 8 * w + c);
+            let one =
+                |c: usize| format!("(slot + {i} < filled) & keep{n}(keys[slot + {i}], slot + {i})", i = 8 * w + c);
             let _ = writeln!(
                 t,
-                "      x{r}_{w} = select(vec4<f32>(NONE), x{r}_{w}, vec4<bool>({}, {}, {}, {}));",
+                "      x{w} = select(vec4<f32>(NONE), x{w}, vec4<bool>({}, {}, {}, {}));",
                 one(0),
                 one(1),
                 one(2),
@@ -612,7 +523,7 @@ fn logits(maker: &Maker<'_>, t: &mut String, (i, r): (usize, usize), cb: usize, 
         }
         let _ = writeln!(
             t,
-            "      x{r}_{w} = select(vec4<f32>(NONE), x{r}_{w}, ((vec4<u32>(bits) >> vec4<u32>({}u, {}u, {}u, {}u)) & vec4<u32>(1u)) != vec4<u32>());",
+            "      x{w} = select(vec4<f32>(NONE), x{w}, ((vec4<u32>(bits) >> vec4<u32>({}u, {}u, {}u, {}u)) & vec4<u32>(1u)) != vec4<u32>());",
             4 * w,
             4 * w + 1,
             4 * w + 2,
@@ -620,35 +531,27 @@ fn logits(maker: &Maker<'_>, t: &mut String, (i, r): (usize, usize), cb: usize, 
         );
     }
     t.push_str("    }\n");
-    let all: Vec<String> = (0..width).map(|w| format!("x{r}_{w}")).collect();
+    let all: Vec<String> = (0..width).map(|w| format!("x{w}")).collect();
     let most = all.iter().skip(1).fold(all[0].clone(), |m, x| format!("max({m}, {x})"));
     let _ = write!(
         t,
-        "    let highest{r} = {most};\n    var most{r} = max(max(highest{r}.x, highest{r}.y), max(highest{r}.z, highest{r}.w));\n    \
-         most{r} = max(most{r}, subgroupShuffleXor(most{r}, {other}));\n"
+        "    let highest = {most};\n    var most = max(max(highest.x, highest.y), max(highest.z, highest.w));\n    \
+         most = max(most, subgroupShuffleXor(most, {other}));\n"
     );
-}
-
-/// From the logits of block `r` to its weights.
-fn weigh(maker: &Maker<'_>, t: &mut String, r: usize, cb: usize) {
-    let width = maker.form.keys() / 8;
-    let _ = write!(t, "    let base{r} = max(top{r}, LEAST);\n    var parts{r} = vec4<f32>();\n");
-    if r > 0 {
-        t.push_str("    subgroupBarrier();\n");
-    }
+    grow(t, "most", r, vb);
+    let _ = write!(t, "    let base = max(top{r}, LEAST);\n    var parts = vec4<f32>();\n");
     for w in 0..width {
         let _ = writeln!(
             t,
-            "    x{r}_{w} = exp2(x{r}_{w} - vec4<f32>(base{r}));\n    parts{r} += x{r}_{w};\n    \
-             weight_tile[own_weights + {}u] = vec4<f16>(x{r}_{w});",
+            "    x{w} = exp2(x{w} - vec4<f32>(base));\n    parts += x{w};\n    weight_tile[own_weights + {}u] = vec4<f16>(x{w});",
             2 * w
         );
     }
-    let _ = write!(t, "    sum{r} += (parts{r}.x + parts{r}.y) + (parts{r}.z + parts{r}.w);\n    subgroupBarrier();\n");
+    let _ = write!(t, "    sum{r} += (parts.x + parts.y) + (parts.z + parts.w);\n    subgroupBarrier();\n");
     for c in 0..cb {
         let _ = writeln!(
             t,
-            "    let weight{r}_{c} = coopLoadT<coop_mat16x16<f16,A>>(&weight_tile[weights + {}u], WEIGHT_PITCH);",
+            "    weight{r}_{c} = coopLoadT<coop_mat16x16<f16,A>>(&weight_tile[weights + {}u], WEIGHT_PITCH);",
             4 * c
         );
     }
