@@ -249,6 +249,10 @@ struct Maker<'a> {
     /// Threads of a workgroup, keys of a chunk.
     threads: usize,
     chunk: usize,
+    /// Queries of a workgroup.
+    tile: usize,
+    /// Of the variant `matrix`.
+    form: matrix::Form,
     /// Functions of the pattern.
     functions: String,
     /// For each entry of tokens: its number, how its keys are found, and whether scores are changed.
@@ -281,9 +285,10 @@ fn stage(
         Some(_) => Spec { variant: Variant::Portable, ..*spec },
         None => *spec,
     };
-    let (threads, chunk) = match spec.variant {
-        Variant::Matrix => (matrix::THREADS, matrix::chunk(spec)),
-        _ => (rows::THREADS, rows::chunk(spec)),
+    let form = matrix::Form::of(spec);
+    let (threads, chunk, tile) = match spec.variant {
+        Variant::Matrix => (form.threads(), form.chunk, form.rows()),
+        _ => (rows::THREADS, rows::chunk(spec), attend.tile.q),
     };
     // What a chunk holds by key beside its rows.
     let key_room = if spec.variant == Variant::Matrix { 6 } else { 1024 / (4 * chunk.max(1)) };
@@ -296,6 +301,8 @@ fn stage(
         hands_over,
         threads,
         chunk,
+        tile,
+        form,
         functions: String::new(),
         entries: Vec::new(),
         nulls: Vec::new(),
@@ -419,7 +426,7 @@ impl Maker<'_> {
              const D4: i32 = {d4};\nconst V4: i32 = {v4};\n/// The logit of a key that is not held.\n\
              const NONE: f32 = -3.0e38;\n/// Any logit is greater.\nconst LEAST: f32 = -1.5e38;\n\
              const LOG2_E: f32 = 1.4426950408889634;\nconst LN_2: f32 = 0.6931471805599453;\n\n",
-            attend.tile.q, self.chunk, self.threads
+            self.tile, self.chunk, self.threads
         );
         t.push_str(
             "struct Dispatch {\n  first_job: u32,\n  jobs: u32,\n  /// Tiles of queries of a job, and of one class of it.\n  \
@@ -467,7 +474,7 @@ impl Maker<'_> {
         t.push_str(main);
         Ok(Stage {
             text: t,
-            tile: attend.tile.q,
+            tile: self.tile,
             variant: self.spec.variant,
             view: attend.view,
             keys: attend.reads.kv,
