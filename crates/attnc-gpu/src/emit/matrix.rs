@@ -222,7 +222,7 @@ fn queries(t: &mut String, form: Form, (kb, d8): (usize, usize)) {
                 writeln!(stores, "  {store}")
             };
         }
-        let _ = write!(t, "{stores}  workgroupBarrier();\n");
+        let _ = writeln!(t, "{stores}  workgroupBarrier();");
         if at_once < rows {
             let _ = write!(
                 t,
