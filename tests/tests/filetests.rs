@@ -309,14 +309,12 @@ fn gpu(command: &Command<'_>, source: &str) -> Result<(), String> {
     if !has_gpu() {
         return Ok(());
     }
-    match command.get("file") {
-        Some(path) => {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-            let source = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-            run(command, &source, against_oracle_on_gpu)
-        }
-        None => run(command, source, against_oracle_on_gpu),
-    }
+    let other = command.get("file").map(|path| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+        std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))
+    });
+    let source = &other.transpose()?.unwrap_or_else(|| source.to_owned());
+    run(command, source, against_oracle_on_gpu)
 }
 
 fn run(command: &Command<'_>, source: &str, against: Against) -> Result<(), String> {
@@ -398,6 +396,8 @@ fn filetests() {
     let mut paths = vec![];
     files(&root, &mut paths);
     assert!(paths.len() > 100, "filetests are found");
+    // A worker that waits for others takes up another file meanwhile, and may be many deep.
+    rayon::ThreadPoolBuilder::new().stack_size(256 << 20).build_global().expect("the only pool");
     let failures = paths.par_iter().filter_map(|path| {
         let said = file(path).err()?;
         Some(format!("--- {}\n{said}\n", path.strip_prefix(&root).unwrap_or(path).display()))
