@@ -108,7 +108,6 @@ fn file(text: &str) -> Result<String, String> {
 }
 
 /// Splits at the last colon when a name follows it, so that `C:/a.attn` and `dir:x/a.attn` stay paths.
-#[expect(clippy::unnecessary_wraps, reason = "the type of a value parser")]
 fn subject(text: &str) -> Result<Subject, String> {
     let text = &file(text)?;
     if let Some((path, name)) = text.rsplit_once(':') {
