@@ -361,11 +361,7 @@ impl Work {
         let bytes = stored.min(cost.bytes_tiles as f64 * self.kv_heads as f64 / shape.heads as f64);
         // What levels and tables take may depend on the inputs.
         let memory = self.kernel.memory(shape, extent(dv), batch, &inputs, threads.count())?;
-        let converted = match dtype {
-            attnc::DType::F32 => 0,
-            _ => Kernel::conversion_bytes([batch, kv_heads, n_k, dim], extent(dv), threads.count()),
-        };
-        let mut workspace = vec![0; memory.workspace.saturating_add(converted)];
+        let mut workspace = vec![0; memory.workspace];
         let mut results = Results::new(&self.kernel, &given, dtype)?;
         let mut problem = results.problem(&given, inputs)?;
         #[cfg(feature = "gpu")]

@@ -104,11 +104,9 @@ stages! {
                 return;
             }
             // Values are read next, and where they are.
-            let values = ctx.v_singles.or(&ctx.v, chunk.first);
-            addresses(values, chunk, scratch.values);
-            let next = Next { rows: scratch.values, bytes: row_bytes(values) };
-            let k = ctx.k_singles.make(kernels, &ctx.k, (chunk.first, chunk.count), ctx.n_k);
-            let k = rows(kernels, k, chunk, scratch, scratch.keys);
+            addresses(&ctx.v, chunk, scratch.values);
+            let next = Next { rows: scratch.values, bytes: row_bytes(&ctx.v) };
+            let k = rows(kernels, &ctx.k, chunk, scratch, scratch.keys);
             // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
             let lane = chunk.lane as usize;
             let (q, s) = (scratch.q.wrapping_add(lane * ctx.dim as usize), scratch.s.wrapping_add(lane));
@@ -142,8 +140,7 @@ stages! {
             let v = if ctx.v.in_place() {
                 scratch.values.cast_const().cast()
             } else {
-                let v = ctx.v_singles.make(kernels, &ctx.v, (chunk.first, chunk.count), ctx.n_k);
-                rows(kernels, v, chunk, scratch, scratch.values)
+                rows(kernels, &ctx.v, chunk, scratch, scratch.values)
             };
             (kernels.pv)(s, v, chunk.count, ctx.v.dim as i64, lanes, bq, mask, alpha, acc, &next);
         }
@@ -445,9 +442,8 @@ unsafe fn after(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch) -> Next {
     unsafe {
         match (*scratch.window).after(chunk) {
             Some(next) => {
-                let keys = ctx.k_singles.or(&ctx.k, next.first);
-                addresses(keys, next, scratch.keys);
-                Next { rows: scratch.keys, bytes: row_bytes(keys) }
+                addresses(&ctx.k, next, scratch.keys);
+                Next { rows: scratch.keys, bytes: row_bytes(&ctx.k) }
             }
             None => {
                 for r in 0..scratch.rows {

@@ -458,15 +458,6 @@ impl Kernel {
         }
     }
 
-    /// Bytes beyond [`Kernel::workspace_bytes`] with which a launch on keys and values of a 16-bit type converts them once
-    /// and not for each tile of queries: for keys of `k`, `[batch, heads, keys, dim]`, and values of `dim_v` elements. At
-    /// most 32 MiB, and 0 where they would take more for one head.
-    #[must_use]
-    pub fn conversion_bytes(k: [usize; 4], dim_v: usize, threads: usize) -> usize {
-        let [batch, heads, keys, dim] = k;
-        attnc_cpu::converted_bytes(batch.saturating_mul(heads), keys, [dim, dim_v], threads)
-    }
-
     /// Runs on the target that it was compiled for. Heads that skip become 0, with a log-sum-exp of -inf.
     ///
     /// A launch that is given [`Resources::ready`] and is like the one before it makes no allocation: the lists of its
@@ -553,12 +544,7 @@ impl Kernel {
                 Some(Part { kernel: piece.code.as_deref()?, heads, envs, forward: lengths.falling })
             })
             .collect();
-        let tensors = [q.of_cpu().map_err(layout)?, k.of_cpu().map_err(layout)?, v.of_cpu().map_err(layout)?];
-        let singles = attnc_cpu::singles_bytes(&tensors[0], &tensors[1], &tensors[2], count);
-        let bytes = || {
-            let bytes = attnc_cpu::workspace_bytes(&parts, k.shape()[2], q.shape()[3], v.shape()[3], count);
-            bytes.saturating_add(singles)
-        };
+        let bytes = || attnc_cpu::workspace_bytes(&parts, k.shape()[2], q.shape()[3], v.shape()[3], count);
         let mut own;
         let workspace = match (workspace, memory) {
             (Some(given), _) => given,
