@@ -54,10 +54,11 @@ mod visits;
 
 pub use attnc_kernels::Isa;
 pub use attnc_kernels::abi::DType;
+pub use attnc_plan::choose::Chosen;
 pub use compile::{CompileError, CpuKernel, Options, compile};
 pub use dynamic::lists_bytes;
 pub use ready::{OwnedPart, Ready};
-pub use run::{Chosen, Launch, Part, RunError, run, run_chosen, workspace_bytes};
+pub use run::{Launch, Part, RunError, run, run_chosen, workspace_bytes};
 pub use target::{flops_executed, flops_reset, targets};
 pub use tensor::{LayoutError, Tensor, TensorMut};
 pub use visits::{Visits, few_tasks, most_folded};

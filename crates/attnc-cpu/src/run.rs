@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use attnc_kernels::abi::{BK, BQ_MAX, DType, KvView, Support};
-use attnc_pattern::env::{DrawTable, Env, MapData, in_class};
-use attnc_pattern::expr::{DrawId, OrderId};
+use attnc_pattern::env::{Env, MapData, in_class};
+use attnc_pattern::expr::OrderId;
 use attnc_pattern::order;
 use attnc_pattern::program::MapKind;
+use attnc_plan::choose::Chosen;
 use attnc_plan::{MAX_LEN, View};
 
 use crate::compile::{CpuKernel, Uses};
@@ -244,19 +245,6 @@ fn scratch_size(parts: &[Part<'_>], setups: &Setups, keys: usize, d: usize, dv: 
 /// If anything does not fit; nothing is written then.
 pub fn run(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<(), RunError> {
     run_noting(parts, launch, None)
-}
-
-/// What a selection chose for one head.
-#[derive(Clone, Debug)]
-pub struct Chosen {
-    /// Batch item.
-    pub batch: usize,
-    /// Head of the output.
-    pub head: usize,
-    /// Number of the table in the program.
-    pub draw: DrawId,
-    /// The table.
-    pub table: DrawTable,
 }
 
 /// As [`run`], and hands back what the selections of all heads chose.

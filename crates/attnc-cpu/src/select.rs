@@ -19,7 +19,7 @@ use attnc_pattern::program::{
     Among, Band, Budget, Chooser, Index, Norm, Operand, Program, Reduce, Refine, Rep, Rows as OperandRows, Select, Step,
 };
 use attnc_pattern::slots;
-use attnc_plan::choose::{self, env_of, stands};
+use attnc_plan::choose::{self, Extents, env_of};
 use attnc_plan::items::{Items, candidates_of};
 use attnc_plan::{Choose, Plan};
 
@@ -51,11 +51,8 @@ impl Setup {
     pub(crate) fn new(plan: &Plan, choose: &Choose, env: &Env<'_>) -> Result<Setup, String> {
         let program = &*plan.program;
         let select = program.select(choose.select);
-        let rows = slots::rows(program, select.rows, env).map_err(said)?;
-        let stood = stands(program, select.rows, env, rows.clone()).map_err(said)?;
-        let slots = slots::candidates(program, select.slots, env).map_err(said)?;
+        let Extents { rows, stands, slots, capacity } = Extents::new(program, select, env).map_err(said)?;
         let all = (slots.end - slots.start).max(0);
-        let most = slots::integer(program, env, select.capacity).map_err(said)?.clamp(0, all);
         let wanted = match &select.budget {
             Budget::Top(count) => {
                 Some(slots::integer(program, env, *count).map_err(said)?.max(select.at_least).min(all) as usize)
@@ -76,7 +73,7 @@ impl Setup {
             let last = list.last().copied().unwrap_or(0);
             list.resize(list.len() + BQ_MAX, last);
         }
-        Ok(Setup { rows, stands: stood, slots, capacity: most as usize, wanted, items })
+        Ok(Setup { rows, stands, slots, capacity, wanted, items })
     }
 
     /// Keys that its walk goes over.

@@ -14,7 +14,7 @@ use attnc_pattern::env::{DrawTable, Env, MapData};
 use attnc_pattern::expr::{DrawId, ExprId, LevelId, Node, Var};
 use attnc_pattern::program::{Budget, Heads, Index, Operand, Partition, Pool as Pooling, Program};
 use attnc_pattern::slots;
-use attnc_plan::choose::{self, level_of, of_queries, prepared, stands};
+use attnc_plan::choose::{self, Chosen, Extents, level_of, of_queries, prepared};
 use attnc_plan::items::{Items, candidates_of, inverse};
 use attnc_plan::members::{Members, Slots, members};
 use attnc_plan::{Choose, Plan};
@@ -25,19 +25,6 @@ use crate::layout::Field;
 use crate::run::{
     ALIGN, CompiledPlan, Dispatch, Given, LaunchError, On, Window, Words, buffer, filled, job_rows, value, windows,
 };
-
-/// What a selection chose for one head.
-#[derive(Clone, Debug)]
-pub struct Chosen {
-    /// Batch item.
-    pub batch: usize,
-    /// Head of the output.
-    pub head: usize,
-    /// Number of the table in the program.
-    pub draw: DrawId,
-    /// The table.
-    pub table: DrawTable,
-}
 
 /// Where a launch makes a table.
 #[derive(Clone, Debug)]
@@ -121,11 +108,8 @@ impl Setup {
     fn new(plan: &Plan, choose: &Choose, env: &Env<'_>) -> Result<Setup, LaunchError> {
         let program = &*plan.program;
         let select = program.select(choose.select);
-        let rows = slots::rows(program, select.rows, env).map_err(said)?;
-        let stood = stands(program, select.rows, env, rows.clone()).map_err(said)?;
-        let slots = slots::candidates(program, select.slots, env).map_err(said)?;
+        let Extents { rows, stands, slots, capacity } = Extents::new(program, select, env).map_err(said)?;
         let all = (slots.end - slots.start).max(0);
-        let capacity = slots::integer(program, env, select.capacity).map_err(said)?.clamp(0, all) as usize;
         let wanted = match &select.budget {
             Budget::Top(count) => slots::integer(program, env, *count).map_err(said)?.min(all),
             Budget::Nearest(n) => (*n).min(all),
@@ -145,7 +129,7 @@ impl Setup {
                 grids.push((rows, width));
             }
         }
-        let stands = stood.iter().map(|&p| (p - env.q_start) as i32 as u32).collect();
+        let stands = stands.iter().map(|&p| (p - env.q_start) as i32 as u32).collect();
         Ok(Setup { rows, stands, slots, capacity, wanted, items, grids })
     }
 

@@ -15,8 +15,8 @@ mod layout;
 mod run;
 mod validate;
 
+pub use attnc_plan::choose::Chosen;
 pub use device::{Adapter, Gpu, GpuError, adapter, adapters};
-pub use dynamic::Chosen;
 pub use emit::{Element, EmitError, Spec, Stage, Variant, beyond, emit, max_dim, modules};
 pub use run::{
     Buffers, GpuKernel, Launch, LaunchError, Part, Pending, Read, ReadRow, Results, Session, Shape, launch, variant,

@@ -15,11 +15,12 @@ use attnc_pattern::expr::LevelId;
 use attnc_pattern::order;
 use attnc_pattern::program::{Empty, Program};
 use attnc_pattern::slots;
+use attnc_plan::choose::Chosen;
 use attnc_plan::{Entry, VerifiedPlan, View, range};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::device::{Gpu, GpuError};
-use crate::dynamic::{self, Chosen, Table};
+use crate::dynamic::{self, Table};
 use crate::emit::passes::Pass;
 use crate::emit::{self, Element, EmitError, Spec, Stage, Variant, emit, max_dim};
 use crate::layout::Field;

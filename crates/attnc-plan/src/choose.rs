@@ -252,6 +252,47 @@ pub fn cut_by_head(program: &Program, level: LevelId) -> bool {
     own || level.parent.is_some_and(|parent| cut_by_head(program, parent))
 }
 
+/// What a selection chose for one head.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// Batch item.
+    pub batch: usize,
+    /// Head of the output.
+    pub head: usize,
+    /// Number of the table in the program.
+    pub draw: DrawId,
+    /// The table.
+    pub table: DrawTable,
+}
+
+/// How large the tables of a selection are, the same in every head with the same lengths and data.
+#[derive(Debug)]
+pub struct Extents {
+    /// Rows.
+    pub rows: Range<i64>,
+    /// Where each stands.
+    pub stands: Vec<i64>,
+    /// Candidates.
+    pub slots: Range<i64>,
+    /// Most entries of a row.
+    pub capacity: usize,
+}
+
+impl Extents {
+    /// Those of a launch.
+    ///
+    /// # Errors
+    /// What has no value.
+    pub fn new(program: &Program, select: &Select, env: &Env<'_>) -> Result<Extents, EnvError> {
+        let rows = slots::rows(program, select.rows, env)?;
+        let stands = stands(program, select.rows, env, rows.clone())?;
+        let slots = slots::candidates(program, select.slots, env)?;
+        let most = slots::integer(program, env, select.capacity)?;
+        let capacity = most.clamp(0, (slots.end - slots.start).max(0)) as usize;
+        Ok(Extents { rows, stands, slots, capacity })
+    }
+}
+
 /// The stage of a selection.
 fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
     let select = program.select(id).clone();

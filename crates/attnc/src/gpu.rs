@@ -321,11 +321,7 @@ impl Pending {
     /// As for [`Pending::finish`].
     pub fn finish_chosen(self, problem: &mut Problem<'_>) -> Result<(Option<f64>, Vec<Chosen>), Diagnostics> {
         let results = self.pending.finish().map_err(|e| failed(&self.shared, e))?;
-        let chosen = results.chosen.into_iter().map(|c| {
-            let attnc_gpu::Chosen { batch, head, draw, table } = c;
-            Chosen { batch, head, draw, table }
-        });
-        let found = (results.nanos, chosen.collect());
+        let found = (results.nanos, results.chosen);
         if results.out.is_empty() {
             return Ok(found);
         }

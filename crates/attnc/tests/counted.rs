@@ -6,7 +6,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use attnc::{Isa, Kernel, Options, Problem, Resources, Select, Shape, Target, Tensor, TensorMut};
+use attnc::{Isa, Kernel, Options, Problem, Resources, Select, Target, Tensor, TensorMut};
 use common::{Held, compile, each_case, patterns_dir, selections};
 
 #[test]
@@ -58,12 +58,7 @@ fn differs(kernel: &Kernel, sizes: &[(&str, i64)], lengths: (i64, i64, Option<i6
     let inputs = held.inputs(sizes);
     let dv = 10;
     let cost = kernel.cost(held.shape, dv, 4, &inputs).unwrap_or_else(|said| panic!("{said}"));
-    let Shape { n_q, n_k, heads, dim } = held.shape;
-    let kv_heads = kernel.heads().map_or(heads / 2, |(_, kv_heads)| kv_heads);
-    let out_heads = kernel.output_heads(heads as usize) as i64;
-    let [q_shape, k_shape, v_shape, out_shape] =
-        [(heads, n_q, dim), (kv_heads, n_k, dim), (kv_heads, n_k, dv), (out_heads, n_q, dv)]
-            .map(|(h, n, d)| [1, h as usize, n as usize, d as usize]);
+    let [q_shape, k_shape, v_shape, out_shape] = held.shapes(kernel, dv);
     let of = |shape: [usize; 4]| vec![0.5; shape.iter().product()];
     let (q, k, v, mut out) = (of(q_shape), of(k_shape), of(v_shape), of(out_shape));
     let mut problem = Problem {

@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use attnc::{Kernel, Options, Problem, Resources, Shape, Tensor, TensorMut, Threads};
+use attnc::{Kernel, Options, Problem, Resources, Tensor, TensorMut, Threads};
 use common::{Held, compile, each_case, patterns_dir, selections};
 
 /// Bytes that are held, and the most of them since they were last looked at.
@@ -87,12 +87,7 @@ fn beyond(
     let held = Held::new(kernel, sizes, lengths);
     let inputs = held.inputs(sizes);
     let dv = 10;
-    let Shape { n_q, n_k, heads, dim } = held.shape;
-    let kv_heads = kernel.heads().map_or(heads / 2, |(_, kv_heads)| kv_heads);
-    let out_heads = kernel.output_heads(heads as usize) as i64;
-    let [q_shape, k_shape, v_shape, out_shape] =
-        [(heads, n_q, dim), (kv_heads, n_k, dim), (kv_heads, n_k, dv), (out_heads, n_q, dv)]
-            .map(|(h, n, d)| [1, h as usize, n as usize, d as usize]);
+    let [q_shape, k_shape, v_shape, out_shape] = held.shapes(kernel, dv);
     let of = |shape: [usize; 4], seed: u64| {
         let mut values = vec![0.0; shape.iter().product()];
         attnc::random::fill_normal(seed, &mut values);

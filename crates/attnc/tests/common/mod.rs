@@ -120,6 +120,15 @@ impl Held {
         Held { shape, q_start, docs: vec![0, end / 3, end / 3, end * 3 / 4, end], tensors, maps, offsets }
     }
 
+    /// Shapes of Q, K, V and the output of one batch item, with `dv` elements to a row of V.
+    pub(crate) fn shapes(&self, kernel: &Kernel, dv: i64) -> [[usize; 4]; 4] {
+        let Shape { n_q, n_k, heads, dim } = self.shape;
+        let kv_heads = kernel.heads().map_or(heads / 2, |(_, kv_heads)| kv_heads);
+        let out_heads = kernel.output_heads(heads as usize) as i64;
+        [(heads, n_q, dim), (kv_heads, n_k, dim), (kv_heads, n_k, dv), (out_heads, n_q, dv)]
+            .map(|(h, n, d)| [1, h as usize, n as usize, d as usize])
+    }
+
     pub(crate) fn inputs<'a>(&'a self, sizes: &[(&'a str, i64)]) -> Inputs<'a> {
         let (maps, tensors) = (self.maps.iter(), self.tensors.iter());
         Inputs {
