@@ -1,7 +1,8 @@
 //! Files and standard streams: the loader of sources, and outputs that are whole or absent.
 //!
 //! One idea: what a command writes is written to a temporary name beside its place and renamed when it is
-//! complete, so that no reader ever sees half of it; devices and pipes are written to as they are. A closed pipe on standard output ends a command quietly.
+//! complete, so that no reader ever sees half of it; devices and pipes are written to as they are. A reader of standard
+//! output that has gone ends a long picture, and changes the exit code of nothing.
 //! Nothing here knows what the bytes mean.
 
 use std::fs::{self, File};
@@ -124,11 +125,13 @@ pub(crate) fn print(text: &str) -> Outcome {
     write_all(None, text.as_bytes())
 }
 
-/// Writes bytes to standard output or a file.
+/// Writes bytes to standard output or a file. If nobody reads them any more, the command goes on to its own end.
 pub(crate) fn write_all(path: Option<&Path>, bytes: &[u8]) -> Outcome {
     let mut output = Output::open(path)?;
-    output.write_all(bytes).map_err(|e| write_failure(&e))?;
-    output.finish()
+    match output.write_all(bytes).map_err(|e| write_failure(&e)).and_then(|()| output.finish()) {
+        Err(failure) if failure.exit == 0 => Ok(()),
+        ended => ended,
+    }
 }
 
 /// What a failed write ends with: a reader that has gone is no error worth a word.

@@ -55,9 +55,9 @@ impl Failure {
         Failure { exit: exit::RUN, diagnostics: Diagnostic::global(code, message).help(help).into() }
     }
 
-    /// A file cannot be read or written.
+    /// A file of data cannot be read: the run is refused.
     pub(crate) fn file(diagnostic: Diagnostic) -> Self {
-        Failure { exit: exit::DIAGNOSTICS, diagnostics: diagnostic.into() }
+        Failure { exit: exit::RUN, diagnostics: diagnostic.into() }
     }
 }
 

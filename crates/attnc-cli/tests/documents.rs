@@ -128,36 +128,32 @@ fn real_queries_keys_and_values_run() {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let input = root().join("examples/minilm.safetensors");
     let window = root().join("patterns/window.attn");
-    let out = dir.join("minilm-out.safetensors");
     for (pattern, layer) in [("sliding", 0), ("window", 5)] {
-        let names: Vec<String> = ["q", "k", "v"].iter().map(|n| format!("layer{layer}.{n}")).collect();
+        let [q, k, v] = ["q", "k", "v"].map(|n| format!("layer{layer}.{n}"));
         let subject = format!("{}:{pattern}", window.display());
-        let run = attnc(
-            &[
-                "run",
-                &subject,
-                "--input",
-                &input.to_string_lossy(),
-                "--q",
-                &names[0],
-                "--k",
-                &names[1],
-                "--v",
-                &names[2],
-                "--set",
-                "width=64",
-                "--set",
-                "radius=32",
-                "-o",
-                &out.to_string_lossy(),
-            ],
-            dir,
-        );
-        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-        let bytes = fs::read(&out).expect("an output");
-        let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
-        assert_eq!(tensors.tensor("out").expect("out").shape(), [12, 512, 32]);
-        assert_eq!(tensors.tensor("lse").expect("lse").shape(), [12, 512]);
+        let run = |target: &str| {
+            let out = dir.join(format!("minilm-{target}.safetensors"));
+            let (input, out) = (input.to_string_lossy(), out.to_string_lossy());
+            let given = ["run", &subject, "--input", &input, "--q", &q, "--k", &k, "--v", &v, "--target", target];
+            let sizes = ["--set", "width=64", "--set", "radius=32", "-o", &out];
+            let run = attnc(&[&given[..], &sizes].concat(), dir);
+            assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+            let bytes = fs::read(&*out).expect("an output");
+            let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+            let (out, lse) = (tensors.tensor("out").expect("out"), tensors.tensor("lse").expect("lse"));
+            assert_eq!((out.shape(), lse.shape()), (&[12, 512, 32][..], &[12, 512][..]));
+            assert_eq!((out.dtype(), lse.dtype()), (safetensors::Dtype::F16, safetensors::Dtype::F32));
+            let out = out.data().chunks(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32());
+            let lse = lse.data().chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            (out.collect::<Vec<f32>>(), lse.collect::<Vec<f32>>())
+        };
+        let (cpu, oracle) = (run("cpu"), run("oracle"));
+        // Two roundings to the nearest number of 11 bits, and sums in another order.
+        let far = |bits: i32| {
+            move |(a, b): (&f32, &f32)| !a.is_finite() || (a - b).abs() > 2_f32.powi(-bits) * b.abs().max(0.25)
+        };
+        assert_eq!(cpu.0.iter().zip(&oracle.0).filter(|&p| far(9)(p)).count(), 0, "{subject}: outputs");
+        assert_eq!(cpu.1.iter().zip(&oracle.1).filter(|&p| far(16)(p)).count(), 0, "{subject}: log-sum-exps");
     }
 }
 

@@ -63,7 +63,7 @@ fn plan(name: &str, pattern: Pattern) -> VerifiedPlan {
         align: None,
         empty: None,
         require,
-        require_written: false,
+        demands: vec![],
         depends_on_alignment: false,
         merge: None,
         pooled: None,

@@ -27,7 +27,7 @@ fn ten_thousand_kernels_leave_nothing() {
         align: None,
         empty: None,
         require,
-        require_written: false,
+        demands: vec![],
         depends_on_alignment: false,
         merge: None,
         pooled: None,

@@ -26,7 +26,7 @@ pub const MAX_POSITIONS: i64 = 1 << 28;
 /// that cannot be sorted or are not as many as there are positions.
 pub fn index(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Arc<[u32]>, EnvError> {
     let declared = program.order(order);
-    let fail = |reason: String| EnvError::Order { name: declared.name.clone(), reason };
+    let fail = |reason: String| EnvError::Order { name: declared.name.clone(), reason, span: declared.span };
     let values = match declared.kind {
         OrderKind::Sort(by) => values(program, by, env).map_err(fail)?,
         _ => &[],
@@ -72,7 +72,7 @@ struct Laid {
 /// Lays an order out; `sorted` is how many values it sorts by.
 fn laid(program: &Program, order: OrderId, env: &Env<'_>, sorted: usize) -> Result<Laid, EnvError> {
     let declared = program.order(order);
-    let fail = |reason: String| EnvError::Order { name: declared.name.clone(), reason };
+    let fail = |reason: String| EnvError::Order { name: declared.name.clone(), reason, span: declared.span };
     let mut axes = Vec::new();
     let (begin, cells) = match declared.segment.map(|s| &program.space.segments[s]) {
         None => (0, sorted as i64),
@@ -326,7 +326,10 @@ mod tests {
         let mut axes = Vec::new();
         for (i, &extent) in extents.iter().enumerate().rev() {
             let (e, s) = (p.exprs.int(extent), p.exprs.int(stride));
-            axes.insert(0, program::Axis { name: format!("a{i}"), segment: 1, extent: e, stride: s });
+            axes.insert(
+                0,
+                program::Axis { name: format!("a{i}"), segment: 1, extent: e, stride: s, span: Default::default() },
+            );
             stride *= extent;
         }
         let line = Segment { name: "head".into(), begin: zero, len: three, axes: vec![], open: false };

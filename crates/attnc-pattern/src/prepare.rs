@@ -32,8 +32,8 @@ pub enum EnvError {
         /// Where it was declared.
         span: Span,
     },
-    /// `E0702` Lengths or coordinates that are negative, overflow, or leave a fixed space.
-    Lengths(String),
+    /// `E0702` Lengths or coordinates that are negative, overflow, or leave a fixed space; and the attention that places them.
+    Lengths(String, Option<Span>),
     /// `E0703` Document offsets.
     Documents(String),
     /// `E0704` A run-time map.
@@ -60,6 +60,8 @@ pub enum EnvError {
         name: String,
         /// What is wrong, to be read after the name.
         reason: String,
+        /// Where it was declared.
+        span: Span,
     },
     /// `E0706` A segment or axis of a size that no sequence has.
     Space {
@@ -72,10 +74,10 @@ pub enum EnvError {
         attention: String,
         /// Numbers of queries and keys.
         lengths: (i64, i64),
-        /// Where the attention was written.
+        /// What asks for other sizes.
         span: Span,
-        /// `require` was written, not defaulted.
-        written: bool,
+        /// What is wrong there.
+        otherwise: &'static str,
     },
     /// `E0708` An expression without a value.
     Eval(EvalError),
@@ -117,8 +119,11 @@ impl EnvError {
                 Diagnostic::error("E0701", *span, format!("size `{name}` is negative: {v}"), "declared here")
                     .help(format!("--size {name}=0 is the smallest"))
             }
-            EnvError::Lengths(sentence) => Diagnostic::global("E0702", sentence.clone())
-                .help("queries stand at `q_start .. q_start + n_q`, keys at `k_start .. k_start + n_k`"),
+            EnvError::Lengths(sentence, span) => match span {
+                Some(span) => Diagnostic::error("E0702", *span, sentence.clone(), "is aligned at the end"),
+                None => Diagnostic::global("E0702", sentence.clone()),
+            }
+            .help("queries stand at `q_start .. q_start + n_q`, keys at `k_start .. k_start + n_k`"),
             EnvError::Documents(sentence) => Diagnostic::global("E0703", sentence.clone())
                 .help("give the first position of each document and the end of the last: 0, 100, 250"),
             EnvError::Map { name, reason, span } => {
@@ -131,22 +136,20 @@ impl EnvError {
                 Diagnostic::error("E0705", *span, format!("tensor `{name}` {reason}"), "declared here")
                     .help("give a tensor of the declared extents, or change the declaration")
             }
-            EnvError::Order { name, reason } => Diagnostic::global("E0706", format!("order `{name}` {reason}")),
+            EnvError::Order { name, reason, span } => {
+                Diagnostic::error("E0706", *span, format!("order `{name}` {reason}"), "declared here")
+            }
             EnvError::Space { value } => {
                 Diagnostic::global("E0706", format!("a segment of the space has the size {value}"))
                     .help("give sizes that are not negative and whose product is a length")
             }
-            EnvError::Require { attention, lengths: (n_q, n_k), span, written } => Diagnostic::error(
+            EnvError::Require { attention, lengths: (n_q, n_k), span, otherwise } => Diagnostic::error(
                 "E0707",
                 *span,
                 format!("`{attention}` is not for {n_q} queries and {n_k} keys"),
-                if *written {
-                    "its `require` does not hold"
-                } else {
-                    "it requires 1 <= n_q <= n_k, and positions that its sets know"
-                },
+                *otherwise,
             )
-            .help("write `require` with the sizes it is for"),
+            .help("run it at other sizes, or write another `require`; without one it is `1 <= n_q <= n_k`"),
             EnvError::Eval(error) => error.diagnostic(),
             EnvError::Alignment { attention, lengths: (n_q, n_k), span } => Diagnostic::error(
                 "E0711",
@@ -257,7 +260,10 @@ pub fn starts(
         (None, _) => k_start,
     };
     if q_start < 0 {
-        return Err(EnvError::Lengths(format!("{n_q} queries end with {n_k} keys: the first is at {q_start}")));
+        return Err(EnvError::Lengths(
+            format!("{n_q} queries end with {n_k} keys: the first is at {q_start}"),
+            Some(attention.span),
+        ));
     }
     Ok((q_start, k_start))
 }
@@ -268,15 +274,19 @@ pub fn starts(
 /// [`EnvError::Require`] if it is not.
 pub fn admit(program: &Program, attention: usize, env: &Env<'_>) -> Result<(), EnvError> {
     let written = &program.attentions[attention];
-    if Evaluator::new(program, env, &[written.require]).truth(written.require, Point::default())? {
+    let holds = |truth| Evaluator::new(program, env, &[truth]).truth(truth, Point::default());
+    if holds(written.require)? {
         return Ok(());
     }
-    Err(EnvError::Require {
-        attention: written.name.clone(),
-        lengths: (env.n_q, env.n_k),
-        span: written.span,
-        written: written.require_written,
-    })
+    let mut broken = (written.span, "its `require` does not hold");
+    for demand in &written.demands {
+        if !holds(demand.holds)? {
+            broken = (demand.span, demand.otherwise);
+            break;
+        }
+    }
+    let (span, otherwise) = broken;
+    Err(EnvError::Require { attention: written.name.clone(), lengths: (env.n_q, env.n_k), span, otherwise })
 }
 
 /// Run-time data that some attentions read, random choices behind random choices included.
@@ -457,12 +467,12 @@ pub fn check_env(program: &Program, attentions: &[usize], env: &Env<'_>) -> Resu
     let coordinates = [("head", env.head), ("heads", env.heads), ("layer", env.layer), ("step", env.step)];
     for (name, value) in counts.into_iter().chain(coordinates).chain([("d", env.dim)]) {
         if value < 0 {
-            errors.push(EnvError::Lengths(format!("{name} is negative: {value}")));
+            errors.push(EnvError::Lengths(format!("{name} is negative: {value}"), None));
         }
     }
     let ends = env.q_start.checked_add(env.n_q).zip(env.k_start.checked_add(env.n_k));
     if ends.is_none() {
-        errors.push(EnvError::Lengths("positions do not fit in 63 bits".into()));
+        errors.push(EnvError::Lengths("positions do not fit in 63 bits".into(), None));
     }
     let (true, Some((q_end, k_end))) = (errors.is_empty(), ends) else { return Err(errors) };
 
@@ -506,12 +516,12 @@ fn check_space(program: &Program, env: &Env<'_>, q_end: i64, k_end: i64) -> Resu
     let total = order::size(program, env, total)?;
     // Integer ranges of compiled code are proved for spaces up to this length.
     if total > crate::check::MAX_LENGTH {
-        return Err(EnvError::Lengths(format!("the space has {total} positions, and at most 2^29 are possible")));
+        return Err(EnvError::Lengths(format!("the space has {total} positions, and at most 2^29 are possible"), None));
     }
     for (what, start, end) in [("queries", env.q_start, q_end), ("keys", env.k_start, k_end)] {
         if end > total {
             let sentence = format!("{what} stand at positions {start} .. {end}, and the space has {total}");
-            return Err(EnvError::Lengths(sentence));
+            return Err(EnvError::Lengths(sentence, None));
         }
     }
     Ok(())

@@ -178,6 +178,8 @@ pub struct Axis {
     pub extent: ExprId,
     /// Positions from one coordinate to the next: the product of the extents inside it.
     pub stride: ExprId,
+    /// Where it was declared.
+    pub span: Span,
 }
 
 /// A declared order of one segment or of the whole sequence; other positions keep their places.
@@ -191,6 +193,17 @@ pub struct Order {
     pub kind: OrderKind,
     /// Where it was declared.
     pub span: Span,
+}
+
+/// A condition on the sizes of a launch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Demand {
+    /// A truth value over sizes and counts.
+    pub holds: ExprId,
+    /// What asks for it.
+    pub span: Span,
+    /// What is wrong there if it does not hold.
+    pub otherwise: &'static str,
 }
 
 /// Curves over the axes of a segment.
@@ -250,8 +263,8 @@ pub struct Attention {
     pub pooled: Option<Pooled>,
     /// Sizes it is for: a truth value over sizes and counts. Default `1 <= NQ <= NK`.
     pub require: ExprId,
-    /// `require` was written, not defaulted.
-    pub require_written: bool,
+    /// What `require` is made of, each with what asks for it.
+    pub demands: Vec<Demand>,
     /// A row set depends on where queries stand against keys.
     pub depends_on_alignment: bool,
     /// Its entries.

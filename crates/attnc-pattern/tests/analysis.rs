@@ -200,7 +200,13 @@ impl<'w> Builder<'w> {
         let mut stride = e.int(1);
         let mut axes = vec![];
         for (i, &x) in extents.iter().enumerate().rev() {
-            axes.push(Axis { name: format!("a{i}"), segment: usize::from(!world.text_last), extent: x, stride });
+            axes.push(Axis {
+                name: format!("a{i}"),
+                segment: usize::from(!world.text_last),
+                extent: x,
+                stride,
+                span: Default::default(),
+            });
             stride = e.mul(stride, x);
         }
         axes.reverse();
@@ -882,7 +888,7 @@ fn attend(program: &mut Program, set: ExprId) {
         align: None,
         empty: None,
         require,
-        require_written: false,
+        demands: vec![],
         depends_on_alignment: true,
         merge: None,
         pooled: None,

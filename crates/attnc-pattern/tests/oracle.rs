@@ -24,7 +24,7 @@ fn attention(p: &mut Program, sets: &[ExprId]) -> Attention {
         align: None,
         empty: None,
         require,
-        require_written: false,
+        demands: vec![],
         depends_on_alignment: false,
         merge: None,
         pooled: None,

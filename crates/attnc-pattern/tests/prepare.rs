@@ -24,7 +24,7 @@ fn program(set: impl FnOnce(&mut Program) -> ExprId) -> Program {
         align: None,
         empty: None,
         require,
-        require_written: false,
+        demands: vec![],
         depends_on_alignment: true,
         merge: None,
         pooled: None,
@@ -152,7 +152,7 @@ fn alignment_and_require() {
     assert_eq!(starts(a, (9, 1), (None, None)).unwrap(), (0, 0));
     assert!(admit(&p, 0, &env(2, 2)).is_ok());
     let error = admit(&p, 0, &env(3, 2)).unwrap_err();
-    assert!(matches!(error, EnvError::Require { lengths: (3, 2), written: false, .. }));
+    assert!(matches!(error, EnvError::Require { lengths: (3, 2), .. }));
 }
 
 #[test]

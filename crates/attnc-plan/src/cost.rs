@@ -3,7 +3,8 @@
 //! Counted from row sets, query by query, in memory of a few numbers a tile of queries. The executed
 //! count is `2 (d_k + d_v)` for each pair of a key and a lane that the target visits; the target says which these are
 //! from what the panels of a tile of queries attend to ([`Visits`]). The same walk counts what each task does
-//! ([`Work`]), from which [`crate::model`] predicts time. Nothing here knows of time.
+//! ([`Work`]), from which [`crate::model`] predicts time. Sums stop at the largest number there is, and
+//! [`Cost::fits`] says that none did. Nothing here knows of time.
 
 use attnc_pattern::analysis::{EvalError, Row, RowWalker, Rows};
 use attnc_pattern::env::Env;
@@ -55,19 +56,26 @@ impl Cost {
     #[must_use]
     pub fn and(self, other: Cost) -> Cost {
         Cost {
-            entries: self.entries + other.entries,
-            useful_flops: self.useful_flops + other.useful_flops,
-            executed_flops: self.executed_flops + other.executed_flops,
-            full_tiles: self.full_tiles + other.full_tiles,
-            partial_tiles: self.partial_tiles + other.partial_tiles,
-            empty_rows: self.empty_rows + other.empty_rows,
+            entries: self.entries.saturating_add(other.entries),
+            useful_flops: self.useful_flops.saturating_add(other.useful_flops),
+            executed_flops: self.executed_flops.saturating_add(other.executed_flops),
+            full_tiles: self.full_tiles.saturating_add(other.full_tiles),
+            partial_tiles: self.partial_tiles.saturating_add(other.partial_tiles),
+            empty_rows: self.empty_rows.saturating_add(other.empty_rows),
             max_row: self.max_row.max(other.max_row),
-            scores: self.scores + other.scores,
-            pooled: self.pooled + other.pooled,
+            scores: self.scores.saturating_add(other.scores),
+            pooled: self.pooled.saturating_add(other.pooled),
             bounded: self.bounded || other.bounded,
-            bytes_min: self.bytes_min + other.bytes_min,
-            bytes_tiles: self.bytes_tiles + other.bytes_tiles,
+            bytes_min: self.bytes_min.saturating_add(other.bytes_min),
+            bytes_tiles: self.bytes_tiles.saturating_add(other.bytes_tiles),
         }
+    }
+
+    /// Whether every sum is exact: none has reached the largest number there is.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        let Cost { entries, useful_flops, executed_flops, scores, pooled, bytes_min, bytes_tiles, .. } = self;
+        ![entries, useful_flops, executed_flops, scores, pooled, bytes_min, bytes_tiles].contains(&&u64::MAX)
     }
 
     /// Executed over useful operations; 1 if there are none.
@@ -222,8 +230,8 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
         total.max_row = total.max_row.max(row & !NULL);
         total.empty_rows += u64::from(row == 0);
     }
-    total.useful_flops = 2 * (shape.d_k + shape.d_v) * total.entries;
-    total.bytes_min = (env.n_q + env.n_k) as u64 * count.row_bytes;
+    total.useful_flops = total.entries.saturating_mul(2 * (shape.d_k + shape.d_v));
+    total.bytes_min = (env.n_q + env.n_k).unsigned_abs().saturating_mul(count.row_bytes);
     Ok(Counted { cost: total, once: count.once, stages })
 }
 
@@ -356,22 +364,23 @@ fn search(
     let set = Rows::new(program, &choose.candidates.rows);
     let mut walker = set.walker(&pairs)?;
     let leaves = refine.leaves.unsigned_abs().max(1);
-    let mut scores = 0;
+    let mut scores = 0_u64;
     for q in stands {
         let c = walker.row(q)?.count();
         let rounds = if c > leaves { u64::from(u64::BITS - (c.div_ceil(leaves) - 1).leading_zeros()) } else { 0 };
-        scores += rounds * (2 * leaves).min(c) * keys * queries;
+        let each = rounds.saturating_mul(leaves.saturating_mul(2).min(c)).saturating_mul(keys);
+        scores = each.saturating_mul(queries).saturating_add(scores);
     }
-    Ok(Cost { scores, executed_flops: 2 * d * scores, ..Cost::default() })
+    Ok(Cost { scores, executed_flops: scores.saturating_mul(2 * d), ..Cost::default() })
 }
 
 /// Slots of levels that are computed, of all operands.
 fn pooled(plan: &Plan, env: &Env<'_>) -> Result<u64, EvalError> {
-    let mut total = 0;
+    let mut total = 0_u64;
     for pool in &plan.pools {
         let slots = slots::integer(&plan.program, env, plan.program.level(pool.level).slots).map_err(no_value)?;
         let operands = [pool.of.q, pool.of.k, pool.of.v].into_iter().filter(|o| *o).count();
-        total += slots.unsigned_abs() * operands as u64;
+        total = slots.unsigned_abs().saturating_mul(operands as u64).saturating_add(total);
     }
     Ok(total)
 }
@@ -452,7 +461,7 @@ struct Count {
 
 impl Count {
     fn of(shape: Shape) -> Count {
-        let row_bytes = (shape.d_k + shape.d_v) * shape.element;
+        let row_bytes = (shape.d_k + shape.d_v).saturating_mul(shape.element);
         Count { shape, row_bytes, total: Cost::default(), of_row: None, once: Work::default(), tasks: vec![] }
     }
 
@@ -495,7 +504,7 @@ impl Count {
                         Some(_) => ranges.iter().map(|(from, to)| to.abs_diff(*from)).sum(),
                         None => row.count(),
                     };
-                    total.entries += count;
+                    total.entries = total.entries.saturating_add(count);
                     row_counts[r as usize] += count;
                     touched += touched_tiles(&ranges, bk);
                     if let (Some(walker), Some((_, operations))) = (tested.as_mut(), &set.tested) {
@@ -514,8 +523,8 @@ impl Count {
                 let Visited { pairs, chunks, gathered } = visited;
                 total.full_tiles += full as u64;
                 total.partial_tiles += tiles - full as u64;
-                total.executed_flops += flops * pairs;
-                total.bytes_tiles += keys * self.row_bytes;
+                total.executed_flops = pairs.saturating_mul(flops).saturating_add(total.executed_flops);
+                total.bytes_tiles = keys.saturating_mul(self.row_bytes).saturating_add(total.bytes_tiles);
 
                 let known = if listed { 0 } else { full as u64 };
                 let whole = full as u64 * (bk as usize * V::of(rows as usize).lanes()) as u64;
@@ -555,7 +564,7 @@ impl Count {
                     }
                 }
             }
-            total.bytes_tiles += rows as u64 * self.row_bytes;
+            total.bytes_tiles = (rows as u64).saturating_mul(self.row_bytes).saturating_add(total.bytes_tiles);
             q0 += rows;
         }
         Ok(())

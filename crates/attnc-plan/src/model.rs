@@ -123,10 +123,10 @@ impl Work {
         self.0 == [0; Term::COUNT]
     }
 
-    /// Adds `times` times another.
+    /// Adds `times` times another. Counts stop at the largest number there is: a time is not exact.
     pub fn add(&mut self, other: &Work, times: u64) {
         for (a, b) in self.0.iter_mut().zip(other.0) {
-            *a += b * times;
+            *a = b.saturating_mul(times).saturating_add(*a);
         }
     }
 

@@ -69,7 +69,19 @@ impl Threads {
     /// # Errors
     /// If the system refuses to start them; the sentence says why.
     pub fn new(threads: usize) -> Result<Self, String> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
+        // One after the other: a thread that has been made and lacks memory to begin would end the process.
+        let start = |thread: rayon::ThreadBuilder| {
+            let (begun, begins) = std::sync::mpsc::sync_channel(1);
+            let run = move || {
+                let _ = begun.send(());
+                thread.run();
+            };
+            std::thread::Builder::new().spawn(run)?;
+            // It has begun, or has gone: the pool notices.
+            let _ = begins.recv();
+            Ok(())
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).spawn_handler(start).build();
         pool.map(Threads).map_err(|e| {
             let reason = e.to_string();
             // The system's reason, without its number.
@@ -747,7 +759,7 @@ impl Kernel {
     /// As for [`Kernel::run`], and a head that skips.
     pub fn attended(&self, problem: &Problem<'_>, head: usize) -> Result<Attended, Diagnostics> {
         let Some(attention) = self.attention(head) else {
-            return Err(self.refuse("E0723", format!("head {head} skips: it attends to nothing")));
+            return Err(self.skips(head as i64));
         };
         let mut found = None;
         self.each_item(problem, |program, heads, [q, k, v]| {
@@ -1004,6 +1016,12 @@ impl Kernel {
             }
         }
         let cost = (1..batch).fold(total, |sum, _| sum.and(total));
+        if !cost.fits() {
+            let said = Diagnostic::global("E0702", "this launch has more operations or bytes than can be counted");
+            return Err(self
+                .shared
+                .said(vec![said.help("counts are below 2^64: give fewer tokens, heads or batch items")]));
+        }
         let jobs = (0..batch).flat_map(|_| jobs.iter().copied()).collect();
         let rows = (of_plan.d_k + of_plan.d_v) as f64;
         let bytes = batch as f64 * kv_heads as f64 * shape.n_k as f64 * rows * element as f64;
@@ -1129,11 +1147,12 @@ impl Kernel {
     pub fn view<'a>(&'a self, head: i64, shape: Shape, inputs: &'a Inputs<'a>) -> Result<View<'a>, Diagnostics> {
         let attention = usize::try_from(head).ok().and_then(|h| self.attention(h));
         let Some(piece) = self.parts.iter().find(|p| Some(p.attention) == attention) else {
-            let sentence = match self.heads() {
-                Some((heads, _)) if head >= heads => format!("there is no head {head}; the model has {heads}"),
-                _ => format!("head {head} of layer {} skips: it attends to nothing", self.select.layer),
-            };
-            return Err(self.refuse("E0723", sentence));
+            return Err(match self.heads() {
+                Some((heads, _)) if head >= heads => {
+                    self.refuse("E0723", format!("there is no head {head}; the model has {heads}"))
+                }
+                _ => self.skips(head),
+            });
         };
         let at = self.at(piece.attention, 0, usize::try_from(head).unwrap_or(0));
         let env = self.envs(inputs, shape, Purpose::Look)?.env(at).map_err(|l| self.shared.said(l))?;
@@ -1310,7 +1329,7 @@ impl Kernel {
         }
         if !inputs.lengths.is_empty() && inputs.lengths.len() != q.shape()[0] {
             let sentence = format!("{} lengths are given for {} batch items", inputs.lengths.len(), q.shape()[0]);
-            return Err(self.shared.said(one(EnvError::Lengths(sentence))));
+            return Err(self.shared.said(one(EnvError::Lengths(sentence, None))));
         }
         let total = problem::tokens(&self.shared.program, &inputs.sizes).map_err(|l| self.shared.said(l))?;
         if let Some(total) = total
@@ -1319,7 +1338,7 @@ impl Kernel {
             && n_k != total
         {
             let sentence = format!("the space has {total} tokens, and there are {n_k} keys");
-            return Err(self.shared.said(one(EnvError::Lengths(sentence))));
+            return Err(self.shared.said(one(EnvError::Lengths(sentence, None))));
         }
         Ok(Shape { n_q, n_k, heads, dim })
     }
@@ -1360,6 +1379,13 @@ impl Kernel {
             _ => "layers, steps and heads are counted from 0",
         };
         self.shared.said(vec![Diagnostic::global(code, sentence).help(help)])
+    }
+
+    /// A head that the model skips was asked for what it attends to.
+    fn skips(&self, head: i64) -> Diagnostics {
+        let said = format!("head {head} of layer {} skips: it attends to nothing", self.select.layer);
+        self.shared
+            .said(vec![Diagnostic::global("E0723", said).help("name a head or a layer that the model does not skip")])
     }
 
     fn failed(&self, error: &RunError) -> Diagnostics {

@@ -226,7 +226,7 @@ impl<'a> Envs<'a> {
         for (what, start, count) in [("queries", q_start, n_q), ("keys", k_start, n_k)] {
             if start.checked_add(count).is_none_or(|end| end > MAX_LEN) {
                 let sentence = format!("{count} {what} from position {start} end beyond the last position {MAX_LEN}");
-                return Err(one(EnvError::Lengths(sentence)));
+                return Err(one(EnvError::Lengths(sentence, None)));
             }
         }
         let mut env = Env {
@@ -314,7 +314,7 @@ impl<'a> Envs<'a> {
                 "batch item {batch} has {n_q} queries and {n_k} keys; the tensors have {} and {}",
                 self.shape.n_q, self.shape.n_k
             );
-            return Err(one(EnvError::Lengths(sentence)));
+            return Err(one(EnvError::Lengths(sentence, None)));
         }
         Ok((n_q, n_k))
     }
@@ -516,8 +516,8 @@ pub(crate) const CODES: &[CodeInfo] = &[
     },
     CodeInfo {
         code: "E0723",
-        title: "a layer, step or head lies outside the model",
-        explain: "Layers, steps and heads are counted from 0.",
+        title: "a layer, step or head lies outside the model, or skips",
+        explain: "Layers, steps and heads are counted from 0. A head that skips attends to nothing: it has no rows to show.",
         example: "",
     },
 ];

@@ -12,6 +12,7 @@ use super::scope::{self, Cx, Val};
 use super::spell::spell;
 use crate::build::{floor_div, floor_mod};
 use crate::expr::{Bin, Cmp, ExprId, Ty, Un};
+use crate::program::Demand;
 
 /// Numbers that a sample may be drawn from.
 const MOST_SAMPLED: i64 = 4096;
@@ -180,7 +181,7 @@ impl<'a> Checker<'a> {
         if of_launch && cx.place.may & scope::COUNTS != 0 && cx.place != scope::TENSOR_EXTENT {
             let zero = self.exprs.int(0);
             let fine = self.exprs.cmp(Cmp::Ne, divisor, zero);
-            self.launch.push(fine);
+            self.launch.push(Demand { holds: fine, span, otherwise: "divides by 0" });
             return Some(());
         }
         self.fail(
@@ -336,7 +337,7 @@ impl<'a> Checker<'a> {
         )
     }
 
-    /// A range hits some value of `x`, by the bounds of `x`.
+    /// A range hits some value of `x`, by the bounds of `x`; one of bare positions holds nothing else.
     fn in_reach(&mut self, cx: &Cx<'a>, x: ExprId, ends: &Ends, span: Span, bare: bool) -> Option<()> {
         if self.facts.reads(&self.exprs, x) == Reads::default() {
             return Some(());
@@ -344,17 +345,23 @@ impl<'a> Checker<'a> {
         let reach = self.facts.bounds(&self.exprs, x);
         let lo = ends.lo.and_then(|e| self.exprs.as_int(e));
         let hi = ends.hi.and_then(|e| self.exprs.as_int(e));
-        if lo.is_none_or(|lo| lo <= reach.hi) && hi.is_none_or(|hi| hi > reach.lo) {
+        // Positions and coordinates are what the file itself declares; differences may well be smaller than a window.
+        let (first, last) = if bare { (reach.lo, reach.hi + 1) } else { (i64::MIN, i64::MAX) };
+        let inside = |end: Option<i64>| end.is_none_or(|end| (first..=last).contains(&end));
+        if lo.is_none_or(|lo| lo <= reach.hi) && hi.is_none_or(|hi| hi > reach.lo) && inside(lo) && inside(hi) {
             return Some(());
         }
-        let help =
-            if bare { "positions count from 0; from the end they are written `-32 ..`" } else { "write another range" };
+        let help = if bare {
+            "positions count from 0 and end with the space; from the end they are written `-32 ..`"
+        } else {
+            "write another range"
+        };
         self.fail(
             cx,
             Diagnostic::error(
                 "E0307",
                 span,
-                "a range is outside of what is compared with it",
+                "a range leaves what is compared with it",
                 format!("the values are {} ..= {}", reach.lo, reach.hi),
             )
             .help(help),

@@ -8,7 +8,7 @@ use super::facts::Reads;
 use super::names::ItemRef;
 use super::scope::{self, BIAS, MODIFIER, NULL_BIAS, REQUIRE, SCALE, SET};
 use crate::expr::{ExprId, Node, Un, Var};
-use crate::program::{Align, Attention, Empty, Entry, Partition, Pool, Pooled, Source};
+use crate::program::{Align, Attention, Demand, Empty, Entry, Partition, Pool, Pooled, Source};
 
 /// What the statements of an attention say.
 #[derive(Default)]
@@ -17,11 +17,14 @@ struct Draft {
     score: Option<ExprId>,
     align: Option<Align>,
     empty: Option<Empty>,
-    require: Vec<ExprId>,
-    require_written: bool,
+    /// What was written, in place of the default.
+    require: Vec<Demand>,
     pooled: Option<Pooled>,
     entries: Vec<Entry>,
 }
+
+/// What is said of a `require` that does not hold.
+const UNMET: &str = "does not hold";
 
 /// A statement that an attention has at most once.
 struct Once {
@@ -109,15 +112,15 @@ impl<'a> Checker<'a> {
         for item in &self.modules[module].ast.items {
             if let ItemKind::Require(e) = &item.kind {
                 let cx = self.top(module, REQUIRE);
-                draft.require.push(self.set(&cx, e)?);
-                draft.require_written = true;
+                draft.require.push(Demand { holds: self.set(&cx, e)?, span: e.span, otherwise: UNMET });
             }
         }
-        if !draft.require_written {
+        if draft.require.is_empty() {
             let one = self.exprs.int(1);
             let (n_q, n_k) = (self.tokens.n_q, self.tokens.n_k);
-            draft.require.push(self.exprs.le(one, n_q));
-            draft.require.push(self.exprs.le(n_q, n_k));
+            let holds = [self.exprs.le(one, n_q), self.exprs.le(n_q, n_k)];
+            let otherwise = "has no `require`, and so is for 1 <= n_q <= n_k";
+            draft.require.extend(holds.map(|holds| Demand { holds, span, otherwise }));
         }
         for entry in &draft.entries {
             if let Source::Tokens(set) = entry.source {
@@ -133,7 +136,7 @@ impl<'a> Checker<'a> {
             }
         }
         draft.require.append(&mut self.launch);
-        let require = self.exprs.and(draft.require);
+        let require = self.exprs.and(draft.require.iter().map(|d| d.holds).collect::<Vec<_>>());
         let scale = match draft.scale {
             Some(scale) => scale,
             None => {
@@ -160,7 +163,7 @@ impl<'a> Checker<'a> {
             align: draft.align,
             empty: draft.empty,
             require,
-            require_written: draft.require_written,
+            demands: draft.require,
             depends_on_alignment: relation || modified,
             entries: draft.entries,
             merge: None,
@@ -256,10 +259,8 @@ impl<'a> Checker<'a> {
                 };
             }
             Stmt::Require(e) => {
-                draft.require_written = true;
                 let cx = self.top(module, REQUIRE);
-                let id = self.set(&cx, e)?;
-                draft.require.push(id);
+                draft.require.push(Demand { holds: self.set(&cx, e)?, span: e.span, otherwise: UNMET });
             }
             Stmt::Queries(level, how) => {
                 let cx = self.top(module, SET);

@@ -12,7 +12,7 @@ use super::scope::{self, Cx, Scope, Val};
 use super::space::AxisRef;
 use super::{Checker, MAX_LENGTH};
 use crate::expr::{DrawId, ExprId, Node, OrderId, TensorId, Un, Var};
-use crate::program::{Chooser, Draw, DrawScope, MapKind, Order, OrderKind, Tensor};
+use crate::program::{Chooser, Demand, Draw, DrawScope, MapKind, Order, OrderKind, Tensor};
 
 /// Deepest leaves of `halves`: each level costs a compiler as much as a set of its own.
 const MOST_HALVINGS: u32 = 16;
@@ -166,7 +166,8 @@ impl<'a> Checker<'a> {
         if let Some(sorted) = self.sorted(order) {
             let end = if position == self.tokens.q { self.tokens.end_q } else { self.tokens.end_k };
             let known = self.exprs.le(end, sorted);
-            self.launch.push(known);
+            let span = self.program.order(order).span;
+            self.launch.push(Demand { holds: known, span, otherwise: "sorts fewer positions than there are" });
         }
         self.exprs.un(Un::OrderIndex(order), position)
     }
@@ -240,8 +241,12 @@ impl<'a> Checker<'a> {
         let (zero, one) = (e.int(0), e.int(1));
         // The keys are the whole sequence, and the queries a part of it.
         let longest = e.int(least << levels);
-        let conditions = [e.eq(k_start, zero), e.le(q_end, n_k), e.le(n_k, longest)];
-        self.launch.extend(conditions);
+        let conditions = [
+            (e.eq(k_start, zero), "needs the keys from the first"),
+            (e.le(q_end, n_k), "needs queries that are among the keys"),
+            (e.le(n_k, longest), "halves fewer keys than there are: write a larger leaf"),
+        ];
+        self.launch.extend(conditions.map(|(holds, otherwise)| Demand { holds, span, otherwise }));
 
         // 2^D: D is the number of bits of (n - 1) / M.
         let n = e.max(n_k, one);
@@ -365,7 +370,8 @@ impl<'a> Checker<'a> {
             None => {
                 let reach = self.exprs.int(reach);
                 let fits = self.exprs.le(reach, axis.extent);
-                self.launch.push(fits);
+                let (span, otherwise) = (written.window.span, "is longer than the axis");
+                self.launch.push(Demand { holds: fits, span, otherwise });
             }
         }
         Some(Near { axis, window, stride, dilation, causal: written.causal, span })
@@ -545,8 +551,9 @@ impl<'a> Checker<'a> {
             None => self.sorted(order).unwrap_or(n),
         };
         let (start, zero) = (self.exprs.var(start), self.exprs.int(0));
-        let conditions = [self.exprs.eq(start, zero), self.exprs.le(end, n)];
-        self.launch.extend(conditions);
+        let holds = [self.exprs.eq(start, zero), self.exprs.le(end, n)];
+        let span = self.program.order(order).span;
+        self.launch.extend(holds.map(|holds| Demand { holds, span, otherwise: "needs all positions that it moves" }));
     }
 
     fn unknown_map<T>(&mut self, cx: &Cx<'a>, name: &Name) -> Option<T> {

@@ -14,7 +14,7 @@ use super::facts::{Bounds, MAX_LENGTH};
 use super::names::{self, ItemRef, Named};
 use super::scope::{CONSTANT, Cx};
 use crate::expr::{Bin, DrawId, ExprId, Extent, LevelId, MapId, Node, TensorId, Un, Var};
-use crate::program::{Derived, Index, Level, Partition, Pool};
+use crate::program::{Demand, Derived, Index, Level, Partition, Pool};
 
 const POOLS: &[&str] = &["mean", "max", "conv", "softmax_mean", "blocks", "channels", "int8", "int4"];
 
@@ -39,7 +39,7 @@ impl<'a> Checker<'a> {
         let own = std::mem::replace(&mut self.launch, launch);
         self.conditions.entry(item).or_insert(own);
         if let Some(conditions) = self.conditions.get(&item) {
-            self.launch.extend(conditions);
+            self.launch.extend_from_slice(conditions);
         }
         index.map(|index| LevelId(index as u32))
     }
@@ -313,7 +313,8 @@ impl<'a> Checker<'a> {
         let (slot, zero, one) = (self.exprs.var(Var::Slot), self.exprs.int(0), self.exprs.int(1));
         let k_start = self.exprs.var(Var::KStart);
         let whole = self.exprs.eq(k_start, zero);
-        self.launch.push(whole);
+        let otherwise = "cuts the keys from the first";
+        self.launch.push(Demand { holds: whole, span: level.span, otherwise });
         if let Some(order) = level.order {
             self.whole_sequence(Var::KStart, order, self.tokens.n_k);
         }
@@ -374,7 +375,8 @@ impl<'a> Checker<'a> {
             (Partition::Into(parts), _) => {
                 let n = self.exprs.int(*parts);
                 let enough = self.exprs.le(n, end_k);
-                self.launch.push(enough);
+                let otherwise = "has more slots than there are positions";
+                self.launch.push(Demand { holds: enough, span: level.span, otherwise });
                 level.slots = n;
                 [level.slot_q, level.slot_k] = [q, k].map(|p| {
                     let next = self.exprs.add(p, one);
@@ -446,7 +448,8 @@ impl<'a> Checker<'a> {
                     let of = self.program.space.segments[segment].clone();
                     let end = self.exprs.add(of.begin, of.len);
                     let all = self.exprs.le(end, end_k);
-                    self.launch.push(all);
+                    let otherwise = "needs all of its segment";
+                    self.launch.push(Demand { holds: all, span: level.span, otherwise });
                 }
                 let id = LevelId(self.program.levels.len() as u32);
                 level.last = self.exprs.un(Un::SlotLast(id), slot);
@@ -515,7 +518,8 @@ impl<'a> Checker<'a> {
             let (q_start, zero) = (self.exprs.var(Var::QStart), self.exprs.int(0));
             let whole = self.exprs.eq(q_start, zero);
             let all = self.exprs.eq(self.tokens.n_q, self.tokens.n_k);
-            self.launch.extend([whole, all]);
+            let (span, otherwise) = (self.program.level(level).span, "has rows of queries that need all queries");
+            self.launch.extend([whole, all].map(|holds| Demand { holds, span, otherwise }));
         }
     }
 

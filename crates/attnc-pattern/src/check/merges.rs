@@ -40,7 +40,7 @@ impl<'a> Checker<'a> {
             _ => return self.unknown_word(&cx, kind, "merge", &["gate", "mean"]),
         };
         let first = self.program.attentions[attentions[0]].clone();
-        let mut require = std::mem::take(&mut self.launch);
+        let mut demands = std::mem::take(&mut self.launch);
         let mut depends = false;
         for (&a, arm) in attentions.iter().zip(arms) {
             let of = &self.program.attentions[a];
@@ -49,10 +49,10 @@ impl<'a> Checker<'a> {
                 let help = "give all of them the same `align`";
                 return self.fail(&cx, bad_merge(arm.span, message, help));
             }
-            require.push(of.require);
+            demands.extend_from_slice(&of.demands);
             depends |= of.depends_on_alignment;
         }
-        let require = self.exprs.and(require);
+        let require = self.exprs.and(demands.iter().map(|d| d.holds).collect::<Vec<_>>());
         let d = self.exprs.var(Var::Dim);
         let d = self.exprs.to_real(d);
         let (one, root) = (self.exprs.real(1.0), self.exprs.un(Un::Sqrt, d));
@@ -67,7 +67,7 @@ impl<'a> Checker<'a> {
             merge: Some(Merge { kind, arms: attentions }),
             pooled: None,
             require,
-            require_written: true,
+            demands,
             depends_on_alignment: depends,
             entries: vec![],
             span: node.span,

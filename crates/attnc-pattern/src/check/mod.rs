@@ -49,7 +49,7 @@ use self::names::{ItemRef, Named, Names};
 use self::scope::{Cx, Frame, Place, Scope, Val};
 use self::space::AxisRef;
 use crate::expr::{ExprId, Exprs};
-use crate::program::Program;
+use crate::program::{Demand, Program};
 
 /// One parsed file.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ enum Param {
 struct Expanded {
     value: Option<Val>,
     /// Conditions on a launch that it brings.
-    launch: Vec<ExprId>,
+    launch: Vec<Demand>,
 }
 
 /// The state of a check.
@@ -145,9 +145,9 @@ struct Checker<'a> {
     by_item: HashMap<ItemRef, Option<usize>>,
     expanded: HashMap<(ItemRef, Scope, Place), Expanded>,
     /// What a launch must fulfil for the attention that is being lowered.
-    launch: Vec<ExprId>,
+    launch: Vec<Demand>,
     /// The same of levels, scores and selections, for those who use them.
-    conditions: HashMap<ItemRef, Vec<ExprId>>,
+    conditions: HashMap<ItemRef, Vec<Demand>>,
     /// Levels, scores and selections that are being made.
     making: Vec<ItemRef>,
     depth: usize,

@@ -266,6 +266,7 @@ impl<'a> Checker<'a> {
         let extent = places.extent(axis);
         let cx = self.top(item.module, CONSTANT);
         let mut any = Vec::with_capacity(ranges.len());
+        let mut named = vec![false; usize::try_from(extent).unwrap_or(0)];
         for range in ranges {
             let lo = range.lo.as_deref().map_or(Some(0), |e| self.constant_int(&cx, e))?;
             let hi = match &range.hi {
@@ -287,6 +288,14 @@ impl<'a> Checker<'a> {
                     .help(format!("the {noun} are 0 .. {extent}")),
                 );
             };
+            let first = lo + (step - lo % step) % step;
+            for x in (first..hi).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+                if std::mem::replace(&mut named[x as usize], true) {
+                    let message = format!("{} {x} is named twice", noun.trim_end_matches('s'));
+                    let said = Diagnostic::error("E0405", range.span, message, "here again");
+                    return self.fail(&cx, said.help("name each once: `0 | 2 ..= 5`"));
+                }
+            }
             let (from, to) = (self.exprs.int(lo), self.exprs.int(hi));
             let within = if hi == lo + 1 {
                 self.exprs.eq(x, from)

@@ -35,7 +35,7 @@ impl<'a> Checker<'a> {
         let own = std::mem::replace(&mut self.launch, launch);
         self.conditions.entry(item).or_insert(own);
         if let Some(conditions) = self.conditions.get(&item) {
-            self.launch.extend(conditions);
+            self.launch.extend_from_slice(conditions);
         }
         index.map(|index| ScoreId(index as u32))
     }

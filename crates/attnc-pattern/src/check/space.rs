@@ -13,7 +13,7 @@ use super::facts::{Bounds, Facts, MAX_LENGTH};
 use super::names::{self, COORDINATES, ItemRef, Named};
 use super::scope::{CONSTANT, Cx, SPACE_EXTENT};
 use crate::expr::{AxisId, ExprId, Node, OrderId, SizeId, Var};
-use crate::program::{Axis, Order, OrderKind, Segment, Size};
+use crate::program::{Axis, Demand, Order, OrderKind, Segment, Size};
 
 /// An axis as expressions see it.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ impl<'a> Checker<'a> {
                         self.axis_name(name, &mut axis_names);
                         let size = format!("{}.{}", segment.name.text, name.text);
                         let extent = self.space_extent(&cx, extent.as_ref(), size, name.span);
-                        axes.push(Axis { name: name.text.clone(), segment: index, extent, stride });
+                        axes.push(Axis { name: name.text.clone(), segment: index, extent, stride, span: name.span });
                         stride = self.length(stride, extent, segment.name.span, true);
                     }
                     axes.reverse();
@@ -261,11 +261,11 @@ impl<'a> Checker<'a> {
     pub(super) fn need_extents(&mut self, segment: Option<usize>) {
         let Some(segment) = segment else { return };
         for axis in self.program.space.segments[segment].axes.clone() {
-            let extent = self.program.axis(axis).extent;
+            let Axis { extent, span, .. } = self.program.axis(axis).clone();
             if self.exprs.as_int(extent).is_none() {
                 let one = self.exprs.int(1);
                 let positive = self.exprs.le(one, extent);
-                self.launch.push(positive);
+                self.launch.push(Demand { holds: positive, span, otherwise: "has no cells" });
             }
         }
     }

@@ -534,7 +534,7 @@ fn attentions_keep_what_is_written() {
     let a = attention(&p, "a");
     assert_eq!(a.entries.len(), 3);
     assert!(matches!(a.entries[2].source, Source::Null(2)));
-    assert!(a.require_written && a.depends_on_alignment);
+    assert!(a.demands.len() == 2 && a.depends_on_alignment);
     for id in [Some(a.scale), a.score, a.entries[0].bias, a.entries[2].bias] {
         assert_eq!(p.exprs.ty(id.unwrap()), Ty::Real);
     }
@@ -544,7 +544,7 @@ fn attentions_keep_what_is_written() {
     assert_eq!(*p.exprs.node(indices[0]), Node::Var(Var::Head));
     let defaults = program("pattern p = all");
     let a = attention(&defaults, "p");
-    assert!(!a.require_written && !a.depends_on_alignment && a.score.is_none());
+    assert!(a.demands.len() == 2 && !a.depends_on_alignment && a.score.is_none());
     for (n_q, n_k, fine) in [(1, 1, true), (0, 1, false), (3, 2, false), (2, 7, true)] {
         let env = env(n_q, n_k);
         let mut evaluator = oracle::Evaluator::new(&defaults, &env, &[a.require]);
