@@ -44,7 +44,7 @@ pub const CODES: &[CodeInfo] = &[
         code: "E0105",
         title: "a file that is too large",
         explain: "A source file holds at most 1 MiB. Sets that are data and not a rule are tensors given when run: \
-                  see `map`. (No example: it would be as long.)",
+                  see `map`. The command line refuses such a file before it is read, with E0803.",
         example: "",
     },
     CodeInfo {
