@@ -223,8 +223,8 @@ pub const CODES: &[CodeInfo] = &[
     CodeInfo {
         code: "E0403",
         title: "a statement that is given twice",
-        explain: "`scale`, `score`, `align`, `empty` and `attend` are written at most once in an attention; `require` \
-                  may be repeated, and all of them hold.",
+        explain: "`scale`, `score`, `align`, `empty`, `queries` and `attend` are written at most once in an attention; \
+                  `require` may be repeated, and all of them hold.",
         example: "attention a {\n  align = end\n  align = start\n  attend causal\n}\n",
     },
     CodeInfo {
