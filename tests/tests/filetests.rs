@@ -304,20 +304,18 @@ fn check(source: &str) -> Result<(), String> {
 /// Runs a case on what a stage asks for.
 type Against = fn(&str, &Case<'_>) -> Result<(), String>;
 
-/// As [`run`] on the GPU of this machine, of this file or of another one of the repository.
+/// As [`run`] on the GPU of this machine.
 fn gpu(command: &Command<'_>, source: &str) -> Result<(), String> {
-    if !has_gpu() {
-        return Ok(());
-    }
+    if has_gpu() { run(command, source, against_oracle_on_gpu) } else { Ok(()) }
+}
+
+/// Runs this file, or another one of the repository.
+fn run(command: &Command<'_>, source: &str, against: Against) -> Result<(), String> {
     let other = command.get("file").map(|path| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
         std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))
     });
     let source = &other.transpose()?.unwrap_or_else(|| source.to_owned());
-    run(command, source, against_oracle_on_gpu)
-}
-
-fn run(command: &Command<'_>, source: &str, against: Against) -> Result<(), String> {
     let sizes = command.sizes()?;
     let of: Vec<(&str, i64)> = sizes.iter().map(|(n, v)| (n.as_str(), *v)).collect();
     let checked = module(source, Options { set: command.prefixed("set."), ..Options::default() })?;
