@@ -74,12 +74,23 @@ fn programs_of_c_run() {
         let (include, lib) = (prefix.join("include"), prefix.join("lib"));
         vec![format!("-I{}", include.display()), format!("-L{}", lib.display()), "-lattnc_c".to_owned()]
     };
-    for (name, source) in [("embed", root.join("../../examples/embed.c")), ("bad", root.join("tests/bad.c"))] {
+    let mut programs =
+        vec![("embed".to_owned(), root.join("../../examples/embed.c")), ("bad".to_owned(), root.join("tests/bad.c"))];
+    // Those of the page of errors as they are printed: each ends with 0 if it was given the code of its section.
+    let page = std::fs::read_to_string(root.join("../../docs/errors.md")).expect("docs/errors.md");
+    for section in page.split("\n## ").filter(|section| section.contains("\n```c\n")) {
+        let (code, block) = section.split_once("\n```c\n").expect("a block");
+        let path = tmp.join(format!("{}.c", &code[..5]));
+        std::fs::write(&path, block.split("```").next().unwrap_or_default()).expect("writes");
+        programs.push((code[..5].to_owned(), path));
+    }
+    assert!(programs.len() > 2, "programs of docs/errors.md");
+    for (name, source) in &programs {
         for linked in ["shared", "static"] {
             let program = tmp.join(format!("{name}-{linked}"));
             let mut cc = Command::new("cc");
             cc.args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-g"])
-                .arg(&source)
+                .arg(source)
                 .arg("-o")
                 .arg(&program);
             if linked == "shared" {

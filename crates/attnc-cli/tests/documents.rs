@@ -70,6 +70,7 @@ fn patterns_show_their_pictures() {
     for file in patterns() {
         let text = fs::read_to_string(root().join(&file)).expect("a pattern");
         let mut lines = text.lines().peekable();
+        let mut subjects = vec![];
         while let Some(line) = lines.next() {
             let Some(command) = line.trim_start_matches('/').trim_start().strip_prefix("$ attnc ") else { continue };
             let mut picture = String::new();
@@ -84,43 +85,201 @@ fn patterns_show_their_pictures() {
             }
             let args: Vec<&str> = command.split_whitespace().collect();
             compare(&file, &args, &root(), &picture, &mut wrong);
+            subjects.push(args[1].to_owned());
             seen += 1;
+        }
+        // Those of the standard library are on the language page.
+        if file != "patterns/std.attn" {
+            let drawn = |name: &str| subjects.iter().any(|s| *s == file || *s == format!("{file}:{name}"));
+            let not_drawn = shown_alone(&text).into_iter().filter(|name| !drawn(name));
+            wrong.extend(not_drawn.map(|name| format!("{file}: `{name}` has no picture")));
         }
     }
     assert!(seen > 30, "pictures are found: {seen}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Text without its comments.
+fn code(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap_or("")).collect();
+    lines.join("\n")
+}
+
+/// Words of a text: names, keywords, numbers.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
+/// Patterns without arguments, attentions and merges of a file that are no part of another one.
+fn shown_alone(text: &str) -> Vec<String> {
+    let code = code(text);
+    let items: Vec<&str> = code.split("\n\n").map(str::trim).collect();
+    let declared = |item: &&str| {
+        let (kind, rest) = item.split_once(' ')?;
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
+        let has_arguments = rest[end..].starts_with('(');
+        (matches!(kind, "pattern" | "attention" | "merge") && !has_arguments).then(|| rest[..end].to_owned())
+    };
+    // Models give each what they name to heads: that makes it no part.
+    let others: Vec<&str> = items.iter().copied().filter(|item| !item.starts_with("model ")).collect();
+    let part = |name: &String| {
+        let used = |item: &&&str| declared(*item).as_ref() != Some(name) && words(item).any(|word| word == name);
+        others.iter().any(|item| used(&item))
+    };
+    items.iter().filter_map(declared).filter(|name| !part(name)).collect()
+}
+
+/// A block of code of a page: its line, its info string and its lines.
+struct Block<'a> {
+    line: usize,
+    info: &'a str,
+    body: Vec<&'a str>,
+}
+
+fn blocks(text: &str) -> Vec<Block<'_>> {
+    let (mut found, mut lines) = (vec![], text.lines().enumerate());
+    while let Some((number, line)) = lines.next() {
+        if let Some(info) = line.trim_start().strip_prefix("```") {
+            let body = lines.by_ref().map(|l| l.1).take_while(|l| l.trim() != "```").collect();
+            found.push(Block { line: number + 1, info, body });
+        }
+    }
+    found
+}
+
+const LANGUAGE: &str = "docs/language.md";
+
 #[test]
 fn documents_are_true() {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("documents");
     fs::create_dir_all(&dir).expect("a directory");
-    let (mut wrong, mut blocks, mut pictures) = (vec![], 0, 0);
-    for document in ["docs/language.md", "README.md"] {
+    let (mut wrong, mut examples, mut pictures) = (vec![], 0, 0);
+    for document in [LANGUAGE, "README.md"] {
         let text = fs::read_to_string(root().join(document)).expect("a document");
-        let mut lines = text.lines().enumerate();
-        while let Some((number, line)) = lines.next() {
-            let Some(info) = line.trim_start().strip_prefix("```").filter(|info| !info.is_empty()) else { continue };
-            let body: Vec<&str> = lines.by_ref().map(|l| l.1).take_while(|l| l.trim() != "```").collect();
-            let place = format!("{document}:{}", number + 1);
-            if info == "attn" {
-                fs::write(dir.join("block.attn"), body.join("\n") + "\n").expect("a file");
-                let out = attnc(&["check", "block.attn"], &dir);
-                if !out.status.success() {
-                    wrong.push(format!("{place}\n{}", String::from_utf8_lossy(&out.stderr)));
-                }
-                blocks += 1;
-            } else if let Some(rest) = info.strip_prefix("text show ") {
+        // The example that has no picture yet.
+        let mut bare: Option<usize> = None;
+        // Ends the last.
+        let end = Block { line: 0, info: "attn", body: vec![] };
+        for block in blocks(&text).iter().chain([&end]) {
+            let place = format!("{document}:{}", block.line);
+            if let Some(rest) = block.info.strip_prefix("text show ") {
                 let mut words = rest.split_whitespace();
                 let subject = format!("block.attn:{}", words.next().unwrap_or(""));
                 let args: Vec<&str> = ["show", subject.as_str()].into_iter().chain(words).collect();
-                compare(&place, &args, &dir, &body.join("\n"), &mut wrong);
+                compare(&place, &args, &dir, &block.body.join("\n"), &mut wrong);
                 pictures += 1;
+                bare = None;
+            } else if block.info == "attn" {
+                if let Some(line) = bare.replace(block.line) {
+                    wrong.push(format!("{document}:{line}: an example without a picture"));
+                }
+                if block.line == 0 {
+                    break;
+                }
+                fs::write(dir.join("block.attn"), block.body.join("\n") + "\n").expect("a file");
+                for args in [&["check", "block.attn"][..], &["fmt", "--check", "block.attn"]] {
+                    let out = attnc(args, &dir);
+                    if !out.status.success() {
+                        wrong.push(format!("{place}: {args:?}\n{}", String::from_utf8_lossy(&out.stderr)));
+                    }
+                }
+                examples += 1;
+            } else if document == LANGUAGE && block.info != "text grammar" {
+                wrong.push(format!("{place}: no test knows a block of the kind `{}`", block.info));
             }
         }
     }
-    assert!(blocks > 20 && pictures > 10, "{blocks} blocks, {pictures} pictures");
+    assert!(examples > 20 && pictures > 10, "{examples} examples, {pictures} pictures");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What the language page says in examples, without comments.
+fn examples() -> String {
+    let text = fs::read_to_string(root().join(LANGUAGE)).expect("a document");
+    let of_language = blocks(&text).into_iter().filter(|block| block.info == "attn");
+    of_language.map(|block| code(&block.body.join("\n"))).collect::<Vec<_>>().join("\n")
+}
+
+/// Sources with one unknown word each, in whose place the compiler knows words of its own, and names them.
+const UNKNOWN: &[&str] = &[
+    "space image(h, w)\norder z = zzzzzzzz(h, w)",
+    "level g = zzzzzzzz(4) of k, v",
+    "select s = zzzzzzzz 4 of dot(q, k) per q",
+    "select s = top 4 of dot(q, k) per zzzzzzzz",
+    "select s = bands zzzzzzzz { a = 0.5 } of dot(q, k) per q",
+    "score a = dot(q, k) then zzzzzzzz",
+    "score a = dot(q, k) then minmax per zzzzzzzz",
+    "pattern p = causal\nmerge m = zzzzzzzz of p, p",
+    "pattern p = k in zzzzzzzz(1, 2, 3)",
+    "pattern p = random 2 of causal per zzzzzzzz seed 7",
+    "attention a {\n  align = zzzzzzzz\n  attend all\n}",
+    "attention a {\n  empty = zzzzzzzz\n  attend all\n}",
+    "level g = mean(2) of q, k, v\nattention a {\n  queries = g zzzzzzzz\n  attend all\n}",
+];
+
+#[test]
+fn the_language_page_uses_every_word() {
+    let examples = examples();
+    let used: Vec<&str> = words(&examples).collect();
+    let mut wrong = vec![];
+    // Words and signs of the grammar. Some have two tokens, `step-arm` and `step-by`, and some stand for many words.
+    let grammar = fs::read_to_string(root().join("grammar/attn.lalrpop")).expect("the grammar");
+    let tokens =
+        grammar.split("enum Token").nth(1).and_then(|rest| rest.split("// ---- items").next()).expect("tokens");
+    let tokens: Vec<&str> =
+        tokens.lines().filter_map(|l| l.trim().strip_prefix('"')?.split_once("\" =>")).map(|t| t.0).collect();
+    assert!(tokens.len() > 80, "{tokens:?}");
+    for token in tokens {
+        let word = token.split('-').next().filter(|word| !word.is_empty()).unwrap_or(token);
+        let word = if word.len() > 2 { word.trim_end_matches('=') } else { word };
+        let many = ["name", "integer", "real", "string", "clause", "axis,"].contains(&word);
+        let is_word = word.starts_with(|c: char| c.is_ascii_alphabetic());
+        if !many && !(if is_word { used.contains(&word) } else { examples.contains(word) }) {
+            wrong.push(format!("`{word}` of the grammar"));
+        }
+    }
+    let cutter = fs::read_to_string(root().join("crates/attnc-syntax/src/items.rs")).expect("the item cutter");
+    let clauses: Vec<&str> =
+        cutter.split("Token::Clause(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(clauses.contains(&"at least"), "{clauses:?}");
+    wrong.extend(clauses.iter().filter(|word| !examples.contains(**word)).map(|word| format!("the clause `{word}`")));
+    // Words of the checker.
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("words");
+    fs::create_dir_all(&dir).expect("a directory");
+    for source in UNKNOWN {
+        fs::write(dir.join("unknown.attn"), format!("{source}\n")).expect("a file");
+        let said = String::from_utf8(attnc(&["check", "--color", "never", "unknown.attn"], &dir).stderr).expect("text");
+        let help = said.split("help: write ").nth(1).unwrap_or_else(|| panic!("{source}\n{said}"));
+        let known: Vec<&str> = help.split('`').skip(1).step_by(2).collect();
+        assert!(!known.is_empty(), "{source}\n{said}");
+        wrong.extend(known.iter().filter(|word| !examples.contains(**word)).map(|word| format!("`{word}`: {source}")));
+    }
+    // Words of the page itself: what cannot be declared, kinds of maps, what a score and a merge may say.
+    let text = fs::read_to_string(root().join(LANGUAGE)).expect("a document");
+    let reserved =
+        text.split("## Reserved names").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    let reserved = reserved.split('`').skip(1).step_by(2);
+    let others = ["bool", "blocks", "csr", "offsets", "dot", "energy", "unit", "over_group", "over_heads"];
+    wrong.extend(
+        reserved.chain(others).filter(|word| !examples.contains(word)).map(|word| format!("`{word}` of the page")),
+    );
+    assert!(wrong.is_empty(), "no example of docs/language.md uses:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_language_page_lists_the_standard_library() {
+    let text = fs::read_to_string(root().join(LANGUAGE)).expect("a document");
+    let section =
+        text.split("## Standard library").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    let library = fs::read_to_string(root().join("patterns/std.attn")).expect("the library");
+    let mut seen = 0;
+    for head in library.lines().filter_map(|line| line.strip_prefix("pattern ")?.split(" =").next()) {
+        let name = head.split('(').next().unwrap_or(head);
+        assert!(section.contains(&format!("| `{head}` | ")), "docs/language.md: no row for `{head}`");
+        assert!(section.contains(&format!("```text show of_{name} ")), "docs/language.md: no picture of `{name}`");
+        seen += 1;
+    }
+    assert!(seen > 10);
 }
 
 #[test]

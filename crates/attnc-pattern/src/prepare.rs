@@ -215,7 +215,8 @@ pub const CODES: &[CodeInfo] = &[
         code: "E0708",
         title: "an expression has no value",
         explain: "A division by zero, an index outside a tensor, or an operand outside the domain of its operation, at a query \
-                  and key where the value is needed.",
+                  and key where the value is needed. Programs that were checked have a value everywhere: this is for callers \
+                  that make expressions of their own.",
         example: "",
     },
     CodeInfo {
@@ -228,7 +229,8 @@ pub const CODES: &[CodeInfo] = &[
     CodeInfo {
         code: "E0710",
         title: "the tensors given to the oracle do not fit together",
-        explain: "`q` is [heads, queries, d], `k` [KV heads, keys, d] and `v` [KV heads, keys, d_v].",
+        explain: "`q` is [heads, queries, d], `k` [KV heads, keys, d] and `v` [KV heads, keys, d_v]. A kernel refuses tensors \
+                  that do not fit with E0721: this is for callers of the oracle itself.",
         example: "",
     },
     CodeInfo {

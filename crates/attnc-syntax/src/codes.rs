@@ -44,7 +44,7 @@ pub const CODES: &[CodeInfo] = &[
         code: "E0105",
         title: "a file that is too large",
         explain: "A source file holds at most 1 MiB. Sets that are data and not a rule are tensors given when run: \
-                  see `map`. (No example: it would be as long.)",
+                  see `map`. The command line refuses such a file before it is read, with E0803.",
         example: "",
     },
     CodeInfo {
@@ -79,7 +79,7 @@ pub const CODES: &[CodeInfo] = &[
         code: "E0110",
         title: "not the beginning of an item",
         explain: "A file is a list of items, and each begins with its word: `pattern`, `attention`, `model`, `param`, \
-                  `size`, `tensor`, `map`, `space`, `order`, `require` or `import`.",
+                  `size`, `tensor`, `map`, `space`, `order`, `level`, `score`, `select`, `merge`, `require` or `import`.",
         example: "window = 1024\n",
     },
     CodeInfo {
@@ -107,7 +107,8 @@ pub const CODES: &[CodeInfo] = &[
         code: "E0114",
         title: "not a way to store a map",
         explain: "A map is `bool` (a byte for each pair), `blocks N` (a byte for each pair of blocks) or `csr` (row \
-                  pointers and indices), with `[heads]` where each head has its own.",
+                  pointers and indices), with `[heads]` where each head has its own, or `offsets` (where the slots of a \
+                  level begin).",
         example: "map tree : bits\n",
     },
     CodeInfo {

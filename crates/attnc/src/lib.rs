@@ -82,4 +82,7 @@ mod pages {
     struct Readme;
     #[doc = include_str!("../../../docs/embedding.md")]
     struct Embedding;
+    #[cfg(feature = "gpu")]
+    #[doc = include_str!("../../../docs/errors.md")]
+    struct Errors;
 }

@@ -63,7 +63,7 @@ pub struct Counterexample {
 /// Whether an attention has rows without a key. The program gains expressions and changes in nothing else.
 pub fn check_empty(program: &mut Program, attention: usize) -> Emptiness {
     let attention = program.attentions[attention].clone();
-    let mut sets = vec![];
+    let (mut sets, mut slots) = (vec![], false);
     for entry in &attention.entries {
         match entry.source {
             Source::Null(n) if n > 0 => return Emptiness::Never,
@@ -73,16 +73,24 @@ pub fn check_empty(program: &mut Program, attention: usize) -> Emptiness {
             Source::Slots(level, set) if program.level(level).inside.is_none() => {
                 if program.exprs.as_bool(set) == Some(true) {
                     sets.push(set);
+                } else {
+                    slots = true;
                 }
             }
-            Source::Slots(..) => {}
+            Source::Slots(..) => slots = true,
         }
     }
     let set = program.exprs.or(sets);
     if proved(program, &attention, set) {
         return Emptiness::Never;
     }
-    search(program, &attention, set)
+    match search(program, &attention, set) {
+        // It has no key, and may have a slot.
+        Emptiness::Counterexample(_) if slots => {
+            Emptiness::Unknown { why: "that every query has a slot of a level is not proved".to_owned() }
+        }
+        found => found,
+    }
 }
 
 /// The launches that are meant, as far as variables say it: where queries start, and how many keys there are.

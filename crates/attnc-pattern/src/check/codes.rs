@@ -169,16 +169,15 @@ pub const CODES: &[CodeInfo] = &[
     CodeInfo {
         code: "E0308",
         title: "a setting of an unknown param",
-        explain: "`--set NAME=VALUE` sets a param of the compiled file: its own, or one that it imports by name. (With \
-                  the example: `--set windw=512`.)",
-        example: "param window = 1024\npattern p = q - k in 0 .. window\n",
+        explain: "`--set NAME=VALUE` sets a param of the compiled file: its own, or one that it imports by name.",
+        example: "",
     },
     CodeInfo {
         code: "E0309",
         title: "a setting that is no value",
         explain: "A param whose default is an integer is set to an integer, one whose default is a real to a finite \
-                  real. (With the example: `--set window=wide`.)",
-        example: "param window = 1024\npattern p = q - k in 0 .. window\n",
+                  real.",
+        example: "",
     },
     CodeInfo {
         code: "E0310",
@@ -224,8 +223,8 @@ pub const CODES: &[CodeInfo] = &[
     CodeInfo {
         code: "E0403",
         title: "a statement that is given twice",
-        explain: "`scale`, `score`, `align`, `empty` and `attend` are written at most once in an attention; `require` \
-                  may be repeated, and all of them hold.",
+        explain: "`scale`, `score`, `align`, `empty`, `queries` and `attend` are written at most once in an attention; \
+                  `require` may be repeated, and all of them hold.",
         example: "attention a {\n  align = end\n  align = start\n  attend causal\n}\n",
     },
     CodeInfo {

@@ -82,9 +82,6 @@ impl<'a> Checker<'a> {
         let mut cx = cx;
         cx.scope.slots = levels;
         let mut id = self.real(&cx, value)?;
-        if matches!(made, Made::Plain) && !self.facts.reads(&self.exprs, id).has(Reads::Q) {
-            rows = Index::One;
-        }
         if let Some(level) = level_of(rows) {
             self.rows_of(level);
         }
@@ -95,6 +92,11 @@ impl<'a> Checker<'a> {
                 return self.fail(&cx, error.help("join sets with `&`"));
             }
             only = Some(self.set(&cx.at(WITHIN), &clause.value)?);
+        }
+        // One row serves all queries if neither the number nor the pairs depend on the query.
+        let read = only.into_iter().chain([id]).any(|e| self.facts.reads(&self.exprs, e).has(Reads::Q));
+        if matches!(made, Made::Plain) && !read {
+            rows = Index::One;
         }
         if let Some(level) = levels.1 {
             id = self.at_level(level, id);

@@ -140,7 +140,8 @@ pub(super) fn scores(
 
 /// Whether the value of a score without a product depends on the query.
 fn reads_q(program: &Program, score: &Score) -> bool {
-    program.exprs.reads(score.value, |v| v == crate::expr::Var::Q)
+    let mut read = score.only.into_iter().chain([score.value]);
+    read.any(|e| program.exprs.reads(e, |v| v == crate::expr::Var::Q))
 }
 
 fn index_of(program: &Program, operand: Operand) -> Index {
