@@ -9,6 +9,9 @@
 
 use std::fmt::Write as _;
 
+use attnc_pattern::program::Program;
+use attnc_plan::{Attend, choice};
+
 use super::sets::Search;
 use super::{Maker, Spec};
 
@@ -41,6 +44,20 @@ impl Form {
         } else {
             Form { blocks: 1, groups: 4, parts: 2, chunk: 32 }
         }
+    }
+
+    /// That of a stage, whose longest predicate has so many characters: tiles of half as many queries where these share
+    /// few keys. A chunk of them takes two thirds of the time, and more with pairs that have to be decided.
+    pub(super) fn for_stage(self, program: &Program, attend: &Attend, longest: usize) -> Form {
+        const HALF: f64 = 0.66;
+        if self.blocks == 1 {
+            return self;
+        }
+        let half = Form { blocks: self.blocks / 2, ..self };
+        let Some(keys) = choice::keys(program, attend, &[self.rows(), half.rows()]) else { return self };
+        let decided = (longest as f64 / 700.0 - 0.25).clamp(0.0, 0.5);
+        let time = |k: &choice::Keys| k.some as f64 + decided * (k.some - k.all) as f64;
+        if HALF * time(&keys[1]) < 0.97 * time(&keys[0]) { half } else { self }
     }
 
     /// Queries of a workgroup.
@@ -173,7 +190,7 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
         visit(maker, &mut t, i, (kb, vb), other);
     }
     for (n, slots) in maker.nulls.clone() {
-        let slots = maker.names.int(slots);
+        let slots = maker.null_slots(slots);
         for r in 0..form.blocks {
             if form.blocks > 1 {
                 let _ = writeln!(t, "  set_query(i32(own_row) + {});", 16 * r);
@@ -306,24 +323,9 @@ fn finish(maker: &Maker<'_>, t: &mut String, r: usize, vb: usize, other: &str) {
                 16 * r
             );
             let vector = 4 * pass * wide;
-            if maker.hands_over {
-                let _ = write!(
-                    t,
-                    "      let at = u32(output_row() * (V4 + 1));\n      between[at + {vector}u + column] = o;\n"
-                );
-            } else {
-                let _ = writeln!(t, "      write_o(u32(output_row()) * u32(V4) + {vector}u + column, o);");
-            }
+            let _ = writeln!(t, "      put(place, {vector}u + column, o);");
             if pass == 0 {
-                let _ = writeln!(
-                    t,
-                    "      if (column == 0u) {{ {} }}",
-                    if maker.hands_over {
-                        "between[at + u32(V4)] = vec4<f32>(log_sum, select(0.0, 1.0, some), 0.0, 0.0);"
-                    } else {
-                        "log_sums[output_row()] = select(0xff800000u, bitcast<u32>(log_sum), some);"
-                    }
-                );
+                t.push_str("      if (column == 0u) { put_sum(place, log_sum, some); }\n");
             }
             t.push_str("    }\n  }\n");
         }
@@ -406,7 +408,7 @@ fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb): (usize, usize), 
     };
     let _ = write!(
         t,
-        "  // Entry {n}.\n  {{\n  var run_from = k_start;\n  var run_end = k_start;\n  var run_whole = false;\n  loop {{\n{search}{fill}    \
+        "  // Entry {n}.\n  {{\n  var run_from = k_from;\n  var run_end = k_from;\n  var run_whole = false;\n  loop {{\n{search}{fill}    \
          workgroupBarrier();\n    let last = u32(filled - 1);\n{reads}{stores}{set_key}    workgroupBarrier();\n",
         fill = maker.fill(entry),
         set_key = if maker.keeps_keys() { "    if (lane < filled) { set_key(lane); }\n" } else { "" },
