@@ -101,7 +101,7 @@ def median_ms(run):
 def ours(attnc, name, tokens):
     """Milliseconds of `attnc` on a set, and those of compiling it to WGSL."""
     file = "grid.attn" if name == "neighbourhood" else "sets.attn"
-    sizes = ["--size", f"h={tokens // WIDTH}", "--size", f"w={WIDTH}"] if name == "neighbourhood" else []
+    sizes = ["--size", f"image.h={tokens // WIDTH}", "--size", f"image.w={WIDTH}"] if name == "neighbourhood" else []
     command = [attnc, "bench", f"{HERE / file}:{name}", "--target", "gpu:matrix", "--tokens", str(tokens), *sizes]
     command += ["--heads", str(HEADS), "--dim", str(DIM), "--dtype", "f16", "--format", "json", "--min-time", "200"]
     ran = subprocess.run(command, stdout=subprocess.PIPE, check=False)
