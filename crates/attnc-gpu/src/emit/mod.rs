@@ -393,10 +393,10 @@ impl Maker<'_> {
     /// Puts the module together.
     fn finish(mut self, index: usize, main: &str) -> Result<Stage, EmitError> {
         // Values of an inner place may ask for those of an outer one.
-        let keys = self.assignments(Home::Key, "[slot]");
-        let row = self.assignments(Home::Row, "");
-        let tile = self.assignments(Home::Tile, "");
-        let launch = self.assignments(Home::Launch, "");
+        let keys = self.assignments(Home::Key);
+        let row = self.assignments(Home::Row);
+        let tile = self.assignments(Home::Tile);
+        let launch = self.assignments(Home::Launch);
         let walk = match self.attend.view {
             View::Walk(_) => Some(self.names.field(Field::Walk)),
             _ => None,
@@ -486,7 +486,8 @@ impl Maker<'_> {
         }
         t.push_str("\n/// Positions of the keys of the chunk.\nvar<workgroup> keys: array<i32, CHUNK>;\n");
         for (id, name) in names.hoisted(Home::Key) {
-            let _ = writeln!(t, "var<workgroup> {name}: array<{}, CHUNK>;", names.ty(id));
+            let ty = if names.ty(id) == "bool" { "i32" } else { names.ty(id) };
+            let _ = writeln!(t, "var<workgroup> {name}: array<{ty}, CHUNK>;");
         }
         if self.by_rows() {
             t.push_str("var<workgroup> near: atomic<i32>;\nvar<workgroup> far: atomic<i32>;\n");
@@ -525,12 +526,16 @@ impl Maker<'_> {
     }
 
     /// Lines that set the hoisted values of a home.
-    fn assignments(&mut self, home: Home, index: &str) -> String {
+    fn assignments(&mut self, home: Home) -> String {
         let list = self.names.hoisted(home);
         let mut b = Body::new(&mut self.names, home, 1);
         for (id, name) in list {
             let value = b.value(id);
-            b.line(format!("{name}{index} = {value};"));
+            b.line(match home {
+                Home::Key if b.names.ty(id) == "bool" => format!("{name}[slot] = select(0, 1, {value});"),
+                Home::Key => format!("{name}[slot] = {value};"),
+                _ => format!("{name} = {value};"),
+            });
         }
         b.text
     }
