@@ -14,7 +14,7 @@ use crate::args::{CompareArgs, Dense, Format};
 use crate::bench::Progress;
 use crate::files::{self, Disk};
 use crate::inspect::print_json;
-use crate::layers::{self, Head, Layer, Seen, Times};
+use crate::layers::{self, Device, Head, Layer, Seen, Times};
 use crate::machine::{self, Machine};
 use crate::page;
 use crate::report::{Outcome, Reporter};
@@ -100,7 +100,8 @@ struct Raw {
 
 pub(crate) fn compare(args: &CompareArgs, reporter: Reporter) -> Outcome {
     let threads = threads(args.layers.threads)?;
-    let options = layers::options(&args.set, &args.layers.target)?;
+    let options = subject::options(&args.set, &args.layers.target);
+    let device = Device::of(&args.layers.target)?;
     let mut file = TensorFile::open(&args.layers.input)?;
     let places = layers::places(&file, &args.layers.layers)?;
     let mut patterns = Vec::new();
@@ -115,7 +116,7 @@ pub(crate) fn compare(args: &CompareArgs, reporter: Reporter) -> Outcome {
     let least = Duration::from_millis(args.min_time.unsigned_abs());
     for place in &places {
         progress.say(&format!("layer {}: dense attention", place.layer));
-        let layer = Layer::read(&mut file, place, &args.layers, &threads)?;
+        let layer = Layer::read(&mut file, place, &args.layers, (&device, &threads))?;
         for (pattern, name, module, oracle) in &patterns {
             progress.say(&format!("layer {}: {pattern}", place.layer));
             let select = Select::named(name.as_str()).layer(place.layer).step(args.layers.step);

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use attnc::{Compiler, DType, Kept, Kernel, Options, Resources, Select, Shape, Threads};
+use attnc::{Chosen, Compiler, DType, Kept, Kernel, Problem, Resources, Select, Shape, Threads};
 
 use crate::args::{Dense, LayersArgs, SetArgs, Target};
 use crate::machine::{self, Samples};
@@ -62,6 +62,56 @@ pub(crate) fn places(file: &TensorFile, wanted: &[i64]) -> Outcome<Vec<Place>> {
     Ok(found.into_iter().map(|layer| Place { layer, prefix: format!("layer{layer}.") }).collect())
 }
 
+/// What runs kernels beside this machine's processors.
+pub(crate) struct Device {
+    #[cfg(feature = "gpu")]
+    gpu: Option<attnc::gpu::Gpu>,
+}
+
+impl Device {
+    /// This machine alone.
+    pub(crate) fn here() -> Device {
+        Device {
+            #[cfg(feature = "gpu")]
+            gpu: None,
+        }
+    }
+
+    /// What a target asks for.
+    pub(crate) fn of(target: &Target) -> Outcome<Device> {
+        #[cfg(feature = "gpu")]
+        return Ok(Device { gpu: crate::gpu::open(target)? });
+        #[cfg(not(feature = "gpu"))]
+        {
+            let _ = target;
+            Ok(Device::here())
+        }
+    }
+
+    /// The GPU that runs a kernel, if one does.
+    #[cfg(feature = "gpu")]
+    fn gpu(&self, kernel: &Kernel) -> Option<&attnc::gpu::Gpu> {
+        self.gpu.as_ref().filter(|_| kernel.is_for_gpu())
+    }
+
+    /// Runs a kernel: the name of what ran, and the tables of its selections.
+    fn run(&self, kernel: &Kernel, problem: &mut Problem<'_>, threads: &Threads) -> Outcome<(String, Vec<Chosen>)> {
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = self.gpu(kernel) {
+            let (session, chosen) = crate::gpu::run_chosen(kernel, gpu, problem)?;
+            return Ok((format!("gpu:{}", session.variant().name()), chosen));
+        }
+        let resources = Resources { threads: Some(threads), workspace: None, ready: None };
+        match kernel.isa() {
+            Some(isa) => Ok((format!("cpu:{}", isa.name()), kernel.run_chosen(problem, resources)?)),
+            None => {
+                kernel.run(problem, resources)?;
+                Ok(("oracle".to_owned(), Vec::new()))
+            }
+        }
+    }
+}
+
 /// The tensors of a layer, and dense attention on them.
 pub(crate) struct Layer<'a> {
     pub(crate) place: Place,
@@ -72,6 +122,7 @@ pub(crate) struct Layer<'a> {
     pub(crate) batch: usize,
     pub(crate) dtype: DType,
     given: Given,
+    device: &'a Device,
     threads: &'a Threads,
     q_start: i64,
     /// With every key, and with those not ahead.
@@ -108,7 +159,7 @@ impl<'a> Layer<'a> {
         file: &mut TensorFile,
         place: &Place,
         args: &LayersArgs,
-        threads: &'a Threads,
+        (device, threads): (&'a Device, &'a Threads),
     ) -> Outcome<Layer<'a>> {
         file.look_behind(&place.prefix);
         let given = Given::read(file, "q", "k", "v")?;
@@ -129,7 +180,7 @@ impl<'a> Layer<'a> {
             let mut results = Results::new(&kernel, &given, DType::F32)?;
             let data = Data { q_start: Some(q_start), ..Data::default() };
             let mut problem = results.problem(&given, data.inputs())?;
-            kernel.run(&mut problem, Resources { threads: Some(threads), workspace: None, ready: None })?;
+            device.run(&kernel, &mut problem, threads)?;
             drop(problem);
             Ok((kernel, results))
         };
@@ -137,7 +188,7 @@ impl<'a> Layer<'a> {
         let dense = [make("pattern dense = all\n")?, make(causal)?];
         let dtype = given.q.dtype("q")?;
         let place = place.clone();
-        Ok(Layer { place, shape, kv_heads, dv, batch, dtype, given, threads, q_start, dense })
+        Ok(Layer { place, shape, kv_heads, dv, batch, dtype, given, device, threads, q_start, dense })
     }
 
     /// Pairs that dense attention has for one head of all batch items.
@@ -186,20 +237,13 @@ impl<'a> Layer<'a> {
         }
         let mut results = Results::new(kernel, &self.given, DType::F32)?;
         let mut problem = results.problem(&self.given, data.inputs())?;
-        let chosen = match kernel.isa() {
-            Some(_) => {
-                let chosen = kernel.run_chosen(
-                    &mut problem,
-                    Resources { threads: Some(self.threads), workspace: None, ready: None },
-                )?;
-                if chosen.is_empty() { Vec::new() } else { kernel.tables(&problem, &chosen)? }
-            }
-            None => {
-                kernel.run(&mut problem, Resources { threads: Some(self.threads), workspace: None, ready: None })?;
-                if (0..heads).any(|h| kernel.is_dynamic(h)) { kernel.selections(&problem)? } else { Vec::new() }
-            }
-        };
+        let (target, chosen) = self.device.run(kernel, &mut problem, self.threads)?;
         let dynamic = (0..heads).any(|h| kernel.is_dynamic(h));
+        let chosen = match &*target {
+            "oracle" if dynamic => kernel.selections(&problem)?,
+            _ if !chosen.is_empty() => kernel.tables(&problem, &chosen)?,
+            _ => Vec::new(),
+        };
         // Levels alone choose nothing, and random choices are those of the launch.
         let chosen = if dynamic && chosen.is_empty() { kernel.tables(&problem, &[])? } else { chosen };
         let (all, causal) = (self.dense[0].1.tensors()?, self.dense[1].1.tensors()?);
@@ -211,17 +255,20 @@ impl<'a> Layer<'a> {
             let errors = [0, 1].map(|i| error(&results, &self.dense[i].1, head));
             seen.push(Head { attention, errors, kept });
         }
-        let target = kernel.isa().map_or("oracle".to_owned(), |isa| format!("cpu:{}", isa.name()));
         Ok(Seen { target, plan_hash: kernel.hash(), heads: seen })
     }
 
     /// Times a kernel, with dense attention in turn; `None` for the oracle, whose time says nothing.
     pub(crate) fn time(&self, kernel: &Kernel, data: &Data, least: Duration) -> Outcome<Option<Times>> {
+        let none = Data { q_start: Some(self.q_start), ..Data::default() };
+        let runs = [(kernel, data), (&self.dense[0].0, &none), (&self.dense[1].0, &none)];
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = self.device.gpu(kernel) {
+            return self.time_on_gpu(gpu, runs, least).map(Some);
+        }
         if kernel.isa().is_none() || self.dense[0].0.isa().is_none() {
             return Ok(None);
         }
-        let none = Data { q_start: Some(self.q_start), ..Data::default() };
-        let runs = [(kernel, data), (&self.dense[0].0, &none), (&self.dense[1].0, &none)];
         let dv = extent(self.dv);
         let mut results = Results::new(kernel, &self.given, DType::F32)?;
         let mut spaces = [vec![], vec![], vec![]];
@@ -251,17 +298,34 @@ impl<'a> Layer<'a> {
         let [nanos, all, causal] = samples.map(|s| Samples::new(s).median());
         Ok(Some(Times { nanos, dense: [all, causal] }))
     }
-}
 
-/// Refuses targets that run neither here nor in the oracle's way.
-pub(crate) fn options(set: &SetArgs, target: &Target) -> Outcome<Options> {
-    let options = subject::options(set, target);
-    match options.target {
-        attnc::Target::Cpu(_) | attnc::Target::Oracle => Ok(options),
-        #[cfg(feature = "gpu")]
-        attnc::Target::Gpu(_) => {
-            Err(Failure::usage("patterns are held against dense attention on a CPU", "use --target cpu"))
+    /// The same on a GPU: times of kernels alone, where the device tells them.
+    #[cfg(feature = "gpu")]
+    fn time_on_gpu(&self, gpu: &attnc::gpu::Gpu, runs: [(&Kernel, &Data); 3], least: Duration) -> Outcome<Times> {
+        let mut results = Results::new(runs[0].0, &self.given, DType::F32)?;
+        let mut sessions = Vec::with_capacity(runs.len());
+        for (kernel, data) in runs {
+            let problem = results.problem(&self.given, data.inputs())?;
+            sessions.push(attnc::gpu::Session::new(kernel, gpu, &problem)?);
         }
+        let mut samples: [Vec<u64>; 3] = Default::default();
+        let begin = Instant::now();
+        // The first round warms up.
+        for round in 0..=MOST_RUNS {
+            if round > RUNS && begin.elapsed() >= least {
+                break;
+            }
+            for (i, session) in sessions.iter().enumerate() {
+                let mut problem = results.problem(&self.given, runs[i].1.inputs())?;
+                let begin = Instant::now();
+                let on_device = crate::gpu::again(session, gpu, &mut problem)?;
+                if round > 0 {
+                    samples[i].push(on_device.map_or_else(|| machine::nanos(begin), |nanos| nanos as u64));
+                }
+            }
+        }
+        let [nanos, all, causal] = samples.map(|s| Samples::new(s).median());
+        Ok(Times { nanos, dense: [all, causal] })
     }
 }
 

@@ -14,13 +14,13 @@ use std::path::{Component, Path, PathBuf};
 use attnc::{Compiler, Isa, Kernel, LoadError, Loader, Options, Select};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Dense, Format, SearchArgs, SetArgs};
+use crate::args::{Dense, Format, SearchArgs, SetArgs, Target};
 use crate::bench::Progress;
 use crate::calibration::Calibrated;
 use crate::compare::{dense_in_words, name_of, percent};
 use crate::files::{self, Disk, STDIN};
 use crate::inspect::print_json;
-use crate::layers::{self, Layer, Place};
+use crate::layers::{self, Device, Layer, Place};
 use crate::machine;
 use crate::report::{Failure, Outcome, Reporter};
 use crate::run::threads;
@@ -103,7 +103,8 @@ struct Chosen {
 
 pub(crate) fn search(args: &SearchArgs, reporter: Reporter) -> Outcome {
     let threads = threads(args.layers.threads)?;
-    let options = layers::options(&SetArgs::default(), &args.layers.target)?;
+    let options = options(&args.layers.target)?;
+    let device = Device::here();
     let isa = match options.target {
         attnc::Target::Cpu(isa) => isa.unwrap_or(Isa::best()),
         _ => Isa::best(),
@@ -131,7 +132,7 @@ pub(crate) fn search(args: &SearchArgs, reporter: Reporter) -> Outcome {
             continue;
         }
         progress.say(&format!("layer {}: dense attention", at.layer));
-        let layer = Layer::read(&mut file, at, &args.layers, &threads)?;
+        let layer = Layer::read(&mut file, at, &args.layers, (&device, &threads))?;
         for candidate in missing {
             progress.say(&format!("layer {}: {}", at.layer, candidate.name));
             let trial = Trial { args, options: &options, layer: &layer, rates: &rates, threads: threads.count() };
@@ -264,6 +265,16 @@ impl Loader for Draft {
             None => Ok((self.name.clone(), self.text.clone().into_bytes())),
             Some(_) => Disk.load(from, path),
         }
+    }
+}
+
+/// Refuses targets whose time the model does not know.
+fn options(target: &Target) -> Outcome<Options> {
+    let options = subject::options(&SetArgs::default(), target);
+    match options.target {
+        attnc::Target::Cpu(_) | attnc::Target::Oracle => Ok(options),
+        #[cfg(feature = "gpu")]
+        attnc::Target::Gpu(_) => Err(Failure::usage("a search predicts times on CPUs", "use --target cpu")),
     }
 }
 

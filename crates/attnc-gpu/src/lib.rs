@@ -7,6 +7,7 @@
 
 #![deny(unsafe_code)]
 
+mod cut;
 mod device;
 mod dynamic;
 mod emit;

@@ -7,7 +7,7 @@
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use attnc_pattern::analysis::Rows;
 use attnc_pattern::env::{Env, MapData};
@@ -19,6 +19,7 @@ use attnc_plan::choose::Chosen;
 use attnc_plan::{Entry, VerifiedPlan, View, range};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
+use crate::cut::{Cut, Extents, cut};
 use crate::device::{Gpu, GpuError};
 use crate::dynamic::{self, Table};
 use crate::emit::passes::Pass;
@@ -104,6 +105,19 @@ struct Compiled {
     pipeline: wgpu::ComputePipeline,
     /// Bindings that it has.
     bindings: Vec<u32>,
+    /// What joins parts of tiles, made when first asked for.
+    join: OnceLock<wgpu::ComputePipeline>,
+}
+
+impl Compiled {
+    /// What joins parts of tiles.
+    fn join(&self, gpu: &Gpu) -> Result<wgpu::ComputePipeline, GpuError> {
+        if let Some(known) = self.join.get() {
+            return Ok(known.clone());
+        }
+        let made = pipeline(gpu, (&self.stage.text, trusted(&self.stage)), "join", &access(&self.bindings))?;
+        Ok(self.join.get_or_init(|| made).clone())
+    }
 }
 
 impl GpuKernel {
@@ -184,12 +198,19 @@ fn compile(gpu: &Gpu, stage: Stage) -> Result<Compiled, GpuError> {
     if !stage.hands_over {
         bindings.extend([OUTPUT, OUTPUT + 1]);
     }
-    bindings.extend((stage.hands_over || stage.resumes).then_some(BETWEEN));
-    let access: Vec<(u32, bool)> = bindings.iter().map(|&b| (b, b >= OUTPUT)).collect();
-    // What depends on data is read with checks.
-    let trusted = !stage.data && stage.keys.is_none();
-    let pipeline = pipeline(gpu, (&stage.text, trusted), "attend", &access)?;
-    Ok(Compiled { stage, pipeline, bindings })
+    bindings.extend((stage.hands_over || stage.resumes || stage.cuts).then_some(BETWEEN));
+    let pipeline = pipeline(gpu, (&stage.text, trusted(&stage)), "attend", &access(&bindings))?;
+    Ok(Compiled { stage, pipeline, bindings, join: OnceLock::new() })
+}
+
+/// Bindings, and whether each is written.
+fn access(bindings: &[u32]) -> Vec<(u32, bool)> {
+    bindings.iter().map(|&b| (b, b >= OUTPUT)).collect()
+}
+
+/// What depends on data is read with checks.
+fn trusted(stage: &Stage) -> bool {
+    !stage.data && stage.keys.is_none()
 }
 
 /// A pipeline with bindings of which each is written or not; the first is a uniform. Of text that is trusted indices and loops
@@ -542,7 +563,8 @@ impl Given<'_> {
         dispatches: &mut Vec<Dispatch>,
     ) -> Result<(), LaunchError> {
         let On { gpu, part, spec, buffers, .. } = self.on;
-        let Compiled { stage, pipeline, bindings } = &self.compiled.stages[number];
+        let compiled = &self.compiled.stages[number];
+        let Compiled { stage, pipeline, bindings, .. } = compiled;
         let most = gpu.limits.max_compute_workgroups_per_dimension as usize;
         let n_q = part.envs[window.jobs.clone()].iter().map(|e| e.n_q).max().unwrap_or(0);
         let n_q = usize::try_from(n_q).unwrap_or(0);
@@ -557,60 +579,81 @@ impl Given<'_> {
         if tiles == 0 {
             return Ok(());
         }
+        let row = spec.value_pitch() + 4;
+        let of = Extents { tiles, tile: stage.tile, chunk: stage.chunk, row };
+        let plan = &part.kernel.plan;
+        let Cut { head, tail, parts } = if stage.cuts {
+            cut(&plan.program, &plan.stages[number], &part.envs[window.jobs.clone()], of)
+        } else {
+            Cut::default()
+        };
+        let long = head + tail;
+        let of_job = tiles + long * parts;
         // As many jobs at a time as the dispatch may have workgroups, and 32 bits number.
-        let at_once = (most.saturating_mul(most).min(u32::MAX as usize) / tiles).max(1);
+        let at_once = (most.saturating_mul(most).min(u32::MAX as usize) / of_job).max(1);
         let mut first = window.jobs.start;
         while first < window.jobs.end {
             let count = at_once.min(window.jobs.end - first);
-            let groups = count * tiles;
-            let width = groups.min(most);
-            let words = [first - self.jobs_from, count, tiles, class_tiles, width, 0, 0, 0].map(|n| n as u32);
-            let uniform = filled(gpu, &words, wgpu::BufferUsages::UNIFORM, "a dispatch")?;
+            let partials = if stage.cuts {
+                let rows = count * long * parts * stage.tile;
+                Some(buffer(gpu, (rows * row * 4) as u64, wgpu::BufferUsages::STORAGE, "parts of tiles")?)
+            } else {
+                None
+            };
+            let jobs = [first - self.jobs_from, count, tiles, class_tiles];
             first += count;
-            let [q, k, o] = &window.rows;
-            let (pitch, value_pitch) = (spec.pitch() * spec.input.size(), spec.value_pitch() * spec.input.size());
-            let view = |buffer: &'_ wgpu::Buffer, rows: &std::ops::Range<usize>, row: usize| {
-                let offset = (rows.start * row) as u64;
-                let size = ((rows.len() * row) as u64).max(16).min(buffer.size() - offset);
-                (offset, std::num::NonZeroU64::new(size))
-            };
-            let bound = |binding: u32| {
-                let (buffer, (offset, size)) = match binding {
-                    0 => (&uniform, (0, None)),
-                    1 => (&self.jobs, (0, None)),
-                    DATA => (self.data, (0, None)),
-                    3 => (buffers.q, view(buffers.q, q, pitch)),
-                    4 | 5 if self.levels.is_some() => {
-                        let level = self.levels.as_ref().map_or(self.data, |l| &l[binding as usize - 4]);
-                        (level, (0, None))
-                    }
-                    4 => (buffers.k, view(buffers.k, k, pitch)),
-                    5 => (buffers.v, view(buffers.v, k, value_pitch)),
-                    OUTPUT => (buffers.out, view(buffers.out, o, spec.value_pitch() * spec.output.size())),
-                    BETWEEN => {
-                        let between = between.unwrap_or(self.data);
-                        (between, view(between, o, spec.value_pitch() * 4 + 16))
-                    }
-                    _ => (buffers.lse, view(buffers.lse, o, 4)),
+            let mut passes = vec![(pipeline.clone(), count * of_job, [parts, 0])];
+            if long > 0 {
+                passes.push((compiled.join(gpu)?, count * long, [1, parts]));
+            }
+            for (pipeline, groups, of_parts) in passes {
+                let width = groups.min(most);
+                let words: Vec<u32> = (jobs.into_iter().chain([width, head, tail]).chain(of_parts).chain([0; 3]))
+                    .map(|n| n as u32)
+                    .collect();
+                let uniform = filled(gpu, &words, wgpu::BufferUsages::UNIFORM, "a dispatch")?;
+                let [q, k, o] = &window.rows;
+                let (pitch, value_pitch) = (spec.pitch() * spec.input.size(), spec.value_pitch() * spec.input.size());
+                let view = |buffer: &'_ wgpu::Buffer, rows: &std::ops::Range<usize>, row: usize| {
+                    let offset = (rows.start * row) as u64;
+                    let size = ((rows.len() * row) as u64).max(16).min(buffer.size() - offset);
+                    (offset, std::num::NonZeroU64::new(size))
                 };
-                wgpu::BindGroupEntry {
-                    binding,
-                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size }),
-                }
-            };
-            let group = gpu.scoped(GpuError::Internal, "bindings", || {
-                let entries: Vec<wgpu::BindGroupEntry<'_>> = bindings.iter().map(|&b| bound(b)).collect();
-                gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: Some("attnc"),
-                    layout: &pipeline.get_bind_group_layout(0),
-                    entries: &entries,
-                })
-            })?;
-            dispatches.push(Dispatch {
-                pipeline: pipeline.clone(),
-                group,
-                size: [width as u32, groups.div_ceil(width) as u32],
-            });
+                let bound = |binding: u32| {
+                    let (buffer, (offset, size)) = match binding {
+                        0 => (&uniform, (0, None)),
+                        1 => (&self.jobs, (0, None)),
+                        DATA => (self.data, (0, None)),
+                        3 => (buffers.q, view(buffers.q, q, pitch)),
+                        4 | 5 if self.levels.is_some() => {
+                            let level = self.levels.as_ref().map_or(self.data, |l| &l[binding as usize - 4]);
+                            (level, (0, None))
+                        }
+                        4 => (buffers.k, view(buffers.k, k, pitch)),
+                        5 => (buffers.v, view(buffers.v, k, value_pitch)),
+                        OUTPUT => (buffers.out, view(buffers.out, o, spec.value_pitch() * spec.output.size())),
+                        BETWEEN if stage.cuts => (partials.as_ref().unwrap_or(self.data), (0, None)),
+                        BETWEEN => {
+                            let between = between.unwrap_or(self.data);
+                            (between, view(between, o, spec.value_pitch() * 4 + 16))
+                        }
+                        _ => (buffers.lse, view(buffers.lse, o, 4)),
+                    };
+                    wgpu::BindGroupEntry {
+                        binding,
+                        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size }),
+                    }
+                };
+                let group = gpu.scoped(GpuError::Internal, "bindings", || {
+                    let entries: Vec<wgpu::BindGroupEntry<'_>> = bindings.iter().map(|&b| bound(b)).collect();
+                    gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                        label: Some("attnc"),
+                        layout: &pipeline.get_bind_group_layout(0),
+                        entries: &entries,
+                    })
+                })?;
+                dispatches.push(Dispatch { pipeline, group, size: [width as u32, groups.div_ceil(width) as u32] });
+            }
         }
         Ok(())
     }

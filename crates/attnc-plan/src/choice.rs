@@ -6,7 +6,7 @@
 //! its own, the smallest tile shares least. All passes ask here, so that rates of a machine that is known better are
 //! given in one place ([`Machine`]). Nothing here knows of targets.
 
-use attnc_pattern::analysis::EvalError;
+use attnc_pattern::analysis::{EvalError, Rows};
 use attnc_pattern::env::Env;
 use attnc_pattern::expr::{ExprId, Node, Un, Var};
 use attnc_pattern::program::{Chooser, DrawScope, Program};
@@ -22,6 +22,8 @@ pub const TILES: [usize; 3] = [64, 32, 16];
 
 /// Positions of a sequence that stands for all.
 pub const NOMINAL: i64 = 4096;
+/// The same for a target that is for long ones.
+const NOMINAL_LONG: i64 = 32768;
 /// Value of a run-time size: a side of a grid.
 const NOMINAL_SIZE: i64 = 64;
 /// What a smaller tile has to win, since lanes side by side are worth something that is not counted.
@@ -51,7 +53,7 @@ impl Machine {
     #[must_use]
     pub fn prices(&self, program: &Program, stage: &Attend) -> Option<Vec<f64>> {
         let elements = (self.shape.d_k + self.shape.d_v) as f64 / 2.0;
-        let env = nominal(program, stage.view)?;
+        let env = nominal(program, stage.view, NOMINAL, TILES[0])?;
         let works = (self.count)(program, stage, &env, &TILES, self.shape).ok()?;
         let queries = env.n_q.max(1) as f64;
         Some(works.iter().map(|work| self.rates.nanos(work, elements) / queries).collect())
@@ -116,16 +118,70 @@ pub(crate) fn scattered(program: &Program, piece: &Piece) -> bool {
     !piece.loops.is_empty() && exprs.reachable(&[piece.start]).into_iter().any(listed)
 }
 
-/// A tile of queries in the middle of a nominal sequence, in the numbering of a view.
-fn nominal(program: &Program, view: View) -> Option<Env<'static>> {
-    const DOCS: [i64; 2] = [0, NOMINAL];
+/// Keys of tiles of queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// Those that some query of a tile has, over all tiles.
+    pub some: u64,
+    /// Those that every query of a tile has.
+    pub all: u64,
+}
+
+/// The most ranges of keys that are looked at.
+const MOST_RANGES: usize = 1 << 15;
+
+/// The keys of as many queries in the middle of a long sequence as the largest of `tiles` has, cut
+/// into tiles of each of these sizes; `None` for what cannot be counted beforehand or would take long.
+#[must_use]
+pub fn keys(program: &Program, stage: &Attend, tiles: &[usize]) -> Option<Vec<Keys>> {
+    let queries = tiles.iter().copied().max()?;
+    let mut env = nominal(program, stage.view, NOMINAL_LONG, queries)?;
+    // Tiles begin at multiples of their size.
+    env.q_start -= env.q_start.rem_euclid(queries as i64);
+    let mut found = vec![Keys::default(); tiles.len()];
+    let mut ranges = 0;
+    for entry in &stage.entries {
+        let Entry::Tokens { rows, .. } = entry else { continue };
+        let rows = Rows::new(program, rows);
+        let mut walker = rows.walker(&env).ok()?;
+        let mut of_row = Vec::new();
+        for q in env.q_start..env.q_start + env.n_q {
+            let row: Vec<_> = walker.row(q).ok()?.ranges().take(MOST_RANGES).collect();
+            ranges += row.len();
+            if ranges >= MOST_RANGES {
+                return None;
+            }
+            of_row.push(row);
+        }
+        for (keys, &tile) in found.iter_mut().zip(tiles) {
+            for rows in of_row.chunks(tile) {
+                // Where ranges begin and end, and how many are open behind.
+                let ends = rows.iter().flatten().flat_map(|range| [(*range.start(), 1), (*range.end() + 1, -1)]);
+                let mut ends: Vec<(i64, i64)> = ends.collect();
+                ends.sort_unstable();
+                let mut open = 0;
+                for pair in ends.windows(2) {
+                    open += pair[0].1;
+                    let length = pair[1].0.abs_diff(pair[0].0);
+                    keys.some += if open > 0 { length } else { 0 };
+                    keys.all += if open == rows.len() as i64 { length } else { 0 };
+                }
+            }
+        }
+    }
+    Some(found)
+}
+
+/// Queries in the middle of a nominal sequence, in the numbering of a view.
+fn nominal(program: &Program, view: View, length: i64, queries: usize) -> Option<Env<'static>> {
+    const DOCS: [[i64; 2]; 2] = [[0, NOMINAL], [0, NOMINAL_LONG]];
     let env = Env {
-        n_q: NOMINAL,
-        n_k: NOMINAL,
+        n_q: length,
+        n_k: length,
         heads: 8,
         dim: 64,
         sizes: vec![NOMINAL_SIZE; program.sizes.len()],
-        docs: &DOCS,
+        docs: &DOCS[usize::from(length > NOMINAL)],
         ..Env::default()
     };
     let mut env = match view {
@@ -134,10 +190,10 @@ fn nominal(program: &Program, view: View) -> Option<Env<'static>> {
             let modulus = program.exprs.as_int(modulus).unwrap_or(NOMINAL_SIZE).max(1);
             env.of_class(modulus, 0)
         }
-        View::Ordered { .. } => env.in_orders(NOMINAL, NOMINAL),
+        View::Ordered { .. } => env.in_orders(length, length),
         View::Walk(_) | View::Rows => return None,
     };
-    let rows = env.n_q.min(TILES[0] as i64);
+    let rows = env.n_q.min(queries as i64);
     (env.q_start, env.n_q) = (env.q_start + (env.n_q - rows) / 2, rows);
     Some(env)
 }

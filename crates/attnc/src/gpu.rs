@@ -102,6 +102,12 @@ pub struct Layout {
 }
 
 impl Kernel {
+    /// Whether it is for GPUs: a [`Session`] then submits its launches.
+    #[must_use]
+    pub fn is_for_gpu(&self) -> bool {
+        matches!(self.shared().target(), crate::Target::Gpu(_))
+    }
+
     /// The shaders of every attention in use, in the order in which they run: the name of the attention, the variant
     /// that the shader is of (levels and selections are computed in f32 whatever the others are), and its text. Needs no
     /// device.

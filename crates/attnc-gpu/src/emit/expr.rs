@@ -161,7 +161,12 @@ impl<'a> Names<'a> {
             }
         }
         let name = self.named[&id].clone();
-        Some(if home == Home::Key { format!("{name}[slot]") } else { name })
+        Some(match home {
+            // Truth values of keys are numbers: an NVIDIA driver mixes up those of an array that several threads write.
+            Home::Key if self.program.exprs.ty(id) == Ty::Bool => format!("({name}[slot] != 0)"),
+            Home::Key => format!("{name}[slot]"),
+            _ => name,
+        })
     }
 
     /// Whether an integer is known not to be negative.

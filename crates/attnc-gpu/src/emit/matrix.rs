@@ -9,6 +9,9 @@
 
 use std::fmt::Write as _;
 
+use attnc_pattern::program::Program;
+use attnc_plan::{Attend, choice};
+
 use super::sets::Search;
 use super::{Maker, Spec};
 
@@ -29,6 +32,9 @@ pub(super) struct Form {
     pub(super) parts: usize,
     /// Keys of a chunk.
     pub(super) chunk: usize,
+    /// As little workgroup memory as lets three workgroups share a multiprocessor: scores go through it 16 keys at a time,
+    /// and weights stand where the keys were.
+    pub(super) tight: bool,
 }
 
 impl Form {
@@ -37,10 +43,25 @@ impl Form {
         let small = spec.pitch() + spec.value_pitch() <= 128;
         // As much workgroup memory as lets two workgroups share a multiprocessor.
         if small {
-            Form { blocks: 2, groups: 4, parts: 1, chunk: 32 }
+            Form { blocks: 2, groups: 4, parts: 1, chunk: 32, tight: false }
         } else {
-            Form { blocks: 1, groups: 4, parts: 2, chunk: 32 }
+            Form { blocks: 1, groups: 4, parts: 2, chunk: 32, tight: false }
         }
+    }
+
+    /// That of a stage, whose longest predicate has so many characters: tiles of half as many queries where these share
+    /// few keys, or where that is not known. A chunk of them takes a little more than half of the time, and either takes
+    /// more where pairs have to be decided.
+    pub(super) fn for_stage(self, program: &Program, attend: &Attend, longest: usize) -> Form {
+        const HALF: f64 = 0.54;
+        if self.blocks == 1 {
+            return self;
+        }
+        let half = Form { blocks: 1, tight: true, ..self };
+        let Some(keys) = choice::keys(program, attend, &[self.rows(), half.rows()]) else { return half };
+        let decided = (longest as f64 / 700.0 - 0.25).clamp(0.0, 0.5);
+        let time = |k: &choice::Keys| k.some as f64 + decided * (k.some - k.all) as f64;
+        if HALF * time(&keys[1]) < 0.98 * time(&keys[0]) { half } else { self }
     }
 
     /// Queries of a workgroup.
@@ -58,6 +79,11 @@ impl Form {
         self.chunk / self.parts
     }
 
+    /// Blocks of 16 keys whose scores are in workgroup memory at a time.
+    fn wide(self) -> usize {
+        if self.tight { 1 } else { self.keys() / 16 }
+    }
+
     /// Whether the lanes of a query are next to each other: what keeps reads of scores in different banks depends on
     /// the pitch.
     fn adjacent(self) -> bool {
@@ -66,7 +92,7 @@ impl Form {
 
     /// Vectors from row to row of scores.
     fn score_pitch(self) -> usize {
-        self.keys() / 4 + if self.adjacent() { 2 } else { 1 }
+        4 * self.wide() + if self.adjacent() { 2 } else { 1 }
     }
 }
 
@@ -84,18 +110,23 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
     let (kb, vb) = (d / 16, dv / 16);
     let keys = form.keys();
     // Vectors of four from row to row, with as many elements more that rows begin in other banks.
-    let (kp, vp, sp, pp) = ((d + 8) / 4, (dv + 8) / 4, form.score_pitch(), (keys + 8) / 4);
+    let (kp, vp, sp, pp) =
+        ((d + 8) / 4, (dv + 8) / 4, form.score_pitch(), if form.tight { keys / 4 + 1 } else { (keys + 8) / 4 });
     let subgroups = form.groups * form.parts;
     let mut t = format!(
         "/// Vectors from row to row.\nconst KEY_PITCH: u32 = {kp}u;\nconst VALUE_PITCH: u32 = {vp}u;\n\
          const SCORE_PITCH: u32 = {sp}u;\nconst WEIGHT_PITCH: u32 = {pp}u;\n\n\
          var<workgroup> key_tile: array<vec4<f16>, {}>;\nvar<workgroup> value_tile: array<vec4<f16>, {}>;\n\
          /// Scores of 16 queries, and blocks of the output while they are rescaled; each subgroup has its rows.\n\
-         var<workgroup> score_tile: array<vec4<f32>, {}>;\nvar<workgroup> weight_tile: array<vec4<f16>, {}>;\n\n",
-        chunk * kp,
+         var<workgroup> score_tile: array<vec4<f32>, {}>;\n{}\n",
+        if form.tight { (chunk * kp).max(subgroups * 16 * pp) } else { chunk * kp },
         chunk * vp,
         subgroups * 16 * sp,
-        subgroups * 16 * pp
+        if form.tight {
+            String::new()
+        } else {
+            format!("var<workgroup> weight_tile: array<vec4<f16>, {}>;\n", subgroups * 16 * pp)
+        }
     );
     t.push_str("/// The greatest logit so far, times log2(e), or up to a slack less; and the sum of powers relative to it. Of each block.\n");
     for r in 0..form.blocks {
@@ -173,7 +204,7 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
         visit(maker, &mut t, i, (kb, vb), other);
     }
     for (n, slots) in maker.nulls.clone() {
-        let slots = maker.names.int(slots);
+        let slots = maker.null_slots(slots);
         for r in 0..form.blocks {
             if form.blocks > 1 {
                 let _ = writeln!(t, "  set_query(i32(own_row) + {});", 16 * r);
@@ -247,9 +278,8 @@ fn queries(t: &mut String, form: Form, (kb, d8): (usize, usize)) {
 /// Writes the rows of block `r`, joined from all subgroups that have a part of them.
 fn finish(maker: &Maker<'_>, t: &mut String, r: usize, vb: usize, other: &str) {
     let form = maker.form;
-    let keys = form.keys();
     // Blocks of the output, and vectors, that a row of scores holds; how many vectors a lane has.
-    let (wide, vectors) = (keys / 16, keys / 4);
+    let (wide, vectors) = (form.wide(), 4 * form.wide());
     let all = 16 * vectors;
     let threads = 32 * form.parts;
     let sp = form.score_pitch();
@@ -306,24 +336,9 @@ fn finish(maker: &Maker<'_>, t: &mut String, r: usize, vb: usize, other: &str) {
                 16 * r
             );
             let vector = 4 * pass * wide;
-            if maker.hands_over {
-                let _ = write!(
-                    t,
-                    "      let at = u32(output_row() * (V4 + 1));\n      between[at + {vector}u + column] = o;\n"
-                );
-            } else {
-                let _ = writeln!(t, "      write_o(u32(output_row()) * u32(V4) + {vector}u + column, o);");
-            }
+            let _ = writeln!(t, "      put(place, {vector}u + column, o);");
             if pass == 0 {
-                let _ = writeln!(
-                    t,
-                    "      if (column == 0u) {{ {} }}",
-                    if maker.hands_over {
-                        "between[at + u32(V4)] = vec4<f32>(log_sum, select(0.0, 1.0, some), 0.0, 0.0);"
-                    } else {
-                        "log_sums[output_row()] = select(0xff800000u, bitcast<u32>(log_sum), some);"
-                    }
-                );
+                t.push_str("      if (column == 0u) { put_sum(place, log_sum, some); }\n");
             }
             t.push_str("    }\n  }\n");
         }
@@ -357,30 +372,23 @@ fn grow(t: &mut String, logit: &str, r: usize, vb: usize) {
 /// weights are 0.
 fn stage(maker: &Maker<'_>) -> (String, String) {
     let (mut t, mut stores) = (String::new(), String::new());
-    let tensors = [("k", "key", maker.spec.pitch() / 8), ("v", "value", maker.spec.value_pitch() / 8)];
+    let tensors = [("k", "key", maker.spec.pitch() / 4), ("v", "value", maker.spec.value_pitch() / 4)];
     let threads = maker.threads;
     for (letter, tensor, vectors) in tensors {
         let all = maker.chunk * vectors;
         for i in 0..all.div_ceil(threads) {
             let at = format!("(thread + {}u)", i * threads);
             let (slot, column) = (format!("({at} / {vectors}u)"), format!("{at} % {vectors}u"));
-            let _ = write!(
+            let _ = writeln!(
                 t,
-                "    let {letter}{i} = u32(key_row(keys[min({slot}, last)])) * {}u + 2u * ({column});\n    \
-                 let {letter}{i}a = read_{letter}({letter}{i});\n    let {letter}{i}b = read_{letter}({letter}{i} + 1u);\n",
-                2 * vectors
+                "    let {letter}{i} = read_{letter}(u32(key_row(keys[min({slot}, last)])) * {vectors}u + {column});"
             );
-            let value = |half: &str| {
-                if letter == "v" {
-                    format!("select(vec4<f16>(), v{i}{half}, {slot} <= last)")
-                } else {
-                    format!("k{i}{half}")
-                }
+            let value = match letter {
+                "v" => format!("select(vec4<f16>(), v{i}, {slot} <= last)"),
+                _ => format!("k{i}"),
             };
             let pitch = tensor.to_uppercase();
-            let place = format!("{slot} * {pitch}_PITCH + 2u * ({column})");
-            let store =
-                format!("{tensor}_tile[{place}] = {}; {tensor}_tile[{place} + 1u] = {};", value("a"), value("b"));
+            let store = format!("{tensor}_tile[{slot} * {pitch}_PITCH + {column}] = {value};");
             let _ = if (i + 1) * threads > all {
                 writeln!(stores, "    if ({at} < {all}u) {{ {store} }}")
             } else {
@@ -406,7 +414,7 @@ fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb): (usize, usize), 
     };
     let _ = write!(
         t,
-        "  // Entry {n}.\n  {{\n  var run_from = k_start;\n  var run_end = k_start;\n  var run_whole = false;\n  loop {{\n{search}{fill}    \
+        "  // Entry {n}.\n  {{\n  var run_from = k_from;\n  var run_end = k_from;\n  var run_whole = false;\n  loop {{\n{search}{fill}    \
          workgroupBarrier();\n    let last = u32(filled - 1);\n{reads}{stores}{set_key}    workgroupBarrier();\n",
         fill = maker.fill(entry),
         set_key = if maker.keeps_keys() { "    if (lane < filled) { set_key(lane); }\n" } else { "" },
@@ -439,6 +447,9 @@ fn visit(maker: &Maker<'_>, t: &mut String, i: usize, (kb, vb): (usize, usize), 
         for c in 0..cb {
             let _ = writeln!(t, "    var weight{r}_{c} = coop_mat16x16<f16,A>();");
         }
+    }
+    if form.tight {
+        t.push_str("    // Weights take the place of keys.\n    workgroupBarrier();\n");
     }
     for r in 0..form.blocks {
         t.push_str("    {\n");
@@ -474,28 +485,39 @@ fn weigh(
     let entry = &maker.entries[i];
     let n = entry.number;
     let form = maker.form;
-    if r > 0 {
-        t.push_str("    subgroupBarrier();\n");
-    }
-    for c in 0..cb {
-        let _ = writeln!(t, "    coopStoreT(score{r}_{c}, &score_tile[scores + {}u], SCORE_PITCH);", 4 * c);
-    }
-    t.push_str("    subgroupBarrier();\n");
+    let weight_tile = if form.tight { "key_tile" } else { "weight_tile" };
     let several = form.blocks > 1;
     let set_query = format!("set_query(i32(own_row) + {});\n", 16 * r);
     if several && entry.logit {
         let _ = write!(t, "    {set_query}");
     }
     let scale = &maker.scale;
-    for w in 0..width {
-        let raw = format!("score_tile[own_scores + {}u]", 2 * w);
-        if entry.logit {
-            let slot = |c: usize| format!("first_slot + {}", 8 * w + c);
-            let one = |c: usize| format!("logit{n}(raw{w}[{c}], keys[{s}], {s})", s = slot(c));
-            let _ = writeln!(t, "    let raw{w} = {scale} * {raw};");
-            let _ = writeln!(t, "    var x{w} = LOG2_E * vec4<f32>({}, {}, {}, {});", one(0), one(1), one(2), one(3));
-        } else {
-            let _ = writeln!(t, "    var x{w} = ({scale} * LOG2_E) * {raw};");
+    for c in 0..cb {
+        // Scores of as many blocks of keys as there is room for.
+        if c % form.wide() == 0 {
+            if r + c > 0 {
+                t.push_str("    subgroupBarrier();\n");
+            }
+            for c in c..c + form.wide() {
+                let _ = writeln!(
+                    t,
+                    "    coopStoreT(score{r}_{c}, &score_tile[scores + {}u], SCORE_PITCH);",
+                    4 * (c % form.wide())
+                );
+            }
+            t.push_str("    subgroupBarrier();\n");
+        }
+        for w in 2 * c..2 * c + 2 {
+            let raw = format!("score_tile[own_scores + {}u]", 2 * (w % (2 * form.wide())));
+            if entry.logit {
+                let slot = |c: usize| format!("first_slot + {}", 8 * w + c);
+                let one = |c: usize| format!("logit{n}(raw{w}[{c}], keys[{s}], {s})", s = slot(c));
+                let _ = writeln!(t, "    let raw{w} = {scale} * {raw};");
+                let _ =
+                    writeln!(t, "    var x{w} = LOG2_E * vec4<f32>({}, {}, {}, {});", one(0), one(1), one(2), one(3));
+            } else {
+                let _ = writeln!(t, "    var x{w} = ({scale} * LOG2_E) * {raw};");
+            }
         }
     }
     t.push_str("    if (!whole || filled < CHUNK) {\n");
@@ -543,7 +565,7 @@ fn weigh(
     for w in 0..width {
         let _ = writeln!(
             t,
-            "    x{w} = exp2(x{w} - vec4<f32>(base));\n    parts += x{w};\n    weight_tile[own_weights + {}u] = vec4<f16>(x{w});",
+            "    x{w} = exp2(x{w} - vec4<f32>(base));\n    parts += x{w};\n    {weight_tile}[own_weights + {}u] = vec4<f16>(x{w});",
             2 * w
         );
     }
@@ -551,7 +573,7 @@ fn weigh(
     for c in 0..cb {
         let _ = writeln!(
             t,
-            "    weight{r}_{c} = coopLoadT<coop_mat16x16<f16,A>>(&weight_tile[weights + {}u], WEIGHT_PITCH);",
+            "    weight{r}_{c} = coopLoadT<coop_mat16x16<f16,A>>(&{weight_tile}[weights + {}u], WEIGHT_PITCH);",
             4 * c
         );
     }

@@ -9,6 +9,7 @@
 mod expr;
 mod matrix;
 pub(crate) mod passes;
+mod residues;
 mod rows;
 mod sets;
 
@@ -160,6 +161,8 @@ pub struct Stage {
     pub text: String,
     /// Queries of a workgroup.
     pub tile: usize,
+    /// Keys of a chunk.
+    pub(crate) chunk: usize,
     /// The variant that it is of.
     pub variant: Variant,
     pub(crate) view: View,
@@ -174,6 +177,8 @@ pub struct Stage {
     pub(crate) resumes: bool,
     /// Other stages go on from it.
     pub(crate) hands_over: bool,
+    /// Tiles with many keys can be cut; `join` is then an entry point too.
+    pub(crate) cuts: bool,
 }
 
 /// Writes the shaders of a plan, one for each stage.
@@ -246,6 +251,10 @@ struct Maker<'a> {
     names: Names<'a>,
     resumes: bool,
     hands_over: bool,
+    /// Whether tiles with many keys can be cut.
+    cuts: bool,
+    /// The modulus by whose residues queries are taken; 1: as the view has them.
+    residues: i64,
     /// Threads of a workgroup, keys of a chunk.
     threads: usize,
     chunk: usize,
@@ -286,12 +295,10 @@ fn stage(
         None => *spec,
     };
     let form = matrix::Form::of(spec);
-    let (threads, chunk, tile) = match spec.variant {
-        Variant::Matrix => (form.threads(), form.chunk, form.rows()),
-        _ => (rows::THREADS, rows::chunk(spec), attend.tile.q),
-    };
+    let chunk = if spec.variant == Variant::Matrix { form.chunk } else { rows::chunk(spec) };
     // What a chunk holds by key beside its rows.
     let key_room = if spec.variant == Variant::Matrix { 6 } else { 1024 / (4 * chunk.max(1)) };
+    let alone = !resumes && !hands_over && !plan.is_dynamic();
     let mut maker = Maker {
         plan,
         attend,
@@ -299,9 +306,11 @@ fn stage(
         names: Names::new(&plan.program, key_room),
         resumes,
         hands_over,
-        threads,
+        cuts: alone && matches!(attend.view, View::Given | View::Walk(_)),
+        residues: residues::modulus(&plan.program, attend),
+        threads: rows::THREADS,
         chunk,
-        tile,
+        tile: attend.tile.q,
         form,
         functions: String::new(),
         entries: Vec::new(),
@@ -309,6 +318,14 @@ fn stage(
         scale: String::new(),
     };
     maker.pattern();
+    if spec.variant == Variant::Matrix {
+        let longest = maker.entries.iter().map(|e| e.keep).max().unwrap_or(0);
+        // By their residues queries share keys whatever the tile.
+        if maker.residues == 1 {
+            maker.form = form.for_stage(&plan.program, attend, longest);
+        }
+        (maker.threads, maker.tile) = (maker.form.threads(), maker.form.rows());
+    }
     let main = match spec.variant {
         Variant::Matrix => matrix::main(&mut maker),
         _ => rows::main(&mut maker),
@@ -330,7 +347,7 @@ impl Maker<'_> {
                 Entry::Tokens { set, rows, tiles, bias } => {
                     let search = Search::of(&self.plan.program, self.attend.view, tiles);
                     let found = match search {
-                        Search::Tile => sets::next(&mut self.names, n, tiles),
+                        Search::Tile => sets::next(&mut self.names, n, tiles, self.residues > 1),
                         Search::Rows => sets::row_next(&mut self.names, n, rows),
                     };
                     self.functions.push_str(&found);
@@ -376,10 +393,10 @@ impl Maker<'_> {
     /// Puts the module together.
     fn finish(mut self, index: usize, main: &str) -> Result<Stage, EmitError> {
         // Values of an inner place may ask for those of an outer one.
-        let keys = self.assignments(Home::Key, "[slot]");
-        let row = self.assignments(Home::Row, "");
-        let tile = self.assignments(Home::Tile, "");
-        let launch = self.assignments(Home::Launch, "");
+        let keys = self.assignments(Home::Key);
+        let row = self.assignments(Home::Row);
+        let tile = self.assignments(Home::Tile);
+        let launch = self.assignments(Home::Launch);
         let walk = match self.attend.view {
             View::Walk(_) => Some(self.names.field(Field::Walk)),
             _ => None,
@@ -397,6 +414,9 @@ impl Maker<'_> {
         let Maker { plan, attend, spec, names, .. } = &self;
         let mut t = String::new();
         let order = match attend.view {
+            View::Given if self.residues > 1 => {
+                format!("queries of each residue modulo {} one after the other", self.residues)
+            }
             View::Given => "as given".to_owned(),
             View::Classes(_) => format!("the positions of each residue modulo {modulus} as a sequence of their own"),
             View::Walk(o) => format!("queries by {}", plan.program.order(o).name),
@@ -430,8 +450,15 @@ impl Maker<'_> {
         );
         t.push_str(
             "struct Dispatch {\n  first_job: u32,\n  jobs: u32,\n  /// Tiles of queries of a job, and of one class of it.\n  \
-             tiles: u32,\n  class_tiles: u32,\n  width: u32,\n}\n\n",
+             tiles: u32,\n  class_tiles: u32,\n  width: u32,\n",
         );
+        if self.cuts {
+            t.push_str(
+                "  /// First and last tiles of a job that are cut, and into how many parts by keys.\n  head: u32,\n  tail: u32,\n  \
+                 parts: u32,\n  /// Parts to join.\n  joined: u32,\n",
+            );
+        }
+        t.push_str("}\n\n");
         let uses_data = names.fields.iter().any(|f| is_data(*f));
         self.bindings(&mut t, uses_data);
         t.push_str("\n// The job.\n");
@@ -441,11 +468,17 @@ impl Maker<'_> {
         t.push_str(
             "\n// Positions as this stage numbers them, and the rows of the job that they stand for.\n\
              var<private> n_q: i32;\nvar<private> n_k: i32;\nvar<private> q_start: i32;\nvar<private> k_start: i32;\n\
-             var<private> k_end: i32;\nvar<private> residue: i32;\nvar<private> first_q: i32;\n\
+             /// The keys that are visited.\nvar<private> k_from: i32;\nvar<private> k_end: i32;\nvar<private> residue: i32;\nvar<private> first_q: i32;\n\
              var<private> first_k: i32;\nvar<private> stride: i32;\n\n// The tile of queries, and this thread's query.\n\
              var<private> tile_first: i32;\nvar<private> tile_rows: i32;\nvar<private> q_lo: i32;\n\
              var<private> q_hi: i32;\nvar<private> q: i32;\nvar<private> number: i32;\n",
         );
+        if self.residues > 1 {
+            t.push_str("/// Positions of the least and greatest residue of the tile.\nvar<private> class_lo: i32;\nvar<private> class_hi: i32;\n");
+        }
+        if self.cuts {
+            t.push_str("/// The number of this part of a tile, or -1 for a whole one, and which part of its tile it is.\nvar<private> partial: i32;\nvar<private> part: i32;\n");
+        }
         for home in [Home::Launch, Home::Tile, Home::Row] {
             for (id, name) in names.hoisted(home) {
                 let _ = writeln!(t, "var<private> {name}: {};", names.ty(id));
@@ -453,7 +486,8 @@ impl Maker<'_> {
         }
         t.push_str("\n/// Positions of the keys of the chunk.\nvar<workgroup> keys: array<i32, CHUNK>;\n");
         for (id, name) in names.hoisted(Home::Key) {
-            let _ = writeln!(t, "var<workgroup> {name}: array<{}, CHUNK>;", names.ty(id));
+            let ty = if names.ty(id) == "bool" { "i32" } else { names.ty(id) };
+            let _ = writeln!(t, "var<workgroup> {name}: array<{ty}, CHUNK>;");
         }
         if self.by_rows() {
             t.push_str("var<workgroup> near: atomic<i32>;\nvar<workgroup> far: atomic<i32>;\n");
@@ -472,9 +506,13 @@ impl Maker<'_> {
         t.push_str(&self.functions);
         t.push('\n');
         t.push_str(main);
+        if self.cuts {
+            t.push_str(JOIN);
+        }
         Ok(Stage {
             text: t,
             tile: self.tile,
+            chunk: self.chunk,
             variant: self.spec.variant,
             view: attend.view,
             keys: attend.reads.kv,
@@ -483,16 +521,21 @@ impl Maker<'_> {
             data: uses_data,
             resumes: self.resumes,
             hands_over: self.hands_over,
+            cuts: self.cuts,
         })
     }
 
     /// Lines that set the hoisted values of a home.
-    fn assignments(&mut self, home: Home, index: &str) -> String {
+    fn assignments(&mut self, home: Home) -> String {
         let list = self.names.hoisted(home);
         let mut b = Body::new(&mut self.names, home, 1);
         for (id, name) in list {
             let value = b.value(id);
-            b.line(format!("{name}{index} = {value};"));
+            b.line(match home {
+                Home::Key if b.names.ty(id) == "bool" => format!("{name}[slot] = select(0, 1, {value});"),
+                Home::Key => format!("{name}[slot] = {value};"),
+                _ => format!("{name} = {value};"),
+            });
         }
         b.text
     }
@@ -533,24 +576,22 @@ impl Maker<'_> {
             t.push_str("/// Output and log-sum-exp of the stages so far.\n");
             t.push_str("@group(0) @binding(8) var<storage, read_write> between: array<vec4<f32>>;\n");
         }
+        if self.cuts {
+            t.push_str("/// Output and log-sum-exp of parts of tiles.\n");
+            t.push_str("@group(0) @binding(8) var<storage, read_write> partials: array<vec4<f32>>;\n");
+        }
     }
 
     /// Functions that set the module's variables.
     fn begin(&self, t: &mut String, (launch, tile, row, keys): (&str, &str, &str, &str), walk: Option<String>) {
         let Maker { spec, attend, names, .. } = self;
         let words = names.fields.len();
-        let _ = write!(
-            t,
+        t.push_str(
             "/// Sets the job and the tile of queries of a workgroup; false if there is none.\n\
-             fn begin(group: vec3<u32>) -> bool {{\n  let task = group.x + group.y * dispatch.width;\n  \
-             if (task >= dispatch.jobs * dispatch.tiles) {{ return false; }}\n  \
-             // The first and last tiles of all jobs come first: they may be the longest.\n  \
-             let ends = min(dispatch.tiles, 2u);\n  var job = task % dispatch.jobs;\n  \
-             var rank = task / dispatch.jobs;\n  if (rank >= ends) {{\n    let rest = task - ends * dispatch.jobs;\n    \
-             let inner = dispatch.tiles - ends;\n    job = rest / inner;\n    rank = ends + rest % inner;\n  }}\n  \
-             let turn = select(rank >> 1u, dispatch.tiles - 1u - (rank >> 1u), (rank & 1u) == 0u);\n  \
-             let at = (dispatch.first_job + job) * {words}u;\n"
+             fn begin(group: vec3<u32>) -> bool {\n",
         );
+        t.push_str(if self.cuts { CUT_TASK } else { TASK });
+        let _ = writeln!(t, "  let at = (dispatch.first_job + job) * {words}u;");
         for (i, field) in names.fields.iter().enumerate() {
             let _ = writeln!(t, "  {} = jobs[at + {i}u];", field.name());
         }
@@ -583,15 +624,30 @@ impl Maker<'_> {
         }
         t.push_str(
             "  tile_rows = min(TILE, n_q - tile_first);\n  if (tile_rows <= 0) { return false; }\n  \
-             k_end = k_start + n_k;\n  q_lo = q_start + tile_first;\n  q_hi = q_lo + tile_rows - 1;\n",
+             k_from = k_start;\n  k_end = k_start + n_k;\n",
         );
+        if self.cuts {
+            t.push_str(
+                "  if (partial >= 0) {\n    let share = (n_k / i32(dispatch.parts) / CHUNK + 1) * CHUNK;\n    \
+                 k_from = min(k_start + part * share, k_end);\n    k_end = min(k_from + share, k_end);\n  }\n",
+            );
+        }
+        t.push_str(if self.residues > 1 {
+            residues::TILE
+        } else {
+            "  q_lo = q_start + tile_first;\n  q_hi = q_lo + tile_rows - 1;\n"
+        });
         t.push_str(launch);
         t.push_str(tile);
         t.push_str("  return true;\n}\n\n");
         let listed = match walk {
             Some(walk) => format!("bitcast<i32>(data[{walk} + at])"),
+            None if self.residues > 1 => "query_at(at)".to_owned(),
             None => "at".to_owned(),
         };
+        if self.residues > 1 {
+            t.push_str(&residues::query_at(self.residues));
+        }
         let _ = write!(
             t,
             "/// Sets this thread's query: row `row` of the tile, or the last one.\n\
@@ -630,8 +686,11 @@ impl Maker<'_> {
             let input = if self.is_level(binding) { Element::F32 } else { spec.input };
             let _ = writeln!(t, "fn {function}(at: u32) -> {held} {{ return {}; }}", load(name, input));
         }
-        if !self.hands_over {
+        if self.hands_over {
+            t.push_str(PUT_BETWEEN);
+        } else {
             t.push_str(writer(spec.output));
+            t.push_str(if self.cuts { PUT_PART } else { PUT });
         }
         t.push('\n');
     }
@@ -651,6 +710,12 @@ impl Maker<'_> {
              whole = whole & run_whole;\n      filled += count;\n      run_from += count;\n    }}\n    \
              if (filled == 0) {{ break; }}\n"
         )
+    }
+
+    /// How many null slots are added: those of a tile that is cut with its first part.
+    fn null_slots(&mut self, slots: i64) -> String {
+        let slots = self.names.int(slots);
+        if self.cuts { format!("select(0, {slots}, part == 0)") } else { slots }
     }
 
     /// Whether values by key are kept.
@@ -719,3 +784,123 @@ fn writer(output: Element) -> &'static str {
         }
     }
 }
+
+/// Which job and tile of queries a task is.
+const TASK: &str = "  let task = group.x + group.y * dispatch.width;
+  if (task >= dispatch.jobs * dispatch.tiles) { return false; }
+  // The first and last tiles of all jobs come first: they may be the longest.
+  let ends = min(dispatch.tiles, 2u);
+  var job = task % dispatch.jobs;
+  var rank = task / dispatch.jobs;
+  if (rank >= ends) {
+    let rest = task - ends * dispatch.jobs;
+    let inner = dispatch.tiles - ends;
+    job = rest / inner;
+    rank = ends + rest % inner;
+  }
+  let turn = select(rank >> 1u, dispatch.tiles - 1u - (rank >> 1u), (rank & 1u) == 0u);
+";
+
+/// As [`TASK`], where tiles may be cut.
+const CUT_TASK: &str = "  let number_of = group.x + group.y * dispatch.width;
+  let long = dispatch.head + dispatch.tail;
+  let cut = dispatch.jobs * long * dispatch.parts;
+  if (number_of >= cut + dispatch.jobs * dispatch.tiles) { return false; }
+  var job = 0u;
+  var turn = 0u;
+  partial = -1;
+  part = 0;
+  if (number_of < cut) {
+    // Parts of long tiles.
+    partial = i32(number_of);
+    part = i32(number_of % dispatch.parts);
+    job = number_of / dispatch.parts % dispatch.jobs;
+    let which = number_of / dispatch.parts / dispatch.jobs;
+    turn = select(dispatch.tiles - long + which, which, which < dispatch.head);
+  } else {
+    // The first and last tiles of all jobs come first: they may be the longest.
+    let task = number_of - cut;
+    let ends = min(dispatch.tiles, 2u);
+    job = task % dispatch.jobs;
+    var rank = task / dispatch.jobs;
+    if (rank >= ends) {
+      let rest = task - ends * dispatch.jobs;
+      let inner = dispatch.tiles - ends;
+      job = rest / inner;
+      rank = ends + rest % inner;
+    }
+    turn = select(rank >> 1u, dispatch.tiles - 1u - (rank >> 1u), (rank & 1u) == 0u);
+    if ((turn < dispatch.head) | (turn >= dispatch.tiles - dispatch.tail)) { return false; }
+  }
+";
+
+/// Writes of a stage's results.
+const PUT: &str = "
+/// Writes four elements of the output of query `q`, row `row` of the tile; its log-sum-exp.
+fn put(row: i32, column: u32, o: vec4<f32>) { write_o(u32(output_row()) * u32(V4) + column, o); }
+fn put_sum(row: i32, log_sum: f32, some: bool) { log_sums[output_row()] = select(0xff800000u, bitcast<u32>(log_sum), some); }
+";
+
+/// As [`PUT`], for other stages.
+const PUT_BETWEEN: &str = "
+/// Writes four elements of the output of query `q`, row `row` of the tile; its log-sum-exp, and whether it has a key.
+fn put(row: i32, column: u32, o: vec4<f32>) { between[u32(output_row() * (V4 + 1)) + column] = o; }
+fn put_sum(row: i32, log_sum: f32, some: bool) {
+  between[output_row() * (V4 + 1) + V4] = vec4<f32>(log_sum, select(0.0, 1.0, some), 0.0, 0.0);
+}
+";
+
+/// As [`PUT`], where tiles may be cut.
+const PUT_PART: &str = "
+/// Writes four elements of the output of query `q`, row `row` of the tile, or of what a part of its keys gives; its
+/// log-sum-exp, and whether it has a key.
+fn put(row: i32, column: u32, o: vec4<f32>) {
+  if (partial >= 0) {
+    partials[u32((partial * TILE + row) * (V4 + 1)) + column] = o;
+  } else {
+    write_o(u32(output_row()) * u32(V4) + column, o);
+  }
+}
+fn put_sum(row: i32, log_sum: f32, some: bool) {
+  if (partial >= 0) {
+    partials[(partial * TILE + row) * (V4 + 1) + V4] = vec4<f32>(log_sum, select(0.0, 1.0, some), 0.0, 0.0);
+  } else {
+    log_sums[output_row()] = select(0xff800000u, bitcast<u32>(log_sum), some);
+  }
+}
+";
+
+/// The entry point that joins parts.
+const JOIN: &str = "
+/// Joins the parts of a tile, always in the same order.
+@compute @workgroup_size(THREADS)
+fn join(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  if (!begin(group)) { return; }
+  let parts = i32(dispatch.joined);
+  let apart = TILE * (V4 + 1);
+  let first = partial * parts * apart;
+  partial = -1;
+  for (var i = i32(thread); i < tile_rows * V4; i += THREADS) {
+    let row = i / V4;
+    let column = i % V4;
+    let own = first + row * (V4 + 1);
+    var most = NONE;
+    for (var p = 0; p < parts; p++) {
+      let state = partials[own + p * apart + V4];
+      most = select(most, max(most, state.x), state.y > 0.0);
+    }
+    var total = 0.0;
+    var o = vec4<f32>();
+    for (var p = 0; p < parts; p++) {
+      let state = partials[own + p * apart + V4];
+      let weight = select(0.0, exp(state.x - most), state.y > 0.0);
+      total += weight;
+      o += weight * partials[own + p * apart + column];
+    }
+    let some = total > 0.0;
+    set_query(row);
+    put(row, u32(column), o * select(0.0, 1.0 / total, some));
+    if (column == 0) { put_sum(row, most + log(total), some); }
+  }
+}
+";

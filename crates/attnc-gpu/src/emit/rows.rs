@@ -66,7 +66,7 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
         };
         let _ = write!(
             t,
-            "/// Entry {n}.\nfn attend{n}(lane: i32) {{\n  var run_from = k_start;\n  var run_end = k_start;\n  \
+            "/// Entry {n}.\nfn attend{n}(lane: i32) {{\n  var run_from = k_from;\n  var run_end = k_from;\n  \
              var run_whole = false;\n  loop {{\n{fill}    workgroupBarrier();\n    \
              for (var i = lane; i < filled * D4; i += THREADS) {{\n      \
              key_tile[i] = read_k(u32(key_row(keys[i / D4])) * u32(D4) + u32(i % D4));\n    }}\n    \
@@ -105,7 +105,7 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
         let _ = writeln!(t, "  attend{}(lane);", entry.number);
     }
     for (n, slots) in maker.nulls.clone() {
-        let slots = maker.names.int(slots);
+        let slots = maker.null_slots(slots);
         let _ = write!(
             t,
             "  for (var null_slot = 0; null_slot < {slots}; null_slot++) {{\n    let logit = null{n}(null_slot);\n    \
@@ -115,21 +115,11 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
     t.push_str(
         "  if (lane >= tile_rows) { return; }\n  let some = sum > 0.0;\n  let share = select(0.0, 1.0 / sum, some);\n",
     );
-    if maker.hands_over {
-        let _ = write!(
-            t,
-            "  let at = output_row() * (V4 + 1);\n{}  \
-             between[at + V4] = vec4<f32>(top + log(sum), select(0.0, 1.0, some), 0.0, 0.0);\n",
-            each(2, v4, |c| format!("between[at + {c}] = share * acc[{c}];"))
-        );
-    } else {
-        let _ = write!(
-            t,
-            "  let at = u32(output_row()) * u32(V4);\n{}  \
-             log_sums[output_row()] = select(0xff800000u, bitcast<u32>(top + log(sum)), some);\n",
-            each(2, v4, |c| format!("write_o(at + u32({c}), share * acc[{c}]);"))
-        );
-    }
+    let _ = write!(
+        t,
+        "{}  put_sum(lane, top + log(sum), some);\n",
+        each(2, v4, |c| format!("put(lane, u32({c}), share * acc[{c}]);"))
+    );
     t.push_str("}\n");
     t
 }

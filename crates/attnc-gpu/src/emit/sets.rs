@@ -13,6 +13,7 @@ use attnc_pattern::rowset::{Comb, Piece, RowSet, TileLoop, TilePiece, TileSet};
 use attnc_plan::View;
 
 use super::expr::{Body, Home, Names};
+use super::residues;
 
 /// How the keys of an entry are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,16 +55,21 @@ impl Search {
 }
 
 /// `fn nextN(from)`: the next run of keys of the tile from position `least` on: first, end, and whether every query has
-/// every key of it.
-pub(crate) fn next(names: &mut Names<'_>, n: usize, tiles: &TileSet) -> String {
+/// every key of it. `turned`: queries are taken by their residues, see [`super::residues`].
+pub(crate) fn next(names: &mut Names<'_>, n: usize, tiles: &TileSet, turned: bool) -> String {
     let mut b = Body::new(names, Home::Here, 1);
     b.line("var a = k_end;");
     b.line("var b = k_end;");
     for piece in &tiles.pieces {
-        may(&mut b, piece, 0);
+        may(&mut b, piece, 0, turned);
     }
     b.line("if (a >= b) { return vec3<i32>(k_end, k_end, 0); }");
     let alone = tiles.pieces.len() == 1;
+    if alone && turned && residues::whole(&b.names.program.exprs, &tiles.pieces[0]) {
+        b.line("// Queries of one residue have the same keys.");
+        b.line("return vec3<i32>(a, b, select(0, 1, class_lo == class_hi));");
+        return next_function(n, &b.text);
+    }
     let musts: Vec<_> = tiles.pieces.iter().filter_map(|p| Some((p, must_of(p, alone)?))).collect();
     if musts.is_empty() {
         b.line("return vec3<i32>(a, b, 0);");
@@ -93,7 +99,10 @@ pub(crate) fn next(names: &mut Names<'_>, n: usize, tiles: &TileSet) -> String {
         b.line("if (whole > a) { return vec3<i32>(a, min(b, whole), 1); }");
         b.line("return vec3<i32>(a, min(b, later), 0);");
     }
-    let body = b.text;
+    next_function(n, &b.text)
+}
+
+fn next_function(n: usize, body: &str) -> String {
     format!(
         "/// Entry {n}: the next run of keys from position `least` on that some query of the tile may have: first key, end, and\n\
          /// whether every query has all of them.\nfn next{n}(least: i32) -> vec3<i32> {{\n{body}}}\n"
@@ -123,11 +132,11 @@ fn tile_loop(b: &mut Body<'_, '_>, l: &TileLoop, lo: &str, hi: &str) {
 }
 
 /// The next run of one piece, taken into the run found so far; from loop `depth` inwards.
-fn may(b: &mut Body<'_, '_>, piece: &TilePiece, depth: usize) {
+fn may(b: &mut Body<'_, '_>, piece: &TilePiece, depth: usize, turned: bool) {
     if let Some(l) = piece.loops.get(depth) {
         let (lo, hi) = (b.value(l.lo), b.value(l.hi));
         tile_loop(b, l, &lo, &hi);
-        may(b, piece, depth + 1);
+        may(b, piece, depth + 1, turned);
         b.close();
         return;
     }
@@ -142,7 +151,10 @@ fn may(b: &mut Body<'_, '_>, piece: &TilePiece, depth: usize) {
     b.line(format!("var e = min({end}, k_end);"));
     if let Some(comb) = piece.combs.first() {
         let (period, width) = (b.value(comb.period), b.value(comb.width));
-        let (lo, hi) = (b.value(comb.phase_lo), b.value(comb.phase_hi));
+        let (mut lo, mut hi) = (b.value(comb.phase_lo), b.value(comb.phase_hi));
+        if turned {
+            (lo, hi) = residues::phases(&b.names.program.exprs, comb, (lo, hi));
+        }
         let width = if comb.phase_lo == comb.phase_hi { width } else { format!("({width} + {hi} - {lo})") };
         teeth(b, &period, &width, &lo);
     }
