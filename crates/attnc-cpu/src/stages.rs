@@ -104,9 +104,11 @@ stages! {
                 return;
             }
             // Values are read next, and where they are.
-            addresses(&ctx.v, chunk, scratch.values);
-            let next = Next { rows: scratch.values, bytes: row_bytes(&ctx.v) };
-            let k = rows(kernels, &ctx.k, chunk, scratch, scratch.keys);
+            let values = ctx.v_singles.or(&ctx.v, (chunk.first, chunk.count));
+            addresses(values, chunk, scratch.values);
+            let next = Next { rows: scratch.values, bytes: row_bytes(values) };
+            let k = ctx.k_singles.make(kernels, &ctx.k, (chunk.first, chunk.count), ctx.n_k);
+            let k = rows(kernels, k, chunk, scratch, scratch.keys);
             // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
             let lane = chunk.lane as usize;
             let (q, s) = (scratch.q.wrapping_add(lane * ctx.dim as usize), scratch.s.wrapping_add(lane));
@@ -140,7 +142,8 @@ stages! {
             let v = if ctx.v.in_place() {
                 scratch.values.cast_const().cast()
             } else {
-                rows(kernels, &ctx.v, chunk, scratch, scratch.values)
+                let v = ctx.v_singles.make(kernels, &ctx.v, (chunk.first, chunk.count), ctx.n_k);
+                rows(kernels, v, chunk, scratch, scratch.values)
             };
             (kernels.pv)(s, v, chunk.count, ctx.v.dim as i64, lanes, bq, mask, alpha, acc, &next);
         }
@@ -442,8 +445,9 @@ unsafe fn after(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch) -> Next {
     unsafe {
         match (*scratch.window).after(chunk) {
             Some(next) => {
-                addresses(&ctx.k, next, scratch.keys);
-                Next { rows: scratch.keys, bytes: row_bytes(&ctx.k) }
+                let keys = ctx.k_singles.or(&ctx.k, (next.first, next.count));
+                addresses(keys, next, scratch.keys);
+                Next { rows: scratch.keys, bytes: row_bytes(keys) }
             }
             None => {
                 for r in 0..scratch.rows {

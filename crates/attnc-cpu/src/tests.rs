@@ -4,6 +4,7 @@
 //! the code generator. Membership is a Rust closure, which shares nothing with either.
 
 mod few;
+mod singles;
 
 use std::sync::Arc;
 
