@@ -28,6 +28,10 @@ use crate::layout::{ALIGN, Bound, Ctx, Rows, Scratch, ScratchSize};
 use crate::singles::{Head, LEAST_TASKS, Places, Singles};
 use crate::tensor::{Layout, Tensor, TensorMut};
 
+/// Classes of residues that go side by side: their rows share pages of memory, which a long class alone would look up
+/// anew for every row.
+const CLASS_RUN: usize = 16;
+
 /// Heads that one kernel computes.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
@@ -948,8 +952,12 @@ impl Job<'_> {
             Some(View::Classes(_)) => {
                 let modulus = self.moduli[stage];
                 let tiles = self.tiles_of_class(modulus, self.kernel.plan().stages[stage].tile.q);
-                tile = task % tiles;
-                ctx.keep_class(modulus, (task / tiles) as i64);
+                // Some neighbouring classes take their tiles in turn.
+                let (run, within) = (task / (CLASS_RUN * tiles), task % (CLASS_RUN * tiles));
+                let classes = (self.ctx.n_q as usize).min(modulus as usize) - run * CLASS_RUN;
+                let classes = classes.min(CLASS_RUN);
+                tile = within / classes;
+                ctx.keep_class(modulus, (run * CLASS_RUN + within % classes) as i64);
             }
             _ => {}
         }
