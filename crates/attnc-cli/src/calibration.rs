@@ -271,6 +271,7 @@ struct Probe {
 const DENSE: &str = "pattern p = all";
 const CAUSAL: &str = "pattern p = causal";
 const NARROW: &str = "pattern p = q - k in 0 .. 32";
+const OWN: &str = "pattern p = q - k in 0 .. 12";
 const BAND: &str = "pattern p = q - k in -128 .. 128";
 const STRIPES: &str = "pattern p = k % 37 == 0";
 const POWERS: &str = "pattern p = block 16 { causal & (pow2 | q == k) }";
@@ -293,6 +294,8 @@ const PROBES: &[Probe] = &[
     Probe { source: CAUSAL, n_q: 1024, n_k: 1024, grid: None, dim: 64 },
     Probe { source: NARROW, n_q: 8192, n_k: 8192, grid: None, dim: 64 },
     Probe { source: NARROW, n_q: 4096, n_k: 4096, grid: None, dim: 128 },
+    Probe { source: OWN, n_q: 8192, n_k: 8192, grid: None, dim: 64 },
+    Probe { source: OWN, n_q: 4096, n_k: 4096, grid: None, dim: 128 },
     Probe { source: BAND, n_q: 4096, n_k: 4096, grid: None, dim: 64 },
     Probe { source: BAND, n_q: 2048, n_k: 2048, grid: None, dim: 32 },
     Probe { source: STRIPES, n_q: 4096, n_k: 4096, grid: None, dim: 64 },

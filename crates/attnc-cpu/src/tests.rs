@@ -138,6 +138,7 @@ impl Pen {
                 role: Role::RowWalk,
                 tile: Tile { q: 64, k: 64 },
                 view: View::Given,
+                own: false,
                 scale,
                 score: None,
                 entries,
