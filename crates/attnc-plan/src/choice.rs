@@ -13,7 +13,7 @@ use attnc_pattern::program::{Chooser, DrawScope, Program};
 use attnc_pattern::rowset::Piece;
 
 use crate::cost::{self, Shape, Visits};
-use crate::model::{Rates, Work};
+use crate::model::{Rates, Term, Work};
 use crate::plan::{Attend, Entry, View};
 use crate::typical;
 
@@ -26,6 +26,9 @@ pub const NOMINAL: i64 = 4096;
 const NOMINAL_SIZE: i64 = 64;
 /// What a smaller tile has to win, since lanes side by side are worth something that is not counted.
 const LEAST_GAIN: f64 = 0.1;
+/// How much longer a pair takes where queries go one by one than the rates say, with the widest vectors beside what lanes
+/// take with these: a choice is to be right for all.
+const OWN_AT_MOST: f64 = 1.7;
 
 /// What alternatives are judged by.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +102,9 @@ impl Machine {
         }
         if may_own {
             let apart = Attend { own: true, ..stage.clone() };
-            let price = self.prices_of(program, &apart, &[largest]).and_then(|prices| prices.first().copied());
+            let mut wide = *self;
+            wide.rates[Term::Own] *= OWN_AT_MOST;
+            let price = wide.prices_of(program, &apart, &[largest]).and_then(|prices| prices.first().copied());
             let least = times.into_iter().fold(f64::INFINITY, f64::min);
             if price.is_some_and(|price| price < least * (1.0 - LEAST_GAIN)) {
                 return (largest, true);
