@@ -118,7 +118,7 @@ def types(args):
 def growth(args):
     """Nanoseconds a token as lengths grow."""
     constant = [("window:window", []), ("window:sliding", ["--set", "radius=128"]), ("streaming", []), ("blocked:blocked", []),
-                ("neighbourhood_1d", []), ("dilated:dilated", []), ("packed", []), ("neighbourhood_2d:neighbourhood_2d", [])]
+                ("neighbourhood_1d", []), ("dilated:dilated", ["--set", "keys=64"]), ("packed", []), ("neighbourhood_2d:neighbourhood_2d", [])]
     for pattern, settings in constant:
         line = []
         for log in (16, 18, 20):

@@ -360,7 +360,7 @@ impl Work {
         let stored = [&given.q, &given.k, &given.v].map(|t| t.data.bytes().len()).iter().sum::<usize>() as f64;
         let bytes = stored.min(cost.bytes_tiles as f64 * self.kv_heads as f64 / shape.heads as f64);
         // What levels and tables take may depend on the inputs.
-        let memory = self.kernel.memory(shape, extent(dv), batch, &inputs, threads.count())?;
+        let memory = self.kernel.memory(shape, dtype, extent(dv), batch, &inputs, threads.count())?;
         let mut workspace = vec![0; memory.workspace];
         let mut results = Results::new(&self.kernel, &given, dtype)?;
         let mut problem = results.problem(&given, inputs)?;

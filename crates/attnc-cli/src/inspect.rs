@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use attnc::model::Term;
-use attnc::{CodeInfo, Cost, Forecast, Isa, Kind, Module, Select, Severity, Shape};
+use attnc::{CodeInfo, Cost, DType, Forecast, Isa, Kind, Module, Select, Severity, Shape};
 use serde::Serialize;
 use serde_json::json;
 
@@ -290,14 +290,16 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
         kernel.forecast(shape, kv_heads, dv, dtype.size() as u64, args.shape.batch.unsigned_abs(), &data.inputs())?;
     let total = forecast.cost;
     let threads = args.threads.map_or_else(machine::cores, |t| usize::try_from(t).unwrap_or(usize::MAX));
-    // What a launch takes beside its tensors is known of machine code alone.
+    // What a launch takes beside its tensors is known of machine code alone. It is worth a word where levels and
+    // selections are made, and where keys and values are converted.
     let dynamic = (0..usize::try_from(heads).unwrap_or(0)).any(|head| kernel.is_dynamic(head));
     let code = attnc::Compiler::new(subject::options(&args.set, &Target::Cpu)).compile(&Disk, &args.subject.path);
     let code = code.and_then(|module| module.kernel(kernel.select()));
     let batch = usize::try_from(args.shape.batch).unwrap_or(0);
     let memory = match &code {
-        Ok(code) if dynamic => {
-            Some(code.memory(shape, usize::try_from(dv).unwrap_or(0), batch, &data.inputs(), threads)?.bytes())
+        Ok(code) if dynamic || dtype != DType::F32 => {
+            let dv = usize::try_from(dv).unwrap_or(0);
+            Some(code.memory(shape, dtype, dv, batch, &data.inputs(), threads)?.bytes())
         }
         // The oracle counts on every machine.
         _ => None,

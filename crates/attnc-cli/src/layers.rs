@@ -273,7 +273,7 @@ impl<'a> Layer<'a> {
         let mut results = Results::new(kernel, &self.given, DType::F32)?;
         let mut spaces = [vec![], vec![], vec![]];
         for (space, (kernel, data)) in spaces.iter_mut().zip(runs) {
-            let memory = kernel.memory(self.shape, dv, self.batch, &data.inputs(), self.threads.count())?;
+            let memory = kernel.memory(self.shape, DType::F32, dv, self.batch, &data.inputs(), self.threads.count())?;
             *space = vec![0; memory.workspace];
         }
         let mut samples: [Vec<u64>; 3] = Default::default();

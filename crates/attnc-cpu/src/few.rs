@@ -36,6 +36,7 @@ pub(crate) fn plan_is_few(plan: &Plan, n_q: i64) -> bool {
     // What is chosen differs between heads.
     let given = !plan.is_dynamic();
     given
+        && !stage.own
         && !matches!(stage.view, View::Classes(_) | View::Ordered { .. } | View::Rows)
         && (1..=FOLD_QUERIES as i64).contains(&n_q)
 }

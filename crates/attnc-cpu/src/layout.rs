@@ -13,6 +13,8 @@ use attnc_kernels::tiles::TileMarks;
 use attnc_kernels::window::Window;
 use attnc_pattern::env::{Env, MapData};
 
+use crate::singles::Singles;
+
 /// One (batch item, head): coordinates and data of the pattern, then where tensors lie.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -51,6 +53,9 @@ pub(crate) struct Ctx {
     pub(crate) q: Rows<*const u8>,
     pub(crate) k: KvView,
     pub(crate) v: KvView,
+    /// Some of the same rows as singles, if their head has a place for them.
+    pub(crate) k_singles: Singles,
+    pub(crate) v_singles: Singles,
     /// Rows of output of this head.
     pub(crate) out: Rows<*mut u8>,
     /// Numbers of the queries in the order of the stage, for whole tiles; or null where that is the given order. In a

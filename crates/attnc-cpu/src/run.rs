@@ -11,20 +11,26 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use attnc_kernels::abi::{BK, BQ_MAX, DType, KvView, Support};
+use attnc_kernels::abi::{BK, BQ_MAX, DType, FEW, KvView, Support};
 use attnc_pattern::env::{Env, MapData, in_class};
 use attnc_pattern::expr::OrderId;
 use attnc_pattern::order;
 use attnc_pattern::program::MapKind;
 use attnc_plan::choose::Chosen;
 use attnc_plan::{MAX_LEN, View};
+use rustc_hash::FxHashMap;
 
 use crate::compile::{CpuKernel, Uses};
 use crate::dynamic::{self, Setups};
 use crate::few::{Cuts, Fold, alike, cut, groups, is_few, most_pieces, partial_bytes};
 use crate::inplace::Stand;
 use crate::layout::{ALIGN, Bound, Ctx, Rows, Scratch, ScratchSize};
+use crate::singles::{Head, LEAST_TASKS, Places, Singles};
 use crate::tensor::{Layout, Tensor, TensorMut};
+
+/// Classes of residues that go side by side: their rows share pages of memory, which a long class alone would look up
+/// anew for every row.
+const CLASS_RUN: usize = 16;
 
 /// Heads that one kernel computes.
 #[derive(Clone, Copy, Debug)]
@@ -198,6 +204,25 @@ fn pieces_bytes(parts: &[Part<'_>], keys: usize, dv: usize) -> Option<usize> {
     Some(total)
 }
 
+/// Bytes of working memory beyond [`workspace_bytes`] with which [`run`] converts keys and values of a launch once, and
+/// not for each tile of queries: 0 where they are read where they lie, at most 32 MiB.
+#[must_use]
+pub fn conversion_of(q: &Tensor<'_>, k: &Tensor<'_>, v: &Tensor<'_>, threads: usize) -> usize {
+    let [batch, heads, keys, _] = k.shape();
+    conversion_bytes(q.shape()[2], batch.saturating_mul(heads), keys, singles_dims(k, v), threads)
+}
+
+/// As [`conversion_of`], of `heads` heads of all batch items; `dims` are the elements of a row of K and of V.
+#[must_use]
+pub fn conversion_bytes(queries: usize, heads: usize, keys: usize, dims: [usize; 2], threads: usize) -> usize {
+    if queries <= FEW { 0 } else { Places::new(keys, dims).wanted(heads, threads, usize::MAX) }
+}
+
+/// Elements of a row of K and of V; 0 of those that are read where they lie.
+fn singles_dims(k: &Tensor<'_>, v: &Tensor<'_>) -> [usize; 2] {
+    [k, v].map(|t| if t.layout.shape.contains(&0) || kv_view(t, 0, 0).in_place() { 0 } else { t.layout.shape[3] })
+}
+
 impl CpuKernel {
     /// Bytes of working memory for what a head of `n_q` queries keeps between stages; 0 where there is one stage.
     #[must_use]
@@ -300,6 +325,8 @@ pub(crate) fn lay_out_and_run<'a>(
     cut_jobs(&mut jobs, parts, &memory, shape.dv);
     let mut rounds = Vec::new();
     give_pieces(&mut jobs, &mut memory, launch.pool, &mut rounds).ok_or_else(short)?;
+    let heads = share_singles(&mut jobs, launch);
+    give_singles(&heads, &mut memory, launch.pool);
     find_empty_row(&jobs, &memory, launch.pool)?;
     let mut laid = Laid {
         jobs,
@@ -309,6 +336,7 @@ pub(crate) fn lay_out_and_run<'a>(
         stages: parts.iter().map(|p| p.kernel.stages()).max().unwrap_or(0),
         parts: parts.len(),
         rounds,
+        heads,
         before: Vec::new(),
     };
     laid.compute(launch, &memory);
@@ -328,6 +356,8 @@ pub(crate) struct Laid<'a> {
     parts: usize,
     /// Jobs of each round of the first stage.
     rounds: Vec<Range<usize>>,
+    /// Heads of K and V that tasks share as singles.
+    heads: Vec<Arc<Head>>,
     /// A list for [`Tasks`].
     before: Vec<usize>,
 }
@@ -340,14 +370,21 @@ impl Laid<'_> {
         give_between(&mut self.jobs, &mut memory)?;
         self.jobs.iter_mut().filter_map(|j| j.cuts.as_mut()).for_each(Cuts::renew);
         give_pieces(&mut self.jobs, &mut memory, launch.pool, &mut self.rounds)?;
+        give_singles(&self.heads, &mut memory, launch.pool);
         self.compute(launch, &memory);
         Some(())
     }
 
     /// Does every task.
     fn compute(&mut self, launch: &mut Launch<'_>, memory: &Memory) {
-        let Laid { jobs, blank, rounds, before, .. } = self;
+        let Laid { jobs, blank, rounds, heads, before, .. } = self;
         clear(launch, blank);
+        heads.iter().for_each(|head| head.renew());
+        for job in &*jobs {
+            if let Some(head) = &job.singles {
+                head.expect(job.all_tasks());
+            }
+        }
         let all = 0..jobs.len();
         let (turns, stages) = (if launch.apart { self.parts } else { 1 }, self.stages);
         for (turn, stage) in (0..turns).flat_map(|turn| (0..stages).map(move |stage| (turn, stage))) {
@@ -449,6 +486,42 @@ fn give_pieces(
     }
     rounds.push(first..jobs.len());
     (most == 0 || memory.slots() > 0).then_some(())
+}
+
+/// Lets tasks share what they convert, where many read a head that is not read where it lies. Returns these heads.
+fn share_singles(jobs: &mut [Job<'_>], launch: &Launch<'_>) -> Vec<Arc<Head>> {
+    let places = Places::new(launch.k.shape()[2], singles_dims(&launch.k, &launch.v));
+    let mut heads = Vec::new();
+    if places.wanted(1, 1, usize::MAX) == 0 {
+        return heads;
+    }
+    let of = |job: &Job<'_>| (job.batch, job.reads.1, job.ctx.n_k);
+    let mut tasks = FxHashMap::<_, usize>::default();
+    for job in jobs.iter().filter(|job| job.may_share()) {
+        *tasks.entry(of(job)).or_default() += job.all_tasks();
+    }
+    let mut known = FxHashMap::default();
+    for job in jobs.iter_mut().filter(|job| job.may_share()) {
+        if tasks[&of(job)] >= LEAST_TASKS {
+            let head = known.entry(of(job)).or_insert_with(|| {
+                heads.push(Head::new(&places));
+                heads[heads.len() - 1].clone()
+            });
+            job.singles = Some(head.clone());
+        }
+    }
+    heads
+}
+
+/// Gives heads that are shared places in what is left of the memory beside scratches.
+fn give_singles(heads: &[Arc<Head>], memory: &mut Memory, pool: Option<&rayon::ThreadPool>) {
+    let Some(first) = heads.first() else { return };
+    let threads = threads_of(pool);
+    let room = memory.left.saturating_sub(memory.stride.saturating_mul(threads));
+    let wanted = first.places().wanted(heads.len(), threads, room);
+    let Some(base) = memory.take(wanted) else { return };
+    // SAFETY: the memory was taken, and no task runs yet.
+    unsafe { first.places().give(base, wanted) };
 }
 
 /// Threads of a pool, or of that of the calling thread.
@@ -630,6 +703,8 @@ pub(crate) struct Job<'a> {
     fold: Option<Fold>,
     /// Its keys in pieces, if they are cut.
     cuts: Option<Cuts>,
+    /// Its keys and values as singles, if tasks share them.
+    singles: Option<Arc<Head>>,
     /// What stands in place of its queries, once selections are made.
     pub(crate) stand: Option<Stand>,
     /// Place of the part, and in it of the (first head's) environment.
@@ -769,8 +844,27 @@ impl Job<'_> {
         }
     }
 
+    /// Tasks of all stages.
+    fn all_tasks(&self) -> usize {
+        (0..self.kernel.stages()).map(|stage| self.tasks(stage)).sum()
+    }
+
+    /// Whether some stage reads tiles of keys of the launch, and not for few queries.
+    fn may_share(&self) -> bool {
+        self.fold.is_none()
+            && self.ctx.n_q > FEW as i64
+            && self.kernel.plan().stages.iter().any(|s| matches!(s.view, View::Given | View::Walk(_) | View::Rows))
+    }
+
     /// Does a task of a stage.
     fn run(&self, stage: usize, task: usize, scratch: &mut Scratch, marks: &mut Marks) {
+        self.run_task(stage, task, scratch, marks);
+        if let Some(head) = &self.singles {
+            head.end();
+        }
+    }
+
+    fn run_task(&self, stage: usize, task: usize, scratch: &mut Scratch, marks: &mut Marks) {
         let cuts = self.cuts.as_ref();
         let (mut ctx, tile) = self.task(stage, if cuts.is_some() { 0 } else { task });
         // Not every class is as long as the longest.
@@ -778,6 +872,13 @@ impl Job<'_> {
             && tile * self.kernel.plan().stages[stage].tile.q as i64 >= ctx.n_q
         {
             return;
+        }
+        let of_launch = matches!(self.view(stage), Some(View::Given | View::Walk(_) | View::Rows));
+        if let Some(head) = &self.singles
+            && of_launch
+            && !matches!(self.keys.get(stage), Some(Some(_)))
+        {
+            [ctx.k_singles, ctx.v_singles] = head.begin();
         }
         let whole = ctx;
         if let Some(cuts) = cuts {
@@ -851,8 +952,12 @@ impl Job<'_> {
             Some(View::Classes(_)) => {
                 let modulus = self.moduli[stage];
                 let tiles = self.tiles_of_class(modulus, self.kernel.plan().stages[stage].tile.q);
-                tile = task % tiles;
-                ctx.keep_class(modulus, (task / tiles) as i64);
+                // Some neighbouring classes take their tiles in turn.
+                let (run, within) = (task / (CLASS_RUN * tiles), task % (CLASS_RUN * tiles));
+                let classes = (self.ctx.n_q as usize).min(modulus as usize) - run * CLASS_RUN;
+                let classes = classes.min(CLASS_RUN);
+                tile = within / classes;
+                ctx.keep_class(modulus, (run * CLASS_RUN + within % classes) as i64);
             }
             _ => {}
         }
@@ -936,6 +1041,7 @@ fn jobs<'a>(
                     between: None,
                     fold: None,
                     cuts: None,
+                    singles: None,
                     stand: None,
                     part: number,
                     place: env - batch * part.heads.len(),
@@ -1075,6 +1181,8 @@ fn context(
         q: rows(q.base.wrapping_offset(q.layout.head(batch, q_head)), &q.layout),
         k: kv_view(&launch.k, batch, kv_head),
         v: kv_view(&launch.v, batch, kv_head),
+        k_singles: Singles::NONE,
+        v_singles: Singles::NONE,
         out: rows(out.base.wrapping_offset(out.layout.head(batch, head)), &out.layout),
         lse,
         lse_stride,

@@ -57,6 +57,54 @@ stages! {
         }
     }
 
+    /// As `begin`, of queries that go one by one: their rows stay rows.
+    fn begin_own(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, first: i64 => I64, rows: i64 => I64, scale: f32 => F32) {
+        // SAFETY: as in `begin`; some of the rows of the tile are a tile of few queries.
+        unsafe {
+            let (ctx, scratch) = (&*ctx, &mut *scratch);
+            let kernels = &*ctx.table;
+            let (few, dv) = (FEW as i64, ctx.v.dim as i64);
+            (scratch.first, scratch.rows) = (first, rows);
+            for (lane, rows) in eights(rows) {
+                let (src, index) = ctx.q.from(ctx.q.base, first + lane as i64);
+                let q = scratch.q.wrapping_add(lane * ctx.dim as usize);
+                (kernels.pack_q)(src, ctx.q.dtype, ctx.q.row_stride, ctx.q.col_stride, index, rows, few, ctx.dim, scale, q);
+                let [m, l] = [scratch.m, scratch.l].map(|p| p.wrapping_add(lane));
+                (kernels.start)(rows, few, dv, m, l, scratch.acc.wrapping_add(lane * dv as usize));
+            }
+        }
+    }
+
+    /// A chunk, for each query those of its keys that are its own: scores, softmax and values.
+    fn attend_own(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr) {
+        // SAFETY: as in `scores`; the window's chunks are of all queries of the tile.
+        unsafe {
+            let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
+            let kernels = &*ctx.table;
+            let Chunk { first, count, mask, .. } = *chunk;
+            let k = ctx.k_singles.make(kernels, &ctx.k, (first, count), ctx.n_k);
+            let k = rows(kernels, k, chunk, scratch, scratch.keys);
+            (kernels.own_qk)(scratch.q, k, count, ctx.dim, scratch.rows, mask, scratch.s);
+            let v = ctx.v_singles.make(kernels, &ctx.v, (first, count), ctx.n_k);
+            let v = rows(kernels, v, chunk, scratch, scratch.values);
+            let (dv, Scratch { s, m, l, acc, .. }) = (ctx.v.dim as i64, *scratch);
+            (kernels.own_pv)(s, v, count, dv, scratch.rows, mask, m, l, acc);
+        }
+    }
+
+    /// As `end`, of queries that go one by one.
+    fn end_own(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, first: i64 => I64, rows: i64 => I64) {
+        // SAFETY: as in `end`.
+        unsafe {
+            let (ctx, scratch) = (&*ctx, &*scratch);
+            for (lane, rows) in eights(rows) {
+                let [m, l] = [scratch.m, scratch.l].map(|p| p.wrapping_add(lane));
+                let acc = scratch.acc.wrapping_add(lane * ctx.v.dim as usize);
+                ctx.finish(acc, m, l, (first + lane as i64, rows), FEW as i64);
+            }
+        }
+    }
+
     /// Goes on, after `begin`, from what earlier stages have made of queries `first .. first + rows`: a softmax whose
     /// sum is 1 and whose maximum is the log-sum-exp.
     fn resume(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, first: i64 => I64, rows: i64 => I64) {
@@ -104,9 +152,11 @@ stages! {
                 return;
             }
             // Values are read next, and where they are.
-            addresses(&ctx.v, chunk, scratch.values);
-            let next = Next { rows: scratch.values, bytes: row_bytes(&ctx.v) };
-            let k = rows(kernels, &ctx.k, chunk, scratch, scratch.keys);
+            let values = ctx.v_singles.or(&ctx.v, (chunk.first, chunk.count));
+            addresses(values, chunk, scratch.values);
+            let next = Next { rows: scratch.values, bytes: row_bytes(values) };
+            let k = ctx.k_singles.make(kernels, &ctx.k, (chunk.first, chunk.count), ctx.n_k);
+            let k = rows(kernels, k, chunk, scratch, scratch.keys);
             // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
             let lane = chunk.lane as usize;
             let (q, s) = (scratch.q.wrapping_add(lane * ctx.dim as usize), scratch.s.wrapping_add(lane));
@@ -140,7 +190,8 @@ stages! {
             let v = if ctx.v.in_place() {
                 scratch.values.cast_const().cast()
             } else {
-                rows(kernels, &ctx.v, chunk, scratch, scratch.values)
+                let v = ctx.v_singles.make(kernels, &ctx.v, (chunk.first, chunk.count), ctx.n_k);
+                rows(kernels, v, chunk, scratch, scratch.values)
             };
             (kernels.pv)(s, v, chunk.count, ctx.v.dim as i64, lanes, bq, mask, alpha, acc, &next);
         }
@@ -321,6 +372,11 @@ impl Ctx {
     }
 }
 
+/// The rows of a tile as tiles of few queries: the first of each, and how many.
+fn eights(rows: i64) -> impl Iterator<Item = (usize, i64)> {
+    (0..rows as usize).step_by(FEW).map(move |lane| (lane, (rows - lane as i64).min(FEW as i64)))
+}
+
 /// Rows from key `first` on, at most `count` of them, as what comes next; nothing for keys that do not follow one another.
 fn ahead(view: &KvView, first: i64, count: i64) -> Ahead {
     if first < 0 || view.page_rows != 0 || !view.rows.is_null() {
@@ -442,8 +498,9 @@ unsafe fn after(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch) -> Next {
     unsafe {
         match (*scratch.window).after(chunk) {
             Some(next) => {
-                addresses(&ctx.k, next, scratch.keys);
-                Next { rows: scratch.keys, bytes: row_bytes(&ctx.k) }
+                let keys = ctx.k_singles.or(&ctx.k, (next.first, next.count));
+                addresses(keys, next, scratch.keys);
+                Next { rows: scratch.keys, bytes: row_bytes(keys) }
             }
             None => {
                 for r in 0..scratch.rows {

@@ -4,6 +4,7 @@
 //! the code generator. Membership is a Rust closure, which shares nothing with either.
 
 mod few;
+mod singles;
 
 use std::sync::Arc;
 
@@ -137,6 +138,7 @@ impl Pen {
                 role: Role::RowWalk,
                 tile: Tile { q: 64, k: 64 },
                 view: View::Given,
+                own: false,
                 scale,
                 score: None,
                 entries,

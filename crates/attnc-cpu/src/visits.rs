@@ -44,7 +44,7 @@ pub fn most_folded(plan: &Plan, n_q: i64) -> usize {
 /// them: rows of K and V are read once, and a long row of keys is cut into tasks of its own.
 #[must_use]
 pub fn few_tasks(plan: &Plan, tasks: &[Work], heads: usize, n_q: i64, n_k: i64) -> Vec<Work> {
-    if !(1..=FOLD_QUERIES as i64).contains(&n_q) {
+    if !(1..=FOLD_QUERIES as i64).contains(&n_q) || plan.stages.iter().any(|s| s.own) {
         return tasks.to_vec();
     }
     let lanes = |rows: usize| if rows <= FEW { rows } else { rows.next_multiple_of(LANE_STEP) } as u64;

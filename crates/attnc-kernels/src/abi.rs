@@ -185,6 +185,17 @@ Table {
                dv: i64 => I64, lanes: i64 => I64, mask: *const u64 => Ptr, alpha: *const f32 => Ptr,
                acc: *mut f32 => Ptr, ahead: *const Ahead => Ptr);
 
+    /// Scores of queries that go one by one: `s[row][j]` of `rows` rows of queries `q[row][d]` (as `pack_q` leaves few of
+    /// them) and of the j-th key that `mask` holds of the row, or of all if it is null. `k` holds addresses as for `qk`, `s` is
+    /// `[rows][BK]`.
+    own_qk: fn(q: *const f32 => Ptr, k: *const *const f32 => Ptr, keys: i64 => I64, d: i64 => I64, rows: i64 => I64,
+               mask: *const u64 => Ptr, s: *mut f32 => Ptr);
+
+    /// Softmax of these scores, in place, and accumulation of the values of the same keys: as `softmax` and `pv`, row by
+    /// row; `acc` is `[rows][dv]`. What is not held by `mask` is not read.
+    own_pv: fn(s: *mut f32 => Ptr, v: *const *const f32 => Ptr, keys: i64 => I64, dv: i64 => I64, rows: i64 => I64,
+               mask: *const u64 => Ptr, m: *mut f32 => Ptr, l: *mut f32 => Ptr, acc: *mut f32 => Ptr);
+
     /// One step of the online softmax over `s[keys][bq]`, in place: scores become exp(s - m).
     /// `mask` is null, or one `u64` for each of `lanes` queries whose bit j says that key j takes part.
     /// Updates the running maximum `m[bq]` and sum `l[bq]`; `alpha[bq]` gets exp(old m - new m).
@@ -282,6 +293,9 @@ Support {
 
     /// Makes chunks of the window's partial tiles. Returns the number of chunks.
     window_chunks: fn(window: *mut Window => Ptr) -> i64 => I64;
+
+    /// As `window_chunks`, where queries go one by one: each partial tile is one chunk, of all its useful keys.
+    window_own: fn(window: *mut Window => Ptr) -> i64 => I64;
 
     /// Notes in `seen` each query that attends to a key of the window. Before `window_chunks`.
     window_seen: fn(window: *mut Window => Ptr);

@@ -126,6 +126,18 @@ impl Vector for __m512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(self)))
         }
 
+        fn sums(square: [__m512; WIDTH]) -> __m512 {
+            few::sums(square)
+        }
+
+        fn total(self) -> f32 {
+            _mm512_reduce_add_ps(self)
+        }
+
+        fn largest(self) -> f32 {
+            _mm512_reduce_max_ps(self)
+        }
+
         fn transpose(square: [__m512; WIDTH]) -> [__m512; WIDTH] {
             transpose(square)
         }

@@ -27,6 +27,18 @@ fn add(keys: i64, dim: i64, lanes: i64) {
     FLOPS.fetch_add((2 * keys * dim * lanes) as u64, Ordering::Relaxed);
 }
 
+/// Keys of all rows together.
+///
+/// # Safety
+/// `mask` is null or has `rows` elements; `keys` is from 1 to 64.
+unsafe fn own_keys(keys: i64, rows: i64, mask: *const u64) -> i64 {
+    if mask.is_null() {
+        return keys * rows;
+    }
+    // SAFETY: promised by the caller.
+    (0..rows as usize).map(|row| i64::from(unsafe { *mask.add(row) }.count_ones())).sum()
+}
+
 /// A table as a type, so that functions can be made for it.
 trait Kernels {
     const TABLE: Table;
@@ -70,7 +82,15 @@ impl Table {
 }
 
 fn counting<T: Kernels>() -> Table {
-    Table { qk: qk::<T>, pv: pv::<T>, few_qk: few_qk::<T>, few_pv: few_pv::<T>, ..T::TABLE }
+    Table {
+        qk: qk::<T>,
+        pv: pv::<T>,
+        few_qk: few_qk::<T>,
+        few_pv: few_pv::<T>,
+        own_qk: own_qk::<T>,
+        own_pv: own_pv::<T>,
+        ..T::TABLE
+    }
 }
 
 macro_rules! counted {
@@ -98,4 +118,39 @@ counted! {
     fn few_pv(p: *const f32, v: *const u8, dtype: i64, v_stride: i64, keys: i64, dv: i64, lanes: i64, mask: *const u64,
               alpha: *const f32, acc: *mut f32, ahead: *const Ahead),
         keys * dv * lanes;
+}
+
+unsafe extern "C" fn own_qk<T: Kernels>(
+    q: *const f32,
+    k: *const *const f32,
+    keys: i64,
+    d: i64,
+    rows: i64,
+    mask: *const u64,
+    s: *mut f32,
+) {
+    // SAFETY: as the caller promised; the table was given out after detection.
+    unsafe {
+        add(own_keys(keys, rows, mask), d, 1);
+        (T::TABLE.own_qk)(q, k, keys, d, rows, mask, s);
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+unsafe extern "C" fn own_pv<T: Kernels>(
+    s: *mut f32,
+    v: *const *const f32,
+    keys: i64,
+    dv: i64,
+    rows: i64,
+    mask: *const u64,
+    m: *mut f32,
+    l: *mut f32,
+    acc: *mut f32,
+) {
+    // SAFETY: as the caller promised; the table was given out after detection.
+    unsafe {
+        add(own_keys(keys, rows, mask), dv, 1);
+        (T::TABLE.own_pv)(s, v, keys, dv, rows, mask, m, l, acc);
+    }
 }

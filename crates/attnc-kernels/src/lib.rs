@@ -18,6 +18,8 @@ pub mod isa;
 pub mod math;
 pub mod merge;
 mod modify;
+#[cfg(target_arch = "x86_64")]
+mod own;
 pub mod peak;
 #[cfg(target_arch = "x86_64")]
 mod product;

@@ -7,7 +7,7 @@
 //!
 //! The contract of each function is in [`crate::abi::Table`].
 
-use crate::abi::{Ahead, BQ_MAX, DType, FEW, KvView, LANE_STEP, Next, Table};
+use crate::abi::{Ahead, BK, BQ_MAX, DType, FEW, KvView, LANE_STEP, Next, Table};
 use crate::select::plain;
 use crate::tensor::{indexed, packed, place};
 
@@ -18,6 +18,8 @@ pub(crate) const TABLE: Table = Table {
     qk,
     few_qk,
     few_pv,
+    own_qk,
+    own_pv,
     softmax,
     pv,
     null_slot,
@@ -277,6 +279,85 @@ pub unsafe extern "C" fn few_pv(
                 }
                 let acc = acc.add(lane * dv + i);
                 *acc = if alpha.is_null() { *acc } else { *acc * *alpha.add(lane) } + sum;
+            }
+        }
+    }
+}
+
+/// Numbers of the keys of a row.
+///
+/// # Safety
+/// `mask` is null or has an element for the row; `keys` is from 1 to 64.
+unsafe fn own_keys(mask: *const u64, row: usize, keys: usize) -> impl Iterator<Item = usize> {
+    // SAFETY: promised by the caller.
+    let bits = if mask.is_null() { u64::MAX } else { unsafe { *mask.add(row) } };
+    (0..keys).filter(move |key| bits >> key & 1 == 1)
+}
+
+/// See [`Table::own_qk`].
+///
+/// # Safety
+/// `q` has `rows` rows of `d`, `k` `keys` addresses of rows of `d`, `s` `rows` rows of 64; `mask` is null or has `rows`
+/// elements; `keys` is from 1 to 64.
+pub unsafe extern "C" fn own_qk(
+    q: *const f32,
+    k: *const *const f32,
+    keys: i64,
+    d: i64,
+    rows: i64,
+    mask: *const u64,
+    s: *mut f32,
+) {
+    let (keys, d) = (keys as usize, d as usize);
+    for row in 0..rows as usize {
+        // SAFETY: rows, keys and elements are within the sizes that the caller promised.
+        unsafe {
+            for (j, key) in own_keys(mask, row, keys).enumerate() {
+                let k = *k.add(key);
+                *s.add(row * BK + j) = (0..d).fold(0.0, |sum, i| sum + *k.add(i) * *q.add(row * d + i));
+            }
+        }
+    }
+}
+
+/// See [`Table::own_pv`].
+///
+/// # Safety
+/// As for [`own_qk`], with rows of `dv`; `m` and `l` have `rows` elements, `acc` `rows` rows of `dv`.
+#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
+pub unsafe extern "C" fn own_pv(
+    s: *mut f32,
+    v: *const *const f32,
+    keys: i64,
+    dv: i64,
+    rows: i64,
+    mask: *const u64,
+    m: *mut f32,
+    l: *mut f32,
+    acc: *mut f32,
+) {
+    let (keys, dv) = (keys as usize, dv as usize);
+    for row in 0..rows as usize {
+        // SAFETY: rows, keys and elements are within the sizes that the caller promised.
+        unsafe {
+            let count = own_keys(mask, row, keys).count();
+            let s = core::slice::from_raw_parts_mut(s.add(row * BK), count);
+            let old = *m.add(row);
+            // A NaN is never the maximum.
+            let top = s.iter().fold(old, |top, &s| if s > top { s } else { top });
+            let origin = if top == f32::NEG_INFINITY { 0.0 } else { top };
+            let alpha = if old == top { 1.0 } else { (old - origin).exp() };
+            let mut sum = 0.0;
+            for s in &mut *s {
+                *s = (*s - origin).exp();
+                sum += *s;
+            }
+            (*m.add(row), *l.add(row)) = (top, *l.add(row) * alpha + sum);
+            for i in 0..dv {
+                let values =
+                    own_keys(mask, row, keys).zip(&*s).fold(0.0, |sum, (key, p)| sum + *(*v.add(key)).add(i) * p);
+                let acc = acc.add(row * dv + i);
+                *acc = *acc * alpha + values;
             }
         }
     }

@@ -9,7 +9,9 @@
 //! [`crate::abi::Support`]. Nothing here knows of patterns.
 
 use crate::abi::{BK, Support};
-use crate::window::{window_begin, window_chunks, window_comb, window_next, window_range, window_rows, window_seen};
+use crate::window::{
+    window_begin, window_chunks, window_comb, window_next, window_own, window_range, window_rows, window_seen,
+};
 
 const TILE: i64 = BK as i64;
 const WORD: i64 = u64::BITS as i64;
@@ -32,6 +34,7 @@ impl Support {
             window_rows,
             window_comb,
             window_chunks,
+            window_own,
             window_seen,
             range_bits,
             comb_bits,

@@ -12,7 +12,7 @@ use core::ops::Range;
 use crate::abi::DType;
 use crate::product::{Asking, Values};
 #[cfg(doc)]
-use crate::{product, softmax};
+use crate::{own, product, softmax};
 
 /// [`DType::F32`] as a parameter of methods.
 pub(crate) const F32: u32 = DType::F32 as u32;
@@ -72,6 +72,12 @@ pub(crate) trait Vector: Copy {
     unsafe fn max_in(self, other: Self, lanes: Self::Lanes) -> Self;
     /// The bits of the lanes shifted to the place of a single's exponent.
     unsafe fn to_exponent(self) -> Self;
+    /// The sum of the lanes of each vector of a square.
+    unsafe fn sums(square: Self::Square) -> Self;
+    /// The sum of the lanes.
+    unsafe fn total(self) -> f32;
+    /// The largest lane; none is NaN.
+    unsafe fn largest(self) -> f32;
     /// The square with rows and columns exchanged.
     unsafe fn transpose(square: Self::Square) -> Self::Square;
     /// A square of zeros.
@@ -124,6 +130,23 @@ pub(crate) trait Blocks: Vector {
         asking: &mut Asking,
     ) -> (usize, bool);
 
+    /// [`own::own_dots`].
+    unsafe fn own_dots<const KEYS: usize, const WHOLE: bool>(
+        q: *const f32,
+        rows: *const *const f32,
+        d: usize,
+        s: *mut f32,
+    ) -> usize;
+
+    /// [`own::own_values`].
+    unsafe fn own_values<const WIDE: usize, const WHOLE: bool>(
+        p: *const f32,
+        rows: (*const *const f32, usize),
+        dims: (usize, usize),
+        factor: f32,
+        acc: *mut f32,
+    ) -> usize;
+
     /// [`softmax::columns`].
     unsafe fn columns<const MASKED: bool, const COLS: usize>(
         s: *mut f32,
@@ -162,6 +185,8 @@ macro_rules! table {
             qk,
             few_qk: few::qk,
             few_pv: few::pv,
+            own_qk,
+            own_pv,
             softmax,
             pv,
             null_slot: $crate::scalar::null_slot,
@@ -181,6 +206,10 @@ macro_rules! table {
                 fn pv_block<COLS: usize, DIMS: usize>(p: *const f32, of: $crate::product::Values, bq: usize,
                     mask: *const u64, alpha: *const f32, acc: *mut f32,
                     asking: &mut $crate::product::Asking) -> (usize, bool), product;
+                fn own_dots<KEYS: usize, WHOLE: bool>(q: *const f32, rows: *const *const f32, d: usize, s: *mut f32) -> usize,
+                    own;
+                fn own_values<WIDE: usize, WHOLE: bool>(p: *const f32, rows: (*const *const f32, usize), dims: (usize, usize),
+                    factor: f32, acc: *mut f32) -> usize, own;
                 fn columns<MASKED: bool, COLS: usize>(s: *mut f32, keys: usize, bq: usize, mask: *const u64,
                     m: *mut f32, l: *mut f32, alpha: *mut f32) -> bool, softmax;
             }
@@ -197,6 +226,9 @@ macro_rules! table {
                   next: *const $crate::abi::Next) of product;
             fn pv(p: *const f32, v: *const *const f32, keys: i64, dv: i64, lanes: i64, bq: i64, mask: *const u64,
                   alpha: *const f32, acc: *mut f32, next: *const $crate::abi::Next) of product;
+            fn own_qk(q: *const f32, k: *const *const f32, keys: i64, d: i64, rows: i64, mask: *const u64, s: *mut f32) of own;
+            fn own_pv(s: *mut f32, v: *const *const f32, keys: i64, dv: i64, rows: i64, mask: *const u64, m: *mut f32,
+                      l: *mut f32, acc: *mut f32) of own;
         }
 
         #[target_feature(enable = $features)]

@@ -407,6 +407,30 @@ pub(crate) unsafe extern "C" fn window_chunks(window: *mut Window) -> i64 {
     w.chunks as i64
 }
 
+/// Makes a chunk of each partial tile, of all keys from the first useful one to the last; the number of all chunks.
+pub(crate) unsafe extern "C" fn window_own(window: *mut Window) -> i64 {
+    // SAFETY: as in `window_next`.
+    let w = unsafe { &mut *window };
+    // SAFETY: the driver gives a word for every tile.
+    unsafe { w.drop_absent() };
+    let rows = w.rows;
+    for column in 0..w.partial as usize {
+        let useful = w.bits[column][..rows].iter().fold(0, |some, row| some | row);
+        if useful == 0 {
+            continue;
+        }
+        let (skip, count) = (useful.trailing_zeros(), width(useful));
+        let shifted = &mut w.shifted[w.chunks];
+        shifted[rows..].fill(0);
+        for (to, row) in shifted[..rows].iter_mut().zip(&w.bits[column][..rows]) {
+            *to = row >> skip;
+        }
+        let mask = shifted.as_ptr();
+        w.add_range(w.tile[column] * TILE + i64::from(skip), count, (0, w.panels()), mask);
+    }
+    w.chunks as i64
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "bmi2")]
 unsafe fn chunks_bmi2(w: &mut Window) {

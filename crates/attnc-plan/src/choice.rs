@@ -13,7 +13,7 @@ use attnc_pattern::program::{Chooser, DrawScope, Program};
 use attnc_pattern::rowset::Piece;
 
 use crate::cost::{self, Shape, Visits};
-use crate::model::{Rates, Work};
+use crate::model::{Rates, Term, Work};
 use crate::plan::{Attend, Entry, View};
 use crate::typical;
 
@@ -28,6 +28,9 @@ const NOMINAL_LONG: i64 = 32768;
 const NOMINAL_SIZE: i64 = 64;
 /// What a smaller tile has to win, since lanes side by side are worth something that is not counted.
 const LEAST_GAIN: f64 = 0.1;
+/// How much longer a pair takes where queries go one by one than the rates say, with the widest vectors beside what lanes
+/// take with these: a choice is to be right for all.
+const OWN_AT_MOST: f64 = 1.7;
 
 /// What alternatives are judged by.
 #[derive(Clone, Copy, Debug)]
@@ -52,9 +55,13 @@ impl Machine {
     /// [`NOMINAL`] positions; `None` for what cannot be counted beforehand.
     #[must_use]
     pub fn prices(&self, program: &Program, stage: &Attend) -> Option<Vec<f64>> {
+        self.prices_of(program, stage, &TILES)
+    }
+
+    fn prices_of(&self, program: &Program, stage: &Attend, tiles: &[usize]) -> Option<Vec<f64>> {
         let elements = (self.shape.d_k + self.shape.d_v) as f64 / 2.0;
         let env = nominal(program, stage.view, NOMINAL, TILES[0])?;
-        let works = (self.count)(program, stage, &env, &TILES, self.shape).ok()?;
+        let works = (self.count)(program, stage, &env, tiles, self.shape).ok()?;
         let queries = env.n_q.max(1) as f64;
         Some(works.iter().map(|work| self.rates.nanos(work, elements) / queries).collect())
     }
@@ -70,9 +77,9 @@ impl Machine {
         self.prices(program, stage)?.into_iter().min_by(f64::total_cmp)
     }
 
-    /// Queries of the tile that a stage takes least time with.
-    #[must_use]
-    pub fn tile(&self, program: &Program, stage: &Attend) -> usize {
+    /// The tile that a stage takes least time with: its queries, and whether they go one by one ([`Attend::own`]), which
+    /// is looked at if they may.
+    pub(crate) fn tile(&self, program: &Program, stage: &Attend, may_own: bool) -> (usize, bool) {
         let [largest, .., smallest] = TILES;
         let pieces = stage.entries.iter().flat_map(Entry::pieces);
         let (listed, others): (Vec<&Piece>, Vec<&Piece>) = pieces.partition(|p| scattered(program, p));
@@ -80,22 +87,32 @@ impl Machine {
             // Of rows that grow with the sequence own keys are a small part.
             let local = |end| program.exprs.reads(end, |v| v == Var::Q);
             let short = others.iter().all(|p| local(p.start) && local(p.end));
-            return if short { smallest } else { largest };
+            return (if short { smallest } else { largest }, false);
         }
         // What has to be searched takes longer than a plan may.
         if others.iter().any(|p| !p.loops.is_empty() || p.filter.is_some()) {
-            return largest;
+            return (largest, false);
         }
         // Boxes of a walk fill the largest.
-        let Some(times) = self.prices(program, stage) else { return largest };
-        let Some(&most) = times.first() else { return largest };
+        let Some(times) = self.prices(program, stage) else { return (largest, false) };
+        let Some(&most) = times.first() else { return (largest, false) };
         let mut best = (largest, most * (1.0 - LEAST_GAIN));
         for (&tile, &time) in TILES.iter().zip(&times).skip(1) {
             if time < best.1 {
                 best = (tile, time);
             }
         }
-        best.0
+        if may_own {
+            let apart = Attend { own: true, ..stage.clone() };
+            let mut wide = *self;
+            wide.rates[Term::Own] *= OWN_AT_MOST;
+            let price = wide.prices_of(program, &apart, &[largest]).and_then(|prices| prices.first().copied());
+            let least = times.into_iter().fold(f64::INFINITY, f64::min);
+            if price.is_some_and(|price| price < least * (1.0 - LEAST_GAIN)) {
+                return (largest, true);
+            }
+        }
+        (best.0, false)
     }
 }
 

@@ -417,6 +417,7 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         role: Role::RowWalk,
         tile: Tile { q: 64, k: 64 },
         view: View::Rows,
+        own: false,
         reads: Reads { q: level(item_rows), kv: level(items) },
         scale,
         score: value,

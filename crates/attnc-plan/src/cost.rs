@@ -496,7 +496,7 @@ impl Count {
             task[Term::Rows] = rows as u64;
             for ((walker, tested), set) in walkers.iter_mut().zip(&mut tested).zip(sets) {
                 panels.iter_mut().for_each(Vec::clear);
-                let mut touched = 0;
+                let (mut touched, mut pairs_own) = (0, 0);
                 for r in 0..rows {
                     let row = walker.row(query(q0 + r).0)?;
                     ranges_of(row, env, bk, present, &mut ranges, &mut row_full);
@@ -505,6 +505,7 @@ impl Count {
                         None => row.count(),
                     };
                     total.entries = total.entries.saturating_add(count);
+                    pairs_own += count;
                     row_counts[r as usize] += count;
                     touched += touched_tiles(&ranges, bk);
                     if let (Some(walker), Some((_, operations))) = (tested.as_mut(), &set.tested) {
@@ -520,7 +521,10 @@ impl Count {
                 let full: i64 = full.iter().map(|(a, b)| b - a).sum();
                 let used = (rows as usize).div_ceil(PANEL);
                 let Tiles { tiles, keys, visited, .. } = visits::<V>(rows as usize, &panels[..used]);
-                let Visited { pairs, chunks, gathered } = visited;
+                let Visited { pairs, chunks, gathered } =
+                    if stage.own { Visited { pairs: pairs_own, chunks: tiles, gathered: 0 } } else { visited };
+                // What lanes take for each pair.
+                let (lanes, own) = if stage.own { (0, pairs) } else { (pairs, 0) };
                 total.full_tiles += full as u64;
                 total.partial_tiles += tiles - full as u64;
                 total.executed_flops = pairs.saturating_mul(flops).saturating_add(total.executed_flops);
@@ -536,9 +540,10 @@ impl Count {
                     View::Given | View::Walk(_) | View::Rows => (Term::Keys, gathered),
                 };
                 for (term, count) in [
-                    (Term::Products, pairs),
-                    (Term::Softmax, pairs),
-                    (Term::Masked, pairs.saturating_sub(whole)),
+                    (Term::Products, lanes),
+                    (Term::Softmax, lanes),
+                    (Term::Masked, lanes.saturating_sub(whole)),
+                    (Term::Own, own),
                     (far, keys),
                     (Term::Gathered, gathered),
                     (Term::Chunks, chunks),

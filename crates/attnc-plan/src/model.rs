@@ -66,6 +66,8 @@ terms! {
     Few "few" true,
     /// The same keys once, as far as K and V do not stay in a cache from launch to launch ([`Calibration::reading`]).
     Streamed "streamed" true,
+    /// Pairs of a query and a key of its own, where queries go one by one: both products, and the softmax.
+    Own "own" true,
     /// Chunks: calls of the kernels.
     Chunks "chunks" false,
     /// Queries of tasks, elements of which are packed, and written at the end.

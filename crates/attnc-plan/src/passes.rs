@@ -299,18 +299,19 @@ fn parts(program: &mut Program, stage: &Attend) -> Option<(Attend, Attend)> {
 }
 
 fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
+    let may_own = plan.may_own();
     let Plan { program, stages, .. } = plan;
     for stage in stages {
         let chosen = || {
             if chosen_apart(&program.exprs, stage) {
-                return Some(16);
+                return Some((16, false));
             }
             // How many slots there are, and which are chosen, is not known beforehand.
             let machine = options.machine.filter(|_| stage.reads == Reads::default() && stage.view != View::Rows)?;
-            Some(machine.tile(program, stage))
+            Some(machine.tile(program, stage, may_own))
         };
-        if let Some(q) = options.tile_q.or_else(chosen) {
-            stage.tile.q = q;
+        if let Some((q, own)) = options.tile_q.map(|q| (q, false)).or_else(chosen) {
+            (stage.tile.q, stage.own) = (q, own);
         }
     }
 }

@@ -110,6 +110,8 @@ pub struct Attend {
     pub tile: Tile,
     /// Numbering of tokens.
     pub view: View,
+    /// Whether queries go one by one, each with its own keys and no others, and not as lanes that visit a key together.
+    pub own: bool,
     /// What it reads in place of tokens.
     pub reads: Reads,
     /// Multiplies every dot product: a real over sizes, counts, `Dim`, coordinates.
@@ -160,6 +162,20 @@ impl Attend {
     }
 }
 
+impl Plan {
+    /// Whether queries of a stage may go one by one ([`Attend::own`]): one stage, whose scores are used as they are.
+    #[must_use]
+    pub fn may_own(&self) -> bool {
+        let [stage] = self.stages.as_slice() else { return false };
+        let plain = |e: &Entry| matches!(e, Entry::Tokens { bias: None, .. });
+        stage.score.is_none()
+            && stage.reads == Reads::default()
+            && stage.view != View::Rows
+            && self.rows.is_none()
+            && (stage.entries.iter().all(plain) || stage.common_bias(&self.program.exprs).is_some())
+    }
+}
+
 impl Entry {
     /// Pieces of its row set.
     pub(crate) fn pieces(&self) -> &[Piece] {
@@ -186,6 +202,7 @@ impl Plan {
             role: Role::RowWalk,
             tile: Tile { q: 64, k: 64 },
             view,
+            own: false,
             reads,
             scale: a.scale,
             score: a.score,

@@ -91,6 +91,7 @@ impl Plan {
                 Some(level) => format!("{view}, keys {}", self.program.level(level).name),
                 None => view,
             };
+            let view = if s.own { format!("{view}, queries one by one") } else { view };
             let _ = writeln!(out, "  attend {role}, tile {} x {}, {view}", s.tile.q, s.tile.k);
             let _ = writeln!(out, "    scale {}", expr(s.scale));
             if let Some(score) = s.score {

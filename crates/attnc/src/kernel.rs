@@ -470,6 +470,15 @@ impl Kernel {
         }
     }
 
+    /// Bytes beyond [`Kernel::workspace_bytes`] with which a launch on keys and values of a 16-bit type converts them once
+    /// and not for each tile of queries: for keys of `k`, `[batch, heads, keys, dim]`, and values of `dim_v` elements. At
+    /// most 32 MiB, and 0 for few queries, or where one head would take more.
+    #[must_use]
+    pub fn conversion_bytes(queries: usize, k: [usize; 4], dim_v: usize, threads: usize) -> usize {
+        let [batch, heads, keys, dim] = k;
+        attnc_cpu::conversion_bytes(queries, batch.saturating_mul(heads), keys, [dim, dim_v], threads)
+    }
+
     /// Runs on the target that it was compiled for. Heads that skip become 0, with a log-sum-exp of -inf.
     ///
     /// A launch that is given [`Resources::ready`] and is like the one before it makes no allocation: the lists of its
@@ -556,7 +565,12 @@ impl Kernel {
                 Some(Part { kernel: piece.code.as_deref()?, heads, envs, forward: lengths.falling })
             })
             .collect();
-        let bytes = || attnc_cpu::workspace_bytes(&parts, k.shape()[2], q.shape()[3], v.shape()[3], count);
+        let tensors = [q.of_cpu().map_err(layout)?, k.of_cpu().map_err(layout)?, v.of_cpu().map_err(layout)?];
+        let singles = attnc_cpu::conversion_of(&tensors[0], &tensors[1], &tensors[2], count);
+        let bytes = || {
+            let bytes = attnc_cpu::workspace_bytes(&parts, k.shape()[2], q.shape()[3], v.shape()[3], count);
+            bytes.saturating_add(singles)
+        };
         let mut own;
         let workspace = match (workspace, memory) {
             (Some(given), _) => given,
@@ -1028,13 +1042,15 @@ impl Kernel {
         Ok(Forecast { cost, counted, jobs, once, elements: rows / 2.0, bytes })
     }
 
-    /// Memory of a launch of `batch` items that is given `inputs`, on so many threads; 0 where the oracle runs.
+    /// Memory of a launch of `batch` items that is given `inputs`, on so many threads; 0 where the oracle runs. `dtype` is
+    /// that of keys and values, whose rows are contiguous; others take as much as those of 16 bits.
     ///
     /// # Errors
     /// As for [`Kernel::cost`].
     pub fn memory(
         &self,
         shape: Shape,
+        dtype: attnc_cpu::DType,
         dim_v: usize,
         batch: usize,
         inputs: &Inputs<'_>,
@@ -1063,6 +1079,12 @@ impl Kernel {
             let outputs = [batch, all_heads, extent(shape.n_q), dim_v, size_of::<f32>()];
             let held = outputs.into_iter().fold(piece.depth(), usize::saturating_mul);
             most.lists = most.lists.saturating_add(held);
+        }
+        if self.isa().is_some() && dtype != attnc_cpu::DType::F32 {
+            // There are at most as many heads of keys as of the output.
+            let k = [batch, all_heads, extent(shape.n_k), extent(shape.dim)];
+            let converted = Kernel::conversion_bytes(extent(shape.n_q), k, dim_v, threads);
+            most.workspace = most.workspace.saturating_add(converted);
         }
         Ok(most)
     }

@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use attnc::{
-    Compiler, Inputs, Kernel, Memory, Problem, Ready, Resources, Select, Tensor, TensorData, TensorMut, Threads,
+    Compiler, DType, Inputs, Kernel, Memory, Problem, Ready, Resources, Select, Tensor, TensorData, TensorMut, Threads,
 };
 
 /// Allocations of all threads.
@@ -31,24 +31,33 @@ static COUNTING: Counting = Counting;
 
 const DIM: usize = 32;
 
-/// Q, K and V of heads and KV heads, queries and keys.
+/// Q, K and V of heads and KV heads, queries and keys; K and V are of the given type.
 struct Data {
     q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    k: Vec<u8>,
+    v: Vec<u8>,
+    dtype: DType,
     heads: [usize; 2],
     lengths: [usize; 2],
 }
 
 impl Data {
-    fn new(seed: u64, heads: [usize; 2], lengths: [usize; 2]) -> Data {
+    fn new(seed: u64, dtype: DType, heads: [usize; 2], lengths: [usize; 2]) -> Data {
         let of = |seed: u64, heads: usize, rows: usize| {
             let mut values = vec![0.0; heads * rows * DIM];
             attnc::random::fill_normal(seed, &mut values);
             values
         };
+        let stored = |values: Vec<f32>| -> Vec<u8> {
+            match dtype {
+                DType::F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+                DType::F16 => values.iter().flat_map(|x| half::f16::from_f32(*x).to_ne_bytes()).collect(),
+                DType::Bf16 => values.iter().flat_map(|x| half::bf16::from_f32(*x).to_ne_bytes()).collect(),
+            }
+        };
         let ([h, kv], [n_q, n_k]) = (heads, lengths);
-        Data { q: of(seed, h, n_q), k: of(seed + 1, kv, n_k), v: of(seed + 2, kv, n_k), heads, lengths }
+        let (k, v) = (stored(of(seed + 1, kv, n_k)), stored(of(seed + 2, kv, n_k)));
+        Data { q: of(seed, h, n_q), k, v, dtype, heads, lengths }
     }
 
     fn run(
@@ -61,8 +70,8 @@ impl Data {
         let ([heads, kv], [n_q, n_k]) = (self.heads, self.lengths);
         let mut problem = Problem {
             q: Tensor::of_f32(&self.q, [1, heads, n_q, DIM]).expect("q"),
-            k: Tensor::of_f32(&self.k, [1, kv, n_k, DIM]).expect("k"),
-            v: Tensor::of_f32(&self.v, [1, kv, n_k, DIM]).expect("v"),
+            k: Tensor::contiguous(&self.k, self.dtype, [1, kv, n_k, DIM]).expect("k"),
+            v: Tensor::contiguous(&self.v, self.dtype, [1, kv, n_k, DIM]).expect("v"),
             out: TensorMut::of_f32(out, [1, heads, n_q, DIM]).expect("out"),
             lse: Some(TensorMut::of_f32(lse, [1, heads, n_q, 1]).expect("lse")),
             inputs: inputs.clone(),
@@ -124,8 +133,10 @@ fn a_launch_like_the_one_before_allocates_nothing() {
     let slopes = [0.5, 0.25, 0.125, 0.0625];
     let docs = [0, 70, 100, 200];
     let plain = Inputs::default;
-    let cases: [(&str, [usize; 2], Inputs<'_>); 7] = [
+    let cases: [(&str, [usize; 2], Inputs<'_>); 8] = [
         ("window", [200, 200], plain()),
+        // Tiles of keys that tasks share where they are converted.
+        ("window", [900, 900], plain()),
         // Folded heads, and keys that are cut.
         ("window", [1, 9000], Inputs { lengths: vec![(1, 8990)], ..plain() }),
         ("dilated", [200, 200], plain()),
@@ -144,11 +155,13 @@ fn a_launch_like_the_one_before_allocates_nothing() {
     ];
     for count in [1, 3] {
         let threads = Threads::new(count).expect("threads");
-        for (name, lengths, inputs) in &cases {
+        let types = [DType::F32, DType::F16];
+        for (dtype, (name, lengths, inputs)) in types.iter().flat_map(|&dtype| cases.iter().map(move |c| (dtype, c))) {
             let kernel = module.kernel(&Select::named(*name)).unwrap_or_else(|said| panic!("{said}"));
-            let all: Vec<Data> = (0..4).map(|seed| Data::new(seed, [4, 2], *lengths)).collect();
+            let all: Vec<Data> = (0..4).map(|seed| Data::new(seed, dtype, [4, 2], *lengths)).collect();
             let bytes = kernel.workspace_bytes([1, 4, lengths[0], DIM], lengths[1], DIM, count).expect("a number");
-            let mut workspace = vec![0; bytes];
+            let more = Kernel::conversion_bytes(lengths[0], [1, 2, lengths[1], DIM], DIM, count);
+            let mut workspace = vec![0; bytes + more];
             for given in [true, false] {
                 let (mut ready, mut counts) = (Ready::new(), Vec::new());
                 for data in &all {
@@ -161,10 +174,11 @@ fn a_launch_like_the_one_before_allocates_nothing() {
                     }));
                     let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                     let (o, l) = data.plain(&kernel, inputs);
-                    assert!(bits(&out) == bits(&o) && bits(&lse) == bits(&l), "{name}: other results");
+                    assert!(bits(&out) == bits(&o) && bits(&lse) == bits(&l), "{name}, {dtype:?}: other results");
                 }
                 assert!(counts[0] > 0, "nothing is counted");
-                assert_eq!(counts[1..], [0; 3], "{name}, {count} threads, workspace given: {given}");
+                let of = format!("{name}, {dtype:?}, {count} threads, workspace given: {given}");
+                assert_eq!(counts[1..], [0; 3], "{of}");
             }
         }
     }
@@ -184,7 +198,7 @@ fn a_launch_like_the_one_before_allocates_nothing() {
     ] {
         let tensors = vec![("slopes", TensorData { data: slopes.into(), dims: vec![4] })];
         let inputs = Inputs { sizes: vec![("far", far)], tensors, ..plain() };
-        let data = Data::new(far as u64, [4, 2], lengths);
+        let data = Data::new(far as u64, DType::F32, [4, 2], lengths);
         let (mut out, mut lse) = data.outputs();
         let resources = Resources { ready: Some(&mut ready), ..Resources::default() };
         data.run(kernel, &inputs, (&mut out, &mut lse), resources);

@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use attnc::{Kernel, Options, Problem, Resources, Tensor, TensorMut, Threads};
+use attnc::{DType, Kernel, Options, Problem, Resources, Tensor, TensorMut, Threads};
 use common::{Held, compile, each_case, patterns_dir, selections};
 
 /// Bytes that are held, and the most of them since they were last looked at.
@@ -53,9 +53,12 @@ fn launches_take_no_more_than_is_said() {
                     Err(said) => panic!("{name}: {said}"),
                 };
                 each_case(&module, &kernel, |sizes, lengths| {
-                    cases += 1;
-                    let more = beyond(&kernel, sizes, lengths, &threads);
-                    wrong.extend(more.map(|more| format!("{name}:{use_of}, {sizes:?} {lengths:?}: {more}")));
+                    for dtype in [DType::F32, DType::F16] {
+                        cases += 1;
+                        let more = beyond(&kernel, dtype, sizes, lengths, &threads);
+                        let of = format!("{name}:{use_of}, {dtype:?}, {sizes:?} {lengths:?}");
+                        wrong.extend(more.map(|more| format!("{of}: {more}")));
+                    }
                 });
             }
             // Halves and quarters are multiples of blocks of 256.
@@ -63,7 +66,7 @@ fn launches_take_no_more_than_is_said() {
             assert!(cases > before || none, "{name}:{use_of} was run at no size");
         }
     }
-    assert!(cases > 100, "{cases} cases");
+    assert!(cases > 200, "{cases} cases");
     assert!(wrong.is_empty(), "{} of {cases} take more:\n{}", wrong.len(), wrong.join("\n"));
 }
 
@@ -80,6 +83,7 @@ fn patterns() -> Vec<PathBuf> {
 /// What a launch takes, if that is more than is said.
 fn beyond(
     kernel: &Kernel,
+    dtype: DType,
     sizes: &[(&str, i64)],
     lengths: (i64, i64, Option<i64>),
     threads: &Threads,
@@ -94,12 +98,20 @@ fn beyond(
         values
     };
     let (q, k, v, mut out) = (of(q_shape, 1), of(k_shape, 2), of(v_shape, 3), of(out_shape, 4));
-    let said = kernel.memory(held.shape, dv as usize, 1, &inputs, threads.count());
+    let stored = |values: &[f32]| -> Vec<u8> {
+        match dtype {
+            DType::F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+            DType::F16 => values.iter().flat_map(|x| half::f16::from_f32(*x).to_ne_bytes()).collect(),
+            DType::Bf16 => values.iter().flat_map(|x| half::bf16::from_f32(*x).to_ne_bytes()).collect(),
+        }
+    };
+    let (k, v) = (stored(&k), stored(&v));
+    let said = kernel.memory(held.shape, dtype, dv as usize, 1, &inputs, threads.count());
     let said = said.unwrap_or_else(|said| panic!("{said}")).bytes();
     let mut problem = Problem {
         q: Tensor::of_f32(&q, q_shape).expect("q"),
-        k: Tensor::of_f32(&k, k_shape).expect("k"),
-        v: Tensor::of_f32(&v, v_shape).expect("v"),
+        k: Tensor::contiguous(&k, dtype, k_shape).expect("k"),
+        v: Tensor::contiguous(&v, dtype, v_shape).expect("v"),
         out: TensorMut::of_f32(&mut out, out_shape).expect("out"),
         lse: None,
         inputs,

@@ -85,7 +85,7 @@ pub(crate) struct FewCode {
 /// Writes the functions of a plan for few queries; `None` for what does not run in one stage over all keys.
 pub(crate) fn emit_few(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Option<FewCode>, CompileError> {
     let [attend] = plan.stages.as_slice() else { return Ok(None) };
-    if matches!(attend.view, View::Classes(_) | View::Ordered { .. } | View::Rows) {
+    if attend.own || matches!(attend.view, View::Classes(_) | View::Ordered { .. } | View::Rows) {
         return Ok(None);
     }
     let (folded, _) = drive(plan, attend, (Tiled::Folded, false), callees, conv)?;
@@ -226,7 +226,8 @@ fn drive(
     let (mut e, number) = Emitter::new(&plan.program, callees, conv, false);
     let t = query_tile(&mut e, attend, number, tiled);
     let scale = e.scalar(attend.scale);
-    e.stage(Stage::begin, &[e.ctx, e.scratch, t.first, t.rows, scale]);
+    let (begins, ends) = if attend.own { (Stage::begin_own, Stage::end_own) } else { (Stage::begin, Stage::end) };
+    e.stage(begins, &[e.ctx, e.scratch, t.first, t.rows, scale]);
     if resumes {
         e.stage(Stage::resume, &[e.ctx, e.scratch, t.first, t.rows]);
     }
@@ -250,7 +251,7 @@ fn drive(
     if let Some(bias) = common {
         shift(&mut e, bias);
     }
-    e.stage(Stage::end, &[e.ctx, e.scratch, t.first, t.rows]);
+    e.stage(ends, &[e.ctx, e.scratch, t.first, t.rows]);
     e.ins().get().return_(&[]);
     e.finish()
 }
@@ -326,6 +327,10 @@ fn attend_tokens(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &
     let (ctx, scratch) = (e.ctx, e.scratch);
     let found = mark(e, t, rows, tiles);
     each_chunk(e, t, (rows, &found), false, |e, chunk| {
+        if t.attend.own {
+            e.stage(Stage::attend_own, &[ctx, scratch, chunk]);
+            return;
+        }
         e.stage(Stage::scores, &[ctx, scratch, chunk]);
         let scores = score_tile(e, t, chunk);
         e.modify(&scores, t.attend.score, bias);
@@ -345,7 +350,7 @@ fn each_chunk<'p>(
         if listed {
             e.stage(Stage::only_listed, &[e.ctx, e.scratch]);
         }
-        let chunks = e.support("window_chunks", &[t.window]);
+        let chunks = e.support(if t.attend.own { "window_own" } else { "window_chunks" }, &[t.window]);
         let first = e.ins().get().iadd_imm_s(t.window, offset_of!(Window, chunk) as i64);
         let bytes = e.ins().get().imul_imm_s(chunks, size_of::<Chunk>() as i64);
         let end = e.ins().get().iadd(first, bytes);

@@ -153,7 +153,7 @@ impl Stream {
 /// Sums of the lanes of eight vectors.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn sums(x: [__m256; SUMS]) -> __m256 {
+pub(super) fn sums(x: [__m256; SUMS]) -> __m256 {
     let pair = |a, b| _mm256_hadd_ps(a, b);
     let low = pair(pair(x[0], x[1]), pair(x[2], x[3]));
     let high = pair(pair(x[4], x[5]), pair(x[6], x[7]));

@@ -112,6 +112,22 @@ impl Vector for __m256 {
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(self)))
         }
 
+        fn sums(square: [__m256; WIDTH]) -> __m256 {
+            few::sums(square)
+        }
+
+        fn total(self) -> f32 {
+            let four = _mm_add_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+
+        fn largest(self) -> f32 {
+            let four = _mm_max_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+
         fn transpose(square: [__m256; WIDTH]) -> [__m256; WIDTH] {
             transpose(square)
         }

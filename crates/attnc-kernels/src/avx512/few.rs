@@ -42,7 +42,7 @@ unsafe fn load<const T: u32>(at: *const u8, n: usize) -> __m512 {
 /// The sum of the lanes of each of sixteen vectors.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
 #[inline]
-fn sums(x: [__m512; WIDTH]) -> __m512 {
+pub(super) fn sums(x: [__m512; WIDTH]) -> __m512 {
     // Each step sums two halves of two vectors, and puts the second vector's beside the first's.
     let by_one = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     let by_two = |a, b| {
