@@ -8,9 +8,15 @@ use attnc_tests::compare::{Case, against_oracle_on_gpu, has_gpu};
 use rayon::prelude::*;
 
 fn patterns() -> Vec<(PathBuf, String)> {
+    let found = of_folders(&["", "models"]);
+    assert!(found.len() > 30, "patterns are found");
+    found
+}
+
+fn of_folders(folders: &[&str]) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../patterns");
     let mut found = Vec::new();
-    for dir in [root.clone(), root.join("models")] {
+    for dir in folders.iter().map(|folder| root.join(folder)) {
         for entry in std::fs::read_dir(dir).expect("folder of patterns") {
             let path = entry.expect("entry").path();
             if path.extension().is_some_and(|e| e == "attn") {
@@ -20,7 +26,6 @@ fn patterns() -> Vec<(PathBuf, String)> {
         }
     }
     found.sort();
-    assert!(found.len() > 30, "patterns are found");
     found
 }
 
@@ -69,6 +74,56 @@ fn every_shader_is_valid() {
         })
         .sum();
     assert!(count > 1000, "{count} shaders");
+}
+
+/// Attentions of papers that no variant does.
+const REFUSED: [&str; 3] = ["routing", "think", "ultragen"];
+
+#[test]
+fn every_shader_of_a_paper_is_valid() {
+    let papers = of_folders(&["papers"]);
+    assert!(papers.len() > 20, "papers are found");
+    // Papers import each other, and patterns.
+    let name_of = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut files = Memory::new();
+    for (path, text) in patterns() {
+        files = files.with(format!("../{}", name_of(&path)), text);
+    }
+    for (path, text) in &papers {
+        files = files.with(name_of(path), text);
+    }
+    let count: usize = papers
+        .par_iter()
+        .map(|(path, _)| {
+            let compiler = Compiler::new(Options { target: attnc::Target::Oracle, ..Options::default() });
+            let module = compiler.compile(&files, &name_of(path)).unwrap_or_else(|e| panic!("{e}"));
+            let refused = path.file_stem().is_some_and(|stem| REFUSED.iter().any(|r| stem == *r));
+            let (mut count, mut none) = (0, false);
+            for name in names(&module) {
+                let kernel = module.kernel(&Select::named(&name)).unwrap_or_else(|e| panic!("{e}"));
+                for variant in Variant::ALL {
+                    match kernel.wgsl(&Shader::of(variant)) {
+                        Ok(modules) => {
+                            for (_, of, text) in modules {
+                                let valid = validate(&text, of);
+                                assert!(valid.is_ok(), "{} `{name}` {variant:?}: {:?}", path.display(), valid.err());
+                                count += 1;
+                            }
+                        }
+                        Err(said) => {
+                            assert!(said.list.iter().all(|d| d.code == "E0611"), "{}: {said}", path.display());
+                            // What depends on the data has no cooperative matrices.
+                            assert!(variant == Variant::Matrix || refused, "{} `{name}`: {said}", path.display());
+                            none |= variant == Variant::Portable;
+                        }
+                    }
+                }
+            }
+            assert_eq!(none, refused, "{} is done now", path.display());
+            count
+        })
+        .sum();
+    assert!(count > 100, "{count} shaders");
 }
 
 #[test]

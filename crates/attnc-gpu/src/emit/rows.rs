@@ -115,9 +115,9 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
     t.push_str(
         "  if (lane >= tile_rows) { return; }\n  let some = sum > 0.0;\n  let share = select(0.0, 1.0 / sum, some);\n",
     );
-    let _ = write!(
+    let _ = writeln!(
         t,
-        "{}  put_sum(lane, top + log(sum), some);\n",
+        "{}  put_sum(lane, top + log(sum), some);",
         each(2, v4, |c| format!("put(lane, u32({c}), share * acc[{c}]);"))
     );
     t.push_str("}\n");

@@ -155,7 +155,12 @@ fn may(b: &mut Body<'_, '_>, piece: &TilePiece, depth: usize, turned: bool) {
         if turned {
             (lo, hi) = residues::phases(&b.names.program.exprs, comb, (lo, hi));
         }
-        let width = if comb.phase_lo == comb.phase_hi { width } else { format!("({width} + {hi} - {lo})") };
+        let mut width = if comb.phase_lo == comb.phase_hi { width } else { format!("({width} + {hi} - {lo})") };
+        if turned {
+            b.line(format!("let phase = {lo};"));
+            b.line(format!("let width = {width};"));
+            (lo, width) = ("phase".to_owned(), "width".to_owned());
+        }
         teeth(b, &period, &width, &lo);
     }
     take(b);
