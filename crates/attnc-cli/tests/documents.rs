@@ -184,6 +184,9 @@ fn documents_are_true() {
                     }
                 }
                 examples += 1;
+            } else if let Some(file) = block.info.strip_prefix("attn ") {
+                // What the next example imports.
+                fs::write(dir.join(file), block.body.join("\n") + "\n").expect("a file");
             } else if document == LANGUAGE && block.info != "text grammar" {
                 wrong.push(format!("{place}: no test knows a block of the kind `{}`", block.info));
             }
