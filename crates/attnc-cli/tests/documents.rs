@@ -123,8 +123,7 @@ fn shown_alone(text: &str) -> Vec<String> {
     // Models give each what they name to heads: that makes it no part.
     let others: Vec<&str> = items.iter().copied().filter(|item| !item.starts_with("model ")).collect();
     let part = |name: &String| {
-        let used = |item: &&&str| declared(*item).as_ref() != Some(name) && words(item).any(|word| word == name);
-        others.iter().any(|item| used(&item))
+        others.iter().any(|item| declared(item).as_ref() != Some(name) && words(item).any(|word| word == name))
     };
     items.iter().filter_map(declared).filter(|name| !part(name)).collect()
 }
