@@ -18,6 +18,7 @@
 //! % equal f g                         both files hold the same bytes
 //! % absent NAME                       no file here has this in its name
 //! % memory MIB                        the commands that follow may map so much memory, where the system can tell
+//! % stacks MIB                        each of their threads takes so much for its stack
 //! $ attnc show window.attn            a command, in that directory
 //! < text                              a line of its standard input
 //! > text                              a line of its standard output: all of them, if one is given
@@ -33,6 +34,7 @@ use std::path::{Path, PathBuf};
 
 #[path = "common/commands.rs"]
 mod commands;
+use commands::Limits;
 
 #[test]
 fn sessions() {
@@ -64,12 +66,12 @@ struct Expected<'a> {
     holds: Vec<&'a str>,
     says: Vec<&'a str>,
     exit: i32,
-    /// Memory that it may map, in MiB.
-    memory: Option<u64>,
+    limits: Limits,
 }
 
 fn session(name: &str, text: &str, dir: &Path, wrong: &mut Vec<String>) {
-    let (mut pending, mut file, mut memory): (Option<Expected<'_>>, Option<PathBuf>, Option<u64>) = (None, None, None);
+    let (mut pending, mut file): (Option<Expected<'_>>, Option<PathBuf>) = (None, None);
+    let mut limits = Limits::default();
     for (n, line) in text.lines().enumerate().chain([(0, "end")]) {
         let (mark, rest) = line.split_at(line.len().min(1));
         let rest = rest.strip_prefix(' ').unwrap_or(rest);
@@ -91,8 +93,8 @@ fn session(name: &str, text: &str, dir: &Path, wrong: &mut Vec<String>) {
                 file = Some(path);
             }
             "|" => commands::append(file.as_deref().expect("`@` before `|`"), &format!("{rest}\n")),
+            "%" if limits.read(rest) => {}
             "%" => match rest.split_once(' ') {
-                Some(("memory", mib)) => memory = Some(mib.parse().expect("% memory MIB")),
                 Some(("absent", part)) => {
                     let names = fs::read_dir(dir).expect("a directory").map(|e| e.expect("an entry").file_name());
                     let found: Vec<_> = names.filter(|n| n.to_string_lossy().contains(part)).collect();
@@ -111,7 +113,7 @@ fn session(name: &str, text: &str, dir: &Path, wrong: &mut Vec<String>) {
             "$" => {
                 let words: Vec<&str> = rest.split_whitespace().collect();
                 assert_eq!(words.first(), Some(&"attnc"), "{name}:{}", n + 1);
-                pending = Some(Expected { line: n + 1, args: words[1..].to_vec(), memory, ..Expected::default() });
+                pending = Some(Expected { line: n + 1, args: words[1..].to_vec(), limits, ..Expected::default() });
             }
             "<" | ">" | "~" | "!" | "?" => {
                 let Some(expected) = &mut pending else { return of(&mut pending) };
@@ -129,7 +131,7 @@ fn session(name: &str, text: &str, dir: &Path, wrong: &mut Vec<String>) {
 }
 
 fn check(name: &str, expected: &Expected<'_>, dir: &Path, wrong: &mut Vec<String>) {
-    let output = commands::run(&expected.args, &expected.input, expected.memory, dir);
+    let output = commands::run(&expected.args, &expected.input, expected.limits, dir);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let mut faults = Vec::new();
     if output.status.code() != Some(expected.exit) {

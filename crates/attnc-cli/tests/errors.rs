@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 #[path = "common/commands.rs"]
 mod commands;
+use commands::Limits;
 
 /// Codes that no program is known to give; the page says so.
 const WITHOUT_EXAMPLE: &[&str] = &["E0699"];
@@ -66,7 +67,7 @@ fn every_code_has_an_example_that_gives_it() {
 
 /// Every code that `attnc explain` knows, with what it says: it lists them when asked for another.
 fn known() -> BTreeMap<String, String> {
-    let explain = |code: &str| commands::run(&["explain", code], "", None, Path::new("."));
+    let explain = |code: &str| commands::run(&["explain", code], "", Limits::default(), Path::new("."));
     let said = String::from_utf8(explain("none").stderr).expect("text");
     let code =
         |word: &&str| word.len() == 5 && word.starts_with(['E', 'W']) && word[1..].bytes().all(|b| b.is_ascii_digit());
@@ -144,7 +145,7 @@ fn run(code: &str, blocks: &mut [Block], wrong: &mut Vec<String>) -> bool {
 /// Whether there is a GPU; what is not tested without it is said.
 #[expect(clippy::print_stderr, reason = "a test that says what it skips")]
 fn gpu() -> bool {
-    let said = commands::run(&["targets"], "", None, Path::new("."));
+    let said = commands::run(&["targets"], "", Limits::default(), Path::new("."));
     let found = String::from_utf8_lossy(&said.stdout).lines().any(|l| l.starts_with("gpu:") && l.contains(" yes "));
     if !found {
         eprintln!("skipped: no GPU adapter can serve");
@@ -159,17 +160,16 @@ fn write(path: PathBuf, lines: &[String]) {
 /// The lines of a block as they are if its commands are run: `# ` makes a file, `$ ` is a command, and what it says on
 /// standard error and its exit code follow. What says `..` on the page is left as it is, if it is true.
 fn console(lines: &[String], dir: &Path) -> Vec<String> {
-    let (mut out, mut lines, mut memory) = (vec![], lines.iter().peekable(), None);
+    let (mut out, mut lines, mut limits) = (vec![], lines.iter().peekable(), Limits::default());
     while let Some(line) = lines.next() {
         out.push(line.clone());
         if let Some(rest) = line.strip_prefix("# ") {
-            match rest.strip_prefix("memory ") {
-                Some(mib) => memory = Some(mib.parse().expect("# memory MIB")),
-                None => commands::prepare(dir, rest),
+            if !limits.read(rest) {
+                commands::prepare(dir, rest);
             }
         } else if let Some(args) = line.strip_prefix("$ attnc ") {
             let args: Vec<&str> = args.split_whitespace().collect();
-            let ended = commands::run(&args, "", memory, dir);
+            let ended = commands::run(&args, "", limits, dir);
             let mut printed = vec![];
             while let Some(line) = lines.next_if(|line| !line.starts_with("$ attnc ") && !line.starts_with("# ")) {
                 printed.push(line.clone());

@@ -10,10 +10,32 @@ use std::time::{Duration, Instant};
 /// A command that takes longer hangs; those of the sessions take a second at most on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(100);
 
-/// Runs `attnc` in a directory, with this on its standard input; it may map so many MiB where the system can tell.
-pub(crate) fn run(args: &[&str], input: &str, memory: Option<u64>, dir: &Path) -> Output {
+/// What a command may take, in MiB.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Limits {
+    /// Memory that it may map, where the system can tell.
+    pub(crate) memory: Option<u64>,
+    /// What each thread takes for its stack.
+    pub(crate) stacks: Option<u64>,
+}
+
+impl Limits {
+    /// Reads `memory MIB` and `stacks MIB`; false for anything else.
+    pub(crate) fn read(&mut self, line: &str) -> bool {
+        let (limit, mib) = match line.split_once(' ') {
+            Some(("memory", mib)) => (&mut self.memory, mib),
+            Some(("stacks", mib)) => (&mut self.stacks, mib),
+            _ => return false,
+        };
+        *limit = Some(mib.parse().expect("a number of MiB"));
+        true
+    }
+}
+
+/// Runs `attnc` in a directory, with this on its standard input.
+pub(crate) fn run(args: &[&str], input: &str, limits: Limits, dir: &Path) -> Output {
     let attnc = env!("CARGO_BIN_EXE_attnc");
-    let mut command = match memory {
+    let mut command = match limits.memory {
         Some(mib) if cfg!(target_os = "linux") => {
             let mut shell = Command::new("sh");
             shell.args(["-c", &format!("ulimit -v {}; exec \"$0\" \"$@\"", mib << 10), attnc]);
@@ -25,6 +47,9 @@ pub(crate) fn run(args: &[&str], input: &str, memory: Option<u64>, dir: &Path) -
     // Mesa's software Vulkan asks for it on standard error.
     command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"));
     command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+    if let Some(mib) = limits.stacks {
+        command.env("RUST_MIN_STACK", (mib << 20).to_string());
+    }
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("attnc runs");
     // A command that does not read its input has gone before this is written.
