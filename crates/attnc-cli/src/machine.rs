@@ -58,7 +58,8 @@ pub(crate) fn peak_gflops(threads: &Threads, isa: Isa) -> f64 {
     const BURST: Duration = Duration::from_millis(100);
     let burst = |iterations: u64| {
         let begin = Instant::now();
-        let flops: u64 = threads.broadcast(|| std::hint::black_box(attnc::fma_burst(isa, iterations)).0).iter().sum();
+        let flops: u64 =
+            threads.broadcast(|| std::hint::black_box(attnc::measure::fma_burst(isa, iterations)).0).iter().sum();
         (flops as f64, begin.elapsed())
     };
     // Rounds that take about as long as a burst shall.
@@ -89,7 +90,7 @@ const READ_BYTES: usize = 512 << 20;
 
 /// What as many threads read of memory, in GB/s: the best of five rounds over 512 MiB.
 pub(crate) fn read_gbps(threads: &Threads) -> f64 {
-    attnc::read_bandwidth(threads.count(), READ_BYTES) / 1e9
+    attnc::measure::read_bandwidth(threads.count(), READ_BYTES) / 1e9
 }
 
 /// Order statistics of nanoseconds.

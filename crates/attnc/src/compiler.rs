@@ -106,7 +106,7 @@ pub struct Options {
     pub clif: bool,
     /// Keep the text of the machine code.
     pub asm: bool,
-    /// Count the operations that kernels execute, see [`crate::flops_executed`].
+    /// Count the operations that kernels execute, see [`crate::measure::flops_executed`].
     pub counting: bool,
 }
 

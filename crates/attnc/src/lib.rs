@@ -46,8 +46,7 @@ mod text;
 mod view;
 
 pub use attended::{Attended, AttendedRow};
-pub use attnc_cpu::{Chosen, DType, Isa, LayoutError, flops_executed, flops_reset, targets};
-pub use attnc_kernels::peak::{fma_burst, read_bandwidth};
+pub use attnc_cpu::{Chosen, DType, Isa, LayoutError, targets};
 pub use attnc_kernels::{MergeError, merge};
 pub use attnc_pattern::analysis::EvalError;
 pub use attnc_pattern::env::{DrawTable, TensorData};
@@ -74,6 +73,12 @@ pub use problem::{Inputs, MapInput, Problem, Shape, UNKNOWN_SIZE, WantedMap, Wan
 pub use ready::Ready;
 pub use tensor::{Tensor, TensorMut};
 pub use view::{RowWalk, Run, TileRun, TileWalk, View};
+
+/// What a machine can do, and what kernels did: for benchmarks.
+pub mod measure {
+    pub use attnc_cpu::{flops_executed, flops_reset};
+    pub use attnc_kernels::peak::{fma_burst, read_bandwidth};
+}
 
 /// The programs of these pages are compiled and run as they are printed.
 #[cfg(doctest)]

@@ -69,8 +69,8 @@ fn differs(kernel: &Kernel, sizes: &[(&str, i64)], lengths: (i64, i64, Option<i6
         lse: None,
         inputs,
     };
-    attnc::flops_reset();
+    attnc::measure::flops_reset();
     kernel.run(&mut problem, Resources::default()).unwrap_or_else(|said| panic!("{said}"));
-    let executed = attnc::flops_executed();
+    let executed = attnc::measure::flops_executed();
     (executed != cost.executed_flops).then(|| format!("executed {executed}, foretold {}", cost.executed_flops))
 }
