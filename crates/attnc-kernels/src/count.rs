@@ -22,9 +22,9 @@ pub fn reset() {
     FLOPS.store(0, Ordering::Relaxed);
 }
 
-/// One multiplication and one addition for each of `keys * dim * lanes`.
-fn add(keys: i64, dim: i64, lanes: i64) {
-    FLOPS.fetch_add((2 * keys * dim * lanes) as u64, Ordering::Relaxed);
+/// One multiplication and one addition for each element of each pair.
+fn add(elements: i64) {
+    FLOPS.fetch_add(2 * elements as u64, Ordering::Relaxed);
 }
 
 /// Keys of all rows together.
@@ -94,13 +94,15 @@ fn counting<T: Kernels>() -> Table {
 }
 
 macro_rules! counted {
-    ($(fn $name:ident($($arg:ident: $ty:ty),*), $keys:ident * $dim:ident * $lanes:ident;)*) => {
+    ($(fn $name:ident($($arg:ident: $ty:ty),*), $elements:expr;)*) => {
         $(
             #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
             unsafe extern "C" fn $name<T: Kernels>($($arg: $ty),*) {
-                add($keys, $dim, $lanes);
                 // SAFETY: as the caller promised; the table was given out after detection.
-                unsafe { (T::TABLE.$name)($($arg),*) }
+                unsafe {
+                    add($elements);
+                    (T::TABLE.$name)($($arg),*);
+                }
             }
         )*
     };
@@ -118,39 +120,9 @@ counted! {
     fn few_pv(p: *const f32, v: *const u8, dtype: i64, v_stride: i64, keys: i64, dv: i64, lanes: i64, mask: *const u64,
               alpha: *const f32, acc: *mut f32, ahead: *const Ahead),
         keys * dv * lanes;
-}
-
-unsafe extern "C" fn own_qk<T: Kernels>(
-    q: *const f32,
-    k: *const *const f32,
-    keys: i64,
-    d: i64,
-    rows: i64,
-    mask: *const u64,
-    s: *mut f32,
-) {
-    // SAFETY: as the caller promised; the table was given out after detection.
-    unsafe {
-        add(own_keys(keys, rows, mask), d, 1);
-        (T::TABLE.own_qk)(q, k, keys, d, rows, mask, s);
-    }
-}
-
-#[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
-unsafe extern "C" fn own_pv<T: Kernels>(
-    s: *mut f32,
-    v: *const *const f32,
-    keys: i64,
-    dv: i64,
-    rows: i64,
-    mask: *const u64,
-    m: *mut f32,
-    l: *mut f32,
-    acc: *mut f32,
-) {
-    // SAFETY: as the caller promised; the table was given out after detection.
-    unsafe {
-        add(own_keys(keys, rows, mask), dv, 1);
-        (T::TABLE.own_pv)(s, v, keys, dv, rows, mask, m, l, acc);
-    }
+    fn own_qk(q: *const f32, k: *const *const f32, keys: i64, d: i64, rows: i64, mask: *const u64, s: *mut f32),
+        own_keys(keys, rows, mask) * d;
+    fn own_pv(s: *mut f32, v: *const *const f32, keys: i64, dv: i64, rows: i64, mask: *const u64, m: *mut f32,
+              l: *mut f32, acc: *mut f32),
+        own_keys(keys, rows, mask) * dv;
 }

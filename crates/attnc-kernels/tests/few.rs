@@ -1,34 +1,18 @@
 //! Tiles of few queries, of each instruction set of this machine, against plain formulas; and one query's numbers against
 //! themselves with others beside it.
 
+mod common;
+
 use std::ptr::{null, null_mut};
 
-use attnc_kernels::Isa;
 use attnc_kernels::abi::{Ahead, DType, FEW, Table};
+use common::{Random, tables};
 use half::{bf16, f16};
 
 const DIMS: [usize; 10] = [1, 3, 7, 8, 15, 33, 64, 80, 128, 1000];
 const KEYS: [usize; 9] = [1, 2, 3, 5, 16, 17, 31, 63, 64];
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
 const CANARY: f32 = 12345.0;
-
-/// Seeded numbers (a linear congruential generator).
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 32
-    }
-
-    fn reals(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.bits() as f32 / 2_147_483_648.0 - 1.0).collect()
-    }
-}
-
-fn tables() -> Vec<Table> {
-    Isa::available().into_iter().filter_map(|(isa, _)| Table::of(isa)).collect()
-}
 
 /// Rows of a type, and the reals they stand for.
 struct Stored {
@@ -133,8 +117,7 @@ fn softmax_agrees_with_f64() {
             let s: Vec<f32> = random.reals(keys * FEW).iter().map(|x| 30.0 * x).collect();
             let m: Vec<f32> = (0..FEW).map(|lane| [f32::NEG_INFINITY, 0.0, 100.0, -100.0][(lane + keys) % 4]).collect();
             let l: Vec<f32> = m.iter().map(|&m| if m == f32::NEG_INFINITY { 0.0 } else { 2.5 }).collect();
-            let bits: Vec<u64> =
-                (0..lanes).map(|lane| if lane == 2 { 0 } else { random.bits() << 32 | random.bits() }).collect();
+            let bits: Vec<u64> = (0..lanes).map(|lane| if lane == 2 { 0 } else { random.bits() }).collect();
             for (masked, table) in [false, true].into_iter().flat_map(|m| tables().into_iter().map(move |t| (m, t))) {
                 let (mut p, mut top, mut sum, mut alpha) = (s.clone(), m.clone(), l.clone(), vec![CANARY; FEW]);
                 let mask = if masked { bits.as_ptr() } else { null() };
@@ -213,7 +196,7 @@ fn values_are_summed_rescaled_and_skipped_where_masked() {
                 let stride = dv + keys % 3;
                 let clean = random.reals(keys * stride);
                 let (p, alpha) = (random.reals(keys * FEW), random.reals(FEW));
-                let mask: Vec<u64> = (0..FEW).map(|_| random.bits() << 32 | random.bits()).collect();
+                let mask: Vec<u64> = (0..FEW).map(|_| random.bits()).collect();
                 for (masked, spoilt) in [(false, false), (true, false), (true, true)] {
                     let mut weights = p.clone();
                     let held = |lane: usize, key: usize| !masked || mask[lane] >> key & 1 == 1;

@@ -1,39 +1,17 @@
 //! Every kernel of each instruction set of this machine against plain formulas, on awkward sizes and values.
 
+mod common;
+
 use std::ptr::null;
 
 use attnc_kernels::Isa;
 use attnc_kernels::abi::{BK, BQ_MAX, DType, KvView, LANE_STEP, Next, Table};
+use common::{Random, tables};
 use half::{bf16, f16};
 
 const DIMS: [usize; 13] = [1, 2, 3, 5, 6, 7, 31, 32, 33, 64, 80, 128, 1000];
 const KEYS: [usize; 14] = [1, 2, 3, 4, 5, 6, 7, 12, 31, 32, 33, 48, 63, 64];
 const CANARY: f32 = 12345.0;
-
-/// Seeded numbers (a linear congruential generator).
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u64 {
-        let mut next = || {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            self.0 >> 32
-        };
-        next() << 32 | next()
-    }
-
-    fn real(&mut self) -> f32 {
-        (self.bits() >> 40) as f32 / 8_388_608.0 - 1.0
-    }
-
-    fn reals(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.real()).collect()
-    }
-}
-
-fn tables() -> Vec<Table> {
-    Isa::available().into_iter().filter_map(|(isa, _)| Table::of(isa)).collect()
-}
 
 #[track_caller]
 fn assert_close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {

@@ -1,37 +1,25 @@
 //! Queries one by one, of each instruction set of this machine, against plain formulas.
 
-use attnc_kernels::Isa;
-use attnc_kernels::abi::{BK, Table};
+mod common;
+
+use attnc_kernels::abi::BK;
+use common::{Random, tables};
 
 const SIZES: [(usize, usize, usize); 8] =
     [(1, 1, 1), (3, 5, 2), (16, 8, 13), (33, 40, 31), (64, 64, 64), (80, 17, 40), (128, 200, 9), (100, 64, 17)];
 const ROWS: usize = 19;
 const CANARY: f32 = 12345.0;
 
-/// Seeded numbers (a linear congruential generator).
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 32
-    }
-
-    fn reals(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.bits() as f32 / 2_147_483_648.0 - 1.0).collect()
-    }
-
-    /// Rows of bits of `keys` keys: runs, some of them with holes, and rows without any.
-    fn masks(&mut self, keys: usize) -> Vec<u64> {
-        let all = u64::MAX >> (BK - keys);
-        let mut row = |i: usize| match i % 4 {
-            0 => 0,
-            1 => all >> (self.bits() as usize % keys),
-            2 => self.bits() << 32 | self.bits(),
-            _ => all,
-        };
-        (0..ROWS).map(|i| row(i) & all).collect()
-    }
+/// Rows of bits of `keys` keys: runs, some of them with holes, and rows without any.
+fn masks(random: &mut Random, keys: usize) -> Vec<u64> {
+    let all = u64::MAX >> (BK - keys);
+    let mut row = |i: usize| match i % 4 {
+        0 => 0,
+        1 => all >> (random.bits() as usize % keys),
+        2 => random.bits(),
+        _ => all,
+    };
+    (0..ROWS).map(|i| row(i) & all).collect()
 }
 
 fn addresses(x: &[f32], stride: usize) -> [*const f32; BK] {
@@ -47,7 +35,7 @@ struct State {
 
 #[test]
 fn rows_attend_to_their_own_keys() {
-    for table in Isa::available().into_iter().filter_map(|(isa, _)| Table::of(isa)) {
+    for table in tables() {
         for (d, dv, keys) in SIZES {
             let mut random = Random((d * dv + keys) as u64);
             let q = random.reals(ROWS * d);
@@ -59,7 +47,7 @@ fn rows_attend_to_their_own_keys() {
             // Three chunks: with masks, without, and with masks again.
             let chunks: Vec<_> = (0..3)
                 .map(|i| {
-                    let mask = (i != 1).then(|| random.masks(keys));
+                    let mask = (i != 1).then(|| masks(&mut random, keys));
                     let mut v = random.reals(keys * dv);
                     // A value that is not finite reaches only the rows that read it: here, none.
                     let unread =
@@ -113,7 +101,7 @@ fn rows_attend_to_their_own_keys() {
 
 #[test]
 fn scores_that_are_no_numbers_stay_in_their_row() {
-    for table in Isa::available().into_iter().filter_map(|(isa, _)| Table::of(isa)) {
+    for table in tables() {
         let (q, k) = ([f32::NAN, f32::NEG_INFINITY, f32::INFINITY, 1.0], [1.0, 2.0]);
         let (mut s, mut m, mut l, mut acc) = ([CANARY; 4 * BK], [f32::NEG_INFINITY; 4], [0.0; 4], [0.0; 4]);
         let rows = addresses(&k, 1);

@@ -1,35 +1,12 @@
 //! Pooled rows and kept candidates of each instruction set against plain formulas.
 
+mod common;
+
 use std::ptr::null;
 
-use attnc_kernels::Isa;
-use attnc_kernels::abi::{BK, BQ_MAX, FEW, LANE_STEP, Table};
+use attnc_kernels::abi::{BK, BQ_MAX, FEW, LANE_STEP};
 use attnc_kernels::select::{Kept, best, capacity, index, key, score};
-
-/// Seeded numbers (a linear congruential generator).
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u64 {
-        let mut next = || {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            self.0 >> 32
-        };
-        next() << 32 | next()
-    }
-
-    fn real(&mut self) -> f32 {
-        (self.bits() >> 40) as f32 / 8_388_608.0 - 1.0
-    }
-
-    fn reals(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.real()).collect()
-    }
-}
-
-fn tables() -> Vec<Table> {
-    Isa::available().into_iter().filter_map(|(isa, _)| Table::of(isa)).collect()
-}
+use common::{Random, tables};
 
 #[test]
 fn keys_are_in_the_order_of_scores() {
