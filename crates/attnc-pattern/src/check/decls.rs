@@ -180,6 +180,19 @@ impl<'a> Checker<'a> {
         Some(MapId(index as u32))
     }
 
+    /// As [`Self::declare`], for what asks something of the launches of those who use it.
+    pub(super) fn conditioned(
+        &mut self,
+        item: ItemRef,
+        add: impl FnOnce(&mut Self, &'a Name) -> Option<usize>,
+    ) -> Option<usize> {
+        let launch = std::mem::take(&mut self.launch);
+        let index = self.declare(item, add);
+        let own = std::mem::replace(&mut self.launch, launch);
+        self.launch.extend_from_slice(self.conditions.entry(item).or_insert(own));
+        index
+    }
+
     /// Makes an item part of the program, once.
     pub(super) fn declare(
         &mut self,

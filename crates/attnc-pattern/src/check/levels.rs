@@ -29,18 +29,12 @@ struct Args<'a> {
 impl<'a> Checker<'a> {
     /// A declared level.
     pub(super) fn level(&mut self, item: ItemRef) -> Option<LevelId> {
-        let launch = std::mem::take(&mut self.launch);
-        let index = self.declare(item, |checker, name| {
+        let index = self.conditioned(item, |checker, name| {
             let ItemKind::Level { pool, args, of, along, .. } = &checker.item(item).kind else { return None };
             let level = checker.make_level(item.module, name, pool, args, of, along.as_ref())?;
             checker.program.levels.push(level);
             Some(checker.program.levels.len() - 1)
         });
-        let own = std::mem::replace(&mut self.launch, launch);
-        self.conditions.entry(item).or_insert(own);
-        if let Some(conditions) = self.conditions.get(&item) {
-            self.launch.extend_from_slice(conditions);
-        }
         index.map(|index| LevelId(index as u32))
     }
 

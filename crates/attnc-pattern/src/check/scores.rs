@@ -25,18 +25,12 @@ enum Made {
 impl<'a> Checker<'a> {
     /// A declared score.
     pub(super) fn score(&mut self, item: ItemRef) -> Option<ScoreId> {
-        let launch = std::mem::take(&mut self.launch);
-        let index = self.declare(item, |checker, name| {
+        let index = self.conditioned(item, |checker, name| {
             let ItemKind::Score { value, clauses, steps, .. } = &checker.item(item).kind else { return None };
             let score = checker.make_score(item.module, name.text.clone(), value, clauses, steps, name.span)?;
             checker.program.scores.push(score);
             Some(checker.program.scores.len() - 1)
         });
-        let own = std::mem::replace(&mut self.launch, launch);
-        self.conditions.entry(item).or_insert(own);
-        if let Some(conditions) = self.conditions.get(&item) {
-            self.launch.extend_from_slice(conditions);
-        }
         index.map(|index| ScoreId(index as u32))
     }
 

@@ -20,16 +20,10 @@ const CLAUSES: &[&str] = &["within", "besides", "including", "among", "at least"
 impl<'a> Checker<'a> {
     /// A declared selection.
     pub(super) fn select(&mut self, item: ItemRef) -> Option<SelectId> {
-        let launch = std::mem::take(&mut self.launch);
-        let index = self.declare(item, |checker, name| {
+        let index = self.conditioned(item, |checker, name| {
             let ItemKind::Select { budget, of, per, clauses, .. } = &checker.item(item).kind else { return None };
             checker.make_select(item.module, name, budget, of.as_ref(), per, clauses)
         });
-        let own = std::mem::replace(&mut self.launch, launch);
-        self.conditions.entry(item).or_insert(own);
-        if let Some(conditions) = self.conditions.get(&item) {
-            self.launch.extend_from_slice(conditions);
-        }
         index.map(|index| SelectId(index as u32))
     }
 
