@@ -9,18 +9,12 @@ fast it is as our dense attention and, where torch is installed, as SDPA of all 
 """
 
 import argparse
-import json
-import pathlib
 import statistics
-import subprocess
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from own import IMAGE, LINE, ROOT, TEXT, VIDEO, bench
 
-LINE = ["--tokens", "8192"]
-VIDEO = ["--size", "video.t=8", "--size", "video.h=32", "--size", "video.w=32"]
 SQUARE = ["--size", "image.h=64", "--size", "image.w=64"]
-IMAGE = ["--size", "image.h=64", "--size", "image.w=128"]
 GROUP = ["--size", "clusters=32"]
 
 # File and name, sizes, heads and KV heads; models fix their heads.
@@ -29,7 +23,7 @@ PAPERS = [
     ("papers/vmoba:frames", VIDEO, 4, 4), ("papers/vmoba:frames_of_query", VIDEO, 4, 4),
     ("papers/hip:hip", LINE, 4, 4), ("papers/psa:psa", LINE, 4, 4),
     ("papers/dma:dma", LINE, 4, 4), ("papers/dma:dma_head", LINE, 4, 4),
-    ("papers/clear_pooled", ["--size", "n_text=256", *IMAGE], 4, 4),
+    ("papers/clear_pooled", [*TEXT, *IMAGE], 4, 4),
     ("papers/proxyattn:proxyattn", LINE, 4, 4), ("papers/hax", LINE, 4, 4),
     ("papers/routing:routing", [*LINE, *GROUP], 4, 4),
     ("papers/hyperattention:hyper", LINE, 4, 4), ("papers/hyperattention:hyper_causal", LINE, 4, 4),
@@ -39,10 +33,10 @@ PAPERS = [
     ("papers/sqa:sqa", LINE, None, None), ("papers/lean", LINE, 4, 4),
     ("papers/clinical_longformer:clinical_longformer", LINE, None, None),
     ("papers/clinical_bigbird:clinical_bigbird", LINE, None, None),
-    ("papers/gna:gna", ["--size", "n_text=256", "--size", "video.t=18", "--size", "video.h=24", "--size", "video.w=24"], 4, 4),
+    ("papers/gna:gna", [*TEXT, "--size", "video.t=18", "--size", "video.h=24", "--size", "video.w=24"], 4, 4),
     ("papers/token_merging", LINE, 4, 4),
-    ("sparse_vdit", ["--size", "n_text=256", *VIDEO], None, None), ("paro:example", VIDEO, 4, 4),
-    ("clear", ["--size", "n_text=256", *IMAGE], 4, 4), ("freeswim", VIDEO, 4, 4),
+    ("sparse_vdit", [*TEXT, *VIDEO], None, None), ("paro:example", VIDEO, 4, 4),
+    ("clear", [*TEXT, *IMAGE], 4, 4), ("freeswim", VIDEO, 4, 4),
     ("powerattention:powerattention", LINE, 4, 4), ("masformer", LINE, None, None), ("bigbird", LINE, 4, 4),
     ("longformer", LINE, 4, 4), ("neighbourhood_2d:neighbourhood_2d", IMAGE, 4, 4),
 ]
@@ -69,6 +63,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--attnc", default=str(ROOT / "target/release/attnc"))
+    parser.add_argument("--calibration", help="a file of `attnc calibrate`")
     parser.add_argument("--only", action="append", help="a pattern to run, by a part of its name")
     args = parser.parse_args()
     known = {}
@@ -76,17 +71,12 @@ def main():
     for pattern, sizes, heads, kv_heads in PAPERS:
         if args.only and not any(only in pattern for only in args.only):
             continue
-        file, _, name = pattern.partition(":")
-        subject = str(ROOT / "patterns" / f"{file}.attn") + (f":{name}" if name else "")
-        command = [args.attnc, "bench", subject, *sizes, "--dim", "64", "--threads", str(args.threads), "--target", args.target,
-                   "--against", "dense", "--min-time", "300", "--format", "json"]
-        if heads:
-            command += ["--heads", str(heads), "--kv-heads", str(kv_heads)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if done.returncode != 0:
-            print(f"| {pattern} | {' '.join(done.stderr.split())[:120]} |", flush=True)
+        shape = ["--heads", heads, "--kv-heads", kv_heads] if heads else []
+        results, why = bench(args, pattern, *sizes, *shape, "--dim", 64, "--against", "dense", "--min-time", 300)
+        if results is None:
+            print(f"| {pattern} | {why[:120]} |", flush=True)
             continue
-        ours, dense = json.loads(done.stdout)["results"]
+        ours, dense = results
         shape = (ours["heads"], ours["tokens"])
         if shape not in known:
             known[shape] = sdpa(*shape, args.threads)
