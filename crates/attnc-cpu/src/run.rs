@@ -853,7 +853,7 @@ impl Job<'_> {
     fn may_share(&self) -> bool {
         self.fold.is_none()
             && self.ctx.n_q > FEW as i64
-            && self.kernel.plan().stages.iter().any(|s| matches!(s.view, View::Given | View::Walk(_) | View::Rows))
+            && self.kernel.plan().stages.iter().any(|s| s.view.keys_as_given())
     }
 
     /// Does a task of a stage.
@@ -873,9 +873,8 @@ impl Job<'_> {
         {
             return;
         }
-        let of_launch = matches!(self.view(stage), Some(View::Given | View::Walk(_) | View::Rows));
         if let Some(head) = &self.singles
-            && of_launch
+            && self.view(stage).is_some_and(View::keys_as_given)
             && !matches!(self.keys.get(stage), Some(Some(_)))
         {
             [ctx.k_singles, ctx.v_singles] = head.begin();

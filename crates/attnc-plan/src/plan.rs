@@ -58,6 +58,12 @@ pub enum View {
 }
 
 impl View {
+    /// Whether keys have the numbers of the launch, which follow one another in memory.
+    #[must_use]
+    pub fn keys_as_given(self) -> bool {
+        matches!(self, View::Given | View::Walk(_) | View::Rows)
+    }
+
     /// Whether the queries of a tile are listed, so that they are no range.
     #[must_use]
     pub fn is_listed(self) -> bool {
