@@ -590,7 +590,7 @@ impl Maker<'_> {
             "/// Sets the job and the tile of queries of a workgroup; false if there is none.\n\
              fn begin(group: vec3<u32>) -> bool {\n",
         );
-        t.push_str(if self.cuts { CUT_TASK } else { TASK });
+        t.push_str(&task(self.cuts));
         let _ = writeln!(t, "  let at = (dispatch.first_job + job) * {words}u;");
         for (i, field) in names.fields.iter().enumerate() {
             let _ = writeln!(t, "  {} = jobs[at + {i}u];", field.name());
@@ -785,54 +785,57 @@ fn writer(output: Element) -> &'static str {
     }
 }
 
-/// Which job and tile of queries a task is.
-const TASK: &str = "  let task = group.x + group.y * dispatch.width;
-  if (task >= dispatch.jobs * dispatch.tiles) { return false; }
-  // The first and last tiles of all jobs come first: they may be the longest.
-  let ends = min(dispatch.tiles, 2u);
-  var job = task % dispatch.jobs;
-  var rank = task / dispatch.jobs;
-  if (rank >= ends) {
-    let rest = task - ends * dispatch.jobs;
-    let inner = dispatch.tiles - ends;
-    job = rest / inner;
-    rank = ends + rest % inner;
-  }
-  let turn = select(rank >> 1u, dispatch.tiles - 1u - (rank >> 1u), (rank & 1u) == 0u);
-";
-
-/// As [`TASK`], where tiles may be cut.
-const CUT_TASK: &str = "  let number_of = group.x + group.y * dispatch.width;
+/// Which job and tile of queries a workgroup has: lines that set `job` and `turn`.
+fn task(cuts: bool) -> String {
+    if !cuts {
+        return format!(
+            "  let task = group.x + group.y * dispatch.width;\n  \
+             if (task >= dispatch.jobs * dispatch.tiles) {{ return false; }}\n{}",
+            dealt("  ", "var job", "let turn")
+        );
+    }
+    let whole = dealt("    ", "job", "turn");
+    format!(
+        "  let number_of = group.x + group.y * dispatch.width;
   let long = dispatch.head + dispatch.tail;
   let cut = dispatch.jobs * long * dispatch.parts;
-  if (number_of >= cut + dispatch.jobs * dispatch.tiles) { return false; }
+  if (number_of >= cut + dispatch.jobs * dispatch.tiles) {{ return false; }}
   var job = 0u;
   var turn = 0u;
   partial = -1;
   part = 0;
-  if (number_of < cut) {
+  if (number_of < cut) {{
     // Parts of long tiles.
     partial = i32(number_of);
     part = i32(number_of % dispatch.parts);
     job = number_of / dispatch.parts % dispatch.jobs;
     let which = number_of / dispatch.parts / dispatch.jobs;
     turn = select(dispatch.tiles - long + which, which, which < dispatch.head);
-  } else {
-    // The first and last tiles of all jobs come first: they may be the longest.
+  }} else {{
     let task = number_of - cut;
-    let ends = min(dispatch.tiles, 2u);
-    job = task % dispatch.jobs;
-    var rank = task / dispatch.jobs;
-    if (rank >= ends) {
-      let rest = task - ends * dispatch.jobs;
-      let inner = dispatch.tiles - ends;
-      job = rest / inner;
-      rank = ends + rest % inner;
-    }
-    turn = select(rank >> 1u, dispatch.tiles - 1u - (rank >> 1u), (rank & 1u) == 0u);
-    if ((turn < dispatch.head) | (turn >= dispatch.tiles - dispatch.tail)) { return false; }
-  }
-";
+{whole}    if ((turn < dispatch.head) | (turn >= dispatch.tiles - dispatch.tail)) {{ return false; }}
+  }}
+"
+    )
+}
+
+/// The job and the tile of a whole one, `task`; `job` and `turn` as they are set.
+fn dealt(indent: &str, job: &str, turn: &str) -> String {
+    let lines = [
+        "// The first and last tiles of all jobs come first: they may be the longest.".to_owned(),
+        "let ends = min(dispatch.tiles, 2u);".to_owned(),
+        format!("{job} = task % dispatch.jobs;"),
+        "var rank = task / dispatch.jobs;".to_owned(),
+        "if (rank >= ends) {".to_owned(),
+        "  let rest = task - ends * dispatch.jobs;".to_owned(),
+        "  let inner = dispatch.tiles - ends;".to_owned(),
+        "  job = rest / inner;".to_owned(),
+        "  rank = ends + rest % inner;".to_owned(),
+        "}".to_owned(),
+        format!("{turn} = select(rank >> 1u, dispatch.tiles - 1u - (rank >> 1u), (rank & 1u) == 0u);"),
+    ];
+    lines.iter().map(|line| format!("{indent}{line}\n")).collect()
+}
 
 /// Writes of a stage's results.
 const PUT: &str = "
