@@ -273,30 +273,18 @@ impl<'a> Layer<'a> {
         let mut results = Results::new(kernel, &self.given, DType::F32)?;
         let mut spaces = [vec![], vec![], vec![]];
         for (space, (kernel, data)) in spaces.iter_mut().zip(runs) {
-            let memory = kernel.memory(self.shape, DType::F32, dv, self.batch, &data.inputs(), self.threads.count())?;
+            let memory = kernel.memory(self.shape, self.dtype, dv, self.batch, &data.inputs(), self.threads.count())?;
             *space = vec![0; memory.workspace];
         }
-        let mut samples: [Vec<u64>; 3] = Default::default();
-        let begin = Instant::now();
-        // The first round warms up.
-        for round in 0..=MOST_RUNS {
-            if round > RUNS && begin.elapsed() >= least {
-                break;
-            }
-            for (i, (kernel, data)) in runs.iter().enumerate() {
-                let mut problem = results.problem(&self.given, data.inputs())?;
-                let begin = Instant::now();
-                kernel.run(
-                    &mut problem,
-                    Resources { threads: Some(self.threads), workspace: Some(&mut spaces[i]), ready: None },
-                )?;
-                if round > 0 {
-                    samples[i].push(machine::nanos(begin));
-                }
-            }
-        }
-        let [nanos, all, causal] = samples.map(|s| Samples::new(s).median());
-        Ok(Some(Times { nanos, dense: [all, causal] }))
+        rounds(least, |i| {
+            let (kernel, data) = runs[i];
+            let mut problem = results.problem(&self.given, data.inputs())?;
+            let workspace = Some(&mut spaces[i][..]);
+            let begin = Instant::now();
+            kernel.run(&mut problem, Resources { threads: Some(self.threads), workspace, ready: None })?;
+            Ok(machine::nanos(begin))
+        })
+        .map(Some)
     }
 
     /// The same on a GPU: times of kernels alone, where the device tells them.
@@ -308,25 +296,33 @@ impl<'a> Layer<'a> {
             let problem = results.problem(&self.given, data.inputs())?;
             sessions.push(attnc::gpu::Session::new(kernel, gpu, &problem)?);
         }
-        let mut samples: [Vec<u64>; 3] = Default::default();
-        let begin = Instant::now();
-        // The first round warms up.
-        for round in 0..=MOST_RUNS {
-            if round > RUNS && begin.elapsed() >= least {
-                break;
-            }
-            for (i, session) in sessions.iter().enumerate() {
-                let mut problem = results.problem(&self.given, runs[i].1.inputs())?;
-                let begin = Instant::now();
-                let on_device = crate::gpu::again(session, gpu, &mut problem)?;
-                if round > 0 {
-                    samples[i].push(on_device.map_or_else(|| machine::nanos(begin), |nanos| nanos as u64));
-                }
+        rounds(least, |i| {
+            let mut problem = results.problem(&self.given, runs[i].1.inputs())?;
+            let begin = Instant::now();
+            let on_device = crate::gpu::again(&sessions[i], gpu, &mut problem)?;
+            Ok(on_device.map_or_else(|| machine::nanos(begin), |nanos| nanos as u64))
+        })
+    }
+}
+
+/// Medians of what `run` takes of a pattern, and of dense attention with every key and without those ahead, in turn.
+fn rounds(least: Duration, mut run: impl FnMut(usize) -> Outcome<u64>) -> Outcome<Times> {
+    let mut samples: [Vec<u64>; 3] = Default::default();
+    let begin = Instant::now();
+    // The first round warms up.
+    for round in 0..=MOST_RUNS {
+        if round > RUNS && begin.elapsed() >= least {
+            break;
+        }
+        for (i, samples) in samples.iter_mut().enumerate() {
+            let nanos = run(i)?;
+            if round > 0 {
+                samples.push(nanos);
             }
         }
-        let [nanos, all, causal] = samples.map(|s| Samples::new(s).median());
-        Ok(Times { nanos, dense: [all, causal] })
     }
+    let [nanos, all, causal] = samples.map(|s| Samples::new(s).median());
+    Ok(Times { nanos, dense: [all, causal] })
 }
 
 /// Frobenius norm of the difference over that of dense attention, of one head over all batch items.
