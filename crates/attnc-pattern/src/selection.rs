@@ -163,6 +163,13 @@ pub struct Score {
     pub span: Span,
 }
 
+impl Score {
+    /// Whether it is its value and nothing else: a number of a pair, whoever asks.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.dot.is_none() && self.only.is_none() && self.steps.is_empty() && self.slots != Index::Channels
+    }
+}
+
 /// An operand of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Operand {

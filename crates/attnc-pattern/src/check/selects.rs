@@ -177,8 +177,7 @@ impl<'a> Checker<'a> {
 
     /// Whether a score can be read at these rows and candidates.
     fn comparable(&mut self, cx: &Cx<'a>, score: &Score, rows: Index, slots: Index, span: Span) -> Option<()> {
-        let plain =
-            score.dot.is_none() && score.only.is_none() && score.steps.is_empty() && score.slots != Index::Channels;
+        let plain = score.is_plain();
         let fine_rows = match (score.rows, rows) {
             (Index::One, _) => true,
             (Index::Branches(_), Index::Branches(_)) => true,

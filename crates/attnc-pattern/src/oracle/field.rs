@@ -41,8 +41,7 @@ pub(super) fn field(
 ) -> Result<Field, EvalError> {
     let chosen = Chosen { draws: &env.draws };
     let score = select.score.map(|id| program.score(id));
-    let plain =
-        score.filter(|s| s.dot.is_none() && s.only.is_none() && s.steps.is_empty() && s.slots != Index::Channels);
+    let plain = score.filter(|s| s.is_plain());
     let made = match score {
         Some(score) if plain.is_none() => Some(score::scores(program, score, env, sources, head, &chosen)?),
         _ => None,
