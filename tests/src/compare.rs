@@ -2,13 +2,15 @@
 //!
 //! The one idea: a case is plain data, and what it finds wrong is a sentence that says how to see it again.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use attnc::gpu::{self, Gpu, Variant};
 use attnc::{
     Chosen, Compiler, DType, Inputs, Isa, Kernel, MapInput, MapKind, Options, Output, PASSES, PlanOptions, Problem,
     Resources, Select, Shape, Target, Tensor, TensorData, TensorMut, Threads, compare_rounded, random,
 };
+
+use crate::shelf::Shelf;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -179,13 +181,23 @@ fn run_all(source: &str, case: &Case<'_>, runners: &[Runner], plans: &[PlanOptio
     for (plan, &runner) in (0..plans.len()).flat_map(|plan| runners.iter().map(move |r| (plan, r))) {
         let target = runner.target();
         let options = Options { set: case.set.clone(), target, plan: plans[plan].clone(), ..Options::default() };
-        let module = Compiler::new(options).source(source).map_err(|e| e.to_string())?;
+        let mut compiler = Compiler::new(options);
+        // Of runs that have to agree bit by bit one is of code that was kept.
+        let kept = matches!(runner, Runner::Cpu(_, threads) if threads > 1);
+        if kept {
+            compiler = compiler.kept_in(Arc::new(Shelf::default()));
+        }
+        let mut module = compiler.source(source).map_err(|e| e.to_string())?;
         let name = if case.name.is_empty() {
             module.default_use("").map_err(|e| e.to_string())?
         } else {
             case.name.to_string()
         };
-        let kernel = match module.kernel(&Select::named(name).layer(case.layer)) {
+        let select = Select::named(name).layer(case.layer);
+        if kept && module.kernel(&select).is_ok() {
+            module = compiler.source(source).map_err(|e| e.to_string())?;
+        }
+        let kernel = match module.kernel(&select) {
             Ok(kernel) => kernel,
             // The scalar table is there on every machine; a vector one is skipped where the CPU lacks it.
             Err(e) if target != Target::Cpu(Some(Isa::Scalar)) && e.list.iter().any(|d| d.code == attnc::NO_TARGET) => {

@@ -32,7 +32,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("clap", &["attnc-cli"]),
     ("indicatif", &["attnc-cli"]),
     ("png", &["attnc-host"]),
-    ("etcetera", &["attnc-cli"]),
+    ("etcetera", &["attnc-host"]),
 ];
 
 fn dependencies() -> BTreeMap<String, Vec<String>> {

@@ -98,6 +98,11 @@ typedef struct {
    How many.
    */
   size_t set_count;
+  /*
+   Where compiled kernels are kept for other processes: a directory, or "" for the user's own ($ATTNC_CACHE, else
+   attnc in the user's directory for caches). NULL keeps nothing.
+   */
+  const char *cache;
 } attnc_options;
 
 /*

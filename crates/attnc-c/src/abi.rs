@@ -10,13 +10,15 @@
 
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
 
 use attnc::{
     BROKEN_PLAN, Compiler, Diagnostic, Diagnostics, Inputs, Isa, Loader, MapInput, Memory, NO_TARGET, Options, Problem,
     Resources, Select, Shape, Target, TensorData,
 };
 use attnc_host::foreign::{Axes, DLTensor, Raw, WRONG_ARGUMENT};
-use attnc_host::{Disk, Subject};
+use attnc_host::{Disk, Kernels, Subject};
 
 use crate::handles::{self, Object};
 use crate::last;
@@ -77,6 +79,9 @@ pub struct attnc_options {
     pub set: *const attnc_setting,
     /// How many.
     pub set_count: usize,
+    /// Where compiled kernels are kept for other processes: a directory, or "" for the user's own ($ATTNC_CACHE, else
+    /// attnc in the user's directory for caches). NULL keeps nothing.
+    pub cache: *const c_char,
 }
 
 /// A name and a number.
@@ -327,9 +332,15 @@ unsafe fn compile(
     options: *const attnc_options,
     out: *mut *mut attnc_module,
 ) -> Result<(), Diagnostics> {
-    let absent = attnc_options { size: 0, target: std::ptr::null(), set: std::ptr::null(), set_count: 0 };
+    let absent = attnc_options {
+        size: 0,
+        target: std::ptr::null(),
+        set: std::ptr::null(),
+        set_count: 0,
+        cache: std::ptr::null(),
+    };
     // SAFETY: the caller's promise; texts of settings live as long as the call.
-    let options = unsafe {
+    let (options, cache) = unsafe {
         let given =
             if options.is_null() { absent } else { structure("options", options, size_of::<attnc_options>(), absent)? };
         let mut set = Vec::new();
@@ -338,9 +349,19 @@ unsafe fn compile(
             let value = text("options.set", setting.value)?.ok_or_else(|| argument("options.set", "has no value"))?;
             set.push((name.to_owned(), value.to_owned()));
         }
-        Options { set, target: target(text("options.target", given.target)?)?, ..Options::default() }
+        let cache = text("options.cache", given.cache)?.map(str::to_owned);
+        (Options { set, target: target(text("options.target", given.target)?)?, ..Options::default() }, cache)
     };
-    let module = Compiler::new(options).compile(loader, path)?;
+    let mut compiler = Compiler::new(options);
+    let kernels = match cache.as_deref() {
+        None => None,
+        Some("") => Kernels::of_user(),
+        Some(dir) => Some(Arc::new(Kernels::below(Path::new(dir)))),
+    };
+    if let Some(kernels) = kernels {
+        compiler = compiler.kept_in(kernels);
+    }
+    let module = compiler.compile(loader, path)?;
     // SAFETY: the caller has checked it.
     unsafe { out.write(handles::add(Object::Module(module))) };
     Ok(())

@@ -85,6 +85,8 @@ fn programs_of_c_run() {
         programs.push((code[..5].to_owned(), path));
     }
     assert!(programs.len() > 2, "programs of docs/errors.md");
+    let cache = tmp.join("cache");
+    let _ = std::fs::remove_dir_all(&cache);
     for (name, source) in &programs {
         for linked in ["shared", "static"] {
             let program = tmp.join(format!("{name}-{linked}"));
@@ -100,13 +102,16 @@ fn programs_of_c_run() {
                 cc.args(["-lpthread", "-ldl", "-lm"]);
             }
             run(&mut cc);
-            let output = run(&mut Command::new(&program));
+            let output = run(Command::new(&program).env("ATTNC_CACHE", &cache));
             let printed = String::from_utf8_lossy(&output.stdout).into_owned();
             if name == "embed" {
                 assert!(printed.contains("300 tokens: as defined") && printed.contains("40 steps"), "{printed}");
             }
         }
     }
+    // Those that asked for it left a kernel, which the other build of the program found.
+    let kept = || std::fs::read_dir(cache.join("kernels")).expect("a directory").flatten();
+    assert_eq!(kept().filter(|entry| entry.path().extension().is_some_and(|e| e == "kernel")).count(), 1);
     // As C++ too, and without warnings.
     if has("c++") {
         let source = tmp.join("header.cpp");
@@ -122,7 +127,7 @@ fn programs_of_c_run() {
             // Threads of a pool that lives as long as the program are no leak.
             valgrind.args(["-q", "--error-exitcode=99", "--leak-check=full"]);
             valgrind.args(["--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]);
-            run(valgrind.arg(tmp.join(name)));
+            run(valgrind.arg(tmp.join(name)).env("ATTNC_CACHE", &cache));
         }
     }
     if has("cmake") {
@@ -140,7 +145,7 @@ fn programs_of_c_run() {
         run(Command::new("cmake").arg("-S").arg(&dir).arg("-B").arg(dir.join("build")).arg(prefix));
         run(Command::new("cmake").arg("--build").arg(dir.join("build")));
         for program in ["embed", "embed_static"] {
-            run(&mut Command::new(dir.join("build").join(program)));
+            run(Command::new(dir.join("build").join(program)).env("ATTNC_CACHE", &cache));
         }
     }
 }

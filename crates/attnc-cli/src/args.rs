@@ -66,7 +66,7 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Measure the rates that predicted times are made of.
     Calibrate(CalibrateArgs),
-    /// Show or remove what is kept on disk: calibrations, and nothing else.
+    /// Show or remove what is kept on disk: calibrations and compiled kernels.
     Cache(CacheArgs),
     /// List changes that would make a pattern cheaper, and what they do to its pairs.
     Advise(AdviseArgs),
@@ -583,6 +583,9 @@ pub(crate) struct BenchArgs {
     /// Measure compiling alone: of each file from its text to the machine code of every plan, or of FILE:NAME.
     #[arg(long, conflicts_with_all = ["against", "compare"])]
     pub(crate) compile_only: bool,
+    /// Let compiling find machine code that an earlier process kept, and keep what it makes.
+    #[arg(long, requires = "compile_only")]
+    pub(crate) kept: bool,
     /// Also measure this, and print the ratio.
     #[arg(long, value_enum)]
     pub(crate) against: Option<Against>,

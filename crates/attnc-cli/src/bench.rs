@@ -224,8 +224,10 @@ fn compile_only(args: &BenchArgs, threads: &Threads, reporter: Reporter) -> Outc
         let module = Compiler::new(options.clone()).compile(&loader, &subject.path)?;
         reporter.print(&module.warnings());
         progress.say(&format!("{subject}: compiling"));
+        let compiler = Compiler::new(options.clone());
+        let compiler = if args.kept { subject::keeping(compiler) } else { compiler };
         let (plans, compile_ns) = timed(|| {
-            let module = Compiler::new(options.clone()).compile(&loader, &subject.path)?;
+            let module = compiler.compile(&loader, &subject.path)?;
             Ok(match &subject.name {
                 Some(name) => module.kernel(&Select::named(name.as_str()))?.attentions().len(),
                 None => threads.within(|| module.compile_all())?,

@@ -15,7 +15,8 @@ use attnc::{
     Compiler, DType, Forecast, Isa, Kernel, LoadError, Options, Problem, Resources, Select, Shape, Tensor, TensorMut,
     Threads,
 };
-use etcetera::BaseStrategy;
+use attnc_host::Kernels;
+use attnc_host::kept::{Holds, directory};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
@@ -144,11 +145,6 @@ impl File {
     }
 }
 
-/// The directory of what is kept for this user.
-fn directory() -> Option<PathBuf> {
-    Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("attnc"))
-}
-
 fn file_name(isa: Isa) -> String {
     format!("calibration-{}.json", isa.name())
 }
@@ -160,7 +156,7 @@ fn place(isa: Isa) -> Option<PathBuf> {
 
 /// The user has no place for what is kept.
 fn no_directory() -> Failure {
-    Failure::run("E0809", "this user has no directory for caches", "name a file with --output")
+    Failure::run("E0809", "this user has no directory for caches, or ATTNC_CACHE is `off`", "name a file with --output")
 }
 
 /// Names of the files in a directory, sorted; none if there is no such directory.
@@ -191,7 +187,14 @@ pub(crate) fn cache(command: CacheCommand) -> Outcome {
                 };
                 text.push_str(&format!("{name}: {state}\n"));
             }
-            if names.is_empty() { "nothing is kept\n".to_owned() } else { text }
+            let kernels = Kernels::below(&dir).holds();
+            if kernels.files > 0 {
+                let Holds { files, bytes, usable, stale, broken } = kernels;
+                let kib = bytes.div_ceil(1024);
+                text.push_str(&format!("kernels: {files} in {kib} KiB: {usable} of this program, {stale} stale"));
+                text.push_str(&if broken > 0 { format!(", {broken} broken\n") } else { "\n".to_owned() });
+            }
+            if text.is_empty() { "nothing is kept\n".to_owned() } else { text }
         }
         CacheCommand::Clear => {
             for name in &names {
@@ -205,10 +208,13 @@ pub(crate) fn cache(command: CacheCommand) -> Outcome {
                     _ => {}
                 }
             }
-            format!(
-                "{} removed\n",
-                if names.len() == 1 { "1 file".to_owned() } else { format!("{} files", names.len()) }
-            )
+            let kernels = Kernels::below(&dir).clear().map_err(|e| {
+                let message =
+                    format!("kernels in {} cannot be removed: {}", dir.display(), attnc_host::disk::reason(&e));
+                Failure::run("E0809", message, "remove them by hand")
+            })?;
+            let count = names.len() + kernels;
+            format!("{} removed\n", if count == 1 { "1 file".to_owned() } else { format!("{count} files") })
         }
     };
     files::print(&text)

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use attnc::{Compiler, Inputs, Kernel, MapInput, MapKind, Module, Options, Select, Shape, TensorData, Wants};
+use attnc_host::Kernels;
 
 use crate::args::{LengthArgs, SetArgs, SizeArgs, Subject, Target};
 use crate::files::{Disk, STDIN};
@@ -27,11 +28,19 @@ pub(crate) fn options(set: &SetArgs, target: &Target) -> Options {
     Options { set: set.set.clone(), target, plan, ..Options::default() }
 }
 
-/// Loads and checks a file; warnings are printed.
+/// Loads and checks a file; warnings are printed. Its kernels are kept for the next process.
 pub(crate) fn module(path: &str, options: Options, reporter: Reporter) -> Outcome<Module> {
-    let module = Compiler::new(options).compile(&Disk, path)?;
+    let module = keeping(Compiler::new(options)).compile(&Disk, path)?;
     reporter.print(&module.warnings());
     Ok(module)
+}
+
+/// A compiler that keeps machine code where this user keeps it, if anywhere.
+pub(crate) fn keeping(compiler: Compiler) -> Compiler {
+    match Kernels::of_user() {
+        Some(kernels) => compiler.kept_in(kernels),
+        None => compiler,
+    }
 }
 
 /// The name that is meant: the one given, or the file's default.

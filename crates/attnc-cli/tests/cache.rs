@@ -42,3 +42,57 @@ fn what_is_kept_is_shown_and_removed() {
     assert_eq!(cache(&home, "status"), "nothing is kept\n");
     assert!(dir.join("notes").exists());
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn kernels_are_kept_used_and_refused() {
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let home = tmp.join("kept-kernels");
+    let _ = std::fs::remove_dir_all(&home);
+    let run = |out: &str, kept: &str| {
+        let (pattern, input) = ("../../patterns/window.attn", "../../examples/minilm.safetensors");
+        let mut attnc = Command::new(env!("CARGO_BIN_EXE_attnc"));
+        attnc.args(["run", pattern, "--input", input, "--q", "layer0.q", "--k", "layer0.k", "--v", "layer0.v", "-o"]);
+        attnc.arg(tmp.join(out)).env("XDG_CACHE_HOME", &home).env("HOME", &home).env("ATTNC_CACHE", kept);
+        let output = attnc.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("runs");
+        assert!(output.status.success(), "{output:?}");
+        std::fs::read(tmp.join(out)).expect("an output")
+    };
+    let status = || {
+        let text = cache(&home, "status");
+        text.rsplit_once(" KiB: ").map_or(text.clone(), |(_, states)| states.trim_end().to_owned())
+    };
+    let first = run("kept-first", "off");
+    assert_eq!(cache(&home, "status"), "nothing is kept\n");
+    assert_eq!(run("kept-made", ""), first);
+    assert_eq!(status(), "1 of this program, 0 stale");
+    let dir = home.join("attnc/kernels");
+    let kernel = || {
+        let mut files = std::fs::read_dir(&dir).expect("a directory").flatten().map(|entry| entry.path());
+        files.find(|path| path.extension().is_some_and(|e| e == "kernel")).expect("a kernel")
+    };
+    let whole = std::fs::read(kernel()).expect("reads");
+    assert_eq!(run("kept-used", ""), first);
+    assert_eq!(std::fs::read(kernel()).expect("reads"), whole);
+
+    // Half of it, another byte in it, that of another version, and something else: each is said, and made anew.
+    let mut wrong = whole.clone();
+    *wrong.last_mut().expect("bytes") ^= 1;
+    let version = env!("CARGO_PKG_VERSION").as_bytes();
+    let at = whole.windows(version.len()).position(|w| w == version).expect("a version");
+    let mut older = whole.clone();
+    older[at] = b'9';
+    for (bytes, said) in [
+        (&whole[..whole.len() / 2], "0 of this program, 0 stale, 1 broken"),
+        (&wrong, "0 of this program, 0 stale, 1 broken"),
+        (&older, "0 of this program, 1 stale"),
+        (b"notes", "0 of this program, 0 stale, 1 broken"),
+    ] {
+        std::fs::write(kernel(), bytes).expect("writes");
+        assert_eq!(status(), said);
+        assert_eq!(run("kept-anew", ""), first);
+        assert_eq!(std::fs::read(kernel()).expect("reads"), whole);
+    }
+    assert_eq!(cache(&home, "clear"), "1 file removed\n");
+    assert_eq!(cache(&home, "status"), "nothing is kept\n");
+}

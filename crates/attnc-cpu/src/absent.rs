@@ -6,6 +6,7 @@ use attnc_kernels::Isa;
 use attnc_plan::Plan;
 
 use crate::compile::{CompileError, CpuKernel, Few, Options};
+use crate::store::Store;
 
 /// Memory of machine code, of which there is none.
 pub(crate) struct Code {
@@ -21,5 +22,9 @@ pub(crate) fn few(_: &Plan, _: Isa, _: bool) -> Result<Option<Few>, CompileError
 }
 
 pub(crate) fn compile_plan(_: &Plan, _: &Options) -> Result<CpuKernel, CompileError> {
+    Err(CompileError::Absent)
+}
+
+pub(crate) fn compile_kept(_: &Plan, _: &Options, _: &str, _: &dyn Store) -> Result<CpuKernel, CompileError> {
     Err(CompileError::Absent)
 }

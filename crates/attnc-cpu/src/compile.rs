@@ -9,9 +9,11 @@ use std::sync::OnceLock;
 use attnc_kernels::Isa;
 use attnc_kernels::abi::Table;
 use attnc_plan::{Plan, VerifiedPlan};
+use serde::{Deserialize, Serialize};
 
 use crate::jit::{self, Code};
 use crate::layout::{Ctx, Scratch};
+use crate::store::Store;
 
 /// How to compile.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +64,7 @@ impl fmt::Display for CompileError {
 impl std::error::Error for CompileError {}
 
 /// What of an environment a kernel reads, by number in the program.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Uses {
     pub(crate) sizes: Vec<usize>,
     /// With the number of indices.
@@ -107,6 +109,10 @@ pub struct CpuKernel {
     pub(crate) plan: Plan,
     pub(crate) isa: Isa,
     pub(crate) table: Box<Table>,
+    /// Functions that its code calls.
+    pub(crate) callees: &'static [usize],
+    /// Where the plan's constant tables are.
+    pub(crate) tables: Vec<*const i64>,
     pub(crate) uses: Uses,
     /// What the functions below are in.
     pub(crate) _code: Code,
@@ -265,4 +271,21 @@ impl CpuKernel {
 /// If the plan asks for what this back end does not do, or this machine cannot run the code.
 pub fn compile(plan: &VerifiedPlan, options: &Options) -> Result<CpuKernel, CompileError> {
     jit::compile_plan(plan, options)
+}
+
+/// Takes machine code for a plan from a store, or makes it and puts it there. `source` names what the plan was made
+/// from: no two sources share a name. Texts that the options ask for are never kept, and neither is code that was.
+///
+/// # Errors
+/// As for [`compile`]. What a store holds is never an error: what cannot be used is made anew.
+pub fn compile_kept(
+    plan: &VerifiedPlan,
+    options: &Options,
+    source: &str,
+    store: &dyn Store,
+) -> Result<CpuKernel, CompileError> {
+    if options.clif || options.asm {
+        return compile(plan, options);
+    }
+    jit::compile_kept(plan, options, source, store)
 }

@@ -14,10 +14,11 @@ use cranelift::codegen::ir::Function;
 use cranelift::codegen::isa::OwnedTargetIsa;
 use cranelift::codegen::settings::{self, Configurable};
 use cranelift_jit::{JITBuilder, JITModule};
-use cranelift_module::{FuncId, Linkage, Module};
+use cranelift_module::{FuncId, Linkage, Module, ModuleError};
 
-use crate::compile::{Check, CompileError, CpuKernel, Drive, Few, Options};
+use crate::compile::{Check, CompileError, CpuKernel, Drive, Few, Options, Uses};
 use crate::emit::{Callees, driver};
+use crate::store::{self, Image, Record, Store};
 
 /// Memory of machine code. Whoever calls a function of it holds it.
 pub(crate) struct Code(Option<JITModule>);
@@ -91,55 +92,110 @@ fn callees(isa: Isa) -> Result<&'static Callees, CompileError> {
 
 /// Machine code for a plan.
 pub(crate) fn compile_plan(plan: &Plan, options: &Options) -> Result<CpuKernel, CompileError> {
+    make(plan, options, false).map(|(kernel, _)| kernel)
+}
+
+/// Machine code for a plan, from a store or for it.
+pub(crate) fn compile_kept(
+    plan: &Plan,
+    options: &Options,
+    source: &str,
+    store: &dyn Store,
+) -> Result<CpuKernel, CompileError> {
     let isa = options.isa.unwrap_or_else(Isa::best);
-    let table = if options.counting { Table::counting(isa) } else { Table::of(isa) };
-    let table = Box::new(table.ok_or(CompileError::Isa(isa))?);
+    let text = plan.text();
+    let mut name = blake3::Hasher::new();
+    for part in [source, store::build(), machine()?, isa.name(), if options.counting { "counting" } else { "" }, &text]
+    {
+        name.update(&(part.len() as u64).to_le_bytes());
+        name.update(part.as_bytes());
+    }
+    let name = name.finalize().to_hex();
+    let found = store.get(&name).and_then(|bytes| store::open(&bytes).ok()).filter(|found| {
+        (found.plan.as_str(), found.isa.as_str(), found.counting) == (&text, isa.name(), options.counting)
+    });
+    if let Some(found) = found {
+        return link(plan, options, found.image);
+    }
+    let (kernel, image) = make(plan, options, true)?;
+    // Code that refers to anything beside itself has no image.
+    if let Some(image) = image {
+        let (pattern, isa) = (plan.name.clone(), isa.name().to_owned());
+        if let Some(bytes) = store::seal(&Record { pattern, plan: text, isa, counting: options.counting, image }) {
+            store.put(&name, &bytes);
+        }
+    }
+    Ok(kernel)
+}
+
+/// The kind of CPU that code is made for.
+fn machine() -> Result<&'static str, CompileError> {
+    static MACHINE: OnceLock<String> = OnceLock::new();
+    let host = host(false)?;
+    Ok(MACHINE.get_or_init(|| {
+        let mut text = host.triple().to_string();
+        for flag in host.isa_flags() {
+            // Writing to a string does not fail.
+            let _ = write!(text, " {flag}");
+        }
+        text
+    }))
+}
+
+/// Makes machine code, and what of it can be kept if `image` asks for it.
+fn make(plan: &Plan, options: &Options, image: bool) -> Result<(CpuKernel, Option<Image>), CompileError> {
+    let isa = options.isa.unwrap_or_else(Isa::best);
     let target = host(options.verify)?;
     let code = driver::emit(plan, callees(isa)?, target.default_call_conv())?;
 
     let mut maker = Maker::new(target, options);
-    let named = |i: usize| if i == 0 { "drive".to_owned() } else { format!("drive{i}") };
-    let drive: Result<Vec<FuncId>, _> =
-        code.drive.into_iter().enumerate().map(|(i, f)| maker.define(&named(i), f)).collect();
-    let score: Result<Vec<Option<FuncId>>, _> = (code.score.into_iter().enumerate())
-        .map(|(i, f)| f.map(|f| maker.define(&format!("score{i}"), f)).transpose())
-        .collect();
-    let check = code.check.map(|f| maker.define("check", f)).transpose();
-    let (drive, score, check) = match (drive, score, check) {
-        (Ok(drive), Ok(score), Ok(check)) => (drive, score, check),
-        (Err(e), ..) | (_, Err(e), _) | (.., Err(e)) => return Err(maker.abandon(e)),
+    maker.functions = image.then(Vec::new);
+    let made = maker.each(code.drive, code.score, code.check, Maker::define);
+    let ids = match made {
+        Ok(ids) => ids,
+        Err(e) => return Err(maker.abandon(e)),
     };
-    if let Err(e) = maker.module.finalize_definitions() {
-        return Err(maker.abandon(CompileError::Backend(e.to_string())));
+    let image = maker.functions.take().map(|functions| {
+        let mut functions = functions.into_iter();
+        let mut next = || functions.next().expect("as many as were defined");
+        Image {
+            drive: ids.drive.iter().map(|_| next()).collect(),
+            score: ids.score.iter().map(|id| id.map(|_| next())).collect(),
+            check: ids.check.map(|_| next()),
+            uses: code.uses.clone(),
+        }
+    });
+    Ok((maker.finish(plan, options, ids, code.uses)?, image))
+}
+
+/// The kernel of kept machine code.
+fn link(plan: &Plan, options: &Options, image: Image) -> Result<CpuKernel, CompileError> {
+    let mut maker = Maker::new(host(options.verify)?, options);
+    match maker.each(image.drive, image.score, image.check, Maker::place) {
+        Ok(ids) => maker.finish(plan, options, ids, image.uses),
+        Err(e) => Err(maker.abandon(e)),
     }
-    let address = |id| maker.module.get_finalized_function(id);
-    // SAFETY: the functions were generated with these signatures and the host's calling convention.
-    let (drive, score, check) = unsafe {
-        let check = check.map(|id| std::mem::transmute::<*const u8, Check>(address(id)));
-        let of = |id| std::mem::transmute::<*const u8, Drive>(address(id));
-        let score = score.into_iter().map(|id| id.map(of)).collect();
-        (drive.into_iter().map(of).collect(), score, check)
-    };
-    Ok(CpuKernel {
-        plan: plan.clone(),
-        isa,
-        table,
-        uses: code.uses,
-        _code: Code(Some(maker.module)),
-        drive,
-        score,
-        check,
-        few: OnceLock::new(),
-        verify: options.verify,
-        code_bytes: maker.code_bytes,
-        clif: maker.clif,
-        asm: maker.asm,
-    })
+}
+
+/// The functions of a kernel.
+struct Ids {
+    drive: Vec<FuncId>,
+    score: Vec<Option<FuncId>>,
+    check: Option<FuncId>,
+}
+
+fn backend(error: ModuleError) -> CompileError {
+    match error {
+        ModuleError::Compilation(e) => CompileError::Backend(format!("{e:?}")),
+        e => CompileError::Backend(e.to_string()),
+    }
 }
 
 /// A module in the making.
 struct Maker {
     module: JITModule,
+    /// What can be kept of the functions so far, if that is asked for and possible.
+    functions: Option<Vec<store::Function>>,
     code_bytes: usize,
     clif: Option<String>,
     asm: Option<String>,
@@ -150,18 +206,79 @@ impl Maker {
         let builder = JITBuilder::with_isa(target.clone(), cranelift_module::default_libcall_names());
         Maker {
             module: JITModule::new(builder),
+            functions: None,
             code_bytes: 0,
             clif: options.clif.then(String::new),
             asm: options.asm.then(String::new),
         }
     }
 
+    /// Makes each function of a kernel, in one order.
+    fn each<F>(
+        &mut self,
+        drive: Vec<F>,
+        score: Vec<Option<F>>,
+        check: Option<F>,
+        make: impl Fn(&mut Maker, &str, F) -> Result<FuncId, CompileError>,
+    ) -> Result<Ids, CompileError> {
+        let named = |i: usize| if i == 0 { "drive".to_owned() } else { format!("drive{i}") };
+        let drive: Result<_, _> = drive.into_iter().enumerate().map(|(i, f)| make(self, &named(i), f)).collect();
+        let score: Result<_, _> = (score.into_iter().enumerate())
+            .map(|(i, f)| f.map(|f| make(self, &format!("score{i}"), f)).transpose())
+            .collect();
+        Ok(Ids { drive: drive?, score: score?, check: check.map(|f| make(self, "check", f)).transpose()? })
+    }
+
+    /// Places a function that was compiled before.
+    fn place(&mut self, name: &str, function: store::Function) -> Result<FuncId, CompileError> {
+        let signature = self.module.make_signature();
+        let id = self.module.declare_function(name, Linkage::Local, &signature).map_err(backend)?;
+        self.module.define_function_bytes(id, function.align, &function.bytes, &[]).map_err(backend)?;
+        self.code_bytes += function.bytes.len();
+        Ok(id)
+    }
+
+    /// The kernel of functions that were made.
+    fn finish(mut self, plan: &Plan, options: &Options, ids: Ids, uses: Uses) -> Result<CpuKernel, CompileError> {
+        let isa = options.isa.unwrap_or_else(Isa::best);
+        let table = if options.counting { Table::counting(isa) } else { Table::of(isa) };
+        let (Some(table), Ok(callees)) = (table, callees(isa)) else {
+            return Err(self.abandon(CompileError::Isa(isa)));
+        };
+        if let Err(e) = self.module.finalize_definitions() {
+            return Err(self.abandon(CompileError::Backend(e.to_string())));
+        }
+        let address = |id| self.module.get_finalized_function(id);
+        // SAFETY: the functions were generated with these signatures and the host's calling convention; kept ones were by
+        // this build, which the store vouches for.
+        let (drive, score, check) = unsafe {
+            let check = ids.check.map(|id| std::mem::transmute::<*const u8, Check>(address(id)));
+            let of = |id| std::mem::transmute::<*const u8, Drive>(address(id));
+            let score = ids.score.into_iter().map(|id| id.map(of)).collect();
+            (ids.drive.into_iter().map(of).collect(), score, check)
+        };
+        let plan = plan.clone();
+        Ok(CpuKernel {
+            tables: plan.program.tables.iter().map(|table| table.as_ptr()).collect(),
+            callees: callees.addresses(),
+            plan,
+            isa,
+            table: Box::new(table),
+            uses,
+            _code: Code(Some(self.module)),
+            drive,
+            score,
+            check,
+            few: OnceLock::new(),
+            verify: options.verify,
+            code_bytes: self.code_bytes,
+            clif: self.clif,
+            asm: self.asm,
+        })
+    }
+
     /// Compiles a function.
     fn define(&mut self, name: &str, func: Function) -> Result<FuncId, CompileError> {
-        let backend = |e: cranelift_module::ModuleError| match e {
-            cranelift_module::ModuleError::Compilation(e) => CompileError::Backend(format!("{e:?}")),
-            e => CompileError::Backend(e.to_string()),
-        };
         let id = self.module.declare_function(name, Linkage::Local, &func.signature).map_err(backend)?;
         if let Some(text) = &mut self.clif {
             // Writing to a string does not fail.
@@ -171,7 +288,12 @@ impl Maker {
         context.set_disasm(self.asm.is_some());
         self.module.define_function(id, &mut context).map_err(backend)?;
         if let Some(code) = context.compiled_code() {
-            self.code_bytes += code.code_buffer().len();
+            let bytes = code.code_buffer();
+            self.code_bytes += bytes.len();
+            self.functions = self.functions.take().filter(|_| code.buffer.relocs().is_empty()).map(|mut all| {
+                all.push(store::Function { align: u64::from(code.buffer.alignment), bytes: bytes.to_vec() });
+                all
+            });
             if let Some(text) = &mut self.asm {
                 let _ = writeln!(text, "; {name}\n{}", code.vcode.as_deref().unwrap_or_default());
             }

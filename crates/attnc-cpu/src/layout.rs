@@ -49,6 +49,10 @@ pub(crate) struct Ctx {
     pub(crate) levels: *const SlotsRef,
     /// The kernels.
     pub(crate) table: *const Table,
+    /// Addresses of the functions that code calls.
+    pub(crate) callees: *const usize,
+    /// Constant tables of the program, by number.
+    pub(crate) tables: *const *const i64,
     /// Rows of queries of this head.
     pub(crate) q: Rows<*const u8>,
     pub(crate) k: KvView,

@@ -40,6 +40,7 @@ mod jit;
 #[cfg(not(feature = "jit"))]
 #[path = "absent.rs"]
 mod jit;
+
 mod layout;
 mod levels;
 mod ready;
@@ -47,6 +48,7 @@ mod run;
 mod select;
 mod singles;
 mod stages;
+mod store;
 mod target;
 mod tensor;
 #[cfg(all(test, feature = "jit"))]
@@ -56,10 +58,11 @@ mod visits;
 pub use attnc_kernels::Isa;
 pub use attnc_kernels::abi::DType;
 pub use attnc_plan::choose::Chosen;
-pub use compile::{CompileError, CpuKernel, Options, compile};
+pub use compile::{CompileError, CpuKernel, Options, compile, compile_kept};
 pub use dynamic::lists_bytes;
 pub use ready::{OwnedPart, Ready};
 pub use run::{Launch, Part, RunError, conversion_bytes, conversion_of, run, run_chosen, workspace_bytes};
+pub use store::{About, Store, Unusable, about, build};
 pub use target::{flops_executed, flops_reset, targets};
 pub use tensor::{LayoutError, Tensor, TensorMut};
 pub use visits::{Visits, few_tasks, most_folded};

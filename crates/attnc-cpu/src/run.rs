@@ -1177,6 +1177,8 @@ fn context(
         orders: bound.orders.as_ptr(),
         levels: bound.levels.as_ptr(),
         table: kernel.table(),
+        callees: kernel.callees.as_ptr(),
+        tables: kernel.tables.as_ptr(),
         q: rows(q.base.wrapping_offset(q.layout.head(batch, q_head)), &q.layout),
         k: kv_view(&launch.k, batch, kv_head),
         v: kv_view(&launch.v, batch, kv_head),

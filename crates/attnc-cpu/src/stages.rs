@@ -2,7 +2,7 @@
 //!
 //! The one idea: a stage is to a driver what an instruction is to a program. Each fetches addresses
 //! and strides from [`Ctx`] and [`Scratch`] and calls microkernels; the driver decides which, when and on
-//! which keys. [`STAGES`] gives name, address and signature of each, from which the driver's calls are made.
+//! which keys. [`Stage`] gives place and signature of each, from which the driver's calls are made.
 //! Nothing here knows of patterns or code generation.
 
 use attnc_kernels::abi::{Ahead, Arg, BK, DType, FEW, KvView, LANE_STEP, Next, Support, Table};
@@ -22,11 +22,16 @@ macro_rules! stages {
         }
 
         impl Stage {
-            /// Its address, parameters and result.
+            /// Its place among [`Self::addresses`], parameters and result.
             pub(crate) fn entry(self) -> (usize, &'static [Arg], Option<Arg>) {
                 match self {
-                    $(Stage::$name => (($name as *const u8).addr(), &[$(Arg::$kind),*], stages!(@ret $($ret_kind)?)),)*
+                    $(Stage::$name => (self as usize, &[$(Arg::$kind),*], stages!(@ret $($ret_kind)?)),)*
                 }
+            }
+
+            /// Where all of them are.
+            pub(crate) fn addresses() -> Vec<usize> {
+                vec![$(($name as *const u8).addr()),*]
             }
         }
     };

@@ -72,6 +72,12 @@ pub fn reason(error: &io::Error) -> String {
 /// # Errors
 /// What the system says; nothing is left behind then.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_beside(path, bytes, true)
+}
+
+/// As [`write_whole`]; whether the bytes are on the disk before the name is, and so outlive a crash of the machine, is for
+/// the caller to say.
+pub(crate) fn write_beside(path: &Path, bytes: &[u8], lasting: bool) -> io::Result<()> {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut hidden = std::ffi::OsString::from(".");
@@ -80,7 +86,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_file_name(hidden);
     let written = File::create(&temporary).and_then(|mut file| {
         file.write_all(bytes)?;
-        file.sync_all()
+        if lasting { file.sync_all() } else { Ok(()) }
     });
     let done = written.and_then(|()| fs::rename(&temporary, path));
     if done.is_err() {

@@ -3,6 +3,7 @@
 //! ```text
 //! disk     source files of the file system          drawn    diagnostics as text and as JSON
 //! foreign  tensors in memory of other programs      picture  who attends to whom, as text, SVG and PNG
+//! kept     compiled kernels that processes share
 //! ```
 //!
 //! The library `attnc` opens no file and trusts no pointer; its hosts do, and they do it here, once. Nothing here
@@ -13,9 +14,11 @@
 pub mod disk;
 pub mod drawn;
 pub mod foreign;
+pub mod kept;
 pub mod picture;
 
 pub use disk::{Disk, Subject};
 pub use drawn::{Drawing, json};
 pub use foreign::{Axes, Raw};
+pub use kept::Kernels;
 pub use picture::Grid;

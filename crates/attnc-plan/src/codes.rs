@@ -26,8 +26,7 @@ pub const CODES: &[CodeInfo] = &[
         code: "E0699",
         title: "internal error: a pass broke a rule of plans",
         explain: "The verifier runs after every pass and found a plan that no back end may compile. This is a mistake of the \
-                  compiler: please report it with the pattern. There is no example: a program known to cause it would be a mistake \
-                  that was mended.",
+                  compiler: please report it with the pattern. No pattern is known to cause it; the example breaks a plan by hand.",
         example: "",
     },
 ];

@@ -35,7 +35,7 @@ pub use inplace::InPlace;
 pub use layer::LayerPlan;
 pub use passes::{Built, Options, PASSES, Pass, PlanError, build, build_each};
 pub use plan::{Attend, Entry, Plan, Reads, Role, Tile, View};
-pub use verify::{Refusal, VerifiedPlan};
+pub use verify::{Refusal, VerifiedPlan, verify};
 
 /// Most positions of a sequence: 2^29. Integer ranges are proved for lengths up to it.
 pub const MAX_LEN: i64 = 1 << 29;

@@ -44,6 +44,14 @@ pub(crate) enum Stage {
     Tiles,
 }
 
+/// Whether a finished plan keeps every rule.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn verify(plan: &Plan) -> Result<(), Refusal> {
+    check(plan, Stage::Tiles)
+}
+
 /// Makes the witness.
 pub(crate) fn seal(plan: Plan) -> Result<VerifiedPlan, (Box<Plan>, Refusal)> {
     match check(&plan, Stage::Tiles) {

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use attnc::{Compiler, DType, Inputs, Memory, Module, Options, Problem, Ready, Resources, Select, Shape, Target};
 use attnc_host::foreign::Axes;
-use attnc_host::{Disk, Grid, Subject};
+use attnc_host::{Disk, Grid, Kernels, Subject};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict};
@@ -70,6 +70,21 @@ fn value(value: &Bound<'_, PyAny>) -> PyResult<String> {
     Err(PyTypeError::new_err(format!("a param is a number or a text, and not {}", value.get_type().name()?)))
 }
 
+/// A compiler that keeps kernels where this user keeps them. The environment is read while Python's lock is held, which
+/// whoever changes `os.environ` holds too.
+fn compiler(
+    _: Python<'_>,
+    target: &str,
+    set: Option<&Bound<'_, PyDict>>,
+    params: Option<&Bound<'_, PyDict>>,
+) -> PyResult<Compiler> {
+    let compiler = Compiler::new(options(target, set, params)?);
+    Ok(match Kernels::of_user() {
+        Some(kernels) => compiler.kept_in(kernels),
+        None => compiler,
+    })
+}
+
 fn options(target: &str, set: Option<&Bound<'_, PyDict>>, params: Option<&Bound<'_, PyDict>>) -> PyResult<Options> {
     let target = match target {
         "cpu" => Target::Cpu(None),
@@ -110,11 +125,11 @@ pub(crate) fn compile(
     params: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Kernel> {
     let subject = Subject::parse(&path.to_string_lossy());
-    let options = options(target, set, params)?;
+    let compiler = compiler(py, target, set, params)?;
     let threads = pool::own(py)?;
     let made = py.detach(|| {
         threads.within(|| {
-            let module = Compiler::new(options).compile(&Disk, &subject.path)?;
+            let module = compiler.compile(&Disk, &subject.path)?;
             let name = match name.or(subject.name.clone()) {
                 Some(name) => name,
                 None => module.default_use(&subject.stem())?,
@@ -142,11 +157,11 @@ pub(crate) fn compile_text(
     set: Option<&Bound<'_, PyDict>>,
     params: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Kernel> {
-    let options = options(target, set, params)?;
+    let compiler = compiler(py, target, set, params)?;
     let threads = pool::own(py)?;
     let made = py.detach(|| {
         threads.within(|| {
-            let module = Compiler::new(options).compile(&Memory::file("text", text), "text")?;
+            let module = compiler.compile(&Memory::file("text", text), "text")?;
             let name = match name {
                 Some(name) => name,
                 None => module.default_use("")?,

@@ -1,12 +1,17 @@
 """What the tests of the Python package share."""
 
 import math
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+
+# Kernels that tests compile are shared by the tests, and by nobody else.
+os.environ.setdefault("ATTNC_CACHE", tempfile.mkdtemp(prefix="attnc-"))
 
 WINDOW = "param window = 8\n\npattern local = q - k in 0 .. window\n"
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import threading
 import time
+from pathlib import Path
 
 import attnc
 import numpy as np
@@ -45,6 +46,30 @@ def test_processes_compile_and_run(method):
     with multiprocessing.get_context(method).Pool(8) as pool:
         results = pool.map_async(work, range(8)).get(100)
     assert max(results) < 2e-5
+
+
+def kept():
+    return {path: path.stat().st_mtime_ns for path in (Path(os.environ["ATTNC_CACHE"]) / "kernels").glob("*.kernel")}
+
+
+def test_processes_share_what_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTNC_CACHE", str(tmp_path))
+    # All of them make the same kernels at once.
+    with multiprocessing.get_context("spawn").Pool(8) as pool:
+        assert max(pool.map_async(work, [3] * 8).get(100)) < 2e-5
+    written = kept()
+    assert len(written) == 8
+    # What is there is used, and not written again.
+    assert work(3) < 2e-5
+    assert kept() == written
+    # What is torn is made anew.
+    for path in written:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert work(3) < 2e-5
+    monkeypatch.setenv("ATTNC_CACHE", "off")
+    assert work(4) < 2e-5
+    monkeypatch.setenv("ATTNC_CACHE", str(tmp_path))
+    assert len(kept()) == 8
 
 
 def test_one_kernel_in_many_threads():

@@ -21,4 +21,4 @@ pub use dump::dump;
 pub use format::{format, print_expr, print_file};
 pub use items::MAX_NESTING;
 pub use parse::{MAX_SOURCE, Parsed, parse};
-pub use token::Comment;
+pub use token::{Comment, words};

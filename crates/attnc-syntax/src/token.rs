@@ -302,6 +302,19 @@ pub(crate) fn lex(source: &str, file: FileId) -> Lexed<'_> {
     out
 }
 
+/// The tokens of a text as they are written, with a space after each: what is left of it without comments and layout.
+#[must_use]
+pub fn words(source: &str) -> String {
+    let mut words = String::with_capacity(source.len() / 4);
+    for (token, range) in Token::lexer(source).spanned() {
+        if token != Ok(Token::Comment) {
+            words.push_str(&source[range]);
+            words.push(' ');
+        }
+    }
+    words
+}
+
 fn span(file: FileId, start: usize, end: usize) -> Span {
     Span { file, start: start as u32, end: end as u32 }
 }

@@ -10,7 +10,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use attnc_cpu::{CompileError, CpuKernel, Isa};
+use attnc_cpu::{CompileError, CpuKernel, Isa, Store};
 use attnc_pattern::analysis::{self, Candidates};
 use attnc_pattern::check::{self, Settings};
 use attnc_pattern::program::Program;
@@ -114,13 +114,22 @@ pub struct Options {
 #[derive(Clone, Debug, Default)]
 pub struct Compiler {
     options: Options,
+    store: Option<Arc<dyn Store>>,
 }
 
 impl Compiler {
     /// A compiler with these options.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Compiler { options }
+        Compiler { options, store: None }
+    }
+
+    /// Looks for machine code in a store before it is made, and puts there what was made. A kernel is found by all that
+    /// decides its code: the sources without their layout and comments, the settings, the passes, the build of this
+    /// program and the kind of CPU. What cannot be used is made anew.
+    #[must_use]
+    pub fn kept_in(self, store: Arc<dyn Store>) -> Self {
+        Compiler { store: Some(store), ..self }
     }
 
     /// Loads, parses and checks the file that `path` names and all that it imports. Nothing is planned yet.
@@ -140,6 +149,13 @@ impl Compiler {
         let Some(program) = program.filter(|_| !any_error(&list)) else {
             return Err(Diagnostics { list, sources });
         };
+        let kept = self.store.clone().map(|store| {
+            let mut source: String = sources.iter().map(|file| attnc_syntax::words(&file.text) + "\n").collect();
+            for (name, value) in &self.options.set {
+                source.push_str(&format!("{name:?}={value:?}\n"));
+            }
+            (store, source)
+        });
         let ast = loaded.units.into_iter().next_back().map(|unit| unit.ast).unwrap_or_default();
         fn slots<T>(n: usize) -> Vec<OnceLock<T>> {
             (0..n).map(|_| OnceLock::new()).collect()
@@ -156,6 +172,7 @@ impl Compiler {
             sets: OnceLock::new(),
             ast,
             options,
+            kept,
             warnings: list,
             sources,
         })))
@@ -219,6 +236,8 @@ pub(crate) struct Shared {
     sets: OnceLock<Program>,
     ast: File,
     options: Options,
+    /// Where machine code is kept, and what its names begin with.
+    kept: Option<(Arc<dyn Store>, String)>,
     warnings: Vec<Diagnostic>,
     sources: Sources,
     /// By attention.
@@ -504,7 +523,12 @@ impl Shared {
                 counting: self.options.counting,
                 ..attnc_cpu::Options::default()
             };
-            let kernel = attnc_cpu::compile(&built.plan, &options);
+            let kernel = match &self.kept {
+                Some((store, source)) => {
+                    attnc_cpu::compile_kept(&built.plan, &options, &format!("{attention} {source}"), &**store)
+                }
+                None => attnc_cpu::compile(&built.plan, &options),
+            };
             kernel.map(|k| Some(Arc::new(k))).map_err(|error| vec![self.refused(attention, &error)])
         };
         self.kernels[attention].get_or_init(make).clone()

@@ -46,7 +46,7 @@ mod text;
 mod view;
 
 pub use attended::{Attended, AttendedRow};
-pub use attnc_cpu::{Chosen, DType, Isa, LayoutError, targets};
+pub use attnc_cpu::{Chosen, DType, Isa, LayoutError, Store, targets};
 pub use attnc_kernels::{MergeError, merge};
 pub use attnc_pattern::analysis::EvalError;
 pub use attnc_pattern::env::{DrawTable, TensorData};
@@ -73,6 +73,11 @@ pub use problem::{Inputs, MapInput, Problem, Shape, UNKNOWN_SIZE, WantedMap, Wan
 pub use ready::Ready;
 pub use tensor::{Tensor, TensorMut};
 pub use view::{RowWalk, Run, TileRun, TileWalk, View};
+
+/// Machine code that a [`Store`] holds.
+pub mod stored {
+    pub use attnc_cpu::{About, Unusable, about, build};
+}
 
 /// What a machine can do, and what kernels did: for benchmarks.
 pub mod measure {

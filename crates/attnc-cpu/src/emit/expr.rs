@@ -329,12 +329,13 @@ impl Emitter<'_> {
                 self.at(scope).get().uload32(constant(), address, 0)
             }
             Un::Table(table) => {
-                let table = &self.program.tables[table.0 as usize];
+                let (number, table) = (table.0 as usize, &self.program.tables[table.0 as usize]);
                 if table.is_empty() {
                     return self.at(scope).get().iconst(I64, 0);
                 }
-                let (address, last) = (table.as_ptr().addr() as i64, table.len() as i64 - 1);
-                let address = self.at(scope).get().iconst(I64, address);
+                let last = table.len() as i64 - 1;
+                let tables = self.context(std::mem::offset_of!(Ctx, tables));
+                let address = self.part(tables, 0, number * size_of::<*const i64>());
                 let last = self.at(scope).get().iconst(I64, last);
                 self.element(address, a, last, scope)
             }

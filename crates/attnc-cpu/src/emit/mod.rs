@@ -34,34 +34,45 @@ use cranelift::codegen::isa::CallConv;
 use rustc_hash::FxHashMap;
 
 use crate::compile::{CompileError, Uses};
+use crate::layout::Ctx;
 use crate::stages::Stage;
 
-/// A function that compiled code may call: its address, parameters and result.
+/// A function that compiled code may call: its place in [`Callees::addresses`], parameters and result.
 pub(crate) type Callee = (usize, &'static [Arg], Option<Arg>);
 
-/// Functions by name, from the tables of the kernels' contract.
+/// Functions by name, from the tables of the kernels' contract, and the stages. Code reads their addresses from a list
+/// that it is given, so that it holds none: it is the same in every process.
 pub(crate) struct Callees {
     support: FxHashMap<&'static str, Callee>,
     math: FxHashMap<&'static str, Callee>,
     rows: FxHashMap<&'static str, Callee>,
     math4: FxHashMap<&'static str, Callee>,
+    addresses: Vec<usize>,
 }
 
 impl Callees {
     /// The functions for an instruction set that this machine runs.
     pub(crate) fn of(isa: Isa) -> Option<Callees> {
-        let by_name = |entries: Vec<(attnc_kernels::abi::Sig, *const u8)>| {
-            entries.into_iter().map(|(sig, address)| (sig.name, (address.addr(), sig.args, sig.ret))).collect()
+        let mut addresses = Stage::addresses();
+        let mut by_name = |entries: Vec<(attnc_kernels::abi::Sig, *const u8)>| {
+            let listed = entries.into_iter().map(|(sig, address)| {
+                addresses.push(address.addr());
+                (sig.name, (addresses.len() - 1, sig.args, sig.ret))
+            });
+            listed.collect()
         };
-        Some(Callees {
-            support: by_name(Support::get().entries()),
-            math: by_name(Math::of(isa)?.entries()),
-            rows: by_name(Rows::of(isa)?.entries()),
-            #[cfg(target_arch = "x86_64")]
-            math4: by_name(attnc_kernels::abi::Math4::of(isa)?.entries()),
-            #[cfg(not(target_arch = "x86_64"))]
-            math4: FxHashMap::default(),
-        })
+        let (support, math) = (by_name(Support::get().entries()), by_name(Math::of(isa)?.entries()));
+        let rows = by_name(Rows::of(isa)?.entries());
+        #[cfg(target_arch = "x86_64")]
+        let math4 = by_name(attnc_kernels::abi::Math4::of(isa)?.entries());
+        #[cfg(not(target_arch = "x86_64"))]
+        let math4 = FxHashMap::default();
+        Some(Callees { support, math, rows, math4, addresses })
+    }
+
+    /// Where they are.
+    pub(crate) fn addresses(&self) -> &[usize] {
+        &self.addresses
     }
 }
 
@@ -237,14 +248,15 @@ impl<'a> Emitter<'a> {
         self.at(scope).get().stack_addr(I64, slot, 0)
     }
 
-    fn call_at(&mut self, scope: usize, (address, args, ret): Callee, values: &[Value]) -> Option<Value> {
+    fn call_at(&mut self, scope: usize, (place, args, ret): Callee, values: &[Value]) -> Option<Value> {
         let known = self.signatures.iter().find(|(a, r, _)| *a == args && *r == ret).map(|&(.., sig)| sig);
         let sig = known.unwrap_or_else(|| {
             let sig = self.func.import_signature(signature(self.conv, args, ret));
             self.signatures.push((args, ret, sig));
             sig
         });
-        let callee = self.at(scope).get().iconst(I64, address as i64);
+        let callees = self.context(std::mem::offset_of!(Ctx, callees));
+        let callee = self.part(callees, 0, place * size_of::<usize>());
         let inst = self.at(scope).get().call_indirect(sig, callee, values);
         ret.map(|_| self.func.dfg.first_result(inst))
     }
