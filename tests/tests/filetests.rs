@@ -111,6 +111,18 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
             };
             return Ok(texts.iter().map(|(_, _, text)| of_pattern(text)).collect::<Vec<_>>().join("\n"));
         }
+        "refused" => {
+            let named = command.get("variant").unwrap_or("portable");
+            let variant = attnc::gpu::Variant::ALL.into_iter().find(|v| v.name() == named);
+            let of = attnc::gpu::Shader::of(variant.ok_or_else(|| format!("there is no variant {named}"))?);
+            let types = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::Bf16)];
+            let dtype = types.into_iter().find(|(name, _)| Some(*name) == command.get("dtype"));
+            let dim = command.int("dim", 64)? as usize;
+            let value_dim = command.int("value_dim", dim as i64)? as usize;
+            let shader = attnc::gpu::Shader { dtype: dtype.map_or(of.dtype, |t| t.1), dim, value_dim, ..of };
+            let Err(said) = kernel.wgsl(&shader) else { return Err("there is a shader".to_owned()) };
+            return Ok(said.list.iter().map(|d| format!("{}: {}\n", d.code, d.message)).collect());
+        }
         "clif" => return Ok(kernel.clif().iter().map(|(_, text)| *text).collect()),
         "structure" => {
             let plan = kernel.plan_text();

@@ -448,6 +448,15 @@ impl Made {
     }
 }
 
+/// The integer nearest to a quotient of numbers that are at least 0, ties to even, without a quotient that is rounded and
+/// may fall to either side of a tie.
+fn nearest(a: f64, b: f64) -> f64 {
+    let n = (a / b).floor();
+    let odd = 2.0 * n + 1.0;
+    let up = 2.0 * a > odd * b || (2.0 * a == odd * b && n % 2.0 == 1.0);
+    n + f64::from(u8::from(up))
+}
+
 /// Rows rounded to so many bits, with one scale for each block of so many positions; `start` is that of the first row.
 ///
 /// # Safety
@@ -461,9 +470,8 @@ unsafe fn quantised(
     scratch: &Scratch,
 ) {
     let (d, rows) = (block.dim, block.rows);
-    // A tie between two numbers is one in doubles, where a quotient of singles may fall to either side of it.
     let levels = f64::from((1_u32 << (bits - 1)) - 1);
-    let (mut known, mut scale) = (None, 0.0_f64);
+    let (mut known, mut greatest) = (None, 0.0_f64);
     for row in from..to {
         let number = (start + row as i64) / size;
         // SAFETY: promised by the caller.
@@ -482,13 +490,14 @@ unsafe fn quantised(
                     }
                     at += n;
                 }
-                (known, scale) = (Some(number), f64::from(most) / levels);
+                (known, greatest) = (Some(number), f64::from(most));
             }
             let (at, _) = fetch(kernels, source, std::ptr::null(), row as i64, 1, scratch);
             let (own, out) = (std::slice::from_raw_parts(at, d), std::slice::from_raw_parts_mut(block.row(row), d));
             for (out, x) in out.iter_mut().zip(own) {
-                let rounded = scale * (f64::from(*x) / scale).round_ties_even();
-                *out = if scale > 0.0 { rounded as f32 } else { 0.0 };
+                let x = f64::from(*x);
+                let rounded = nearest(levels * x.abs(), greatest) * greatest / levels;
+                *out = if greatest > 0.0 { x.signum() as f32 * rounded as f32 } else { 0.0 };
             }
         }
     }

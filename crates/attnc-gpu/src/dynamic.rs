@@ -10,20 +10,21 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use attnc_pattern::analysis::Rows as Ranges;
 use attnc_pattern::env::{DrawTable, Env, MapData};
 use attnc_pattern::expr::{DrawId, ExprId, LevelId, Node, Var};
-use attnc_pattern::program::{Budget, Heads, Index, Operand, Partition, Pool as Pooling, Program};
+use attnc_pattern::program::{Budget, Heads, Index, Operand, Partition, Pool as Pooling, Program, Rows as OperandRows};
 use attnc_pattern::slots;
-use attnc_plan::choose::{self, Chosen, Extents, level_of, of_queries, prepared};
+use attnc_plan::choose::{self, Chosen, Extents, Listed, cut_by_head, level_of, of_queries, prepared};
 use attnc_plan::items::{Items, candidates_of, inverse};
 use attnc_plan::members::{Members, Slots, members};
-use attnc_plan::{Choose, Plan};
+use attnc_plan::{Choose, Energy, InPlace, Plan, Reads, inplace};
 
 use crate::device::{Gpu, GpuError};
-use crate::emit::passes::{Batch, How, Kind, Of, Pass, Recipe, THREADS, derived, is_listed, room};
+use crate::emit::passes::{Batch, How, Kind, Of, PART, Pass, Recipe, THREADS, derived, is_listed, pooled_in, room};
 use crate::layout::Field;
 use crate::run::{
-    ALIGN, CompiledPlan, Dispatch, Given, LaunchError, On, Window, Words, buffer, filled, job_rows, value, windows,
+    ALIGN, CompiledPlan, Dispatch, Given, LaunchError, On, Size, Stands, Window, Words, buffer, filled, job_rows, value, windows,
 };
 
 /// Where a launch makes a table.
@@ -92,6 +93,8 @@ struct Setup {
     /// How many are wanted, where the budget says a number.
     wanted: i64,
     items: Option<Items>,
+    /// Rows over which the energy of channels is taken: of queries, of keys, counted from the first.
+    energy: Option<[Vec<u32>; 2]>,
     /// Widths of the grids of its score, and how many rows each has.
     grids: Vec<(usize, usize)>,
 }
@@ -117,6 +120,16 @@ impl Setup {
         };
         let items = choose.scored.as_ref().map(|s| Items::new(program, select, s, env, &rows)).transpose();
         let items = items.map_err(LaunchError::Data)?;
+        if let Some((Operand { rows: OperandRows::Tensor(tensor), .. }, _)) = choose.scored.as_ref().and_then(|s| s.dot)
+        {
+            let dims = env.tensors.get(tensor.0 as usize).map_or(&[][..], |t| &t.dims);
+            if !matches!(dims, [.., c, d] if *c as i64 == rows.end && *d as i64 == env.dim) {
+                let name = &program.tensor(tensor).name;
+                let said = format!("tensor `{name}` has no row of dimension d for each branch");
+                return Err(LaunchError::Data(said));
+            }
+        }
+        let energy = choose.energy.as_ref().map(|energy| energy_rows(program, energy, env)).transpose()?;
         let mut grids = Vec::new();
         if let (Some(scored), Some(items)) = (&choose.scored, &items)
             && !scored.direct
@@ -130,7 +143,7 @@ impl Setup {
             }
         }
         let stands = stands.iter().map(|&p| (p - env.q_start) as i32 as u32).collect();
-        Ok(Setup { rows, stands, slots, capacity, wanted, items, grids })
+        Ok(Setup { rows, stands, slots, capacity, wanted, items, energy, grids })
     }
 
     /// Words of its tables.
@@ -153,8 +166,16 @@ impl Setup {
         (places, end)
     }
 
+    /// How many parts the rows have over which the energy of channels is taken.
+    fn energy_parts(&self) -> usize {
+        self.energy.iter().flatten().map(|rows| rows.len().div_ceil(PART)).sum()
+    }
+
     /// Words of scores, and of numbers of pairs that are ranked together.
-    fn work_words(&self, plan: &Plan, choose: &Choose) -> usize {
+    fn work_words(&self, plan: &Plan, choose: &Choose, pitch: usize) -> usize {
+        if self.energy.is_some() {
+            return self.energy_parts() * pitch + count(&self.slots);
+        }
         let (_, end) = self.grid_places(choose);
         let select = plan.program.select(choose.select);
         if together(plan, choose) {
@@ -163,6 +184,21 @@ impl Setup {
         }
         end
     }
+}
+
+/// Rows over which the energy of channels is taken.
+fn energy_rows(program: &Program, energy: &Energy, env: &Env<'_>) -> Result<[Vec<u32>; 2], LaunchError> {
+    let exchanged = Env { n_q: env.n_k, n_k: env.n_q, q_start: env.k_start, k_start: env.q_start, ..env.clone() };
+    let listed = |listed: &Listed, of: &Env<'_>| -> Result<Vec<u32>, LaunchError> {
+        let row = Ranges::new(program, &listed.rows).row(of, env.q_start).map_err(said)?;
+        let (mut found, mut from, end_of) = (Vec::new(), of.k_start, of.k_start + of.n_k);
+        while let Some((start, end)) = row.next_from(from).filter(|_| from < end_of) {
+            found.extend((start.max(of.k_start)..end.min(end_of)).map(|k| (k - of.k_start) as u32));
+            from = end.max(from + 1);
+        }
+        Ok(found)
+    };
+    Ok([listed(&energy.queries, &exchanged)?, listed(&energy.keys, env)?])
 }
 
 /// Whether all pairs of a head are ranked together.
@@ -211,8 +247,8 @@ struct Block {
     rows: usize,
     /// Batch item and head.
     heads: Vec<(usize, usize)>,
-    /// Number of the first row, by batch item.
-    first: BTreeMap<usize, i64>,
+    /// Number of the first row, by batch item, and head as slots have it.
+    first: BTreeMap<(usize, usize), i64>,
 }
 
 impl Block {
@@ -234,13 +270,57 @@ struct Making<'a> {
     levels: BTreeMap<(u32, Of), Block>,
     /// By number of [`prepared`].
     operands: Vec<Block>,
-    /// By batch item, level and side: slots of queries, slots of keys.
-    slots: BTreeMap<(usize, u32, bool), Slots>,
+    /// By batch item and, for levels that are cut for each head apart, head; level; whether of queries: slots.
+    slots: BTreeMap<((usize, usize), u32, bool), Slots>,
     /// Where the tables of each job begin, by selection; words of all.
     tables: Vec<Vec<usize>>,
     /// Where the scores of each job begin, by selection.
     work: Vec<Vec<usize>>,
     work_words: usize,
+    /// What stands in place of the queries of each job.
+    stands: Vec<Standing>,
+    /// Where the tiles of each stage that have rows are listed, and how many workgroups they are.
+    tasks: Vec<(usize, wgpu::Buffer)>,
+    /// Outputs of rows.
+    stood: Option<wgpu::Buffer>,
+}
+
+/// Rows in place of the queries of a job.
+#[derive(Clone, Debug)]
+struct Standing {
+    branches: usize,
+    /// Most rows of a branch.
+    room: usize,
+    /// Where they are listed among the words.
+    at: usize,
+    /// Number of the first among the rows of all jobs.
+    first: usize,
+    /// The lists, where they are known before a launch.
+    known: Option<Vec<u32>>,
+}
+
+impl Standing {
+    fn new(plan: &Plan, rows: &InPlace, env: &Env<'_>) -> Result<Standing, LaunchError> {
+        if let InPlace::Branches { count, takes: Some(_) } = rows {
+            let branches = usize::try_from(slots::integer(&plan.program, env, *count).map_err(said)?).unwrap_or(0);
+            let most = usize::try_from(inplace::most_rows(plan, rows, env).map_err(said)?).unwrap_or(usize::MAX);
+            let room = most.checked_div(branches).unwrap_or(0);
+            return Ok(Standing { branches, room, at: 0, first: 0, known: None });
+        }
+        let positions = inplace::positions(plan, rows, env).map_err(said)?;
+        let room = positions.iter().map(Vec::len).max().unwrap_or(0);
+        let mut lists = Vec::with_capacity(positions.len() * (room + 1));
+        for list in &positions {
+            lists.push(list.len() as u32);
+            lists.extend(list.iter().map(|&p| (p - env.q_start).max(0) as u32));
+            lists.resize(lists.len() + room - list.len(), 0);
+        }
+        Ok(Standing { branches: positions.len(), room, at: 0, first: 0, known: Some(lists) })
+    }
+
+    fn rows(&self) -> usize {
+        self.branches * self.room
+    }
 }
 
 /// Adds the dispatches of a part that depends on the data, and where its tables are made.
@@ -265,16 +345,21 @@ pub(crate) fn launch(
             None => Rc::new(plan.chooses.iter().map(|c| Setup::new(plan, c, env)).collect::<Result<_, _>>()?),
         });
     }
+    let stands = match &plan.rows {
+        Some(rows) => part.envs.iter().map(|env| Standing::new(plan, rows, env)).collect::<Result<Vec<_>, _>>()?,
+        None => Vec::new(),
+    };
     let own = |job: usize| {
         let of = plan.chooses.iter().zip(setups[job].iter());
         let (mut tables, mut work) = (0, 0);
         for (choose, setup) in of {
             tables += setup.table_words(plan.program.select(choose.select).tables.len());
-            work += setup.work_words(plan, choose);
+            work += setup.work_words(plan, choose, spec.pitch());
         }
-        [4 * tables as u64, 4 * work as u64]
+        let stood = stands.get(job).map_or(0, Standing::rows) * (spec.value_pitch() + 4);
+        [4 * tables as u64, 4 * work as u64, 4 * stood as u64]
     };
-    let windows = windows(gpu, shape, spec, places, plan.stages.len() > 1, &own)?;
+    let windows = windows(gpu, shape, spec, places, between.is_some(), &own)?;
     for window in &windows {
         let mut making = Making {
             on,
@@ -288,8 +373,12 @@ pub(crate) fn launch(
             tables: Vec::new(),
             work: Vec::new(),
             work_words: 0,
+            stands: stands.get(window.jobs.clone()).map(<[Standing]>::to_vec).unwrap_or_default(),
+            tasks: Vec::new(),
+            stood: None,
         };
         making.lay_out()?;
+        making.lay_out_stands()?;
         making.run(compiled, between, dispatches, tables)?;
     }
     Ok(())
@@ -306,9 +395,21 @@ impl Making<'_> {
         &self.on.part.envs[job]
     }
 
-    /// The first job of a batch item.
-    fn job_of(&self, item: usize) -> usize {
-        item * self.on.part.heads.len()
+    /// The job of the slots of a batch item and head: the first of the item where the head does not matter.
+    fn job_of(&self, (item, head): (usize, usize)) -> usize {
+        let heads = self.on.part.heads;
+        item * heads.len() + heads.iter().position(|&h| h == head).unwrap_or(0)
+    }
+
+    /// Batch item and head of the slots that a head of a level has.
+    fn slots_head(&self, level: LevelId, (item, head): (usize, usize)) -> (usize, usize) {
+        (item, if cut_by_head(&self.plan.program, level) { head } else { usize::MAX })
+    }
+
+    /// Whether each head of the output has rows of its own of a level.
+    fn by_output(&self, level: LevelId, of: Of) -> bool {
+        let program = &*self.plan.program;
+        (of != Of::Q && choose::weighed(program, level)) || cut_by_head(program, level)
     }
 
     /// Heads whose rows something of a level reads: of Q or of K and V, or of the output.
@@ -336,8 +437,8 @@ impl Making<'_> {
     /// Which head of a level's rows a head of the output reads.
     fn reads(&self, level: LevelId, of: Of, (item, head): (usize, usize)) -> (usize, usize) {
         match of {
+            _ if self.by_output(level, of) => (item, head),
             Of::Q => (item, self.on.heads.0[head]),
-            _ if choose::weighed(&self.plan.program, level) => (item, head),
             _ => (item, self.on.heads.1[head]),
         }
     }
@@ -351,7 +452,7 @@ impl Making<'_> {
                 tables.push(self.words.before);
                 self.words.before += setup.table_words(program.select(choose.select).tables.len());
                 work.push(self.work_words);
-                self.work_words += setup.work_words(self.plan, choose);
+                self.work_words += setup.work_words(self.plan, choose, self.on.spec.pitch());
             }
             self.tables.push(tables);
             self.work.push(work);
@@ -362,13 +463,14 @@ impl Making<'_> {
                 if !wanted {
                     continue;
                 }
-                let heads = self.heads(of, of != Of::Q && choose::weighed(program, id));
+                let heads = self.heads(of, self.by_output(id, of));
                 let (mut rows, mut first) = (0, BTreeMap::new());
-                for &(item, _) in &heads {
-                    self.members(item, id, of == Of::Q)?;
-                    let slots = &self.slots[&(item, id.0, of == Of::Q)];
+                for &head in &heads {
+                    let own = self.slots_head(id, head);
+                    self.members(own, id, of == Of::Q)?;
+                    let slots = &self.slots[&(own, id.0, of == Of::Q)];
                     rows = rows.max(slots.len());
-                    first.insert(item, slots.numbers.start);
+                    first.insert(own, slots.numbers.start);
                 }
                 let buffer = self.rows_buffer(heads.len() * rows, of, &program.level(id).name)?;
                 self.levels.insert((id.0, of), Block { buffer, rows, heads, first });
@@ -380,23 +482,59 @@ impl Making<'_> {
                 self.window.jobs.clone().map(|job| self.head(job)).map(|head| self.mean_of(operand, head)).collect();
             heads.sort_unstable();
             heads.dedup();
-            let (mut rows, mut first) = (0, BTreeMap::new());
-            for &(item, _) in &heads {
-                let (start, len) = match self.origin(operand, of) {
-                    Some(level) => {
-                        let slots = &self.slots[&(item, level.0, of == Of::Q)];
-                        (slots.numbers.start, slots.len())
-                    }
-                    None if of == Of::Q => (0, self.on.shape.n_q),
-                    None => (0, self.on.shape.n_k),
-                };
-                rows = rows.max(len);
-                first.insert(item, start);
+            let mut rows = 0;
+            for &head in &heads {
+                rows = rows.max(match self.origin(operand, of) {
+                    Some(level) => self.slots[&(self.slots_head(level, head), level.0, of == Of::Q)].len(),
+                    None if of == Of::Q => self.on.shape.n_q,
+                    None => self.on.shape.n_k,
+                });
             }
             let buffer = self.rows_buffer(heads.len() * rows, of, "an operand")?;
-            self.operands.push(Block { buffer, rows, heads, first });
+            self.operands.push(Block { buffer, rows, heads, first: BTreeMap::new() });
         }
         Ok(())
+    }
+
+    /// Buffers and places of what stands in place of queries.
+    fn lay_out_stands(&mut self) -> Result<(), LaunchError> {
+        if self.stands.is_empty() {
+            return Ok(());
+        }
+        let (gpu, row) = (self.on.gpu, self.on.spec.value_pitch() * 4 + 16);
+        let mut first = 0;
+        let takes = self.plan.rows.as_ref().is_some_and(|rows| rows.takes().is_some());
+        for stand in &mut self.stands {
+            stand.first = first;
+            first += stand.rows();
+            if takes {
+                stand.at = self.words.before;
+                self.words.before += stand.branches * (stand.room + 1);
+            }
+        }
+        if takes {
+            let (branches, room) = self.most_stands();
+            for stage in &self.plan.stages {
+                let usage =
+                    wgpu::BufferUsages::INDIRECT | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+                let size = buffer(gpu, 16, usage, "the size of a dispatch")?;
+                self.tasks.push((self.words.before, size));
+                self.words.before += 1 + self.stands.len() * branches * room.div_ceil(stage.tile.q);
+            }
+        }
+        for stand in &mut self.stands {
+            if let Some(known) = &stand.known {
+                stand.at = usize::try_from(self.words.list(known)?).unwrap_or(0);
+            }
+        }
+        self.stood = Some(storage(gpu, (first * row) as u64, "outputs of rows in place of queries")?);
+        Ok(())
+    }
+
+    /// Most branches of a job, and most rows of a branch.
+    fn most_stands(&self) -> (usize, usize) {
+        let most = |of: fn(&Standing) -> usize| self.stands.iter().map(of).max().unwrap_or(0);
+        (most(|s| s.branches), most(|s| s.room))
     }
 
     /// The level that has the rows of an operand.
@@ -407,6 +545,10 @@ impl Making<'_> {
     /// The head for which the mean of an operand is made that a head of the output reads.
     fn mean_of(&self, operand: Operand, (item, head): (usize, usize)) -> (usize, usize) {
         let (q, kv) = (self.on.heads.0[head], self.on.heads.1[head]);
+        if level_of(operand).is_some_and(|level| cut_by_head(&self.plan.program, level)) {
+            // Means over heads have no plan then.
+            return (item, head);
+        }
         match (operand.heads, of_queries(operand)) {
             (Heads::All, _) => (item, 0),
             (Heads::Own, true) => (item, q),
@@ -429,15 +571,16 @@ impl Making<'_> {
     }
 
     /// Slots of a level that a batch item has.
-    fn members(&mut self, item: usize, id: LevelId, queries: bool) -> Result<(), LaunchError> {
-        if self.slots.contains_key(&(item, id.0, queries)) {
+    fn members(&mut self, head: (usize, usize), id: LevelId, queries: bool) -> Result<(), LaunchError> {
+        if self.slots.contains_key(&(head, id.0, queries)) {
             return Ok(());
         }
         let program = &*self.plan.program;
-        let parent = program.level(id).parent.and_then(|p| self.slots.get(&(item, p.0, queries)));
+        let parent = program.level(id).parent;
+        let parent = parent.and_then(|p| self.slots.get(&(self.slots_head(p, head), p.0, queries)));
         let parent = parent.map(|s| s.numbers.clone());
-        let found = members(program, id, self.env(self.job_of(item)), queries, parent).map_err(LaunchError::Data)?;
-        self.slots.insert((item, id.0, queries), found);
+        let found = members(program, id, self.env(self.job_of(head)), queries, parent).map_err(LaunchError::Data)?;
+        self.slots.insert((head, id.0, queries), found);
         Ok(())
     }
 
@@ -495,7 +638,7 @@ impl Making<'_> {
         let mut staged = Vec::with_capacity(plan.stages.len());
         let mut words = std::mem::take(&mut self.words);
         for stage in compiled.stages() {
-            let special = |job: usize, field: Field| self.special(stage.keys, job, field);
+            let special = |job: usize, field: Field| self.special(stage.reads, job, field);
             staged.push(job_rows(on.part, stage, on.places, std::slice::from_ref(self.window), &mut words, &special)?);
         }
         words.words.extend(words.words.is_empty().then_some(0));
@@ -525,11 +668,16 @@ impl Making<'_> {
             groups.push(number);
         }
         let work = storage(on.gpu, 4 * (self.work_words + memory) as u64, "scores")?;
-        for (((pass, pipeline), jobs), groups) in compiled.passes.iter().zip(&made).zip(groups) {
+        let last = compiled.passes.iter().position(|(pass, _)| pass.is_last()).unwrap_or(compiled.passes.len());
+        for (number, (((pass, pipeline), jobs), groups)) in compiled.passes.iter().zip(&made).zip(groups).enumerate() {
+            if number == last {
+                self.attend(compiled, &staged, &data, between, dispatches)?;
+            }
             if groups == 0 {
                 continue;
             }
-            let uniform = [0, jobs.count, jobs.rows, groups, self.work_words, jobs.room, 0, 0].map(|n| n as u32);
+            let [scratch, room] = jobs.uniform.unwrap_or([self.work_words, jobs.room]);
+            let uniform = [0, jobs.count, jobs.rows, groups, scratch, room, 0, 0].map(|n| n as u32);
             let uniform = filled(on.gpu, &uniform, wgpu::BufferUsages::UNIFORM, "a dispatch")?;
             let list = filled(on.gpu, &jobs.words, wgpu::BufferUsages::STORAGE, "the list of jobs")?;
             let rows = self.rows(pass)?;
@@ -562,17 +710,10 @@ impl Making<'_> {
                     entries: &entries,
                 })
             })?;
-            dispatches.push(Dispatch { pipeline: pipeline.clone(), group, size: [groups as u32, 1] });
+            dispatches.push(Dispatch { pipeline: pipeline.clone(), group, size: Size::Known([groups as u32, 1]) });
         }
-        for (number, stage) in plan.stages.iter().enumerate() {
-            let jobs = filled(on.gpu, &staged[number], wgpu::BufferUsages::STORAGE, "the list of jobs")?;
-            let levels = match stage.reads.kv {
-                Some(level) => Some([self.level_buffer(level, Of::K)?, self.level_buffer(level, Of::V)?]),
-                None => None,
-            };
-            let jobs_from = self.window.jobs.start;
-            let given = Given { on, compiled, jobs, jobs_from, data: &data, levels };
-            given.dispatch(number, self.window, between, dispatches)?;
+        if last == compiled.passes.len() {
+            self.attend(compiled, &staged, &data, between, dispatches)?;
         }
         for (i, job) in self.window.jobs.clone().enumerate() {
             let (batch, head) = self.head(job);
@@ -597,10 +738,34 @@ impl Making<'_> {
         Ok(())
     }
 
-    fn level_buffer(&self, level: LevelId, of: Of) -> Result<wgpu::Buffer, LaunchError> {
-        let origin = choose::origin(&self.plan.program, level, derived(of));
-        let block = origin.and_then(|l| self.levels.get(&(l.0, of)));
-        block.map(|b| b.buffer.clone()).ok_or_else(|| LaunchError::Data("a level that is not made".to_owned()))
+    /// The stages that attend.
+    fn attend(
+        &self,
+        compiled: &CompiledPlan,
+        staged: &[Vec<u32>],
+        data: &wgpu::Buffer,
+        between: Option<&wgpu::Buffer>,
+        dispatches: &mut Vec<Dispatch>,
+    ) -> Result<(), LaunchError> {
+        for (number, stage) in self.plan.stages.iter().enumerate() {
+            let jobs = filled(self.on.gpu, &staged[number], wgpu::BufferUsages::STORAGE, "the list of jobs")?;
+            let Reads { q, kv } = stage.reads;
+            let levels =
+                [(q, Of::Q), (kv, Of::K), (kv, Of::V)].map(|(level, of)| Some(self.block(level?, of)?.buffer.clone()));
+            let stands = self.stood.as_ref().map(|rows| {
+                let (branches, room) = self.most_stands();
+                Stands { branches, room, rows: rows.clone(), tasks: self.tasks.get(number).cloned() }
+            });
+            let jobs_from = self.window.jobs.start;
+            let given = Given { on: self.on, compiled, jobs, jobs_from, data, levels, stands };
+            given.dispatch(number, self.window, between, dispatches)?;
+        }
+        Ok(())
+    }
+
+    /// Rows of a level that are made; else they are the tokens' own.
+    fn block(&self, level: LevelId, of: Of) -> Option<&Block> {
+        pooled_in(self.plan, level, of).and_then(|level| self.levels.get(&(level.0, of)))
     }
 
     /// Rows that a pass reads and writes, by binding.
@@ -631,7 +796,23 @@ impl Making<'_> {
                 let Some((a, b)) = self.plan.chooses[number].scored.as_ref().and_then(|s| s.dot) else {
                     return Ok(Vec::new());
                 };
-                vec![(3, self.operand(a)?.0), (4, self.operand(b)?.0)]
+                let mut bound = vec![(4, self.operand(b)?.0)];
+                if !matches!(a.rows, OperandRows::Tensor(_)) {
+                    bound.push((3, self.operand(a)?.0));
+                }
+                bound
+            }
+            Kind::Energy(_) => vec![(3, self.own_tokens(Of::Q)?.0), (4, self.own_tokens(Of::K)?.0)],
+            Kind::Tasks(stage) => self.tasks.get(stage).map(|(_, size)| (6, Bound::whole(size))).into_iter().collect(),
+            Kind::Spread => {
+                let (buffers, spec, rows) = (self.on.buffers, self.on.spec, &self.window.rows[2]);
+                let view = |buffer, row: usize| {
+                    let size = ((rows.len() * row) as u64).max(16).min(wgpu::Buffer::size(buffer) - (rows.start * row) as u64);
+                    Bound { buffer, offset: (rows.start * row) as u64, size: Some(size) }
+                };
+                let mut bound = vec![(6, view(buffers.out, spec.value_pitch() * spec.output.size())), (7, view(buffers.lse, 4))];
+                bound.extend(self.stood.as_ref().map(|stood| (3, Bound::whole(stood))));
+                bound
             }
             _ => Vec::new(),
         })
@@ -653,13 +834,18 @@ impl Making<'_> {
             Some(origin) => Ok((Bound::whole(&self.levels[&(origin.0, of)].buffer), 0)),
             None => {
                 let heads = &self.levels[&(level.0, of)].heads;
-                let by_output = of != Of::Q && choose::weighed(program, level);
-                let read: Vec<(usize, usize)> = heads
-                    .iter()
-                    .map(|&(item, head)| if by_output { (item, self.on.heads.1[head]) } else { (item, head) })
-                    .collect();
+                let read: Vec<(usize, usize)> = heads.iter().map(|&head| self.token_head(level, of, head)).collect();
                 self.tokens(of, &read)
             }
+        }
+    }
+
+    /// Batch item and head of the tensor that a head of a level is made of.
+    fn token_head(&self, level: LevelId, of: Of, (item, head): (usize, usize)) -> (usize, usize) {
+        match of {
+            _ if !self.by_output(level, of) => (item, head),
+            Of::Q => (item, self.on.heads.0[head]),
+            _ => (item, self.on.heads.1[head]),
         }
     }
 
@@ -671,14 +857,20 @@ impl Making<'_> {
         let of = if of_queries(operand) { Of::Q } else { Of::K };
         match self.origin(operand, of) {
             Some(level) => Ok((Bound::whole(&self.levels[&(level.0, of)].buffer), 0)),
-            None => {
-                let heads: Vec<(usize, usize)> = (self.window.jobs.clone())
-                    .map(|job| self.head(job))
-                    .map(|(item, h)| (item, if of == Of::Q { self.on.heads.0[h] } else { self.on.heads.1[h] }))
-                    .collect();
-                self.tokens(of, &heads)
-            }
+            None => self.own_tokens(of),
         }
+    }
+
+    /// The window of a tensor that has the rows which the jobs read, and its first row.
+    fn own_tokens(&self, of: Of) -> Result<(Bound<'_>, usize), LaunchError> {
+        let heads: Vec<(usize, usize)> = self.window.jobs.clone().map(|job| self.own_head(of, job)).collect();
+        self.tokens(of, &heads)
+    }
+
+    /// Batch item and head of a tensor that a job reads.
+    fn own_head(&self, of: Of, job: usize) -> (usize, usize) {
+        let (item, head) = self.head(job);
+        (item, if of == Of::Q { self.on.heads.0[head] } else { self.on.heads.1[head] })
     }
 
     /// The row at which an operand begins for a job, in what [`Making::operand`] binds.
@@ -690,25 +882,39 @@ impl Making<'_> {
         let of = if of_queries(operand) { Of::Q } else { Of::K };
         match self.origin(operand, of) {
             Some(level) => self.levels[&(level.0, of)].row(self.reads(level, of, head)),
-            None => {
-                let (item, h) = head;
-                let own = (item, if of == Of::Q { self.on.heads.0[h] } else { self.on.heads.1[h] });
-                Ok(self.token_row(of, own) - self.operand(operand)?.1)
-            }
+            None => Ok(self.token_row(of, self.own_head(of, job)) - self.operand(operand)?.1),
         }
     }
 
     /// Fields of a job of a stage that attends, which its environment does not know.
-    fn special(&self, keys: Option<LevelId>, job: usize, field: Field) -> Option<i64> {
-        let program = &*self.plan.program;
+    fn special(&self, reads: Reads, job: usize, field: Field) -> Option<i64> {
+        let row = |level: Option<LevelId>, of: Of| {
+            let level = pooled_in(self.plan, level?, of)?;
+            let block = self.levels.get(&(level.0, of))?;
+            i64::try_from(block.row(self.reads(level, of, self.head(job))).ok()?).ok()
+        };
         match field {
-            Field::KRow => {
-                let origin = choose::origin(program, keys?, derived(Of::K))?;
-                let block = self.levels.get(&(origin.0, Of::K))?;
-                i64::try_from(block.row(self.reads(origin, Of::K, self.head(job))).ok()?).ok()
-            }
-            _ => self.table_field(job, field),
+            Field::QRow => row(reads.q, Of::Q),
+            Field::KRow => row(reads.kv, Of::K),
+            Field::VRow => row(reads.kv, Of::V)
+                .or_else(|| i64::try_from(self.on.places[job].k - self.window.rows[1].start).ok()),
+            Field::ORow => Some(self.stands.get(job - self.window.jobs.start)?.first as i64),
+            _ => self.stand_field(job, field).or_else(|| self.table_field(job, field)),
         }
+    }
+
+    /// What a field says of the rows in place of queries.
+    fn stand_field(&self, job: usize, field: Field) -> Option<i64> {
+        let stand = self.stands.get(job - self.window.jobs.start)?;
+        let found = match field {
+            Field::Stand => stand.at,
+            Field::StandRoom => stand.room,
+            Field::Own("branches") => stand.branches,
+            Field::Own("first_stood") => stand.first,
+            Field::Own("most_groups") => self.on.gpu.limits.max_compute_workgroups_per_dimension as usize,
+            _ => return None,
+        };
+        i64::try_from(found).ok()
     }
 
     /// What a field says of a table that the launch makes.
@@ -739,9 +945,14 @@ impl Making<'_> {
         let made = match pass.kind {
             Kind::Pool { pool, of } => self.pool_jobs(pass, pool, of, &mut words),
             Kind::Operand(number) => self.operand_jobs(pass, number, &mut words),
-            Kind::Items(n) | Kind::Rank(n) | Kind::Fill(n) | Kind::Reach(n) | Kind::Write(n) | Kind::Search(n) => {
-                self.choice_jobs(pass, n, &mut words)
-            }
+            Kind::Items(n)
+            | Kind::Rank(n)
+            | Kind::Fill(n)
+            | Kind::Reach(n)
+            | Kind::Write(n)
+            | Kind::Search(n)
+            | Kind::Energy(n) => self.choice_jobs(pass, n, &mut words),
+            Kind::Stand | Kind::Tasks(_) | Kind::Spread => self.stand_jobs(pass, &mut words),
             Kind::Grid { choose, .. } => self.choice_jobs(pass, choose, &mut words),
         };
         self.words = words;
@@ -753,26 +964,20 @@ impl Making<'_> {
         let id = self.plan.pools[pool].level;
         let level = program.level(id);
         let block = &self.levels[&(id.0, of)];
-        let weighed = choose::weighed(program, id);
         let mut jobs = PassJobs { count: block.heads.len(), ..PassJobs::default() };
         let source_row = |of: Of, (item, head): (usize, usize)| -> Result<usize, LaunchError> {
-            let by_output = of != Of::Q && weighed;
             match level.parent.and_then(|l| choose::origin(program, l, derived(of))) {
-                Some(origin) => {
-                    let own = match by_output && !choose::weighed(program, origin) {
-                        true => (item, self.on.heads.1[head]),
-                        false => (item, head),
-                    };
-                    self.levels[&(origin.0, of)].row(own)
-                }
+                Some(origin) if self.by_output(origin, of) => self.levels[&(origin.0, of)].row((item, head)),
+                Some(origin) => self.levels[&(origin.0, of)].row(self.token_head(id, of, (item, head))),
                 None => {
-                    let own = if by_output { (item, self.on.heads.1[head]) } else { (item, head) };
+                    let own = self.token_head(id, of, (item, head));
                     Ok(self.token_row(of, own) - self.source(level.parent, of, id)?.1)
                 }
             }
         };
         for &head in &block.heads {
-            let slots = &self.slots[&(head.0, id.0, of == Of::Q)];
+            let own = self.slots_head(id, head);
+            let slots = &self.slots[&(own, id.0, of == Of::Q)];
             jobs.rows = jobs.rows.max(slots.len());
             for &field in &pass.fields {
                 let Field::Own(name) = field else { continue };
@@ -792,20 +997,26 @@ impl Making<'_> {
                     "weights" | "weight_count" => {
                         let Pooling::Weighted(tensor) = level.pool else { continue };
                         if name == "weights" {
-                            value(program, self.env(self.job_of(head.0)), Field::Tensor(tensor.0), words)?
+                            value(program, self.env(self.job_of(own)), Field::Tensor(tensor.0), words)?
                         } else {
-                            let tensors = &self.env(self.job_of(head.0)).tensors;
+                            let tensors = &self.env(self.job_of(own)).tensors;
                             tensors.get(tensor.0 as usize).map_or(1, |t| t.data.len().max(1)) as i64
                         }
+                    }
+                    "first_block" | "first_position" => {
+                        let Pooling::Quantised { block, .. } = level.pool else { continue };
+                        let env = self.env(self.job_of(own));
+                        let first = if of == Of::Q { env.q_start } else { env.k_start };
+                        if name == "first_block" { first / block } else { first }
                     }
                     "keys_source" => source_row(Of::K, head)? as i64,
                     "queries_made" | "queries_first" | "queries_end" => {
                         let queries = &self.levels[&(id.0, Of::Q)];
-                        let first = queries.first.get(&head.0).copied().unwrap_or(0);
+                        let first = queries.first.get(&own).copied().unwrap_or(0);
                         match name {
-                            "queries_made" => queries.row((head.0, self.on.heads.0[head.1]))? as i64,
+                            "queries_made" => queries.row(self.reads(id, Of::Q, head))? as i64,
                             "queries_first" => first,
-                            _ => first + self.slots[&(head.0, id.0, true)].len() as i64,
+                            _ => first + self.slots[&(own, id.0, true)].len() as i64,
                         }
                     }
                     _ => return Err(LaunchError::Data(format!("`{name}` is not known to a level"))),
@@ -815,8 +1026,60 @@ impl Making<'_> {
         }
         let pitch = if of == Of::V { self.on.spec.value_pitch() } else { self.on.spec.pitch() };
         let softmax = matches!(level.pool, Pooling::SoftmaxMean) && of == Of::V;
+        if let Pooling::Quantised { block, .. } = level.pool {
+            // Rows are blocks; the first may be cut, and the last.
+            let block = usize::try_from(block).unwrap_or(usize::MAX);
+            jobs.rows = if jobs.rows == 0 { 0 } else { jobs.rows.div_ceil(block) + 1 };
+            jobs.groups = jobs.count * jobs.rows;
+            return Ok(jobs);
+        }
         let tasks = jobs.count * jobs.rows;
         jobs.groups = if softmax { tasks } else { (tasks * pitch / 4).div_ceil(THREADS) };
+        Ok(jobs)
+    }
+
+    /// The jobs of a pass over what stands in place of queries.
+    fn stand_jobs(&self, pass: &Pass, words: &mut Words) -> Result<PassJobs, LaunchError> {
+        let program = &*self.plan.program;
+        let (branches, room) = self.most_stands();
+        let mut jobs = PassJobs { count: self.window.jobs.len(), rows: branches, ..PassJobs::default() };
+        for job in self.window.jobs.clone() {
+            let env = self.env(job);
+            let parts = match &self.plan.rows {
+                Some(InPlace::Slots(pooled)) if pass.kind == Kind::Spread => {
+                    Some(inplace::of_slots(program, env, *pooled).map_err(LaunchError::Data)?)
+                }
+                _ => None,
+            };
+            for &field in &pass.fields {
+                let list = |list: Vec<u32>, words: &mut Words| words.list(&list).map(i64::from);
+                let value = match (field, &parts) {
+                    (Field::ORow, _) => (self.on.places[job].o - self.window.rows[2].start) as i64,
+                    (Field::Own("parts_begin"), Some(parts)) => list(parts.0.clone(), words)?,
+                    (Field::Own("parts_rows"), Some(parts)) => list(parts.1.iter().map(|p| p.0).collect(), words)?,
+                    (Field::Own("parts_weights"), Some(parts)) => {
+                        list(parts.1.iter().map(|p| p.1.to_bits()).collect(), words)?
+                    }
+                    _ => match self.stand_field(job, field).or_else(|| self.table_field(job, field)) {
+                        Some(value) => value,
+                        None => value(program, env, field, words)?,
+                    },
+                };
+                jobs.push(value)?;
+            }
+            if pass.kind == Kind::Spread {
+                jobs.rows = self.on.shape.n_q;
+            }
+        }
+        jobs.groups = match pass.kind {
+            Kind::Tasks(stage) => {
+                let at = self.tasks.get(stage).map_or(0, |(at, _)| *at);
+                jobs.uniform = Some([at, room.div_ceil(self.plan.stages[stage].tile.q)]);
+                1
+            }
+            Kind::Spread => (jobs.count * jobs.rows * self.on.spec.value_pitch() / 4).div_ceil(THREADS),
+            _ => jobs.count * branches,
+        };
         Ok(jobs)
     }
 
@@ -871,6 +1134,7 @@ impl Making<'_> {
             let items = setup.items.as_ref();
             let rows = match pass.kind {
                 Kind::Items(_) => items.map_or(0, |i| i.numbers.len()),
+                Kind::Energy(_) => setup.energy_parts(),
                 Kind::Grid { how: How::Queries, .. } => of_grid(to).0,
                 Kind::Grid { .. } => of_grid(from).0,
                 _ => setup.stands.len(),
@@ -930,11 +1194,23 @@ impl Making<'_> {
                     },
                     "from_grid" => at_grid(from),
                     "to_grid" => at_grid(to),
+                    "values" if setup.energy.is_some() => {
+                        (base + setup.energy_parts() * self.on.spec.pitch()) as i64
+                    }
+                    "sums" => base as i64,
+                    "query_count" => setup.energy.as_ref().ok_or_else(missing)?[0].len() as i64,
+                    "keys_counted" => setup.energy.as_ref().ok_or_else(missing)?[1].len() as i64,
+                    "queries_listed" => list(setup.energy.as_ref().map(|e| &e[0]), words)?,
+                    "keys_listed" => list(setup.energy.as_ref().map(|e| &e[1]), words)?,
                     "values" => at_grid(last),
                     "score_rows" => of_grid(last).0 as i64,
                     "stands" => list(items.map(|i| &i.ahead), words)?,
                     "numbers" => list(items.map(|i| &i.numbers), words)?,
                     "row_stands" => list(Some(&setup.stands), words)?,
+                    "rows_from" | "keys_from" if setup.energy.is_some() => {
+                        let of = if name == "rows_from" { Of::Q } else { Of::K };
+                        (self.token_row(of, self.own_head(of, job)) - self.own_tokens(of)?.1) as i64
+                    }
                     "rows_from" => self.operand_row(dot()?.0, job)? as i64,
                     "keys_from" => self.operand_row(dot()?.1, job)? as i64,
                     "listed" => list(items.and_then(|i| i.listed.as_ref()), words)?,
@@ -1002,6 +1278,8 @@ struct PassJobs {
     rows: usize,
     /// Words that each workgroup needs.
     room: usize,
+    /// What stands in the place of where memory of workgroups begins and how much each has.
+    uniform: Option<[usize; 2]>,
     /// Workgroups that would have one task each.
     groups: usize,
 }

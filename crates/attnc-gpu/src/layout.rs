@@ -17,8 +17,10 @@ pub(crate) enum Field {
     KStart,
     /// First row of the job in Q.
     QRow,
-    /// First row in K and V.
+    /// First row in K and V; where keys are slots of a level, in K.
     KRow,
+    /// First row in V, where keys are slots of a level.
+    VRow,
     /// First row in the output, the log-sum-exp and what is handed over between stages.
     ORow,
     /// Query head.
@@ -37,6 +39,10 @@ pub(crate) enum Field {
     DocsData,
     /// Where the queries of a walk are listed.
     Walk,
+    /// Where the rows in place of queries are listed, branch by branch: how many, then as many numbers of queries.
+    Stand,
+    /// Most rows of a branch.
+    StandRoom,
     /// A size of the program.
     Size(u32),
     /// Where a tensor begins.
@@ -85,6 +91,7 @@ impl Field {
             Field::KStart => "given_k_start".to_owned(),
             Field::QRow => "q_row".to_owned(),
             Field::KRow => "k_row".to_owned(),
+            Field::VRow => "v_row".to_owned(),
             Field::ORow => "o_row".to_owned(),
             Field::Head => "head".to_owned(),
             Field::Heads => "heads".to_owned(),
@@ -94,6 +101,8 @@ impl Field {
             Field::Docs => "docs".to_owned(),
             Field::DocsData => "doc_offsets".to_owned(),
             Field::Walk => "walk".to_owned(),
+            Field::Stand => "stand".to_owned(),
+            Field::StandRoom => "stand_room".to_owned(),
             Field::Size(n) => format!("size{n}"),
             Field::Tensor(n) => format!("tensor{n}"),
             Field::Extent(n, axis) => format!("tensor{n}_extent{axis}"),

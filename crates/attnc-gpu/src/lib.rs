@@ -20,7 +20,8 @@ pub use attnc_plan::choose::Chosen;
 pub use device::{Adapter, Gpu, GpuError, adapter, adapters};
 pub use emit::{Element, EmitError, Spec, Stage, Variant, beyond, emit, max_dim, modules};
 pub use run::{
-    Buffers, GpuKernel, Launch, LaunchError, Part, Pending, Read, ReadRow, Results, Session, Shape, launch, variant,
+    Buffers, Gate, GpuKernel, Launch, LaunchError, Part, Pending, Read, ReadRow, Results, Session, Shape, Term, launch,
+    variant,
 };
 pub use validate::validate;
 pub use wgpu;

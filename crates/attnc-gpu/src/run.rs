@@ -11,18 +11,19 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use attnc_pattern::analysis::Rows;
 use attnc_pattern::env::{Env, MapData};
-use attnc_pattern::expr::LevelId;
+use attnc_pattern::expr::{ExprId, LevelId};
 use attnc_pattern::order;
 use attnc_pattern::program::{Empty, Program};
 use attnc_pattern::slots;
 use attnc_plan::choose::Chosen;
-use attnc_plan::{Entry, VerifiedPlan, View, range};
+use attnc_plan::{Entry, Reads, VerifiedPlan, View, range};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::cut::{Cut, Extents, cut};
 use crate::device::{Gpu, GpuError};
 use crate::dynamic::{self, Table};
-use crate::emit::passes::Pass;
+use crate::emit::gate::{BINDINGS, Weight, gate};
+use crate::emit::passes::{Pass, THREADS};
 use crate::emit::{self, Element, EmitError, Spec, Stage, Variant, emit, max_dim};
 use crate::layout::Field;
 
@@ -40,7 +41,7 @@ pub enum LaunchError {
         /// The attention.
         attention: usize,
         /// The expression.
-        expr: attnc_pattern::expr::ExprId,
+        expr: ExprId,
     },
     /// A row attends to nothing, and that is an error.
     EmptyRow {
@@ -165,6 +166,52 @@ impl GpuKernel {
     }
 }
 
+/// What an arm of a merge is weighed by, and the shaders that add it.
+#[derive(Debug)]
+pub struct Gate {
+    program: Arc<Program>,
+    /// Name of the merge.
+    name: String,
+    weight: Weight,
+    made: Mutex<Vec<(Weak<()>, Spec, Arc<(Vec<Field>, wgpu::ComputePipeline)>)>>,
+}
+
+impl Gate {
+    /// An arm of the merge `name` that is weighed by the product of these gates and a share.
+    ///
+    /// # Errors
+    /// A gate that has no shader.
+    pub fn new(program: &Arc<Program>, name: &str, factors: Vec<ExprId>, share: f32) -> Result<Gate, EmitError> {
+        let weight = Weight { factors, share };
+        let made = Gate { program: program.clone(), name: name.to_owned(), weight, made: Mutex::default() };
+        made.text(&Spec { variant: Variant::Portable, input: Element::F32, output: Element::F32, d: 64, dv: 64 })?;
+        Ok(made)
+    }
+
+    /// The text of its shader.
+    ///
+    /// # Errors
+    /// As for [`Gate::new`].
+    pub fn text(&self, spec: &Spec) -> Result<String, EmitError> {
+        Ok(gate(&self.program, &self.name, spec, &self.weight)?.0)
+    }
+
+    /// Fields of its jobs and its pipeline on a device, made once.
+    fn compiled(&self, gpu: &Gpu, spec: &Spec) -> Result<Arc<(Vec<Field>, wgpu::ComputePipeline)>, LaunchError> {
+        let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        made.retain(|m| m.0.strong_count() > 0);
+        let here = Arc::as_ptr(&gpu.token);
+        if let Some(known) = made.iter().find(|m| m.1 == *spec && m.0.as_ptr() == here) {
+            return Ok(known.2.clone());
+        }
+        let (text, fields) = gate(&self.program, &self.name, spec, &self.weight)?;
+        let pipeline = pipeline(gpu, (&text, false), "main", &BINDINGS)?;
+        let compiled = Arc::new((fields, pipeline));
+        made.push((Arc::downgrade(&gpu.token), *spec, compiled.clone()));
+        Ok(compiled)
+    }
+}
+
 /// The variant that kernels of one launch share, for tensors of this type and these dimensions.
 ///
 /// # Errors
@@ -210,7 +257,7 @@ fn access(bindings: &[u32]) -> Vec<(u32, bool)> {
 
 /// What depends on data is read with checks.
 fn trusted(stage: &Stage) -> bool {
-    !stage.data && stage.keys.is_none()
+    !stage.data && stage.reads == Reads::default()
 }
 
 /// A pipeline with bindings of which each is written or not; the first is a uniform. Of text that is trusted indices and loops
@@ -277,6 +324,19 @@ pub struct Part<'a> {
     pub heads: &'a [usize],
     /// One environment for each (batch item, head of `heads`), heads inside.
     pub envs: &'a [Env<'a>],
+    /// Of a merge, which arm it is; arms follow one another.
+    pub term: Option<Term<'a>>,
+}
+
+/// An arm of a merge.
+#[derive(Clone, Copy, Debug)]
+pub struct Term<'a> {
+    /// What it is weighed by.
+    pub gate: &'a Gate,
+    /// Environments of the merge, as those of a part.
+    pub envs: &'a [Env<'a>],
+    /// Whether it is the first, and the last.
+    pub ends: [bool; 2],
 }
 
 /// Extents and types of the tensors of a launch.
@@ -324,7 +384,15 @@ pub struct Buffers<'a> {
 pub(crate) struct Dispatch {
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) group: wgpu::BindGroup,
-    pub(crate) size: [u32; 2],
+    pub(crate) size: Size,
+}
+
+/// How many workgroups a dispatch has.
+pub(crate) enum Size {
+    /// So many.
+    Known([u32; 2]),
+    /// As many as a dispatch before it says.
+    Found(wgpu::Buffer),
 }
 
 /// A launch that can be encoded again and again.
@@ -467,7 +535,18 @@ pub fn launch(
     let mut assigned = vec![false; shape.heads];
     let variant = variant(parts.iter().map(|p| p.kernel), gpu, shape.input, [shape.d, shape.dv])?;
     let spec = Spec { variant, input: shape.input, output: shape.output, d: shape.d, dv: shape.dv };
+    let mut summed: Option<Summed> = None;
     for part in parts {
+        // Arms of a merge are added up as f32.
+        let of_launch = (buffers, spec);
+        let spec = Spec { output: if part.term.is_some() { Element::F32 } else { spec.output }, ..spec };
+        match &part.term {
+            None => summed = None,
+            Some(term) if term.ends[0] => summed = Some(Summed::new(gpu, shape, &spec)?),
+            Some(_) => {}
+        }
+        let apart = summed.as_ref().map(|s| Buffers { out: &s.arm, lse: &s.log_sums, ..*buffers });
+        let buffers = apart.as_ref().unwrap_or(buffers);
         let compiled = part.kernel.compiled(gpu, &spec)?;
         part.heads.iter().for_each(|&h| assigned[h] = true);
         check(part)?;
@@ -482,7 +561,8 @@ pub fn launch(
         if places.is_empty() || shape.n_q == 0 {
             continue;
         }
-        let several = compiled.stages.len() > 1;
+        // Rows in place of queries have memory of their own.
+        let several = compiled.stages.len() > 1 && part.kernel.plan.rows.is_none();
         let between = if several {
             let rows = (shape.batch * shape.heads * shape.n_q).next_multiple_of(ALIGN);
             let bytes = rows * (spec.value_pitch() * 4 + 16);
@@ -493,9 +573,10 @@ pub fn launch(
         let on = On { gpu, part, shape, spec: &spec, buffers, places: &places, heads: (q_heads, kv_heads) };
         if part.kernel.plan.is_dynamic() {
             dynamic::launch(&on, &compiled, between.as_ref(), &mut dispatches, &mut tables)?;
+            add(&on, of_launch, summed.as_ref(), &mut dispatches)?;
             continue;
         }
-        let windows = windows(gpu, shape, &spec, &places, several, &|_| [0; 2])?;
+        let windows = windows(gpu, shape, &spec, &places, several, &|_| [0; 3])?;
         let mut words = Words::default();
         let rows = (compiled.stages.iter())
             .map(|c| job_rows(part, &c.stage, &places, &windows, &mut words, &|_, _| None))
@@ -504,11 +585,12 @@ pub fn launch(
         let data = filled(gpu, &words.words, wgpu::BufferUsages::STORAGE, "run-time data")?;
         for (stage, rows) in rows.iter().enumerate() {
             let jobs = filled(gpu, rows, wgpu::BufferUsages::STORAGE, "the list of jobs")?;
-            let given = Given { on: &on, compiled: &compiled, jobs, jobs_from: 0, data: &data, levels: None };
+            let given = Given { on: &on, compiled: &compiled, jobs, jobs_from: 0, data: &data, levels: [None, None, None], stands: None };
             for window in &windows {
                 given.dispatch(stage, window, between.as_ref(), &mut dispatches)?;
             }
         }
+        add(&on, of_launch, summed.as_ref(), &mut dispatches)?;
     }
     let mut skipped = Vec::new();
     for item in 0..shape.batch {
@@ -526,6 +608,88 @@ pub fn launch(
         Some(filled(gpu, &bits, wgpu::BufferUsages::COPY_SRC, "rows of heads that skip")?)
     };
     Ok(Launch { dispatches, tables, skipped, infinities })
+}
+
+/// Memory of a merge.
+struct Summed {
+    /// Output and log-sum-exp of the arm at hand.
+    arm: wgpu::Buffer,
+    log_sums: wgpu::Buffer,
+    /// What the arms so far add up to.
+    sums: wgpu::Buffer,
+}
+
+impl Summed {
+    fn new(gpu: &Gpu, shape: &Shape, spec: &Spec) -> Result<Summed, LaunchError> {
+        let rows = ((shape.batch * shape.heads * shape.n_q).next_multiple_of(ALIGN)) as u64;
+        let row = (spec.value_pitch() * 4) as u64;
+        let made = |bytes| buffer(gpu, bytes, wgpu::BufferUsages::STORAGE, "the arms of a merge");
+        Ok(Summed { arm: made(rows * row)?, log_sums: made(rows * 4)?, sums: made(rows * row)? })
+    }
+}
+
+/// Adds an arm of a merge to those before it, and with the last one writes the output.
+fn add(
+    on: &On<'_>,
+    (buffers, spec): (&Buffers<'_>, Spec),
+    summed: Option<&Summed>,
+    dispatches: &mut Vec<Dispatch>,
+) -> Result<(), LaunchError> {
+    let (Some(term), Some(summed)) = (&on.part.term, summed) else { return Ok(()) };
+    let (gpu, program) = (on.gpu, &term.gate.program);
+    let compiled = term.gate.compiled(gpu, &spec)?;
+    let (fields, pipeline) = &*compiled;
+    let row = spec.value_pitch();
+    for window in windows(gpu, on.shape, on.spec, on.places, false, &|_| [0; 3])? {
+        let (mut words, mut jobs) = (Words::default(), Vec::new());
+        for job in window.jobs.clone() {
+            for &field in fields {
+                let value = match field {
+                    Field::ORow => (on.places[job].o - window.rows[2].start) as i64,
+                    field => value(program, &term.envs[job], field, &mut words)?,
+                };
+                let value =
+                    i32::try_from(value).map_err(|_| LaunchError::Data(format!("{value} does not fit 32 bits")))?;
+                jobs.push(value as u32);
+            }
+        }
+        words.words.extend(words.words.is_empty().then_some(0));
+        let data = filled(gpu, &words.words, wgpu::BufferUsages::STORAGE, "run-time data")?;
+        let list = filled(gpu, &jobs, wgpu::BufferUsages::STORAGE, "the list of jobs")?;
+        let (count, n_q) = (window.jobs.len(), on.shape.n_q);
+        let most = gpu.limits.max_compute_workgroups_per_dimension as usize;
+        let groups = (count * n_q * row / 4).div_ceil(THREADS).min(most);
+        let [first, last] = term.ends.map(usize::from);
+        let uniform = [0, count, n_q, groups, first, last, 0, 0].map(|n| n as u32);
+        let uniform = filled(gpu, &uniform, wgpu::BufferUsages::UNIFORM, "a dispatch")?;
+        let rows = &window.rows[2];
+        let view = |bytes: usize, buffer: &wgpu::Buffer| {
+            let offset = (rows.start * bytes) as u64;
+            (offset, std::num::NonZeroU64::new(((rows.len() * bytes) as u64).max(16).min(buffer.size() - offset)))
+        };
+        let entries = BINDINGS.map(|(binding, _)| {
+            let (buffer, (offset, size)) = match binding {
+                0 => (&uniform, (0, None)),
+                1 => (&list, (0, None)),
+                2 => (&data, (0, None)),
+                3 => (&summed.arm, view(row * 4, &summed.arm)),
+                6 => (buffers.out, view(row * spec.output.size(), buffers.out)),
+                7 => (buffers.lse, view(4, buffers.lse)),
+                _ => (&summed.sums, view(row * 4, &summed.sums)),
+            };
+            let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size });
+            wgpu::BindGroupEntry { binding, resource }
+        });
+        let group = gpu.scoped(GpuError::Internal, "bindings", || {
+            gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("attnc"),
+                layout: &pipeline.get_bind_group_layout(0),
+                entries: &entries,
+            })
+        })?;
+        dispatches.push(Dispatch { pipeline: pipeline.clone(), group, size: Size::Known([groups as u32, 1]) });
+    }
+    Ok(())
 }
 
 /// What all dispatches of a part are made from.
@@ -549,8 +713,23 @@ pub(crate) struct Given<'a> {
     /// The first of these jobs.
     pub(crate) jobs_from: usize,
     pub(crate) data: &'a wgpu::Buffer,
-    /// Keys and values, where these are those of a level.
-    pub(crate) levels: Option<[wgpu::Buffer; 2]>,
+    /// Queries, keys and values, where these are those of a level.
+    pub(crate) levels: [Option<wgpu::Buffer>; 3],
+    /// What stands in place of queries.
+    pub(crate) stands: Option<Stands>,
+}
+
+/// Rows in place of queries.
+#[derive(Clone, Debug)]
+pub(crate) struct Stands {
+    /// Most branches of a job.
+    pub(crate) branches: usize,
+    /// Most rows of a branch.
+    pub(crate) room: usize,
+    /// Their outputs.
+    pub(crate) rows: wgpu::Buffer,
+    /// Where tiles that have rows are listed, and how many workgroups they are, if that is found out on the device.
+    pub(crate) tasks: Option<(usize, wgpu::Buffer)>,
 }
 
 impl Given<'_> {
@@ -569,7 +748,12 @@ impl Given<'_> {
         let n_q = part.envs[window.jobs.clone()].iter().map(|e| e.n_q).max().unwrap_or(0);
         let n_q = usize::try_from(n_q).unwrap_or(0);
         let (tiles, class_tiles) = match stage.view {
-            View::Given | View::Walk(_) | View::Ordered { .. } | View::Rows => (n_q.div_ceil(stage.tile), 1),
+            View::Rows => {
+                let (branches, room) = self.stands.as_ref().map_or((0, 0), |s| (s.branches, s.room));
+                let of_branch = room.div_ceil(stage.tile);
+                (branches * of_branch, of_branch.max(1))
+            }
+            View::Given | View::Walk(_) | View::Ordered { .. } => (n_q.div_ceil(stage.tile), 1),
             View::Classes(_) => {
                 let modulus = usize::try_from(stage.modulus).unwrap_or(usize::MAX);
                 let of_class = n_q.div_ceil(modulus).div_ceil(stage.tile);
@@ -591,6 +775,11 @@ impl Given<'_> {
         let of_job = tiles + long * parts;
         // As many jobs at a time as the dispatch may have workgroups, and 32 bits number.
         let at_once = (most.saturating_mul(most).min(u32::MAX as usize) / of_job).max(1);
+        let found = self.stands.as_ref().and_then(|s| s.tasks.as_ref());
+        if found.is_some() && window.jobs.len() > at_once {
+            let limit = format!("as many tiles of branches as {} heads have", window.jobs.len());
+            return Err(LaunchError::Gpu(GpuError::Limit(limit)));
+        }
         let mut first = window.jobs.start;
         while first < window.jobs.end {
             let count = at_once.min(window.jobs.end - first);
@@ -607,7 +796,9 @@ impl Given<'_> {
                 passes.push((compiled.join(gpu)?, count * long, [1, parts]));
             }
             for (pipeline, groups, of_parts) in passes {
-                let width = groups.min(most);
+                // What is found on the device fills rows of as many workgroups as there may be.
+                let width = if found.is_some() { most } else { groups.min(most) };
+                let head = found.map_or(head, |(at, _)| *at);
                 let words: Vec<u32> = (jobs.into_iter().chain([width, head, tail]).chain(of_parts).chain([0; 3]))
                     .map(|n| n as u32)
                     .collect();
@@ -624,15 +815,13 @@ impl Given<'_> {
                         0 => (&uniform, (0, None)),
                         1 => (&self.jobs, (0, None)),
                         DATA => (self.data, (0, None)),
+                        3..=5 if let Some(level) = &self.levels[binding as usize - 3] => (level, (0, None)),
                         3 => (buffers.q, view(buffers.q, q, pitch)),
-                        4 | 5 if self.levels.is_some() => {
-                            let level = self.levels.as_ref().map_or(self.data, |l| &l[binding as usize - 4]);
-                            (level, (0, None))
-                        }
                         4 => (buffers.k, view(buffers.k, k, pitch)),
                         5 => (buffers.v, view(buffers.v, k, value_pitch)),
                         OUTPUT => (buffers.out, view(buffers.out, o, spec.value_pitch() * spec.output.size())),
                         BETWEEN if stage.cuts => (partials.as_ref().unwrap_or(self.data), (0, None)),
+                        BETWEEN if let Some(stands) = &self.stands => (&stands.rows, (0, None)),
                         BETWEEN => {
                             let between = between.unwrap_or(self.data);
                             (between, view(between, o, spec.value_pitch() * 4 + 16))
@@ -652,7 +841,11 @@ impl Given<'_> {
                         entries: &entries,
                     })
                 })?;
-                dispatches.push(Dispatch { pipeline, group, size: [width as u32, groups.div_ceil(width) as u32] });
+                let size = match found {
+                    Some((_, size)) => Size::Found(size.clone()),
+                    None => Size::Known([width as u32, groups.div_ceil(width) as u32]),
+                };
+                dispatches.push(Dispatch { pipeline, group, size });
             }
         }
         Ok(())
@@ -661,16 +854,16 @@ impl Given<'_> {
 
 /// Groups jobs whose rows fit the bindings that the adapter allows.
 ///
-/// `own` tells of a job how many bytes it has in two more bindings.
+/// `own` tells of a job how many bytes it has in three more bindings.
 pub(crate) fn windows(
     gpu: &Gpu,
     shape: &Shape,
     spec: &Spec,
     places: &[Place],
     several: bool,
-    own: &dyn Fn(usize) -> [u64; 2],
+    own: &dyn Fn(usize) -> [u64; 3],
 ) -> Result<Vec<Window>, LaunchError> {
-    let mut sums = [0; 2];
+    let mut sums = [0; 3];
     let most = gpu.limits.max_storage_buffer_binding_size;
     let bytes = |pitch: usize, element: Element| (pitch * element.size()) as u64;
     let q_row = bytes(spec.pitch(), spec.input);
@@ -700,7 +893,7 @@ pub(crate) fn windows(
             for (a, b) in joined.iter_mut().zip(&last.rows) {
                 *a = a.start.min(b.start)..a.end.max(b.end);
             }
-            let both = [sums[0] + more[0], sums[1] + more[1]];
+            let both = [sums[0] + more[0], sums[1] + more[1], sums[2] + more[2]];
             if fits(&joined) && both.iter().all(|&bytes| bytes <= most) {
                 sums = both;
                 last.rows = joined;
@@ -723,7 +916,11 @@ fn check(part: &Part<'_>) -> Result<(), LaunchError> {
     for (i, env) in part.envs.iter().enumerate() {
         // Heads of a launch differ in their number alone, and the last one has the greatest.
         if part.envs.get(i + 1).is_none_or(|next| !alike(env, next)) {
-            range::fits_i32(plan, env).map_err(|expr| LaunchError::Range { attention: plan.attention, expr })?;
+            let range = |expr| LaunchError::Range { attention: plan.attention, expr };
+            range::fits_i32(plan, env).map_err(range)?;
+            if let Some(term) = &part.term {
+                range::exprs_fit_i32(plan, &term.gate.weight.factors, &term.envs[i]).map_err(range)?;
+            }
         }
     }
     let fed = plan.given.iter().any(|e| matches!(e, Entry::Null { slots: 1.., .. }));
@@ -862,7 +1059,7 @@ pub(crate) fn value(program: &Program, env: &Env<'_>, field: Field, words: &mut 
             .map_err(|e| LaunchError::Data(e.to_string()))?,
         Field::Last(n) => i64::from(words.integers(&env.levels.get(at(n)).ok_or_else(|| absent("level", n))?.last)?),
         Field::Own(name) => return Err(LaunchError::Data(format!("`{name}` is not known to a launch"))),
-        Field::QRow | Field::KRow | Field::ORow | Field::Walk => 0,
+        Field::QRow | Field::KRow | Field::VRow | Field::ORow | Field::Walk | Field::Stand | Field::StandRoom => 0,
     })
 }
 
@@ -922,7 +1119,10 @@ impl Launch {
         for d in &self.dispatches {
             pass.set_pipeline(&d.pipeline);
             pass.set_bind_group(0, &d.group, &[]);
-            pass.dispatch_workgroups(d.size[0], d.size[1], 1);
+            match &d.size {
+                Size::Known([x, y]) => pass.dispatch_workgroups(*x, *y, 1),
+                Size::Found(size) => pass.dispatch_workgroups_indirect(size, 0),
+            }
         }
     }
 }

@@ -8,10 +8,11 @@ use attnc_pattern::analysis::{EvalError, Rows as Ranges, transpose};
 use attnc_pattern::env::Env;
 use attnc_pattern::expr::{ExprId, Node, Var};
 use attnc_pattern::prepare::EnvError;
-use attnc_pattern::program::{Chooser, Index, MergeKind, Pooled, Program};
+use attnc_pattern::program::{Chooser, Index, MergeKind, Partition, Pooled, Program};
 use attnc_pattern::slots;
 
 use crate::choose::{Listed, stands};
+use crate::items::row_numbers;
 use crate::plan::Plan;
 
 /// What stands in place of the queries.
@@ -138,6 +139,81 @@ pub fn most_rows(plan: &Plan, rows: &InPlace, env: &Env<'_>) -> Result<i64, Eval
                 }
             }
             Ok(count.saturating_mul(each))
+        }
+    }
+}
+
+/// Rows that each query's output is made of: query i of `1[0[i] .. 0[i + 1]]`, rows with their weights.
+pub type Parts = (Vec<u32>, Vec<(u32, f32)>);
+
+/// Rows that each query's output is made of where slots stand in place of queries: that of its slot, or with their weights
+/// those around it.
+///
+/// # Errors
+/// What has no value.
+pub fn of_slots(program: &Program, env: &Env<'_>, pooled: Pooled) -> Result<Parts, String> {
+    let index = Index::Slots(pooled.level);
+    let numbers = slots::rows(program, index, env).map_err(|e| e.to_string())?;
+    let queries: Vec<i64> = (env.q_start..env.q_start + env.n_q).collect();
+    let own = row_numbers(program, index, env, &queries, &numbers)?;
+    let count = (numbers.end - numbers.start).max(0);
+    let between = if pooled.bilinear { Some(Between::new(program, env, pooled)?) } else { None };
+    let (mut begin, mut parts) = (vec![0], Vec::with_capacity(own.len()));
+    for (&q, &slot) in queries.iter().zip(&own) {
+        match &between {
+            _ if i64::from(slot) >= count => {}
+            None => parts.push((slot, 1.0)),
+            Some(between) => between.of(q, |slot, weight| {
+                if numbers.contains(&slot) {
+                    parts.push(((slot - numbers.start) as u32, weight as f32));
+                }
+            }),
+        }
+        begin.push(parts.len() as u32);
+    }
+    Ok((begin, parts))
+}
+
+/// Boxes of a grid, between which outputs are.
+struct Between {
+    /// Where the segment begins.
+    begin: i64,
+    /// Of each axis stride, extent, coordinates of a box, and how many boxes there are.
+    axes: Vec<[i64; 4]>,
+}
+
+impl Between {
+    fn new(program: &Program, env: &Env<'_>, pooled: Pooled) -> Result<Between, String> {
+        let Partition::Axes(axes) = &program.level(pooled.level).partition else {
+            return Err("outputs between slots that are no boxes".to_owned());
+        };
+        let number = |e| slots::integer(program, env, e).map_err(|e| e.to_string());
+        let mut made = Between { begin: 0, axes: Vec::with_capacity(axes.len()) };
+        for &(axis, size) in axes {
+            let axis = program.axis(axis);
+            made.begin = number(program.space.segments[axis.segment].begin)?;
+            let (stride, extent) = (number(axis.stride)?.max(1), number(axis.extent)?.max(1));
+            let size = size.unwrap_or(extent).max(1);
+            made.axes.push([stride, extent, size, (extent + size - 1) / size]);
+        }
+        Ok(made)
+    }
+
+    /// Hands on the slots around a query with half-pixel centres, each with its weight.
+    fn of(&self, q: i64, mut f: impl FnMut(i64, f64)) {
+        for corner in 0..1_usize << self.axes.len() {
+            let (mut slot, mut weight) = (0, 1.0);
+            for (i, &[stride, extent, size, boxes]) in self.axes.iter().enumerate() {
+                let x = (q - self.begin) / stride % extent;
+                let at = ((x as f64 + 0.5) / size as f64 - 0.5).clamp(0.0, (boxes - 1) as f64);
+                let (low, part) = (at.floor(), at - at.floor());
+                let high = corner >> i & 1 == 1;
+                slot = slot * boxes + (low as i64 + i64::from(high)).min(boxes - 1);
+                weight *= if high { part } else { 1.0 - part };
+            }
+            if weight > 0.0 {
+                f(slot, weight);
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use attnc_pattern::env::{Env, MapData};
 use attnc_pattern::expr::{Bin, ExprId, Exprs, Extent, Node, Ty, Un, Var};
 
 use crate::MAX_LEN;
+use crate::inplace::InPlace;
 use crate::plan::{Attend, Entry, Plan};
 
 const LIMIT: i128 = 1 << 62;
@@ -96,25 +97,23 @@ pub fn fits_i32(plan: &Plan, env: &Env<'_>) -> Result<(), ExprId> {
     within(plan, &Known::of(env), i128::from(i32::MAX))
 }
 
+/// Checks that every integer of expressions of a plan's program fits 32 bits in a launch.
+///
+/// # Errors
+/// The first expression that may not fit.
+pub fn exprs_fit_i32(plan: &Plan, roots: &[ExprId], env: &Env<'_>) -> Result<(), ExprId> {
+    let (loops, launch) = (Loops::default(), Known::of(env));
+    let exprs = &plan.program.exprs;
+    let bounds = Bounds { plan, exprs, loops: &loops, launch: &launch };
+    checked(&bounds, roots, i128::from(i32::MAX))
+}
+
 fn within(plan: &Plan, launch: &Known<'_>, limit: i128) -> Result<(), ExprId> {
     let exprs = &plan.program.exprs;
     // Pieces number their loops alike: each is looked at with its own.
-    let check = |roots: &[ExprId], loops: &Loops| {
-        let bounds = Bounds { plan, exprs, loops, launch };
-        let mut known: FxHashMap<ExprId, (i128, i128)> = FxHashMap::default();
-        for id in exprs.reachable(roots) {
-            if exprs.ty(id) != Ty::Int {
-                continue;
-            }
-            let (lo, hi) = bounds.interval(id, &known);
-            if lo < -limit || hi > limit {
-                return Err(id);
-            }
-            known.insert(id, (lo, hi));
-        }
-        Ok(())
-    };
+    let check = |roots: &[ExprId], loops: &Loops| checked(&Bounds { plan, exprs, loops, launch }, roots, limit);
     let mut everywhere = vec![plan.require];
+    everywhere.extend(plan.rows.as_ref().and_then(InPlace::takes).map(|takes| takes.set));
     for s in walks(plan) {
         everywhere.push(s.scale);
         everywhere.extend(s.score);
@@ -146,6 +145,22 @@ fn within(plan: &Plan, launch: &Known<'_>, limit: i128) -> Result<(), ExprId> {
         }
     }
     check(&everywhere, &Loops::default())
+}
+
+/// Checks every integer of some expressions.
+fn checked(bounds: &Bounds<'_>, roots: &[ExprId], limit: i128) -> Result<(), ExprId> {
+    let mut known: FxHashMap<ExprId, (i128, i128)> = FxHashMap::default();
+    for id in bounds.exprs.reachable(roots) {
+        if bounds.exprs.ty(id) != Ty::Int {
+            continue;
+        }
+        let (lo, hi) = bounds.interval(id, &known);
+        if lo < -limit || hi > limit {
+            return Err(id);
+        }
+        known.insert(id, (lo, hi));
+    }
+    Ok(())
 }
 
 /// Every stage that walks pairs.

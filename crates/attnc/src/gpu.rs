@@ -26,9 +26,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use attnc_gpu::{Element, LaunchError, Part, Spec};
+use attnc_gpu::{Element, LaunchError, Part, Spec, Term};
 use attnc_pattern::env::Env;
 use attnc_syntax::diag::Diagnostic;
 
@@ -118,12 +119,16 @@ impl Kernel {
         let Shader { variant, dtype, dim, value_dim } = *shader;
         let spec = Spec { variant, input: element(dtype), output: element(dtype), d: dim, dv: value_dim };
         let mut texts = Vec::new();
-        for attention in self.attentions() {
+        for (attention, merge) in self.arms()? {
             let built = self.shared().planned_for_gpu(attention).map_err(|list| self.shared().said(list))?;
             let modules = attnc_gpu::modules(&built.plan, &spec)
                 .map_err(|e| self.shared().said(vec![self.shared().not_emitted(attention, &e)]))?;
             let name = self.program().attentions[attention].name.as_str();
             texts.extend(modules.into_iter().map(|(variant, text)| (name, variant, text)));
+            if let Some((merge, gate)) = merge {
+                let text = gate.text(&spec).map_err(|e| self.shared().said(vec![self.shared().not_emitted(merge, &e)]))?;
+                texts.push((self.program().attentions[merge].name.as_str(), Variant::Portable, text));
+            }
         }
         Ok(texts)
     }
@@ -141,7 +146,7 @@ impl Kernel {
     }
 
     fn variant(&self, gpu: &Gpu, layout: &Layout) -> Result<Variant, Diagnostics> {
-        let kernels = self.shaders().map(|(_, kernel)| kernel);
+        let kernels = self.shaders().map(|(kernel, _)| kernel);
         attnc_gpu::variant(kernels, gpu, element(layout.input), [layout.q[3], layout.value_dim])
             .map_err(|e| self.launch_failed(&e))
     }
@@ -173,7 +178,10 @@ impl Kernel {
         let [_, kv_heads, n_k, _] = layout.k;
         let made = self.environments(layout.q, layout.k, inputs)?;
         let parts: Vec<Part<'_>> = (self.shaders().zip(&made.parts))
-            .map(|((_, kernel), (heads, envs))| Part { kernel, heads, envs })
+            .map(|((kernel, gate), PartEnvironments { heads, envs, merge })| {
+                let term = gate.zip(merge.as_ref()).map(|(gate, (envs, ends))| Term { gate, envs, ends: *ends });
+                Part { kernel, heads, envs, term }
+            })
             .collect();
         let shape = attnc_gpu::Shape {
             batch,
@@ -216,10 +224,18 @@ impl Kernel {
     }
 }
 
+/// Heads of a part, and an environment for each (batch item, head).
+pub(crate) struct PartEnvironments<'a> {
+    pub(crate) heads: Vec<usize>,
+    pub(crate) envs: Vec<Env<'a>>,
+    /// Of an arm of a merge: environments of the merge, and whether it is the first and the last.
+    pub(crate) merge: Option<(Rc<Vec<Env<'a>>>, [bool; 2])>,
+}
+
 /// What a launch computes with, made from its inputs.
 pub(crate) struct Environments<'a> {
-    /// By part: its heads, and an environment for each (batch item, head).
-    pub(crate) parts: Vec<(Vec<usize>, Vec<Env<'a>>)>,
+    /// By part; arms of a merge follow one another.
+    pub(crate) parts: Vec<PartEnvironments<'a>>,
     /// Heads of Q that heads of the output read.
     pub(crate) q: Vec<usize>,
     /// Heads of K and V.

@@ -5,6 +5,8 @@
 //! nothing. What a launch is given is checked here, against the program, before anything is written.
 
 use std::fmt;
+#[cfg(feature = "gpu")]
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, OwnedPart, Part, RunError};
@@ -157,6 +159,9 @@ struct Piece {
     shaders: Option<Arc<attnc_gpu::GpuKernel>>,
     /// Of a merge, which has none of these: the attentions whose outputs become one.
     arms: Vec<Piece>,
+    /// What the output of each of its leaves is weighed by, where a GPU runs.
+    #[cfg(feature = "gpu")]
+    gates: Vec<Arc<attnc_gpu::Gate>>,
     /// Rows of every entry, made when a launch first asks how long they are.
     rows: Arc<OnceLock<Vec<Rows>>>,
 }
@@ -169,15 +174,23 @@ impl Piece {
         let merge = &shared.program.attentions[attention].merge;
         if let Some(merge) = merge.as_ref().filter(|m| !matches!(m.kind, MergeKind::Mean { branches: Some(_) })) {
             let arms = merge.arms.iter().map(|&arm| Piece::new(shared, arm)).collect::<Result<_, _>>()?;
-            return Ok(Piece {
+            #[allow(unused_mut, reason = "gates are for GPUs")]
+            let mut made = Piece {
                 attention,
                 built: None,
                 code: None,
                 #[cfg(feature = "gpu")]
                 shaders: None,
                 arms,
+                #[cfg(feature = "gpu")]
+                gates: Vec::new(),
                 rows: Arc::default(),
-            });
+            };
+            #[cfg(feature = "gpu")]
+            if let Target::Gpu(_) = shared.target() {
+                made.gates = made.gates_of(shared)?;
+            }
+            return Ok(made);
         }
         let code = shared.compiled(attention)?;
         let built = match shared.plan(attention) {
@@ -193,6 +206,8 @@ impl Piece {
             #[cfg(feature = "gpu")]
             shaders: shared.shaders(attention)?,
             arms: Vec::new(),
+            #[cfg(feature = "gpu")]
+            gates: Vec::new(),
             rows: Arc::default(),
         })
     }
@@ -200,6 +215,32 @@ impl Piece {
     /// What is run for it: itself, or all that a merge is made of.
     fn leaves(&self) -> Vec<&Piece> {
         if self.arms.is_empty() { vec![self] } else { self.arms.iter().flat_map(Piece::leaves).collect() }
+    }
+
+    /// What each of its leaves is weighed by: the product of the gates on the way to it.
+    #[cfg(feature = "gpu")]
+    fn gates_of(&self, shared: &Shared) -> Result<Vec<Arc<attnc_gpu::Gate>>, Vec<Diagnostic>> {
+        let program = &shared.program;
+        let mut weights = Vec::new();
+        let mut pending = vec![(self, Vec::new(), 1.0_f32)];
+        while let Some((piece, factors, share)) = pending.pop() {
+            let Some(merge) = program.attentions[piece.attention].merge.as_ref().filter(|_| !piece.arms.is_empty())
+            else {
+                weights.push((factors, share));
+                continue;
+            };
+            // The first arm is taken first.
+            for (number, arm) in piece.arms.iter().enumerate().rev() {
+                pending.push(match &merge.kind {
+                    MergeKind::Gate(gates) => (arm, factors.iter().copied().chain([gates[number]]).collect(), share),
+                    MergeKind::Mean { .. } => (arm, factors.clone(), share / piece.arms.len() as f32),
+                });
+            }
+        }
+        let name = &program.attentions[self.attention].name;
+        let gate = |(factors, share)| attnc_gpu::Gate::new(program, name, factors, share).map(Arc::new);
+        let gates: Result<_, _> = weights.into_iter().map(gate).collect();
+        gates.map_err(|error| vec![shared.not_emitted(self.attention, &error)])
     }
 
     /// Outputs that are held at once: of a merge its sum, and that of the arm at hand.
@@ -1187,10 +1228,30 @@ impl Kernel {
         &self.shared
     }
 
-    /// The shaders of the attentions in use, if a GPU runs them.
+    /// The shaders of the attentions in use, if a GPU runs them: of a merge those of its leaves, with their gates.
     #[cfg(feature = "gpu")]
-    pub(crate) fn shaders(&self) -> impl Iterator<Item = (usize, &attnc_gpu::GpuKernel)> {
-        self.parts.iter().filter_map(|p| Some((p.attention, p.shaders.as_deref()?)))
+    pub(crate) fn shaders(&self) -> impl Iterator<Item = (&attnc_gpu::GpuKernel, Option<&attnc_gpu::Gate>)> {
+        self.parts.iter().flat_map(|piece| {
+            piece.leaves().into_iter().enumerate().filter_map(|(i, leaf)| {
+                Some((leaf.shaders.as_deref()?, piece.gates.get(i).map(|gate| &**gate)))
+            })
+        })
+    }
+
+    /// Attentions with shaders, in the order in which they run, each with the merge that it is an arm of and its gate.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn arms(&self) -> Result<Vec<(usize, Option<(usize, Arc<attnc_gpu::Gate>)>)>, Diagnostics> {
+        let mut found = Vec::new();
+        for piece in &self.parts {
+            if piece.arms.is_empty() {
+                found.push((piece.attention, None));
+                continue;
+            }
+            let gates = piece.gates_of(&self.shared).map_err(|list| self.shared.said(list))?;
+            let leaves = piece.leaves().into_iter().map(|leaf| leaf.attention);
+            found.extend(leaves.zip(gates).map(|(leaf, gate)| (leaf, Some((piece.attention, gate)))));
+        }
+        Ok(found)
     }
 
     /// Environments of a launch on tensors of these shapes.
@@ -1210,13 +1271,19 @@ impl Kernel {
         for piece in &self.parts {
             let heads: Vec<usize> =
                 (0..reads.q.len()).filter(|&h| self.attention(h) == Some(piece.attention)).collect();
-            let mut of_part = Vec::with_capacity(q[0] * heads.len());
-            for item in 0..q[0] {
-                for &head in &heads {
-                    of_part.push(envs.env(self.at(piece.attention, item, head)).map_err(|l| self.shared.said(l))?);
-                }
+            let mut made = |attention: usize| {
+                let of_part = (0..q[0]).flat_map(|item| heads.iter().map(move |&head| (item, head)));
+                let envs: Result<Vec<Env<'a>>, _> =
+                    of_part.map(|(item, head)| envs.env(self.at(attention, item, head))).collect();
+                envs.map_err(|l| self.shared.said(l))
+            };
+            let merge = if piece.arms.is_empty() { None } else { Some(Rc::new(made(piece.attention)?)) };
+            let leaves = piece.leaves();
+            for (i, leaf) in leaves.iter().enumerate() {
+                let ends = [i == 0, i + 1 == leaves.len()];
+                let merge = merge.clone().map(|envs| (envs, ends));
+                parts.push(crate::gpu::PartEnvironments { heads: heads.clone(), envs: made(leaf.attention)?, merge });
             }
-            parts.push((heads, of_part));
         }
         Ok(crate::gpu::Environments { parts, q: reads.q, kv: reads.kv })
     }

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use attnc_pattern::expr::{Bin, Cmp, ExprId, Extent, Node, Ty, Un, Var};
+use attnc_pattern::expr::{Bin, Cmp, DrawId, ExprId, Extent, Node, Ty, Un, Var};
 use attnc_pattern::program::{Chooser, DrawScope, MapKind, Program};
 use rustc_hash::FxHashMap;
 
@@ -52,6 +52,8 @@ pub(crate) struct Names<'a> {
     locals: usize,
     /// Values by key that may still be added.
     key_room: usize,
+    /// Whether something reads the branch of a merge; outside of one it is 0.
+    pub(crate) reads_branch: bool,
     /// Why there will be no module, if so.
     pub(crate) refused: Option<String>,
 }
@@ -68,7 +70,7 @@ impl<'a> Names<'a> {
                     Var::QLo | Var::QHi => TILE,
                     Var::Q => ROW,
                     Var::K => KEY,
-                    Var::Score | Var::Slot | Var::Loop(_) => HERE,
+                    Var::Score | Var::Slot | Var::Channel | Var::Loop(_) => HERE,
                     _ => 0,
                 },
                 _ => {
@@ -88,6 +90,7 @@ impl<'a> Names<'a> {
             nonnegative: FxHashMap::default(),
             locals: 0,
             key_room,
+            reads_branch: false,
             refused: None,
         }
     }
@@ -253,9 +256,22 @@ impl<'a> Names<'a> {
             Var::Given(Extent::NQ) => Field::NQ,
             Var::Given(Extent::NK) => Field::NK,
             Var::Parts(map) => Field::MapRows(map.0),
-            Var::Branch | Var::Channel => return self.refuse("branches of a merge and channels"),
+            Var::Branch => {
+                self.reads_branch = true;
+                return "branch".to_owned();
+            }
+            Var::Channel => return "channel".to_owned(),
         };
         self.field(field)
+    }
+
+    /// Whether channel `channel` is in a table that a selection made, which has one row.
+    pub(crate) fn chosen_channel(&mut self, draw: DrawId) -> String {
+        let draw = draw.0;
+        self.helper("chosen");
+        let fields = [Field::DrawData(draw), Field::DrawCount(draw), Field::DrawRows(draw)];
+        let [data, count, rows] = fields.map(|f| self.field(f));
+        format!("chosen({data}, {count}, {rows}, 0, channel)")
     }
 
     /// Types of values.

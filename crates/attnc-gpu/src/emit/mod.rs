@@ -7,6 +7,7 @@
 //! computes both products with cooperative matrices. Nothing here knows of devices.
 
 mod expr;
+pub(crate) mod gate;
 mod matrix;
 pub(crate) mod passes;
 mod residues;
@@ -17,8 +18,7 @@ use std::fmt;
 use std::fmt::Write as _;
 
 use attnc_pattern::program::Empty;
-use attnc_plan::choose::cut_by_head;
-use attnc_plan::{Attend, Entry, Plan, Role, VerifiedPlan, View};
+use attnc_plan::{Attend, Entry, Plan, Reads, Role, VerifiedPlan, View};
 
 use crate::layout::Field;
 use expr::{Body, Home, Names};
@@ -166,8 +166,8 @@ pub struct Stage {
     /// The variant that it is of.
     pub variant: Variant,
     pub(crate) view: View,
-    /// The level whose slots are keys.
-    pub(crate) keys: Option<attnc_pattern::expr::LevelId>,
+    /// The levels whose slots are queries and keys.
+    pub(crate) reads: Reads,
     /// Of classes; 1 without them.
     pub(crate) modulus: i64,
     pub(crate) fields: Vec<Field>,
@@ -199,7 +199,9 @@ pub fn emit(plan: &VerifiedPlan, spec: &Spec) -> Result<Vec<Stage>, EmitError> {
         return Err(EmitError::Unsupported("cooperative matrices for what depends on the data".to_owned()));
     }
     let last = plan.stages.len() - 1;
-    plan.stages.iter().enumerate().map(|(i, attend)| stage(plan, attend, spec, (i, i > 0, i < last))).collect()
+    // Of rows in place of queries the output of these is made.
+    let stands = plan.rows.is_some();
+    plan.stages.iter().enumerate().map(|(i, attend)| stage(plan, attend, spec, (i, i > 0, i < last || stands))).collect()
 }
 
 /// The text of every module of a plan with the variant that it is of, in the order in which they run.
@@ -209,8 +211,10 @@ pub fn emit(plan: &VerifiedPlan, spec: &Spec) -> Result<Vec<Stage>, EmitError> {
 pub fn modules(plan: &VerifiedPlan, spec: &Spec) -> Result<Vec<(Variant, String)>, EmitError> {
     let stages = emit(plan, spec)?;
     let passes = passes::passes(plan, spec)?;
-    let made = passes.into_iter().map(|p| (Variant::Portable, p.text));
-    Ok(made.chain(stages.into_iter().map(|s| (s.variant, s.text))).collect())
+    let (after, before): (Vec<_>, Vec<_>) = passes.into_iter().partition(passes::Pass::is_last);
+    let text = |p: passes::Pass| (Variant::Portable, p.text);
+    let stages = stages.into_iter().map(|s| (s.variant, s.text));
+    Ok(before.into_iter().map(text).chain(stages).chain(after.into_iter().map(text)).collect())
 }
 
 /// What of a plan this back end does not do, if anything. Where it is the numbering of a stage, a plan without the
@@ -220,26 +224,13 @@ pub fn beyond(plan: &Plan) -> Option<&'static str> {
     if plan.is_dynamic() && plan.empty == Some(Empty::Error) {
         return Some("rows that may be empty where what they attend to depends on the data, and `empty = error`");
     }
-    if plan.rows.is_some() {
-        return Some("queries of a level, or means over branches");
-    }
-    if plan.chooses.iter().any(|c| c.energy.is_some()) {
-        return Some("channels chosen by their energy");
-    }
-    if plan.pools.iter().any(|p| cut_by_head(&plan.program, p.level)) {
-        return Some("levels that are cut otherwise in each head");
-    }
-    if plan.stages.iter().any(|s| s.reads.q.is_some()) {
-        return Some("queries of a level");
-    }
     plan.stages.iter().find_map(|s| match s.view {
-        View::Given | View::Walk(_) => None,
+        View::Given | View::Walk(_) | View::Rows => None,
         View::Classes(modulus) => {
             let known = plan.program.exprs.as_int(modulus).is_some_and(|m| i32::try_from(m).is_ok());
             (!known).then_some("residue classes of a modulus that is known only when run")
         }
         View::Ordered { .. } => Some("keys numbered by an order"),
-        View::Rows => Some("rows that a table lists"),
     })
 }
 
@@ -290,9 +281,9 @@ fn stage(
         return Err(EmitError::Unsupported("walks over columns: they are those of a backward pass".to_owned()));
     }
     // Levels are f32, which no variant narrows.
-    let spec = &match attend.reads.kv {
-        Some(_) => Spec { variant: Variant::Portable, ..*spec },
-        None => *spec,
+    let spec = &match attend.reads {
+        Reads { q: None, kv: None } => *spec,
+        _ => Spec { variant: Variant::Portable, ..*spec },
     };
     let form = matrix::Form::of(spec);
     let chunk = if spec.variant == Variant::Matrix { form.chunk } else { rows::chunk(spec) };
@@ -403,6 +394,11 @@ impl Maker<'_> {
         };
         if let Some(level) = attend_level(self.attend) {
             self.names.field(Field::Slots(level));
+            self.names.field(Field::VRow);
+        }
+        if self.attend.view == View::Rows {
+            self.names.field(Field::Stand);
+            self.names.field(Field::StandRoom);
         }
         for field in [Field::NQ, Field::NK, Field::QStart, Field::KStart, Field::QRow, Field::KRow, Field::ORow] {
             self.names.field(field);
@@ -420,7 +416,8 @@ impl Maker<'_> {
             View::Given => "as given".to_owned(),
             View::Classes(_) => format!("the positions of each residue modulo {modulus} as a sequence of their own"),
             View::Walk(o) => format!("queries by {}", plan.program.order(o).name),
-            View::Ordered { .. } | View::Rows => unreachable!("refused by `beyond`"),
+            View::Rows => "rows in place of queries".to_owned(),
+            View::Ordered { .. } => unreachable!("refused by `beyond`"),
         };
         let _ = writeln!(t, "// Attention `{}`, stage {}: {order}.", plan.name, index + 1);
         let _ = writeln!(
@@ -458,6 +455,9 @@ impl Maker<'_> {
                  parts: u32,\n  /// Parts to join.\n  joined: u32,\n",
             );
         }
+        if self.stands() {
+            t.push_str("  /// Where tiles that have rows are listed; 0: they are not.\n  tasks: u32,\n");
+        }
         t.push_str("}\n\n");
         let uses_data = names.fields.iter().any(|f| is_data(*f));
         self.bindings(&mut t, uses_data);
@@ -473,6 +473,12 @@ impl Maker<'_> {
              var<private> tile_first: i32;\nvar<private> tile_rows: i32;\nvar<private> q_lo: i32;\n\
              var<private> q_hi: i32;\nvar<private> q: i32;\nvar<private> number: i32;\n",
         );
+        if self.stands() || names.reads_branch {
+            t.push_str("/// The branch.\nvar<private> branch: i32;\n");
+        }
+        if self.stands() {
+            t.push_str("/// The number of the first row of the branch, and of this thread's row.\nvar<private> first_row: i32;\nvar<private> row_number: i32;\n");
+        }
         if self.residues > 1 {
             t.push_str("/// Positions of the least and greatest residue of the tile.\nvar<private> class_lo: i32;\nvar<private> class_hi: i32;\n");
         }
@@ -515,7 +521,7 @@ impl Maker<'_> {
             chunk: self.chunk,
             variant: self.spec.variant,
             view: attend.view,
-            keys: attend.reads.kv,
+            reads: attend.reads,
             modulus,
             fields: names.fields.iter().copied().collect(),
             data: uses_data,
@@ -542,13 +548,27 @@ impl Maker<'_> {
 
     /// Whether a binding has rows of a level.
     fn is_level(&self, binding: u32) -> bool {
-        let of = match binding {
-            4 => passes::Of::K,
-            5 => passes::Of::V,
+        let Reads { q, kv } = self.attend.reads;
+        let (level, of) = match binding {
+            3 => (q, passes::Of::Q),
+            4 => (kv, passes::Of::K),
+            5 => (kv, passes::Of::V),
             _ => return false,
         };
-        let level = self.attend.reads.kv;
-        level.is_some_and(|l| attnc_plan::choose::origin(&self.plan.program, l, passes::derived(of)).is_some())
+        level.is_some_and(|l| passes::pooled_in(self.plan, l, of).is_some())
+    }
+
+    /// Whether rows stand in place of queries.
+    fn stands(&self) -> bool {
+        self.attend.view == View::Rows
+    }
+
+    /// The table of the channels by which keys are scored, if not by all.
+    fn channels(&self) -> Option<attnc_pattern::expr::DrawId> {
+        match self.plan.program.level(self.attend.reads.q?).pool {
+            attnc_pattern::program::Pool::Channels(draw) => Some(draw),
+            _ => None,
+        }
     }
 
     fn bindings(&self, t: &mut String, data: bool) {
@@ -590,7 +610,7 @@ impl Maker<'_> {
             "/// Sets the job and the tile of queries of a workgroup; false if there is none.\n\
              fn begin(group: vec3<u32>) -> bool {\n",
         );
-        t.push_str(&task(self.cuts));
+        t.push_str(&task(self.cuts, self.stands()));
         let _ = writeln!(t, "  let at = (dispatch.first_job + job) * {words}u;");
         for (i, field) in names.fields.iter().enumerate() {
             let _ = writeln!(t, "  {} = jobs[at + {i}u];", field.name());
@@ -617,13 +637,20 @@ impl Maker<'_> {
                 };
                 let _ = write!(
                     t,
-                    "  n_q = given_n_q;\n  n_k = {count};\n  q_start = given_q_start;\n  k_start = {first};\n  \
-                     stride = 1;\n  tile_first = i32(turn) * TILE;\n"
+                    "  n_q = given_n_q;\n  n_k = {count};\n  q_start = given_q_start;\n  k_start = {first};\n  stride = 1;\n"
                 );
+                t.push_str(if self.stands() {
+                    "  branch = i32(turn / dispatch.class_tiles);\n  first_row = branch * stand_room;\n  \
+                     tile_first = i32(turn % dispatch.class_tiles) * TILE;\n"
+                } else {
+                    "  tile_first = i32(turn) * TILE;\n"
+                });
             }
         }
-        t.push_str(
-            "  tile_rows = min(TILE, n_q - tile_first);\n  if (tile_rows <= 0) { return false; }\n  \
+        let rows = if self.stands() { "bitcast<i32>(data[stand + branch * (stand_room + 1)])" } else { "n_q" };
+        let _ = write!(
+            t,
+            "  tile_rows = min(TILE, {rows} - tile_first);\n  if (tile_rows <= 0) {{ return false; }}\n  \
              k_from = k_start;\n  k_end = k_start + n_k;\n",
         );
         if self.cuts {
@@ -642,16 +669,18 @@ impl Maker<'_> {
         t.push_str("  return true;\n}\n\n");
         let listed = match walk {
             Some(walk) => format!("bitcast<i32>(data[{walk} + at])"),
+            None if self.stands() => "bitcast<i32>(data[stand + branch * (stand_room + 1) + 1 + at])".to_owned(),
             None if self.residues > 1 => "query_at(at)".to_owned(),
             None => "at".to_owned(),
         };
         if self.residues > 1 {
             t.push_str(&residues::query_at(self.residues));
         }
+        let stood = if self.stands() { "  row_number = at;\n" } else { "" };
         let _ = write!(
             t,
             "/// Sets this thread's query: row `row` of the tile, or the last one.\n\
-             fn set_query(row: i32) {{\n  let at = tile_first + min(row, tile_rows - 1);\n  number = {listed};\n  \
+             fn set_query(row: i32) {{\n  let at = tile_first + min(row, tile_rows - 1);\n  number = {listed};\n{stood}  \
              q = q_start + number;\n{row}}}\n\n"
         );
         if !keys.is_empty() {
@@ -660,12 +689,20 @@ impl Maker<'_> {
                 "/// Values of key `slot` of the chunk.\nfn set_key(slot: i32) {{\n  let k = keys[slot];\n{keys}}}\n\n"
             );
         }
-        t.push_str(
-            "/// The row of a key in K and V, and of query number `number` in Q and in the output.\n\
-             fn key_row(k: i32) -> i32 { return k_row + first_k + (k - k_start) * stride; }\n\
-             fn query_row() -> i32 { return q_row + first_q + number * stride; }\n\
-             fn output_row() -> i32 { return o_row + first_q + number * stride; }\n\n",
-        );
+        t.push_str("/// The row of a key in K and V, and of query number `number` in Q and in the output.\n");
+        t.push_str("fn key_row(k: i32) -> i32 { return k_row + first_k + (k - k_start) * stride; }\n");
+        if attend.reads.kv.is_some() {
+            t.push_str("fn value_row(k: i32) -> i32 { return v_row + (k - k_start); }\n");
+        }
+        t.push_str(match (self.stands(), attend.reads.q) {
+            (true, Some(_)) => "fn query_row() -> i32 { return q_row + row_number; }\n",
+            _ => "fn query_row() -> i32 { return q_row + first_q + number * stride; }\n",
+        });
+        t.push_str(if self.stands() {
+            "fn output_row() -> i32 { return o_row + first_row + row_number; }\n\n"
+        } else {
+            "fn output_row() -> i32 { return o_row + first_q + number * stride; }\n\n"
+        });
         // Reading elements.
         let load = |name: &str, input: Element| match (spec.variant, input) {
             (_, Element::F32) => format!("{name}[at]"),
@@ -747,6 +784,7 @@ fn is_data(field: Field) -> bool {
         field,
         Field::DocsData
             | Field::Walk
+            | Field::Stand
             | Field::Tensor(_)
             | Field::MapData(_)
             | Field::DrawData(_)
@@ -786,7 +824,16 @@ fn writer(output: Element) -> &'static str {
 }
 
 /// Which job and tile of queries a workgroup has: lines that set `job` and `turn`.
-fn task(cuts: bool) -> String {
+fn task(cuts: bool, stands: bool) -> String {
+    if stands {
+        return format!(
+            "  var task = group.x + group.y * dispatch.width;\n  \
+             if (dispatch.tasks != 0u) {{\n    // Which tiles have rows was found out before.\n    \
+             if (task >= data[dispatch.tasks]) {{ return false; }}\n    task = data[dispatch.tasks + 1u + task];\n  }}\n  \
+             if (task >= dispatch.jobs * dispatch.tiles) {{ return false; }}\n  \
+             let job = task / dispatch.tiles;\n  let turn = task % dispatch.tiles;\n"
+        );
+    }
     if !cuts {
         return format!(
             "  let task = group.x + group.y * dispatch.width;\n  \

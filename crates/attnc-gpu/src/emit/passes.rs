@@ -9,12 +9,12 @@
 
 use std::fmt::Write as _;
 
-use attnc_pattern::expr::{ExprId, LevelId};
+use attnc_pattern::expr::{ExprId, LevelId, Node, TensorId, Un};
 use attnc_pattern::program::{
-    Among, Band, Budget, Index, Norm, Operand, Pool as Pooling, Program, Reduce, Rep, Select, Step,
+    Among, Band, Budget, Chooser, Index, Norm, Operand, Pool as Pooling, Program, Reduce, Rep, Rows, Select, Step,
 };
 use attnc_pattern::rowset::RowSet;
-use attnc_plan::{Choose, Plan, Scored, choose};
+use attnc_plan::{Choose, InPlace, Plan, Scored, choose};
 
 use super::expr::{self, Body, Home, Names};
 use super::{Element, EmitError, Spec, sets};
@@ -49,6 +49,14 @@ pub(crate) enum Kind {
     Write(usize),
     /// A table that a search finds: a workgroup for each row.
     Search(usize),
+    /// Sums of squares of the channels of rows: a workgroup for [`PART`] rows.
+    Energy(usize),
+    /// Lists of the queries that each branch of a merge takes: a workgroup for each branch.
+    Stand,
+    /// The tiles of a stage that have rows, and how many workgroups they are.
+    Tasks(usize),
+    /// The output of queries, from those of the rows in place of them: a thread for each vector.
+    Spread,
 }
 
 /// How a grid is made from another.
@@ -73,8 +81,17 @@ pub(crate) struct Pass {
     pub(crate) bindings: Vec<(u32, bool)>,
 }
 
+impl Pass {
+    /// Whether it comes after the stages that attend.
+    pub(crate) fn is_last(&self) -> bool {
+        self.kind == Kind::Spread
+    }
+}
+
 /// Threads of a workgroup.
 pub(crate) const THREADS: usize = 64;
+/// Rows whose channels are summed up one after the other.
+pub(crate) const PART: usize = 64;
 /// Threads of a workgroup that goes over all of a head.
 pub(crate) const MANY: usize = 256;
 
@@ -180,7 +197,22 @@ pub(crate) fn passes(plan: &Plan, spec: &Spec) -> Result<Vec<Pass>, EmitError> {
     for (number, made) in plan.chooses.iter().enumerate() {
         choices(plan, spec, number, made, &mut all)?;
     }
+    if let Some(rows) = &plan.rows {
+        if let Some(takes) = rows.takes() {
+            all.push(stand(plan, spec, takes)?);
+            for (number, stage) in plan.stages.iter().enumerate() {
+                all.push(tasks(plan, number, stage.tile.q));
+            }
+        }
+        all.push(spread(plan, spec, rows));
+    }
     Ok(all)
+}
+
+/// The level that has the rows of an operand of a level, if they are made.
+pub(crate) fn pooled_in(plan: &Plan, level: LevelId, of: Of) -> Option<LevelId> {
+    let origin = choose::origin(&plan.program, level, derived(of))?;
+    plan.pools.iter().any(|p| p.level == origin && derived(of)(p.of)).then_some(origin)
 }
 
 /// The type of the rows that something derived is read from: tensors as they are, levels as f32.
@@ -238,7 +270,7 @@ fn reader(binding: u32, name: &str, function: &str, element: Element) -> String 
 }
 
 /// Sets the fields of a job from its row of words.
-fn set_fields(fields: &[Field]) -> String {
+pub(super) fn set_fields(fields: &[Field]) -> String {
     let mut t = String::new();
     for field in fields {
         let _ = writeln!(t, "var<private> {}: i32;", field.name());
@@ -279,11 +311,8 @@ fn pooled(plan: &Plan, spec: &Spec, number: usize, of: Of) -> Result<Pass, EmitE
                 "sum",
             )
         }
-        Pooling::Quantised { .. } => {
-            return Err(EmitError::Unsupported(format!(
-                "the level `{}`: rows that are rounded to a few bits",
-                level.name
-            )));
+        Pooling::Quantised { bits, block } => {
+            return Ok(quantised(plan, spec, (number, of), (*bits, *block), element));
         }
         Pooling::Nothing | Pooling::Max | Pooling::Channels(_) => {
             return Err(EmitError::Unsupported(format!("the level `{}`", level.name)));
@@ -366,6 +395,80 @@ fn pooled(plan: &Plan, spec: &Spec, number: usize, of: Of) -> Result<Pass, EmitE
     Ok(Pass { text: t, kind: Kind::Pool { pool: number, of }, fields, bindings })
 }
 
+/// The pass of one operand of a level of rows that are rounded to so many bits.
+fn quantised(
+    plan: &Plan,
+    spec: &Spec,
+    (number, of): (usize, Of),
+    (bits, size): (u32, i64),
+    element: Element,
+) -> Pass {
+    let level = plan.program.level(plan.pools[number].level);
+    // No sequence is longer.
+    let size = size.min(i64::from(i32::MAX / 2));
+    let vectors = if of == Of::V { spec.value_pitch() / 4 } else { spec.pitch() / 4 };
+    let own = ["rows", "source", "made", "first_block", "first_position"];
+    let fields: Vec<Field> = own.into_iter().map(Field::Own).collect();
+    let levels = (1_u32 << (bits - 1)) - 1;
+    let mut t = format!(
+        "// Level `{}` of attention `{}`: rows of {bits} bits.\n\n{HEAD}/// Vectors of four elements in a row.\n\
+         const V4: i32 = {vectors};\nconst THREADS: i32 = {THREADS};\n/// Tokens of a block.\nconst SIZE: i32 = {size};\n\
+         /// The greatest number.\nconst LEVELS: f32 = {levels}.0;\n\n",
+        level.name, plan.name,
+    );
+    t.push_str("@group(0) @binding(0) var<uniform> dispatch: Dispatch;\n@group(0) @binding(1) var<storage, read> jobs: array<i32>;\n");
+    t.push_str("@group(0) @binding(2) var<storage, read> data: array<u32>;\n");
+    t.push_str(&reader(3, "sources", "read_source", element));
+    t.push_str("@group(0) @binding(6) var<storage, read_write> made_rows: array<vec4<f32>>;\n\n");
+    t.push_str(&set_fields(&fields));
+    t.push_str(ROUNDED);
+    let _ = write!(
+        t,
+        "\n/// A workgroup for each block.\n@compute @workgroup_size({THREADS})\n\
+         fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {{\n  \
+         let lane = i32(thread);\n  \
+         for (var task = i32(group.x); task < dispatch.jobs * dispatch.rows; task += dispatch.groups) {{\n    \
+         read_job(dispatch.first_job + task / dispatch.rows);\n    let block = first_block + task % dispatch.rows;\n    \
+         let begin = max(block * SIZE - first_position, 0);\n    let end = min(block * SIZE - first_position + SIZE, rows);\n    \
+         var own = 0.0;\n    for (var i = begin * V4 + lane; i < end * V4; i += THREADS) {{\n      \
+         let x = abs(read_source(source * V4 + i));\n      own = max(own, max(max(x.x, x.y), max(x.z, x.w)));\n    }}\n    \
+         let most = most_of(own, lane);\n    for (var i = begin * V4 + lane; i < end * V4; i += THREADS) {{\n      \
+         let x = read_source(source * V4 + i);\n      let a = abs(x);\n      \
+         let y = vec4<f32>(rounded(a.x, most), rounded(a.y, most), rounded(a.z, most), rounded(a.w, most));\n      \
+         made_rows[made * V4 + i] = select(y, -y, x < vec4<f32>());\n    }}\n  }}\n}}\n"
+    );
+    let bindings = vec![(0, false), (1, false), (2, false), (3, false), (6, true)];
+    Pass { text: t, kind: Kind::Pool { pool: number, of }, fields, bindings }
+}
+
+/// Numbers nearest to quotients, ties to even, without rounding: with the sign of `2 LEVELS x - (2 n + 1) most`, whose terms
+/// are products of few bits.
+const ROUNDED: &str = "
+var<workgroup> parts: array<f32, THREADS>;
+fn most_of(x: f32, lane: i32) -> f32 {
+  workgroupBarrier();
+  parts[lane] = x;
+  workgroupBarrier();
+  for (var half = THREADS / 2; half > 0; half /= 2) {
+    if (lane < half) { parts[lane] = max(parts[lane], parts[lane + half]); }
+    workgroupBarrier();
+  }
+  return parts[0];
+}
+fn high_bits(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) & 0xfffff000u); }
+/// The multiple of `most / LEVELS` that is nearest to x, both at least 0.
+fn rounded(x: f32, most: f32) -> f32 {
+  if (most <= 0.0) { return 0.0; }
+  let n = floor(LEVELS * x / most);
+  let odd = 2.0 * n + 1.0;
+  let x_high = high_bits(x);
+  let most_high = high_bits(most);
+  let above = (2.0 * LEVELS * x_high - odd * most_high) + (2.0 * LEVELS * (x - x_high) - odd * (most - most_high));
+  let up = (above > 0.0) | ((above == 0.0) & ((i32(n) & 1) == 1));
+  return select(n, n + 1.0, up) * most / LEVELS;
+}
+";
+
 /// The pass of an operand that is a mean over heads, or of length 1.
 fn operand_rows(plan: &Plan, spec: &Spec, number: usize, operand: Operand) -> Pass {
     let of = if choose::of_queries(operand) { Of::Q } else { Of::K };
@@ -411,6 +514,10 @@ struct Module<'a> {
     functions: String,
     /// Types of the rows of a product.
     dot: Option<[Element; 2]>,
+    /// The tensor whose rows are the first of a product.
+    tensor: Option<TensorId>,
+    /// Queries and keys are exchanged.
+    exchanged: bool,
     threads: usize,
     /// What of the library it uses beside sums.
     library: Vec<&'static str>,
@@ -424,6 +531,8 @@ impl<'a> Module<'a> {
             names: Names::new(&plan.program, 0),
             functions: String::new(),
             dot: None,
+            tensor: None,
+            exchanged: false,
             threads,
             library: Vec::new(),
         }
@@ -473,7 +582,16 @@ impl<'a> Module<'a> {
                 element_of(&self.plan.program, self.spec, choose::level_of(operand), of)
             };
             self.dot = Some([of(a), of(b)]);
-            self.own("rows_from");
+            let row = match a.rows {
+                Rows::Tensor(tensor) => {
+                    self.tensor = Some(tensor);
+                    "read_row(number, c)"
+                }
+                _ => {
+                    self.own("rows_from");
+                    "read_row((rows_from + number) * D4 + c)"
+                }
+            };
             self.own("keys_from");
             let listed = if scored.listed.is_some() {
                 self.own("listed");
@@ -493,7 +611,7 @@ impl<'a> Module<'a> {
                 self.functions,
                 "/// The query of a row of items.\nvar<workgroup> own: array<vec4<f32>, D4>;\n\
                  fn read_own(number: i32, lane: i32) {{\n  workgroupBarrier();\n  \
-                 for (var c = lane; c < D4; c += THREADS) {{ own[c] = read_row((rows_from + number) * D4 + c); }}\n  \
+                 for (var c = lane; c < D4; c += THREADS) {{ own[c] = {row}; }}\n  \
                  workgroupBarrier();\n}}\nfn product(number: i32) -> f32 {{\n  let at = (keys_from + {listed}) * D4;\n  \
                  var four = vec4<f32>();\n  {products}  \
                  return (four.x + four.y) + (four.z + four.w);\n}}\n"
@@ -512,6 +630,25 @@ impl<'a> Module<'a> {
         self.own("key_count");
     }
 
+    /// `fn read_row(number, c)`: a vector of a row of a tensor, for the head at hand if it has rows for each.
+    fn tensor_rows(&mut self, tensor: TensorId) -> String {
+        let axes = self.plan.program.tensor(tensor).dims.len();
+        let base = self.names.field(Field::Tensor(tensor.0));
+        let dim = self.names.field(Field::Dim);
+        let row = if axes > 2 {
+            let head = self.names.field(Field::Head);
+            let rows = self.names.field(Field::Extent(tensor.0, (axes - 2) as u32));
+            format!("({head} * {rows} + number)")
+        } else {
+            "number".to_owned()
+        };
+        format!(
+            "/// Four elements of a row of a tensor; those beyond it are 0.\nfn read_row(number: i32, c: i32) -> vec4<f32> {{\n  \
+             let at = {base} + {row} * {dim};\n  var found = vec4<f32>();\n  for (var i = 0; i < 4; i++) {{\n    \
+             if (4 * c + i < {dim}) {{ found[i] = bitcast<f32>(data[at + 4 * c + i]); }}\n  }}\n  return found;\n}}\n"
+        )
+    }
+
     /// Lines that set the hoisted values of a home.
     fn assignments(&mut self, home: Home) -> String {
         let list = self.names.hoisted(home);
@@ -528,6 +665,7 @@ impl<'a> Module<'a> {
         for field in [Field::NQ, Field::NK, Field::QStart, Field::KStart] {
             self.names.field(field);
         }
+        let tensor_rows = self.tensor.map(|tensor| self.tensor_rows(tensor));
         // Values of an inner place may ask for those of an outer one.
         let row = self.assignments(Home::Row);
         let launch = self.assignments(Home::Launch);
@@ -548,16 +686,19 @@ impl<'a> Module<'a> {
         t.push_str("/// Tables, and what a launch knows beforehand.\n@group(0) @binding(2) var<storage, read_write> data: array<u32>;\n");
         let mut bindings = vec![(0, false), (1, false), (2, true)];
         if let Some([a, b]) = self.dot {
-            t.push_str(&reader(3, "row_vectors", "read_row", a));
+            if self.tensor.is_none() {
+                t.push_str(&reader(3, "row_vectors", "read_row", a));
+                bindings.push((3, false));
+            }
             t.push_str(&reader(4, "key_vectors", "read_key", b));
-            bindings.extend([(3, false), (4, false)]);
+            bindings.push((4, false));
         }
         t.push_str("/// Scores, and memory of workgroups.\n@group(0) @binding(5) var<storage, read_write> work: array<u32>;\n\n");
         bindings.push((5, true));
         t.push_str(&set_fields(&fields));
         t.push_str(
             "\nvar<private> n_q: i32;\nvar<private> n_k: i32;\nvar<private> q_start: i32;\nvar<private> k_start: i32;\n\
-             var<private> k_end: i32;\nvar<private> q: i32;\n",
+             var<private> k_end: i32;\nvar<private> q: i32;\nvar<private> branch: i32;\n",
         );
         for home in [Home::Launch, Home::Row] {
             for (id, name) in self.names.hoisted(home) {
@@ -569,10 +710,13 @@ impl<'a> Module<'a> {
             t.push_str(expr::helper(name));
             t.push('\n');
         }
+        t.push_str(&tensor_rows.unwrap_or_default());
+        let (n_q, q_start) =
+            if self.exchanged { ("given_n_k", "given_k_start") } else { ("given_n_q", "given_q_start") };
         let _ = write!(
             t,
-            "/// Candidates or items from `first` on.\nfn enter(first: i32, count: i32) {{\n  n_q = given_n_q;\n  \
-             q_start = given_q_start;\n  k_start = first;\n  n_k = count;\n  k_end = first + count;\n{launch}}}\n\
+            "/// Candidates or items from `first` on.\nfn enter(first: i32, count: i32) {{\n  n_q = {n_q};\n  \
+             q_start = {q_start};\n  k_start = first;\n  n_k = count;\n  k_end = first + count;\n{launch}}}\n\
              fn set_query(position: i32) {{\n  q = position;\n{row}}}\n\n"
         );
         t.push_str(SUMS);
@@ -902,8 +1046,25 @@ fn choices(plan: &Plan, spec: &Spec, number: usize, made: &Choose, all: &mut Vec
     let program = &*plan.program;
     let select = program.select(made.select);
     let name = &select.name;
-    if matches!(select.slots, Index::Channels | Index::Branches(_)) || matches!(select.rows, Index::Branches(_)) {
-        return Err(EmitError::Unsupported(format!("the selection `{name}`: it is not of keys or slots for queries")));
+    if matches!(select.slots, Index::Branches(_)) || (select.slots == Index::Channels && made.energy.is_none()) {
+        return Err(EmitError::Unsupported(format!("the selection `{name}`: it is not of keys, slots or channels")));
+    }
+    if let Some(energy) = &made.energy {
+        let data = |e: ExprId| {
+            program.exprs.reachable(&[e]).into_iter().any(|e| match *program.exprs.node(e) {
+                Node::Drawn(d, ..) | Node::DrawAt(d, ..) | Node::Un(Un::DrawCount(d), _) => {
+                    matches!(program.draw(d).chooser, Chooser::Select { .. })
+                }
+                _ => false,
+            })
+        };
+        if data(energy.queries.set) || data(energy.keys.set) {
+            let what = "an energy over what another selection chose";
+            return Err(EmitError::Unsupported(format!("the selection `{name}`: {what}")));
+        }
+        all.push(squares(plan, spec, number));
+        all.push(rank(plan, spec, number, made, None)?);
+        return Ok(());
     }
     if made.including.is_some() && by_mass(&select.budget) {
         let what = "a share of a sum of which some candidates are chosen first";
@@ -1215,6 +1376,23 @@ fn rank(plan: &Plan, spec: &Spec, number: usize, made: &Choose, scored: Option<&
     candidate_sets(&mut m, made, true);
     borrowed(&mut m, select);
     let own = match (scored, direct) {
+        _ if made.energy.is_some() => {
+            for name in ["query_count", "keys_counted", "sums", "values"] {
+                m.own(name);
+            }
+            m.functions.push_str(
+                "/// The number of a channel by its energy.\nfn number_of(row: i32, slot: i32) -> u32 {\n  let bits = work[values + slot];\n  \
+                 return select(NOTHING, rank_of(bits), there(bits));\n}\n",
+            );
+            format!(
+                "    let of_queries = (query_count + {PART} - 1) / {PART};\n    let of_all = of_queries + (keys_counted + {PART} - 1) / {PART};\n    \
+                 for (var c = lane; c < slot_count; c += THREADS) {{\n      var sum_q = 0.0;\n      var sum_k = 0.0;\n      \
+                 for (var p = 0; p < of_queries; p++) {{ sum_q += bitcast<f32>(work[sums + p * 4 * D4 + c]); }}\n      \
+                 for (var p = of_queries; p < of_all; p++) {{ sum_k += bitcast<f32>(work[sums + p * 4 * D4 + c]); }}\n      \
+                 let energy = sum_q / f32(max(query_count, 1)) * (sum_k / f32(max(keys_counted, 1)));\n      \
+                 work[values + c] = select(ABSENT, bitcast<u32>(energy), (query_count > 0) & (keys_counted > 0));\n    }}\n"
+            )
+        }
         (None, _) => {
             let last = if let Index::Slots(level) = select.slots
                 && program.is_scattered(level)
@@ -1234,9 +1412,12 @@ fn rank(plan: &Plan, spec: &Spec, number: usize, made: &Choose, scored: Option<&
         (Some(_), Some(direct)) => {
             m.items(direct);
             m.own("numbers");
+            // Which pairs the score is for.
+            let only = select.score.and_then(|score| program.score(score).only);
+            let only = if only.is_some() { "  if (!keep0(slot, slot)) { return NOTHING; }\n" } else { "" };
             let _ = write!(
                 m.functions,
-                "/// The number of a candidate by its score.\nfn number_of(row: i32, slot: i32) -> u32 {{\n  let bits = bitcast<u32>(item(slot - first_slot, slot));\n  \
+                "/// The number of a candidate by its score.\nfn number_of(row: i32, slot: i32) -> u32 {{\n{only}  let bits = bitcast<u32>(item(slot - first_slot, slot));\n  \
                  return select(NOTHING, rank_of(bits), there(bits));\n}}\n"
             );
             if direct.dot.is_some() { "    read_own(word(numbers + row), lane);\n".to_owned() } else { String::new() }
@@ -1258,7 +1439,7 @@ fn rank(plan: &Plan, spec: &Spec, number: usize, made: &Choose, scored: Option<&
     };
     let tables = select.tables.len();
     let sums = if by_mass(&select.budget) {
-        let had = if made.besides.is_some() {
+        let had = if made.besides.is_some() && made.energy.is_none() {
             "    var own_had = 0.0;\n    for (var slot = first_slot + lane; slot < first_slot + slot_count; slot += THREADS) {\n      \
              if (keep2(slot, slot)) {\n        let bits = held(row, slot);\n        if (finite(bits)) { own_had += bitcast<f32>(bits); }\n      }\n    }\n    \
              let had = sum_of(own_had, lane);\n"
@@ -1467,6 +1648,155 @@ fn search(plan: &Plan, spec: &Spec, number: usize, made: &Choose, scored: &Score
         head = over_rows(THREADS),
     );
     m.finish(&format!("Tables of the selection `{}`, by a search", select.name), Kind::Search(number), &main)
+}
+
+/// Sums of squares by channel of the rows over which the energy of channels is taken: those of queries, then of keys.
+fn squares(plan: &Plan, spec: &Spec, number: usize) -> Pass {
+    let select = plan.program.select(plan.chooses[number].select);
+    let own = ["queries_listed", "query_count", "rows_from", "keys_listed", "keys_counted", "keys_from", "sums"];
+    let fields: Vec<Field> = own.into_iter().map(Field::Own).collect();
+    let mut t = format!(
+        "// Energies for the selection `{}` of attention `{}`.\n\n{HEAD}const D4: i32 = {};\n/// Rows that are summed up one after the other.\nconst PART: i32 = {PART};\n\n",
+        select.name,
+        plan.name,
+        spec.pitch() / 4
+    );
+    t.push_str("@group(0) @binding(0) var<uniform> dispatch: Dispatch;\n@group(0) @binding(1) var<storage, read> jobs: array<i32>;\n");
+    t.push_str("@group(0) @binding(2) var<storage, read> data: array<u32>;\n");
+    t.push_str(&reader(3, "row_vectors", "read_row", spec.input));
+    t.push_str(&reader(4, "key_vectors", "read_key", spec.input));
+    t.push_str("@group(0) @binding(5) var<storage, read_write> work: array<u32>;\n\n");
+    t.push_str(&set_fields(&fields));
+    let _ = write!(
+        t,
+        "\n@compute @workgroup_size({THREADS})\n\
+         fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {{\n  \
+         for (var task = i32(group.x); task < dispatch.jobs * dispatch.rows; task += dispatch.groups) {{\n    \
+         read_job(dispatch.first_job + task / dispatch.rows);\n    let part = task % dispatch.rows;\n    \
+         let of_queries = (query_count + PART - 1) / PART;\n    let first = (part - of_queries) * PART;\n    \
+         for (var c = i32(thread); c < D4; c += {THREADS}) {{\n      var sum = vec4<f32>();\n      \
+         if (part < of_queries) {{\n        for (var i = part * PART; i < min(part * PART + PART, query_count); i++) {{\n          \
+         let x = read_row((rows_from + word(queries_listed + i)) * D4 + c);\n          sum += x * x;\n        }}\n      }} else {{\n        \
+         for (var i = first; i < min(first + PART, keys_counted); i++) {{\n          \
+         let x = read_key((keys_from + word(keys_listed + i)) * D4 + c);\n          sum += x * x;\n        }}\n      }}\n      \
+         if (first < keys_counted) {{\n        for (var i = 0; i < 4; i++) {{ work[sums + (part * D4 + c) * 4 + i] = bitcast<u32>(sum[i]); }}\n      }}\n    }}\n  }}\n}}\n"
+    );
+    let bindings = vec![(0, false), (1, false), (2, false), (3, false), (4, false), (5, true)];
+    Pass { text: t, kind: Kind::Energy(number), fields, bindings }
+}
+
+/// Lists of the queries that each branch takes.
+fn stand(plan: &Plan, spec: &Spec, takes: &choose::Listed) -> Result<Pass, EmitError> {
+    let mut m = Module::new(plan, spec, THREADS);
+    m.exchanged = true;
+    m.uses(RANKS);
+    m.own("branches");
+    let [stand, room] = [Field::Stand, Field::StandRoom].map(|f| m.names.field(f));
+    m.set(0, takes.set, &takes.rows, false);
+    let main = format!(
+        "@compute @workgroup_size({THREADS})\n\
+         fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {{\n  \
+         let lane = i32(thread);\n  \
+         for (var task = i32(group.x); task < dispatch.jobs * dispatch.rows; task += dispatch.groups) {{\n    \
+         read_job(dispatch.first_job + task / dispatch.rows);\n    branch = task % dispatch.rows;\n    \
+         if (branch >= branches) {{ continue; }}\n    \
+         // Candidates are queries.\n    enter(given_q_start, given_n_q);\n    set_query(given_k_start);\n    \
+         let at = {stand} + branch * ({room} + 1);\n    var count = 0;\n    \
+         for (var base = 0; base < n_k; base += THREADS) {{\n      let number = base + lane;\n      var taken = number < n_k;\n      \
+         if (taken) {{ taken = keep0(k_start + number, number); }}\n      let found = place(taken, lane);\n      \
+         let to = count + found.x;\n      if (taken & (to < {room})) {{ data[at + 1 + to] = u32(number); }}\n      \
+         count += found.y;\n    }}\n    if (lane == 0) {{ data[at] = u32(min(count, {room})); }}\n    sync();\n  }}\n}}\n"
+    );
+    m.finish("Queries of the branches", Kind::Stand, &main)
+}
+
+/// The tiles of a stage that have rows: their numbers, how many there are, and that as the size of a dispatch.
+fn tasks(plan: &Plan, stage: usize, tile: usize) -> Pass {
+    let fields = vec![Field::Stand, Field::StandRoom, Field::Own("branches"), Field::Own("most_groups")];
+    let mut t = format!(
+        "// Tiles of stage {} of attention `{}` that have rows.\n\n{HEAD}const TILE: u32 = {tile}u;\n\n",
+        stage + 1,
+        plan.name
+    );
+    t.push_str("@group(0) @binding(0) var<uniform> dispatch: Dispatch;\n@group(0) @binding(1) var<storage, read> jobs: array<i32>;\n");
+    t.push_str("@group(0) @binding(2) var<storage, read_write> data: array<u32>;\n");
+    t.push_str("/// Workgroups of the stage.\n@group(0) @binding(6) var<storage, read_write> size: array<u32, 3>;\n\n");
+    t.push_str(&set_fields(&fields));
+    let _ = write!(
+        t,
+        "\nvar<workgroup> counts: array<u32, {THREADS}>;\n\
+         /// One workgroup. `scratch` is where the list begins, `room` how many tiles a branch has at most.\n\
+         @compute @workgroup_size({THREADS})\nfn main(@builtin(local_invocation_index) thread: u32) {{\n  \
+         let lane = i32(thread);\n  let pairs = dispatch.jobs * dispatch.rows;\n  var total = 0u;\n  \
+         for (var base = 0; base < pairs; base += {THREADS}) {{\n    let pair = base + lane;\n    var tiles = 0u;\n    \
+         if (pair < pairs) {{\n      read_job(dispatch.first_job + pair / dispatch.rows);\n      \
+         let branch = pair % dispatch.rows;\n      \
+         if (branch < branches) {{ tiles = (data[stand + branch * (stand_room + 1)] + TILE - 1u) / TILE; }}\n    }}\n    \
+         workgroupBarrier();\n    counts[lane] = tiles;\n    workgroupBarrier();\n    var at = total;\n    \
+         for (var i = 0; i < {THREADS}; i++) {{\n      if (i < lane) {{ at += counts[i]; }}\n      total += counts[i];\n    }}\n    \
+         for (var i = 0u; i < tiles; i++) {{ data[u32(dispatch.scratch + 1) + at + i] = u32(pair * dispatch.room) + i; }}\n  }}\n  \
+         read_job(dispatch.first_job);\n  let width = u32(most_groups);\n  if (lane == 0) {{\n    \
+         data[dispatch.scratch] = total;\n    size[0] = min(total, width);\n    size[1] = (total + width - 1u) / width;\n    size[2] = 1u;\n  }}\n}}\n"
+    );
+    let bindings = vec![(0, false), (1, false), (2, true), (6, true)];
+    Pass { text: t, kind: Kind::Tasks(stage), fields, bindings }
+}
+
+/// The output of each query, from those of the rows in place of queries.
+fn spread(plan: &Plan, spec: &Spec, rows: &InPlace) -> Pass {
+    let mut fields = vec![Field::NQ, Field::ORow, Field::Own("first_stood")];
+    let (find, sum) = match rows {
+        InPlace::Slots(_) => {
+            fields.extend(["parts_begin", "parts_rows", "parts_weights"].map(Field::Own));
+            (
+                "    for (var i = word(parts_begin + row); i < word(parts_begin + row + 1); i++) {\n      \
+                 let at = (first_stood + word(parts_rows + i)) * (V4 + 1);\n      \
+                 sum += bitcast<f32>(data[parts_weights + i]) * stood[at + c];\n      let state = stood[at + V4];\n      \
+                 log_sum = select(0xff800000u, bitcast<u32>(state.x), state.y > 0.0);\n    }\n",
+                "sum",
+            )
+        }
+        InPlace::Branches { .. } => {
+            fields.extend([Field::Stand, Field::StandRoom, Field::Own("branches")]);
+            (
+                "    var taken = 0.0;\n    for (var branch = 0; branch < branches; branch++) {\n      \
+                 // Queries of a branch ascend.\n      let list = stand + branch * (stand_room + 1);\n      let count = word(list);\n      \
+                 var lo = 0;\n      var hi = count;\n      while (lo < hi) {\n        let mid = (lo + hi) >> 1u;\n        \
+                 if (word(list + 1 + mid) < row) { lo = mid + 1; } else { hi = mid; }\n      }\n      \
+                 if (lo >= count) { continue; }\n      if (word(list + 1 + lo) != row) { continue; }\n      \
+                 sum += stood[(first_stood + branch * stand_room + lo) * (V4 + 1) + c];\n      taken += 1.0;\n    }\n",
+                "sum / max(taken, 1.0)",
+            )
+        }
+    };
+    let output = if spec.output == Element::F32 { "vec4<f32>" } else { "vec2<u32>" };
+    let mut t = format!(
+        "// The output of attention `{}`.\n\n{HEAD}/// Vectors of four elements in a row.\nconst V4: i32 = {};\n\n",
+        plan.name,
+        spec.value_pitch() / 4
+    );
+    t.push_str("@group(0) @binding(0) var<uniform> dispatch: Dispatch;\n@group(0) @binding(1) var<storage, read> jobs: array<i32>;\n");
+    t.push_str("@group(0) @binding(2) var<storage, read> data: array<u32>;\n");
+    t.push_str("/// Output and log-sum-exp of rows.\n@group(0) @binding(3) var<storage, read> stood: array<vec4<f32>>;\n");
+    let _ = writeln!(t, "@group(0) @binding(6) var<storage, read_write> output: array<{output}>;");
+    t.push_str("@group(0) @binding(7) var<storage, read_write> log_sums: array<u32>;\n\n");
+    t.push_str(&set_fields(&fields));
+    t.push_str(super::writer(spec.output));
+    // What is made of several rows has no log-sum-exp.
+    let log_sum = if rows.is_merged() { "0x7fc00000u" } else { "log_sum" };
+    let _ = write!(
+        t,
+        "\n/// A thread for each vector of each query.\n@compute @workgroup_size({THREADS})\n\
+         fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {{\n  \
+         let total = dispatch.jobs * dispatch.rows * V4;\n  \
+         for (var task = i32(group.x) * {THREADS} + i32(thread); task < total; task += dispatch.groups * {THREADS}) {{\n    \
+         let c = task % V4;\n    read_job(dispatch.first_job + task / V4 / dispatch.rows);\n    \
+         let row = (task / V4) % dispatch.rows;\n    if (row >= given_n_q) {{ continue; }}\n    \
+         var sum = vec4<f32>();\n    var log_sum = 0xff800000u;\n{find}    \
+         write_o(u32(o_row + row) * u32(V4) + u32(c), {sum});\n    if (c == 0) {{ log_sums[o_row + row] = {log_sum}; }}\n  }}\n}}\n"
+    );
+    let bindings = vec![(0, false), (1, false), (2, false), (3, false), (6, true), (7, true)];
+    Pass { text: t, kind: Kind::Spread, fields, bindings }
 }
 
 /// Words of memory of a workgroup that a pass needs for rows of so many candidates.

@@ -71,7 +71,7 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
              for (var i = lane; i < filled * D4; i += THREADS) {{\n      \
              key_tile[i] = read_k(u32(key_row(keys[i / D4])) * u32(D4) + u32(i % D4));\n    }}\n    \
              for (var i = lane; i < filled * V4; i += THREADS) {{\n      \
-             value_tile[i] = read_v(u32(key_row(keys[i / V4])) * u32(V4) + u32(i % V4));\n    }}\n{set_key}    \
+             value_tile[i] = read_v(u32({value_row}(keys[i / V4])) * u32(V4) + u32(i % V4));\n    }}\n{set_key}    \
              workgroupBarrier();\n    var logits: array<f32, CHUNK>;\n    var most = NONE;\n    \
              for (var slot = 0; slot < filled; slot++) {{\n      let k = keys[slot];\n      var logit = NONE;\n      \
              if (whole || keep{n}(k, slot)) {{\n        let at = slot * D4;\n        var four = vec4<f32>();\n{dot}        \
@@ -81,17 +81,31 @@ pub(super) fn main(maker: &mut Maker<'_>) -> String {
              let weight = exp(logits[slot] - top);\n          part += weight;\n          let at = slot * V4;\n{weigh}        }}\n      \
              }}\n      sum += part;\n    }}\n    workgroupBarrier();\n  }}\n}}\n\n",
             fill = maker.fill(entry),
+            value_row = if maker.attend.reads.kv.is_some() { "value_row" } else { "key_row" },
             set_key = if maker.keeps_keys() { "    if (lane < filled) { set_key(lane); }\n" } else { "" },
             dot = each(8, d4, |c| format!("four += query[{c}] * {};", wide(format!("key_tile[at + {c}]")))),
             weigh = each(10, v4, |c| format!("acc[{c}] += weight * {};", wide(format!("value_tile[at + {c}]")))),
         );
     }
+    let channels = maker.channels().map(|draw| maker.names.chosen_channel(draw));
+    if let Some(chosen) = &channels {
+        let _ = write!(
+            t,
+            "/// By channel 1 if keys are scored by it, else 0.\nvar<workgroup> channels: array<vec4<f32>, D4>;\n\
+             fn channel(channel: i32) -> f32 {{ return select(0.0, 1.0, {chosen}); }}\n\
+             fn find_channels(lane: i32) {{\n  for (var c = lane; c < D4; c += THREADS) {{\n    \
+             channels[c] = vec4<f32>(channel(4 * c), channel(4 * c + 1), channel(4 * c + 2), channel(4 * c + 3));\n  }}\n  \
+             workgroupBarrier();\n}}\n\n"
+        );
+    }
+    let find = if channels.is_some() { "  find_channels(lane);\n" } else { "" };
+    let of_channels = |c: &str| if channels.is_some() { format!(" * channels[{c}]") } else { String::new() };
     let _ = write!(
         t,
         "@compute @workgroup_size({THREADS})\nfn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {{\n  \
-         if (!begin(group)) {{ return; }}\n  let lane = i32(thread);\n  set_query(lane);\n  \
+         if (!begin(group)) {{ return; }}\n  let lane = i32(thread);\n  set_query(lane);\n{find}  \
          let own = u32(query_row()) * u32(D4);\n{}  top = NONE;\n  sum = 0.0;\n",
-        each(2, d4, |c| format!("query[{c}] = {};", wide(format!("read_q(own + u32({c}))")))),
+        each(2, d4, |c| format!("query[{c}] = {}{};", wide(format!("read_q(own + u32({c}))")), of_channels(c))),
     );
     if maker.resumes {
         let _ = write!(

@@ -48,7 +48,7 @@ impl Search {
                 .iter()
                 .any(|e| matches!(program.exprs.node(*e), Node::DrawAt(..)))
         };
-        let closed = !matches!(view, View::Walk(_))
+        let closed = !view.is_listed()
             && tiles.pieces.iter().all(|p| p.loops.is_empty() || (p.loops.iter().all(counts) && !drawn(p)));
         if closed { Search::Tile } else { Search::Rows }
     }

@@ -223,6 +223,14 @@ fn channels(x: &Matrix, kept: &[i64]) -> Matrix {
     masked
 }
 
+/// The integer nearest to a / b, both at least 0, ties to even: by the sign of 2 a - (2 n + 1) b, since a quotient that is
+/// rounded may fall to either side of a tie.
+fn nearest(a: f64, b: f64) -> f64 {
+    let n = (a / b).floor();
+    let above = 2.0 * a - (2.0 * n + 1.0) * b;
+    if above > 0.0 || (above == 0.0 && n % 2.0 == 1.0) { n + 1.0 } else { n }
+}
+
 fn quantised(x: &Matrix, bits: u32, block: usize, start: usize) -> Matrix {
     let levels = f64::from((1_u32 << (bits - 1)) - 1);
     let mut rounded = x.clone();
@@ -231,9 +239,9 @@ fn quantised(x: &Matrix, bits: u32, block: usize, start: usize) -> Matrix {
     while from < rows {
         let to = ((start + from) / block * block + block - start).min(rows);
         let part = &mut rounded.data[from * x.cols..to * x.cols];
-        let scale = part.iter().fold(0.0_f64, |m, v| m.max(v.abs())) / levels;
+        let most = part.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
         for v in part {
-            *v = if scale > 0.0 { scale * (*v / scale).round_ties_even() } else { 0.0 };
+            *v = if most > 0.0 { v.signum() * nearest(levels * v.abs(), most) * most / levels } else { 0.0 };
         }
         from = to;
     }
