@@ -1,23 +1,25 @@
 //! Names this build: machine code that is kept on disk is read by none but the build that wrote it.
 //!
-//! The version names a release. While the crates stand side by side their sources do: all that decides what compiled
-//! code does and how what it reads is laid out.
+//! A build is what decides what compiled code does, and how what it reads is laid out: sources of this crate and of those
+//! beside it, the compiler, and how it was called.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
 fn main() {
     let mut hasher = DefaultHasher::new();
-    for name in ["TARGET", "OPT_LEVEL", "DEBUG"] {
+    for name in ["TARGET", "OPT_LEVEL", "DEBUG", "CARGO_ENCODED_RUSTFLAGS"] {
         hasher.write(env::var(name).unwrap_or_default().as_bytes());
     }
     let rustc = env::var_os("RUSTC").and_then(|rustc| Command::new(rustc).arg("-vV").output().ok());
     hasher.write(&rustc.map(|output| output.stdout).unwrap_or_default());
-    for name in ["attnc-syntax", "attnc-kernels", "attnc-pattern", "attnc-plan", "attnc-cpu"] {
-        let sources = Path::new("..").join(name).join("src");
+    let beside =
+        ["attnc-syntax", "attnc-kernels", "attnc-pattern", "attnc-plan"].map(|name| Path::new("..").join(name));
+    for dir in beside.iter().map(PathBuf::as_path).chain([Path::new("")]) {
+        let sources = dir.join("src");
         if sources.is_dir() {
             println!("cargo::rerun-if-changed={}", sources.display());
             read(&sources, &mut hasher);

@@ -14,10 +14,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use attnc::{
-    BROKEN_PLAN, Compiler, Diagnostic, Diagnostics, Inputs, Isa, Loader, MapInput, Memory, NO_TARGET, Options, Problem,
+    BROKEN_PLAN, Compiler, Diagnostic, Diagnostics, Inputs, Loader, MapInput, Memory, NO_TARGET, Options, Problem,
     Resources, Select, Shape, Target, TensorData,
 };
-use attnc_host::foreign::{Axes, DLTensor, Raw, WRONG_ARGUMENT};
+use attnc_host::foreign::{Axes, DLTensor, Raw, WRONG_ARGUMENT, apart, bytes_of_inputs};
 use attnc_host::{Disk, Kernels, Subject};
 
 use crate::handles::{self, Object};
@@ -236,23 +236,24 @@ fn argument(name: &str, what: &str) -> Diagnostics {
 /// Runs a function of the interface: what it says becomes the last error, and panics end here.
 fn guard(work: impl FnOnce() -> Result<(), Diagnostics>) -> attnc_status {
     last::clear();
-    let said = match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(())) => return ATTNC_OK,
-        Ok(Err(said)) => said,
-        Err(_) => {
-            last::set(&Diagnostic::global(BROKEN_PLAN, "internal error: the library panicked").into());
-            return ATTNC_INTERNAL;
+    let run = || {
+        let Err(said) = work() else { return ATTNC_OK };
+        last::set(&said);
+        let first = said.list.iter().find(|d| d.severity == attnc::Severity::Error);
+        match first.map_or("", |d| d.code) {
+            WRONG_ARGUMENT => ATTNC_ARGUMENT,
+            NO_TARGET => ATTNC_TARGET,
+            BROKEN_PLAN => ATTNC_INTERNAL,
+            code if code.starts_with("E07") => ATTNC_RUN,
+            _ => ATTNC_COMPILE,
         }
     };
-    last::set(&said);
-    let first = said.list.iter().find(|d| d.severity == attnc::Severity::Error);
-    match first.map_or("", |d| d.code) {
-        WRONG_ARGUMENT => ATTNC_ARGUMENT,
-        NO_TARGET => ATTNC_TARGET,
-        BROKEN_PLAN => ATTNC_INTERNAL,
-        code if code.starts_with("E07") => ATTNC_RUN,
-        _ => ATTNC_COMPILE,
-    }
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        let said = Diagnostic::global(BROKEN_PLAN, "internal error: the library panicked").into();
+        // What cannot even be said is not said.
+        let _ = catch_unwind(AssertUnwindSafe(|| last::set(&said)));
+        ATTNC_INTERNAL
+    })
 }
 
 /// A text of C.
@@ -312,14 +313,10 @@ fn kernel_of(kernel: *const attnc_kernel) -> Result<attnc::Kernel, Diagnostics> 
 }
 
 fn target(name: Option<&str>) -> Result<Target, Diagnostics> {
-    Ok(match name {
-        None | Some("cpu") => Target::Cpu(None),
-        Some("cpu:scalar") => Target::Cpu(Some(Isa::Scalar)),
-        Some("cpu:avx2") => Target::Cpu(Some(Isa::Avx2)),
-        Some("cpu:avx512") => Target::Cpu(Some(Isa::Avx512)),
-        Some("oracle") => Target::Oracle,
-        Some(_) => return Err(argument("options.target", "names no target")),
-    })
+    match name {
+        None => Ok(Target::Cpu(None)),
+        Some(name) => Target::named(name).ok_or_else(|| argument("options.target", "names no target")),
+    }
 }
 
 /// Compiles what a loader gives.
@@ -341,8 +338,11 @@ unsafe fn compile(
     };
     // SAFETY: the caller's promise; texts of settings live as long as the call.
     let (options, cache) = unsafe {
-        let given =
-            if options.is_null() { absent } else { structure("options", options, size_of::<attnc_options>(), absent)? };
+        let given = if options.is_null() {
+            absent
+        } else {
+            structure("options", options, std::mem::offset_of!(attnc_options, cache), absent)?
+        };
         let mut set = Vec::new();
         for setting in list("options.set", given.set, given.set_count)? {
             let name = text("options.set", setting.name)?.ok_or_else(|| argument("options.set", "has no name"))?;
@@ -572,8 +572,9 @@ pub unsafe extern "C" fn attnc_count(
         }
         // SAFETY: not null, and begins with its size.
         let size = unsafe { out.cast::<usize>().read() };
-        if size != size_of::<attnc_cost>() {
-            return Err(argument("out", "is of another size: set `size` to sizeof(attnc_cost)"));
+        // A program that was made with an older header has room for fewer numbers.
+        if size < COST_AT_FIRST {
+            return Err(argument("out", "is too small: set `size` to sizeof(attnc_cost)"));
         }
         let of = Shape { n_q: shape.queries, n_k: shape.keys, heads: shape.heads, dim: shape.dim };
         if shape.batch < 1 || shape.batch > 1 << 20 || !matches!(shape.element, 2 | 4) {
@@ -593,11 +594,17 @@ pub unsafe extern "C" fn attnc_count(
             bytes_min: cost.bytes_min,
             bytes_tiles: cost.bytes_tiles,
         };
-        // SAFETY: as large as it says.
-        unsafe { out.write(counted) };
+        // SAFETY: as large as it says; numbers without padding, of which as many are written as there is room for.
+        unsafe {
+            let room = size.min(size_of::<attnc_cost>());
+            out.cast::<u8>().copy_from_nonoverlapping((&raw const counted).cast(), room);
+        }
         Ok(())
     })
 }
+
+/// Bytes of `attnc_cost` as it was first.
+const COST_AT_FIRST: usize = size_of::<usize>() + 9 * size_of::<u64>();
 
 const NOTHING: attnc_problem = attnc_problem {
     size: 0,
@@ -697,11 +704,21 @@ pub unsafe extern "C" fn attnc_run(kernel: *const attnc_kernel, problem: *const 
         let (q, k) = (raw("q", given.q, Axes::Rows)?, raw("k", given.k, Axes::Rows)?);
         let (v, out) = (raw("v", given.v, Axes::Rows)?, raw("out", given.out, Axes::Rows)?);
         let lse = if given.lse.is_null() { None } else { Some(raw("lse", given.lse, Axes::Numbers)?) };
-        let read = [("q", &q), ("k", &k), ("v", &v)];
-        out.apart("out", &read)?;
-        if let Some(lse) = &lse {
-            lse.apart("lse", &read)?;
-            lse.apart("lse", &[("out", &out)])?;
+        // SAFETY: the caller's promise.
+        let inputs = unsafe { inputs(&given)? };
+        let begin = given.workspace.addr();
+        let workspace = begin
+            ..begin
+                .checked_add(given.workspace_bytes)
+                .ok_or_else(|| argument("problem.workspace", "ends beyond memory"))?;
+        let mut used = vec![("q", q.bytes()), ("k", k.bytes()), ("v", v.bytes())];
+        used.extend(bytes_of_inputs(&inputs));
+        // What is written is apart from what is read, and from what else is written.
+        let written =
+            [Some(("out", out.bytes())), lse.as_ref().map(|lse| ("lse", lse.bytes())), Some(("workspace", workspace))];
+        for (name, bytes) in written.into_iter().flatten() {
+            apart(name, &bytes, used.iter().cloned())?;
+            used.push((name, bytes));
         }
         let threads = match (given.threads.is_null(), handles::get(given.threads)) {
             (true, _) => None,
@@ -716,7 +733,7 @@ pub unsafe extern "C" fn attnc_run(kernel: *const attnc_kernel, problem: *const 
                 v: v.tensor("v")?,
                 out: out.tensor_mut("out")?,
                 lse: lse.map(|lse| lse.tensor_mut("lse")).transpose()?,
-                inputs: inputs(&given)?,
+                inputs,
             };
             let workspace = match (given.workspace.is_null(), given.workspace_bytes) {
                 (true, _) => None,

@@ -133,7 +133,7 @@ fn machine() -> Result<&'static str, CompileError> {
     static MACHINE: OnceLock<String> = OnceLock::new();
     let host = host(false)?;
     Ok(MACHINE.get_or_init(|| {
-        let mut text = host.triple().to_string();
+        let mut text = format!("Cranelift {} {}", cranelift::codegen::VERSION, host.triple());
         for flag in host.isa_flags() {
             // Writing to a string does not fail.
             let _ = write!(text, " {flag}");

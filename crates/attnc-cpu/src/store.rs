@@ -24,10 +24,11 @@ use crate::compile::Uses;
 /// What is got is run. A store answers only with bytes that were put under that name by whoever may change the program
 /// itself. They may be torn or of another build: that is seen.
 pub unsafe trait Store: fmt::Debug + Send + Sync {
-    /// What was put under a name, if it is still there.
+    /// What was put under a name, if it is still there. Any thread calls it, several at once, while it holds up others that
+    /// want the same kernel: it waits for nothing that they might hold, and runs no work on their threads.
     fn get(&self, name: &str) -> Option<Vec<u8>>;
 
-    /// Keeps bytes under a name, or does not.
+    /// Keeps bytes under a name, or does not. Called as [`Self::get`] is.
     fn put(&self, name: &str, bytes: &[u8]);
 }
 
@@ -40,8 +41,6 @@ pub enum Unusable {
     Build(String),
     /// They are not what was written.
     Torn,
-    /// They belong to another plan, or another kind of CPU.
-    Other,
 }
 
 impl fmt::Display for Unusable {
@@ -50,7 +49,6 @@ impl fmt::Display for Unusable {
             Unusable::Foreign => f.write_str("no kernel"),
             Unusable::Build(build) => write!(f, "of attnc {build}"),
             Unusable::Torn => f.write_str("torn"),
-            Unusable::Other => f.write_str("of another plan"),
         }
     }
 }

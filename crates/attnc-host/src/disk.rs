@@ -80,14 +80,18 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(crate) fn write_beside(path: &Path, bytes: &[u8], lasting: bool) -> io::Result<()> {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}.{}.tmp", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
-    let temporary = path.with_file_name(hidden);
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(bytes)?;
-        if lasting { file.sync_all() } else { Ok(()) }
-    });
+    // Another machine that shares the directory may have a process of this number.
+    let (mut file, temporary) = loop {
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}.{}.tmp", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let temporary = path.with_file_name(hidden);
+        match File::create_new(&temporary) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            created => break (created?, temporary),
+        }
+    };
+    let written = file.write_all(bytes).and_then(|()| if lasting { file.sync_all() } else { Ok(()) });
     let done = written.and_then(|()| fs::rename(&temporary, path));
     if done.is_err() {
         let _ = fs::remove_file(&temporary);

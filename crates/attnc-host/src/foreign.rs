@@ -8,8 +8,9 @@
 #![allow(unsafe_code, reason = "memory of other programs has no lifetime that a compiler could see")]
 
 use std::ffi::c_void;
+use std::ops::Range;
 
-use attnc::{CodeInfo, DType, Diagnostic, LayoutError, Tensor, TensorMut};
+use attnc::{CodeInfo, DType, Diagnostic, Inputs, LayoutError, MapInput, Tensor, TensorMut};
 
 /// Code of elements of a type that does not serve.
 pub const WRONG_TYPE: &str = "E0732";
@@ -126,6 +127,47 @@ pub enum Axes {
     Rows,
     /// `[batch, heads, rows]`, or without the batch: one number a row.
     Numbers,
+}
+
+/// Addresses of the elements of a slice.
+#[must_use]
+pub fn bytes_of<T>(slice: &[T]) -> Range<usize> {
+    let begin = slice.as_ptr().addr();
+    begin..begin + size_of_val(slice)
+}
+
+/// Refuses memory to be written, of this name, that is also that of one of `others`.
+///
+/// # Errors
+/// The first of `others` that it shares memory with.
+pub fn apart<'a>(
+    name: &str,
+    written: &Range<usize>,
+    others: impl IntoIterator<Item = (&'a str, Range<usize>)>,
+) -> Result<(), Diagnostic> {
+    let shared = |other: &Range<usize>| {
+        !other.is_empty() && !written.is_empty() && written.start < other.end && other.start < written.end
+    };
+    match others.into_iter().find(|(_, other)| shared(other)) {
+        Some((other, _)) => {
+            Err(refused(WRONG_MEMORY, name, &format!("shares memory with `{other}`"), "write to other memory"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Memory of run-time data that is borrowed, by name.
+#[must_use]
+pub fn bytes_of_inputs<'a>(inputs: &'a Inputs<'_>) -> Vec<(&'a str, Range<usize>)> {
+    let mut all = vec![("docs", bytes_of(inputs.docs))];
+    for (name, map) in &inputs.maps {
+        match map {
+            MapInput::Dense { data, .. } => all.push((name, bytes_of(data))),
+            MapInput::Csr { indptr, indices } => all.extend([(*name, bytes_of(indptr)), (*name, bytes_of(indices))]),
+        }
+    }
+    all.extend(inputs.tensors.iter().map(|(name, tensor)| (*name, bytes_of(&tensor.data))));
+    all
 }
 
 /// Says what is wrong with an argument.
@@ -250,31 +292,12 @@ impl Raw {
         Some((low, usize::try_from(high.checked_sub(low)?).ok()?))
     }
 
-    /// Whether bytes between the first and the last of both are the same.
+    /// The addresses from the first byte to the last; none if it has no elements.
     #[must_use]
-    pub fn overlaps(&self, other: &Raw) -> bool {
-        let of = |raw: &Raw| {
-            let (low, len) = raw.span()?;
-            let begin = raw.data.addr() as i128 + low as i128;
-            (len > 0).then_some((begin, begin + len as i128))
-        };
-        match (of(self), of(other)) {
-            (Some((a, b)), Some((c, d))) => a < d && c < b,
-            _ => false,
-        }
-    }
-
-    /// Refuses a tensor to be written that shares memory with one of `others`.
-    ///
-    /// # Errors
-    /// The first that it shares memory with.
-    pub fn apart(&self, name: &str, others: &[(&str, &Raw)]) -> Result<(), Diagnostic> {
-        match others.iter().find(|(_, other)| self.overlaps(other)) {
-            Some((other, _)) => {
-                Err(refused(WRONG_MEMORY, name, &format!("shares memory with `{other}`"), "write to other memory"))
-            }
-            None => Ok(()),
-        }
+    pub fn bytes(&self) -> Range<usize> {
+        let (low, len) = self.span().unwrap_or((0, 0));
+        let begin = self.data.addr().wrapping_add_signed(low);
+        begin..begin.saturating_add(len)
     }
 
     /// Borrows it to be read.
@@ -416,8 +439,8 @@ mod tests {
             (raw, raw.tensor_mut("out").expect_err("two elements in one place").message)
         };
         assert!(twice.starts_with("`out` cannot be used where it lies"), "{twice}");
-        assert!(raw.apart("out", &[("q", &raw)]).is_err());
+        assert!(apart("out", &raw.bytes(), [("q", raw.bytes())]).is_err());
         let nothing = Raw { shape: [1, 0, 2, 2], ..raw };
-        assert!(nothing.apart("out", &[("q", &raw)]).is_ok());
+        assert!(apart("out", &nothing.bytes(), [("q", raw.bytes())]).is_ok());
     }
 }

@@ -1,8 +1,8 @@
 //! Compiled kernels on disk: a directory that processes share.
 //!
-//! One idea: a file is written beside its place and renamed, so that no reader sees half of it, and nobody waits for
-//! anybody to read or to write. Only who removes files that others may count on keeps the rest out, by a lock. A file
-//! that is lost costs a compilation, so nothing is forced to the disk. Nothing here knows what is in a kernel.
+//! One idea: a file is written beside its place and renamed, so that no reader sees half of it, and nobody who compiles
+//! waits for anybody. Who removes files keeps writers out by a lock, and they keep nothing then. A file that is lost
+//! costs a compilation, so nothing is forced to the disk. Nothing here knows what is in a kernel.
 
 #![allow(unsafe_code, reason = "what the directory holds is run")]
 
@@ -100,33 +100,54 @@ impl Kernels {
         if !self.dir.is_dir() {
             return Ok(0);
         }
-        let lock = self.lock()?;
-        lock.lock()?;
+        let file = self.lock_file()?;
+        file.lock()?;
+        let _lock = Lock(file);
+        self.remove_begun();
         let mut count = 0;
-        // What a process that was killed had begun to write goes too.
-        for entry in fs::read_dir(&self.dir)?.flatten() {
-            let name = entry.file_name();
-            if name == LOCK {
-                continue;
-            }
-            match fs::remove_file(entry.path()) {
+        for path in self.paths() {
+            match fs::remove_file(path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => count += usize::from(name.to_string_lossy().ends_with(SUFFIX)),
+                _ => count += 1,
             }
         }
         Ok(count)
     }
 
     /// The file of all locks, opened.
-    fn lock(&self) -> io::Result<File> {
+    fn lock_file(&self) -> io::Result<File> {
         File::options().create(true).truncate(false).write(true).open(self.dir.join(LOCK))
     }
 
     /// The files of kernels, in no order.
     fn paths(&self) -> Vec<PathBuf> {
+        self.files(|name| name.ends_with(SUFFIX) && !name.starts_with('.'))
+    }
+
+    /// Removes what processes that were killed had begun to write; for who keeps writers out.
+    fn remove_begun(&self) {
+        for path in self.files(|name| name.starts_with('.') && name.contains(SUFFIX) && name.ends_with(".tmp")) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    fn files(&self, ours: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let kernel = |path: &PathBuf| path.to_string_lossy().ends_with(SUFFIX);
-        entries.map(|entry| entry.path()).filter(kernel).collect()
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(&ours)).map(|entry| entry.path()).collect()
+    }
+
+    /// Whether the directory is there and nobody else can have written to it.
+    fn is_ours(&self) -> bool {
+        let Ok(meta) = fs::metadata(&self.dir) else { return false };
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            // SAFETY: it reads a number of the process, and does not fail.
+            let own = [0, unsafe { libc::geteuid() }];
+            meta.is_dir() && own.contains(&meta.uid()) && meta.mode() & 0o022 == 0
+        }
+        #[cfg(not(unix))]
+        meta.is_dir()
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -138,8 +159,14 @@ impl Kernels {
             std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
             builder.create(&self.dir)?;
         }
-        let lock = self.lock()?;
-        lock.lock_shared()?;
+        if !self.is_ours() || bytes.len() as u64 > MAX_BYTES {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let file = self.lock_file()?;
+        if file.try_lock_shared().is_err() {
+            return Ok(());
+        }
+        let lock = Lock(file);
         disk::write_beside(&self.dir.join(format!("{name}{SUFFIX}")), bytes, false)?;
         drop(lock);
         if self.paths().len() > MOST_KERNELS { self.shrink() } else { Ok(()) }
@@ -147,10 +174,12 @@ impl Kernels {
 
     /// Removes the older half, unless somebody else is at it.
     fn shrink(&self) -> io::Result<()> {
-        let lock = self.lock()?;
-        if lock.try_lock().is_err() {
+        let file = self.lock_file()?;
+        if file.try_lock().is_err() {
             return Ok(());
         }
+        let _lock = Lock(file);
+        self.remove_begun();
         let written = |path: &PathBuf| fs::metadata(path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
         let mut all: Vec<(SystemTime, PathBuf)> = self.paths().into_iter().map(|path| (written(&path), path)).collect();
         all.sort();
@@ -164,9 +193,24 @@ impl Kernels {
 
 const LOCK: &str = "lock";
 
-// SAFETY: files are written by `put` alone, in a directory that is made for this user alone.
+/// A lock that ends with this value. That its file is closed would not end it: a process that was forked meanwhile has
+/// the same file open.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // What fails here ends with the process.
+        let _ = self.0.unlock();
+    }
+}
+
+// SAFETY: what is got comes from a directory to which this user, or who administers the machine, alone can write, and
+// there files of this name are written by `put`.
 unsafe impl Store for Kernels {
     fn get(&self, name: &str) -> Option<Vec<u8>> {
+        if !self.is_ours() {
+            return None;
+        }
         disk::read_at_most(&self.dir.join(format!("{name}{SUFFIX}")), MAX_BYTES).ok()
     }
 
@@ -222,6 +266,44 @@ mod tests {
                 });
             }
         });
+        gone(&kernels);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_directory_that_others_can_write_to_is_not_used() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let kernels = scratch("open");
+        kernels.put("one", b"bytes");
+        let allow =
+            |mode| fs::set_permissions(&kernels.dir, fs::Permissions::from_mode(mode)).expect("changes the mode");
+        allow(0o722);
+        assert_eq!(kernels.get("one"), None);
+        kernels.put("two", b"bytes");
+        allow(0o700);
+        assert_eq!((kernels.get("one").as_deref(), kernels.get("two")), (Some(&b"bytes"[..]), None));
+        gone(&kernels);
+    }
+
+    #[test]
+    fn nobody_waits_for_who_clears() {
+        let kernels = scratch("busy");
+        kernels.put("one", b"bytes");
+        fs::write(kernels.dir.join("notes"), b"mine").expect("writes");
+        fs::write(kernels.dir.join(".two.kernel.1.0.tmp"), b"byt").expect("writes");
+        let file = kernels.lock_file().expect("opens");
+        file.lock().expect("locks");
+        let lock = Lock(file);
+        // As a process that was forked meanwhile has it.
+        let forked = lock.0.try_clone().expect("duplicates");
+        kernels.put("two", b"bytes");
+        assert_eq!((kernels.get("one").is_some(), kernels.get("two")), (true, None));
+        drop(lock);
+        kernels.put("two", b"bytes");
+        assert!(kernels.get("two").is_some());
+        assert_eq!(kernels.clear().expect("clears"), 2);
+        assert_eq!(fs::read_dir(&kernels.dir).expect("lists").count(), 2, "the lock and the notes");
+        drop(forked);
         gone(&kernels);
     }
 

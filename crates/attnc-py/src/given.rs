@@ -42,6 +42,11 @@ pub(crate) struct Args<'a, 'py> {
     pub(crate) lengths: Option<Vec<(i64, i64)>>,
 }
 
+/// A name in a dict.
+fn key(dict: &str, name: &Bound<'_, PyAny>) -> PyResult<String> {
+    name.extract().map_err(|_| PyTypeError::new_err(format!("`{dict}`: {name} is no name")))
+}
+
 impl Given {
     /// Holds what is given.
     pub(crate) fn new(py: Python<'_>, args: Args<'_, '_>) -> PyResult<Given> {
@@ -53,10 +58,13 @@ impl Given {
             given.docs = unsafe { held.slice::<i64>() }.to_vec();
         }
         for (name, value) in args.sizes.into_iter().flatten() {
-            given.sizes.push((name.extract()?, value.extract()?));
+            let name = key("sizes", &name)?;
+            let whole = || PyTypeError::new_err(format!("`sizes`: `{name}` is no whole number"));
+            let value = value.extract().map_err(|_| whole())?;
+            given.sizes.push((name, value));
         }
         for (name, value) in args.maps.into_iter().flatten() {
-            let name: String = name.extract()?;
+            let name = key("maps", &name)?;
             let map = match value.cast::<PyTuple>() {
                 Ok(pair) if pair.len() == 2 => Map::Csr {
                     indptr: array(py, &pair.get_item(0)?, &name, "int64")?.0,
@@ -73,7 +81,7 @@ impl Given {
             given.maps.push((name, map));
         }
         for (name, value) in args.tensors.into_iter().flatten() {
-            let name: String = name.extract()?;
+            let name = key("tensors", &name)?;
             let (data, dims) = array(py, &value, &name, "float32")?;
             given.tensors.push((name, data, dims));
         }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use attnc::{Compiler, DType, Inputs, Memory, Module, Options, Problem, Ready, Resources, Select, Shape, Target};
-use attnc_host::foreign::Axes;
+use attnc_host::foreign::{Axes, apart, bytes_of_inputs};
 use attnc_host::{Disk, Grid, Kernels, Subject};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -86,16 +86,9 @@ fn compiler(
 }
 
 fn options(target: &str, set: Option<&Bound<'_, PyDict>>, params: Option<&Bound<'_, PyDict>>) -> PyResult<Options> {
-    let target = match target {
-        "cpu" => Target::Cpu(None),
-        "cpu:scalar" => Target::Cpu(Some(attnc::Isa::Scalar)),
-        "cpu:avx2" => Target::Cpu(Some(attnc::Isa::Avx2)),
-        "cpu:avx512" => Target::Cpu(Some(attnc::Isa::Avx512)),
-        "oracle" => Target::Oracle,
-        other => {
-            let known = "cpu, cpu:scalar, cpu:avx2, cpu:avx512 or oracle";
-            return Err(PyValueError::new_err(format!("there is no target `{other}`: it is {known}")));
-        }
+    let Some(target) = Target::named(target) else {
+        let known = "cpu, cpu:scalar, cpu:avx2, cpu:avx512 or oracle";
+        return Err(PyValueError::new_err(format!("there is no target `{target}`: it is {known}")));
     };
     let mut given = Vec::new();
     for (name, v) in set.into_iter().flatten().chain(params.into_iter().flatten()) {
@@ -293,14 +286,6 @@ impl Kernel {
         };
         let held_lse = lse.as_ref().map(|lse| Held::of(lse, "lse", Axes::Numbers, true)).transpose()?;
         let raw_lse = held_lse.as_ref().map(|held| held.raw);
-        let inputs = [("q", &raw_q), ("k", &raw_k), ("v", &raw_v)];
-        if !own_out {
-            raw_out.apart("out", &inputs).raised(py)?;
-        }
-        if let Some(raw_lse) = raw_lse.filter(|_| !own_lse) {
-            raw_lse.apart("lse", &inputs).and_then(|()| raw_lse.apart("lse", &[("out", &raw_out)])).raised(py)?;
-        }
-
         let mut given = Given::default();
         let plain = docs.is_none() && sizes.is_none() && maps.is_none() && tensors.is_none();
         if !plain || q_start.is_some() || k_start.is_some() || lengths.is_some() {
@@ -309,6 +294,16 @@ impl Kernel {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         given.complete(&self.module, count(n_k), count(n_q.max(n_k)));
         let inputs = given.inputs();
+        // What was made here shares memory with nothing.
+        if !own_out || !own_lse {
+            let mut used = vec![("q", raw_q.bytes()), ("k", raw_k.bytes()), ("v", raw_v.bytes())];
+            used.extend(bytes_of_inputs(&inputs));
+            for (name, raw) in [("out", Some(raw_out)), ("lse", raw_lse)] {
+                let Some(raw) = raw else { continue };
+                apart(name, &raw.bytes(), used.iter().cloned()).raised(py)?;
+                used.push((name, raw.bytes()));
+            }
+        }
         let pool = match threads {
             Some(threads) => threads.pool(py)?,
             None => pool::own(py)?,
@@ -348,6 +343,8 @@ impl Kernel {
     /// Which keys each query of a head attends to: a numpy array of bool, `[tokens, keys]`.
     ///
     /// A pair that counts more than once is `True` once. Null slots are no keys.
+    ///
+    /// Raises `attnc.RunError` if lengths and run-time data do not fit the pattern, or if the keys depend on queries.
     #[pyo3(signature = (tokens=None, keys=None, *, head=0, heads=None, q_start=None, k_start=None, docs=None,
                         sizes=None, maps=None, tensors=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a function of Python")]
@@ -392,6 +389,8 @@ impl Kernel {
     }
 
     /// A picture of who attends to whom, for a notebook or a terminal.
+    ///
+    /// Raises as `mask` does.
     #[pyo3(signature = (tokens=None, keys=None, *, head=0, heads=None, q_start=None, k_start=None, docs=None,
                         sizes=None, maps=None, tensors=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a function of Python")]
@@ -435,6 +434,8 @@ impl Kernel {
     /// of both products, `overhead` their ratio, `full_tiles` and `partial_tiles` tiles that are visited, `max_row` the keys
     /// of the longest row, `empty_rows` rows without keys, `bytes_min` and `bytes_tiles` bytes that are read and written
     /// once and tile by tile.
+    ///
+    /// Raises `attnc.RunError` if lengths and run-time data do not fit the pattern, or if a count would not fit 64 bits.
     #[pyo3(signature = (tokens=None, keys=None, *, heads=None, dim=64, dim_v=None, dtype="float32", batch=1, q_start=None,
                         k_start=None, docs=None, sizes=None, maps=None, tensors=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a function of Python")]
@@ -497,7 +498,7 @@ impl Kernel {
     /// documentation lists the arrays of each. `block` is the size of blocks of the formats that have blocks, `most` a
     /// limit on functions of cuDNN and slices of MagiAttention. Scores,
     /// biases and null slots are no part of a mask: a pattern that has them is refused unless `mask_only=True`, and so
-    /// is one that the format cannot express, with the row that breaks it.
+    /// is one that the format cannot express, with the row that breaks it: `attnc.CompileError`.
     #[pyo3(signature = (format, tokens=None, keys=None, *, heads=None, block=None, most=None, mask_only=false, q_start=None,
                         k_start=None, docs=None, sizes=None, maps=None, tensors=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a function of Python")]

@@ -33,7 +33,7 @@ pub(crate) struct Threads {
 
 #[pymethods]
 impl Threads {
-    /// A pool of `count` threads.
+    /// A pool of `count` threads. Raises `attnc.RunError` if the system refuses to start so many.
     #[new]
     fn new(py: Python<'_>, count: usize) -> PyResult<Self> {
         Ok(Threads { pool: start(count).raised(py)?, process: std::process::id() })
@@ -61,11 +61,12 @@ impl Threads {
     }
 }
 
-/// Run kernels on `count` threads from now on; 0 is as many as there are cores.
+/// Run kernels on `count` threads from now on; 0 is as many as there are cores. Raises `attnc.RunError` if the system
+/// refuses to start so many; what was set before stays then.
 #[pyfunction]
 pub(crate) fn set_threads(py: Python<'_>, count: usize) -> PyResult<()> {
-    COUNT.store(count, Ordering::Relaxed);
     let made = Own { process: std::process::id(), threads: start(count).raised(py)? };
+    COUNT.store(count, Ordering::Relaxed);
     // Others may still run on the one before: it is left to them.
     OWN.store(Box::into_raw(Box::new(made)), Ordering::Release);
     Ok(())

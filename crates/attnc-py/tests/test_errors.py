@@ -155,8 +155,25 @@ def test_data_that_does_not_fit():
         kernel(q, k, v, maps={"keep": np.ones((5, 5))})
     with pytest.raises(TypeError, match="`keep`"):
         kernel(q, k, v, maps={"keep": object()})
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="maps"):
         kernel(q, k, v, maps={3: np.ones((5, 5), dtype=bool)})
+    with pytest.raises(TypeError, match="sizes"):
+        kernel(q, k, v, sizes={"n": "x"})
+    keep = np.ones((5, 5), dtype=bool)
+    maps = {"keep": keep}
+    for given in ({"maps": maps | {"kep": keep}}, {"tensors": {"kep": np.ones(3, np.float32)}}, {"sizes": {"kep": 1}}):
+        error = refused(kernel, q, k, v, **({"maps": maps} | given))
+        assert error.code == "E0720" and "`kep`" in error.message
+    memory = np.ones(160, dtype=np.uint8)
+    out = memory.view(np.float32).reshape(1, 1, 5, 8)
+    error = refused(kernel, q, k, v, out=out, maps={"keep": memory[:25].reshape(5, 5)})
+    assert error.code == "E0739" and "`out` shares memory with `keep`" in error.message
+    lse = q.reshape(-1)[:5].reshape(1, 1, 5)
+    error = refused(kernel, q, k, v, lse=lse, maps=maps)
+    assert error.code == "E0739" and "`lse` shares memory with `q`" in error.message
+    read_only = np.empty((1, 1, 5), dtype=np.float32)
+    read_only.flags.writeable = False
+    assert "`lse`" in refused(kernel, q, k, v, lse=read_only, maps=maps).message
     with pytest.raises(TypeError, match="`docs`"):
         kernel(q, k, v, docs=[0.5])
     with pytest.raises(TypeError, match="tokens"):
@@ -170,6 +187,11 @@ def test_data_that_does_not_fit():
 
 
 def test_threads():
+    with pytest.raises(attnc.Error):
+        attnc.set_threads(5000)
+    # What was refused changes nothing.
+    kernel = attnc.compile_text(WINDOW)
+    kernel(*qkv(1, 1, 1, 5, 8, 8))
     with pytest.raises(attnc.Error):
         attnc.Threads(100_000)
     with pytest.raises(OverflowError):

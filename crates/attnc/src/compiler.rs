@@ -86,6 +86,21 @@ pub enum Target {
     Gpu(Option<attnc_gpu::Variant>),
 }
 
+impl Target {
+    /// The target of this name: `cpu`, `cpu:scalar`, `cpu:avx2`, `cpu:avx512` or `oracle`. A GPU is named to who opens it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Target> {
+        Some(match name {
+            "cpu" => Target::Cpu(None),
+            "cpu:scalar" => Target::Cpu(Some(Isa::Scalar)),
+            "cpu:avx2" => Target::Cpu(Some(Isa::Avx2)),
+            "cpu:avx512" => Target::Cpu(Some(Isa::Avx512)),
+            "oracle" => Target::Oracle,
+            _ => return None,
+        })
+    }
+}
+
 impl Default for Target {
     /// This CPU, or the oracle where the feature `cpu` is off.
     fn default() -> Self {
@@ -150,7 +165,11 @@ impl Compiler {
             return Err(Diagnostics { list, sources });
         };
         let kept = self.store.clone().map(|store| {
-            let mut source: String = sources.iter().map(|file| attnc_syntax::words(&file.text) + "\n").collect();
+            let mut source = String::new();
+            for file in sources.iter() {
+                let words = attnc_syntax::words(&file.text);
+                source.push_str(&format!("{} {words}\n", words.len()));
+            }
             for (name, value) in &self.options.set {
                 source.push_str(&format!("{name:?}={value:?}\n"));
             }

@@ -61,6 +61,9 @@ impl Select {
     }
 }
 
+/// Most batch items of a launch.
+const MAX_BATCH: usize = 1 << 20;
+
 /// Threads for launches.
 #[derive(Debug)]
 pub struct Threads(rayon::ThreadPool);
@@ -476,6 +479,7 @@ impl Kernel {
         threads: usize,
     ) -> Result<usize, Diagnostics> {
         let [batch, heads, n_q, dim_v] = out;
+        self.fits(batch, heads)?;
         let codes = self.parts.iter().flat_map(Piece::leaves).filter_map(|p| p.code.as_deref());
         // What levels and tables take depends on lengths; where it depends on sizes too, those are not known here.
         let lengths = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).min(attnc_plan::MAX_LEN);
@@ -511,6 +515,17 @@ impl Kernel {
         }
     }
 
+    /// Whether a launch may have so many batch items and heads.
+    fn fits(&self, batch: usize, heads: usize) -> Result<(), Diagnostics> {
+        for (what, count, most) in [("batch items", batch, MAX_BATCH), ("heads", heads, problem::MAX_HEADS as usize)] {
+            if count > most {
+                let sentence = format!("{count} {what} are more than the {most} of one launch");
+                return Err(self.shared.said(vec![Diagnostic::global("E0722", sentence).help("cut it into several")]));
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes beyond [`Kernel::workspace_bytes`] with which a launch on keys and values of a 16-bit type converts them once
     /// and not for each tile of queries: for keys of `k`, `[batch, heads, keys, dim]`, and values of `dim_v` elements. At
     /// most 32 MiB, and 0 for few queries, or where one head would take more.
@@ -526,6 +541,7 @@ impl Kernel {
     /// heads and tasks are there, and working memory is that of `workspace`, or kept, too. (A call from a thread outside
     /// the pool hands its work to the pool through rayon's queue, which takes a block of memory once in 63 calls.)
     /// Without it, a launch allocates lists of some hundred bytes for each head, and working memory if it is given none.
+    /// A merge of branches allocates an output for each of them, whatever it is given, and has no log-sum-exp: NaN.
     ///
     /// # Errors
     /// Whatever does not fit, and rows without entries under `empty = error`; nothing is written then.
@@ -627,11 +643,18 @@ impl Kernel {
                 &mut own[..]
             }
         };
+        // What a merge is made of may fail: it is computed before anything is written.
+        let merges: Vec<_> = groups.iter().filter(|(piece, _)| !piece.arms.is_empty()).collect();
+        let mut noted_of_merges = Vec::new();
+        let merged = merges
+            .iter()
+            .map(|(piece, heads)| self.merged(piece, heads, (problem, &reads, shape), threads, &mut noted_of_merges));
+        let merged: Vec<Vec<f32>> = merged.collect::<Result<_, _>>()?;
         let out = (&mut problem.out, problem.lse.as_mut());
         let mut launch = launch([q, k, v], out, workspace, threads).map_err(layout)?;
         (launch.q_heads, launch.kv_heads, launch.apart) = (&reads.q, &reads.kv, apart);
         // A merge is launched several times.
-        if let Some(kept) = kept.filter(|_| groups.iter().all(|(piece, _)| piece.arms.is_empty())) {
+        if let Some(kept) = kept.filter(|_| merges.is_empty()) {
             let parts = groups.iter().zip(made).zip(&lengths).filter_map(|(((piece, heads), envs), lengths)| {
                 let kernel = piece.code.clone()?;
                 Some(OwnedPart { kernel, heads: heads.clone(), envs, forward: lengths.falling })
@@ -642,8 +665,8 @@ impl Kernel {
             return Ok(());
         }
         let mut noted = attnc_cpu::run_chosen(&parts, &mut launch).map_err(|error| self.failed(&error))?;
-        for (piece, heads) in groups.iter().filter(|(piece, _)| !piece.arms.is_empty()) {
-            let merged = self.merged(piece, heads, (problem, &reads, shape), threads, &mut noted)?;
+        noted.extend(noted_of_merges);
+        for ((_, heads), merged) in merges.iter().zip(merged) {
             let [_, of, rows, dim] = problem.out.shape();
             for (item, &head) in (0..batch).flat_map(|item| heads.iter().map(move |head| (item, head))) {
                 for row in 0..rows {
@@ -1004,6 +1027,7 @@ impl Kernel {
         if !(0..=problem::MAX_DIM).contains(&dim_v) {
             return Err(self.refuse("E0721", format!("the dimension of values is {dim_v}")));
         }
+        self.fits(usize::try_from(batch).unwrap_or(usize::MAX), 1)?;
         let of_plan = attnc_plan::cost::Shape { d_k: shape.dim.unsigned_abs(), d_v: dim_v.unsigned_abs(), element };
         let mut envs = self.envs(inputs, shape, Purpose::Look)?;
         let heads = usize::try_from(self.told(shape).heads).unwrap_or(0);
@@ -1070,7 +1094,7 @@ impl Kernel {
                 jobs.push(job);
             }
         }
-        let cost = (1..batch).fold(total, |sum, _| sum.and(total));
+        let cost = (0..batch).fold(Cost::default(), |sum, _| sum.and(total));
         if !cost.fits() {
             let said = Diagnostic::global("E0702", "this launch has more operations or bytes than can be counted");
             return Err(self
@@ -1097,6 +1121,7 @@ impl Kernel {
         inputs: &Inputs<'_>,
         threads: usize,
     ) -> Result<Footprint, Diagnostics> {
+        self.fits(batch, 1)?;
         let mut envs = self.envs(inputs, shape, Purpose::Look)?;
         let all_heads = usize::try_from(self.told(shape).heads).unwrap_or(0);
         let extent = |n: i64| usize::try_from(n).unwrap_or(0);
@@ -1232,9 +1257,11 @@ impl Kernel {
     #[cfg(feature = "gpu")]
     pub(crate) fn shaders(&self) -> impl Iterator<Item = (&attnc_gpu::GpuKernel, Option<&attnc_gpu::Gate>)> {
         self.parts.iter().flat_map(|piece| {
-            piece.leaves().into_iter().enumerate().filter_map(|(i, leaf)| {
-                Some((leaf.shaders.as_deref()?, piece.gates.get(i).map(|gate| &**gate)))
-            })
+            piece
+                .leaves()
+                .into_iter()
+                .enumerate()
+                .filter_map(|(i, leaf)| Some((leaf.shaders.as_deref()?, piece.gates.get(i).map(|gate| &**gate))))
         })
     }
 
@@ -1560,12 +1587,18 @@ fn order_by_length<'p, 'e>(groups: &mut Vec<Group<'p>>, envs: &mut Vec<Vec<Env<'
 }
 
 /// Compares what a target computed with the oracle's outputs, one for each batch item.
+///
+/// # Panics
+/// If they are of other extents.
 #[must_use]
 pub fn compare(oracle: &[Output], out: &Tensor<'_>, lse: Option<&Tensor<'_>>) -> Report {
     compare_rounded(oracle, out, lse, attnc_cpu::DType::F32)
 }
 
 /// As [`compare`], for a target that rounds weights to a type before they meet V.
+///
+/// # Panics
+/// As for [`compare`].
 #[must_use]
 pub fn compare_rounded(
     oracle: &[Output],

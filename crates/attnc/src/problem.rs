@@ -22,7 +22,7 @@ use crate::tensor::{Tensor, TensorMut};
 pub const UNKNOWN_SIZE: &str = "E0720";
 
 /// Most heads of a launch: heads are listed, lengths are not.
-const MAX_HEADS: i64 = 1 << 20;
+pub(crate) const MAX_HEADS: i64 = 1 << 20;
 
 /// Largest dimension of queries, keys and values.
 pub(crate) const MAX_DIM: i64 = 1 << 16;
@@ -206,6 +206,13 @@ impl<'a> Envs<'a> {
             ))));
         }
         let sizes = sizes(program, &reads(program, attentions), &inputs.sizes)?;
+        let tensors = || program.tensors.iter().map(|t| t.name.as_str());
+        let mut said = unknown("tensor", inputs.tensors.iter().map(|(name, _)| *name), tensors);
+        let maps = || program.maps.iter().map(|m| m.name.as_str());
+        said.extend(unknown("map", inputs.maps.iter().map(|(name, _)| *name), maps));
+        if !said.is_empty() {
+            return Err(said);
+        }
         let mut tensors = vec![TensorData::default(); program.tensors.len()];
         for (name, data) in &inputs.tensors {
             if let Some(i) = program.tensors.iter().position(|t| t.name == *name) {
@@ -396,16 +403,8 @@ fn within_limits(shape: Shape) -> Result<(), Vec<Diagnostic>> {
 /// Sizes by id. Those that nothing in `reads` needs may be left out, and are 0 then.
 fn sizes(program: &Program, reads: &[ExprId], given: &[(&str, i64)]) -> Result<Vec<i64>, Vec<Diagnostic>> {
     let mut errors: Vec<Diagnostic> = Vec::new();
-    for (name, _) in given {
-        if program.size(name).is_none() {
-            let known: Vec<&str> = program.sizes.iter().map(|s| s.name.as_str()).collect();
-            let help = match known.as_slice() {
-                [] => "the file declares no sizes".to_owned(),
-                known => format!("its sizes are: {}", known.join(", ")),
-            };
-            errors.push(Diagnostic::global(UNKNOWN_SIZE, format!("there is no size named `{name}`")).help(help));
-        }
-    }
+    let known = || program.sizes.iter().map(|s| s.name.as_str());
+    errors.extend(unknown("size", given.iter().map(|(name, _)| *name), known));
     let mut values = Vec::with_capacity(program.sizes.len());
     for (size, read) in program.sizes.iter().zip(flags(program, reads)) {
         match given.iter().rev().find(|(name, _)| *name == size.name) {
@@ -420,6 +419,23 @@ fn sizes(program: &Program, reads: &[ExprId], given: &[(&str, i64)]) -> Result<V
         }
     }
     if errors.is_empty() { Ok(values) } else { Err(errors) }
+}
+
+/// What is given under names that the file does not declare.
+fn unknown<'a, K: Iterator<Item = &'a str>>(
+    what: &str,
+    given: impl Iterator<Item = &'a str>,
+    known: impl Fn() -> K,
+) -> Vec<Diagnostic> {
+    let mut said = Vec::new();
+    for name in given.filter(|name| !known().any(|known| known == *name)) {
+        let help = match known().collect::<Vec<_>>().as_slice() {
+            [] => format!("the file declares no {what}s"),
+            known => format!("its {what}s are: {}", known.join(", ")),
+        };
+        said.push(Diagnostic::global(UNKNOWN_SIZE, format!("there is no {what} named `{name}`")).help(help));
+    }
+    said
 }
 
 /// Which sizes some expressions read, by id.
@@ -495,8 +511,8 @@ fn all(errors: Vec<EnvError>) -> Vec<Diagnostic> {
 pub(crate) const CODES: &[CodeInfo] = &[
     CodeInfo {
         code: UNKNOWN_SIZE,
-        title: "a size was given under an unknown name",
-        explain: "`--size NAME=V` gives sizes that the file declares: `size NAME`, an extent `text[NAME]`, or an axis without \
+        title: "a size, map or tensor was given under an unknown name",
+        explain: "A host gives maps and tensors under the names that the file declares. `--size NAME=V` gives sizes that it declares: `size NAME`, an extent `text[NAME]`, or an axis without \
                   extent, which is named by segment and axis as in `video.h`.",
         example: "",
     },

@@ -8,7 +8,8 @@ A ``.attn`` file says which keys each query attends to::
     out, lse = k(q, k, v)
 
 ``q`` is ``[batch, heads, tokens, dim]``; arrays are those of numpy or anything with ``__dlpack__``, of any strides, and
-nothing is copied. ``attnc.torch`` holds what is for PyTorch and Transformers.
+nothing is copied. ``attnc.torch`` holds what is for PyTorch, ``attnc.transformers`` what is for
+Transformers.
 """
 
 from ._attnc import (
