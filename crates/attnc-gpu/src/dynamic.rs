@@ -24,7 +24,8 @@ use crate::device::{Gpu, GpuError};
 use crate::emit::passes::{Batch, How, Kind, Of, PART, Pass, Recipe, THREADS, derived, is_listed, pooled_in, room};
 use crate::layout::Field;
 use crate::run::{
-    ALIGN, CompiledPlan, Dispatch, Given, LaunchError, On, Size, Stands, Window, Words, buffer, filled, job_rows, value, windows,
+    ALIGN, CompiledPlan, Dispatch, Given, LaunchError, On, Size, Stands, Window, Words, buffer, filled, job_rows,
+    value, windows,
 };
 
 /// Where a launch makes a table.
@@ -515,8 +516,7 @@ impl Making<'_> {
         if takes {
             let (branches, room) = self.most_stands();
             for stage in &self.plan.stages {
-                let usage =
-                    wgpu::BufferUsages::INDIRECT | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+                let usage = wgpu::BufferUsages::INDIRECT | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
                 let size = buffer(gpu, 16, usage, "the size of a dispatch")?;
                 self.tasks.push((self.words.before, size));
                 self.words.before += 1 + self.stands.len() * branches * room.div_ceil(stage.tile.q);
@@ -807,10 +807,12 @@ impl Making<'_> {
             Kind::Spread => {
                 let (buffers, spec, rows) = (self.on.buffers, self.on.spec, &self.window.rows[2]);
                 let view = |buffer, row: usize| {
-                    let size = ((rows.len() * row) as u64).max(16).min(wgpu::Buffer::size(buffer) - (rows.start * row) as u64);
+                    let size =
+                        ((rows.len() * row) as u64).max(16).min(wgpu::Buffer::size(buffer) - (rows.start * row) as u64);
                     Bound { buffer, offset: (rows.start * row) as u64, size: Some(size) }
                 };
-                let mut bound = vec![(6, view(buffers.out, spec.value_pitch() * spec.output.size())), (7, view(buffers.lse, 4))];
+                let mut bound =
+                    vec![(6, view(buffers.out, spec.value_pitch() * spec.output.size())), (7, view(buffers.lse, 4))];
                 bound.extend(self.stood.as_ref().map(|stood| (3, Bound::whole(stood))));
                 bound
             }
@@ -896,8 +898,9 @@ impl Making<'_> {
         match field {
             Field::QRow => row(reads.q, Of::Q),
             Field::KRow => row(reads.kv, Of::K),
-            Field::VRow => row(reads.kv, Of::V)
-                .or_else(|| i64::try_from(self.on.places[job].k - self.window.rows[1].start).ok()),
+            Field::VRow => {
+                row(reads.kv, Of::V).or_else(|| i64::try_from(self.on.places[job].k - self.window.rows[1].start).ok())
+            }
             Field::ORow => Some(self.stands.get(job - self.window.jobs.start)?.first as i64),
             _ => self.stand_field(job, field).or_else(|| self.table_field(job, field)),
         }
@@ -1194,9 +1197,7 @@ impl Making<'_> {
                     },
                     "from_grid" => at_grid(from),
                     "to_grid" => at_grid(to),
-                    "values" if setup.energy.is_some() => {
-                        (base + setup.energy_parts() * self.on.spec.pitch()) as i64
-                    }
+                    "values" if setup.energy.is_some() => (base + setup.energy_parts() * self.on.spec.pitch()) as i64,
                     "sums" => base as i64,
                     "query_count" => setup.energy.as_ref().ok_or_else(missing)?[0].len() as i64,
                     "keys_counted" => setup.energy.as_ref().ok_or_else(missing)?[1].len() as i64,

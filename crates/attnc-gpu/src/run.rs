@@ -585,7 +585,15 @@ pub fn launch(
         let data = filled(gpu, &words.words, wgpu::BufferUsages::STORAGE, "run-time data")?;
         for (stage, rows) in rows.iter().enumerate() {
             let jobs = filled(gpu, rows, wgpu::BufferUsages::STORAGE, "the list of jobs")?;
-            let given = Given { on: &on, compiled: &compiled, jobs, jobs_from: 0, data: &data, levels: [None, None, None], stands: None };
+            let given = Given {
+                on: &on,
+                compiled: &compiled,
+                jobs,
+                jobs_from: 0,
+                data: &data,
+                levels: [None, None, None],
+                stands: None,
+            };
             for window in &windows {
                 given.dispatch(stage, window, between.as_ref(), &mut dispatches)?;
             }

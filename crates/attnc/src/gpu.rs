@@ -126,7 +126,8 @@ impl Kernel {
             let name = self.program().attentions[attention].name.as_str();
             texts.extend(modules.into_iter().map(|(variant, text)| (name, variant, text)));
             if let Some((merge, gate)) = merge {
-                let text = gate.text(&spec).map_err(|e| self.shared().said(vec![self.shared().not_emitted(merge, &e)]))?;
+                let text =
+                    gate.text(&spec).map_err(|e| self.shared().said(vec![self.shared().not_emitted(merge, &e)]))?;
                 texts.push((self.program().attentions[merge].name.as_str(), Variant::Portable, text));
             }
         }

@@ -1232,9 +1232,11 @@ impl Kernel {
     #[cfg(feature = "gpu")]
     pub(crate) fn shaders(&self) -> impl Iterator<Item = (&attnc_gpu::GpuKernel, Option<&attnc_gpu::Gate>)> {
         self.parts.iter().flat_map(|piece| {
-            piece.leaves().into_iter().enumerate().filter_map(|(i, leaf)| {
-                Some((leaf.shaders.as_deref()?, piece.gates.get(i).map(|gate| &**gate)))
-            })
+            piece
+                .leaves()
+                .into_iter()
+                .enumerate()
+                .filter_map(|(i, leaf)| Some((leaf.shaders.as_deref()?, piece.gates.get(i).map(|gate| &**gate))))
         })
     }
 

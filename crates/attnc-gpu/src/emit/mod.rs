@@ -198,7 +198,11 @@ pub fn emit(plan: &VerifiedPlan, spec: &Spec) -> Result<Vec<Stage>, EmitError> {
     let last = plan.stages.len() - 1;
     // Of rows in place of queries the output of these is made.
     let stands = plan.rows.is_some();
-    plan.stages.iter().enumerate().map(|(i, attend)| stage(plan, attend, spec, (i, i > 0, i < last || stands))).collect()
+    plan.stages
+        .iter()
+        .enumerate()
+        .map(|(i, attend)| stage(plan, attend, spec, (i, i > 0, i < last || stands)))
+        .collect()
 }
 
 /// The text of every module of a plan with the variant that it is of, in the order in which they run.

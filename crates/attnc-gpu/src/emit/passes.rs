@@ -396,13 +396,7 @@ fn pooled(plan: &Plan, spec: &Spec, number: usize, of: Of) -> Result<Pass, EmitE
 }
 
 /// The pass of one operand of a level of rows that are rounded to so many bits.
-fn quantised(
-    plan: &Plan,
-    spec: &Spec,
-    (number, of): (usize, Of),
-    (bits, size): (u32, i64),
-    element: Element,
-) -> Pass {
+fn quantised(plan: &Plan, spec: &Spec, (number, of): (usize, Of), (bits, size): (u32, i64), element: Element) -> Pass {
     let level = plan.program.level(plan.pools[number].level);
     // No sequence is longer.
     let size = size.min(i64::from(i32::MAX / 2));
@@ -1777,7 +1771,9 @@ fn spread(plan: &Plan, spec: &Spec, rows: &InPlace) -> Pass {
     );
     t.push_str("@group(0) @binding(0) var<uniform> dispatch: Dispatch;\n@group(0) @binding(1) var<storage, read> jobs: array<i32>;\n");
     t.push_str("@group(0) @binding(2) var<storage, read> data: array<u32>;\n");
-    t.push_str("/// Output and log-sum-exp of rows.\n@group(0) @binding(3) var<storage, read> stood: array<vec4<f32>>;\n");
+    t.push_str(
+        "/// Output and log-sum-exp of rows.\n@group(0) @binding(3) var<storage, read> stood: array<vec4<f32>>;\n",
+    );
     let _ = writeln!(t, "@group(0) @binding(6) var<storage, read_write> output: array<{output}>;");
     t.push_str("@group(0) @binding(7) var<storage, read_write> log_sums: array<u32>;\n\n");
     t.push_str(&set_fields(&fields));
