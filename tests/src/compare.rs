@@ -206,10 +206,6 @@ fn run_all(source: &str, case: &Case<'_>, runners: &[Runner], plans: &[PlanOptio
             Err(e) => return Err(e.to_string()),
         };
         let (heads, kv_heads) = kernel.heads().map_or(case.heads, |(h, g)| (h as usize, g as usize));
-        // Cooperative matrices are refused for what depends on the data.
-        if matches!(runner, Runner::Gpu(Variant::Matrix)) && (0..heads).any(|head| kernel.is_dynamic(head)) {
-            continue;
-        }
         let (n_q, n_k) = case.lengths;
         let (d, dv) = case.dims;
         let (q_shape, k_shape) = ([case.batch, heads, n_q, d], [case.batch, kv_heads, n_k, d]);

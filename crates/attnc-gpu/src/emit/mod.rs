@@ -195,9 +195,6 @@ pub fn emit(plan: &VerifiedPlan, spec: &Spec) -> Result<Vec<Stage>, EmitError> {
     if let Some(what) = beyond(plan) {
         return Err(EmitError::Unsupported(what.to_owned()));
     }
-    if plan.is_dynamic() && spec.variant == Variant::Matrix {
-        return Err(EmitError::Unsupported("cooperative matrices for what depends on the data".to_owned()));
-    }
     let last = plan.stages.len() - 1;
     // Of rows in place of queries the output of these is made.
     let stands = plan.rows.is_some();
@@ -226,7 +223,8 @@ pub fn modules(plan: &VerifiedPlan, spec: &Spec) -> Result<Vec<(Variant, String)
 #[must_use]
 pub fn beyond(plan: &Plan) -> Option<&'static str> {
     if plan.is_dynamic() && plan.empty == Some(Empty::Error) {
-        return Some("rows that may be empty where what they attend to depends on the data, and `empty = error`");
+        // Found out on the device, and nothing is read back before output is written.
+        return Some("`empty = error` where what rows attend to depends on the data, which the device alone knows");
     }
     plan.stages.iter().find_map(|s| match s.view {
         View::Given | View::Walk(_) | View::Rows => None,
@@ -284,10 +282,13 @@ fn stage(
     if attend.role == Role::ColumnWalk {
         return Err(EmitError::Unsupported("walks over columns: they are those of a backward pass".to_owned()));
     }
-    // Levels are f32, which no variant narrows.
-    let spec = &match attend.reads {
-        Reads { q: None, kv: None } => *spec,
-        _ => Spec { variant: Variant::Portable, ..*spec },
+    // Levels are f32, which no variant narrows; and tiles of rows that are listed are those of the variants with a thread
+    // for each. Rows are as far apart as the launch has them.
+    let apart = Spec { d: spec.pitch(), dv: spec.value_pitch(), ..*spec };
+    let spec = &match (attend.reads, attend.view, spec.variant) {
+        (Reads { q: None, kv: None }, View::Rows, Variant::Matrix) => Spec { variant: Variant::Half, ..apart },
+        (Reads { q: None, kv: None }, ..) => *spec,
+        _ => Spec { variant: Variant::Portable, ..apart },
     };
     let form = matrix::Form::of(spec);
     let chunk = if spec.variant == Variant::Matrix { form.chunk } else { rows::chunk(spec) };
