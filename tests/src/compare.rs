@@ -118,7 +118,7 @@ impl Runner {
     fn run(self, kernel: &Kernel, problem: &mut Problem<'_>) -> Result<(DType, Vec<Chosen>), String> {
         match self {
             Runner::Cpu(_, threads) => {
-                let pool = Threads::new(threads)?;
+                let pool = Threads::new(threads).map_err(|e| e.message)?;
                 let resources = Resources { threads: Some(&pool), ..Resources::default() };
                 let chosen = kernel.run_chosen(problem, resources).map_err(|e| e.to_string())?;
                 Ok((DType::F32, chosen))

@@ -480,7 +480,8 @@ pub unsafe extern "C" fn attnc_threads_new(count: usize, out: *mut *mut attnc_th
         if !(1..=4096).contains(&count) {
             return Err(argument("count", "is not between 1 and 4096"));
         }
-        let threads = attnc::Threads::new(count).map_err(|why| argument("count", &format!("is too large: {why}")))?;
+        let threads =
+            attnc::Threads::new(count).map_err(|why| argument("count", &format!("is too large: {}", why.message)))?;
         // SAFETY: not null; the caller's promise.
         unsafe { out.write(handles::add(Object::Threads(threads.into()))) };
         Ok(())

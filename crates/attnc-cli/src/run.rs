@@ -71,7 +71,7 @@ pub(crate) fn threads(given: Option<i64>) -> Outcome<Threads> {
     if count > 4096 {
         return Err(Failure::usage(format!("{count} threads are too many"), "at most 4096 are possible"));
     }
-    Threads::new(count).map_err(|why| Failure::run("E0735", why, "use fewer --threads"))
+    Threads::new(count).map_err(|why| Failure::run("E0735", why.message, "use fewer --threads"))
 }
 
 /// Q, K and V.

@@ -34,6 +34,7 @@ pub unsafe trait Store: fmt::Debug + Send + Sync {
 
 /// Why kept bytes are not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Unusable {
     /// They are no kernel.
     Foreign,
@@ -57,6 +58,7 @@ impl std::error::Error for Unusable {}
 
 /// What a kept kernel is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct About {
     /// Name of what it computes.
     pub pattern: String,

@@ -11,6 +11,7 @@ use attnc_kernels::abi::DType;
 
 /// Why a tensor could not be made of a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LayoutError {
     /// Extents and strides multiply to more than an address can hold.
     Overflow,

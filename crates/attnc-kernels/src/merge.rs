@@ -6,6 +6,7 @@ use core::fmt;
 
 /// Why [`merge`] refused its slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MergeError {
     /// The two `lse` have different numbers of rows.
     Rows {

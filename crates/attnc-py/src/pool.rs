@@ -75,11 +75,10 @@ pub(crate) fn set_threads(py: Python<'_>, count: usize) -> PyResult<()> {
 fn start(count: usize) -> Result<attnc::Threads, Diagnostic> {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let count = if count == 0 { cores() } else { count };
-    let refused = |why| Diagnostic::global("E0735", why).help("use fewer threads");
     if count > 4096 {
-        return Err(refused(format!("{count} threads are too many")));
+        return Err(Diagnostic::global("E0735", format!("{count} threads are too many")).help("use fewer threads"));
     }
-    attnc::Threads::new(count).map_err(refused)
+    attnc::Threads::new(count)
 }
 
 /// The pool of this module in this process.

@@ -17,6 +17,7 @@ use crate::view::Run;
 
 /// One row.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct AttendedRow {
     /// Keys: ascending, disjoint.
     pub tokens: Vec<Run>,
@@ -30,6 +31,7 @@ pub struct AttendedRow {
 
 /// All rows of one head.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Attended {
     /// Number of keys.
     pub n_k: i64,

@@ -10,8 +10,9 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use attnc_cpu::{CompileError, CpuKernel, Isa, Store};
-use attnc_pattern::analysis::{self, Candidates};
+use attnc_cpu::{CompileError, CpuKernel, Isa, LayoutError, Store};
+use attnc_kernels::MergeError;
+use attnc_pattern::analysis::{self, Candidates, EvalError};
 use attnc_pattern::check::{self, Settings};
 use attnc_pattern::program::Program;
 use attnc_plan::{Built, Machine};
@@ -57,6 +58,35 @@ impl Diagnostics {
 impl From<Diagnostic> for Diagnostics {
     fn from(diagnostic: Diagnostic) -> Self {
         Diagnostics { list: vec![diagnostic], sources: Sources::default() }
+    }
+}
+
+impl Diagnostics {
+    /// The code of the first error, as `attnc explain` takes it.
+    #[must_use]
+    pub fn code(&self) -> Option<&'static str> {
+        self.list.iter().find(|d| d.severity == Severity::Error).map(|d| d.code)
+    }
+}
+
+impl From<LayoutError> for Diagnostics {
+    /// `E0721`: a tensor that cannot be used where it lies.
+    fn from(error: LayoutError) -> Self {
+        Diagnostic::global("E0721", error.to_string()).help("give strides in bytes, within the slice").into()
+    }
+}
+
+impl From<MergeError> for Diagnostics {
+    /// `E0721`: parts that do not fit together.
+    fn from(error: MergeError) -> Self {
+        Diagnostic::global("E0721", error.to_string()).into()
+    }
+}
+
+impl From<EvalError> for Diagnostics {
+    /// `E0708`: a set that has no value for the lengths and data of a launch.
+    fn from(error: EvalError) -> Self {
+        Diagnostic::global("E0708", error.to_string()).into()
     }
 }
 
@@ -272,6 +302,7 @@ pub(crate) struct Shared {
 
 /// What can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Kind {
     /// A pattern without arguments.
     Pattern,

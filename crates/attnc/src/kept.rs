@@ -8,6 +8,7 @@ use crate::view::Run;
 
 /// Shares of the mass of dense attention, by query.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Share {
     /// Mass on keys that are attended to themselves: the sum over batch items.
     pub rows: Vec<f64>,
@@ -17,6 +18,7 @@ pub struct Share {
 
 /// What one head keeps.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Kept {
     /// Entries: keys and slots of levels, as often as they count; null slots are none.
     pub entries: u64,

@@ -68,12 +68,19 @@ const MAX_BATCH: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Threads(rayon::ThreadPool);
 
+impl From<rayon::ThreadPool> for Threads {
+    /// A pool that a host has made.
+    fn from(pool: rayon::ThreadPool) -> Self {
+        Threads(pool)
+    }
+}
+
 impl Threads {
     /// A pool of this many threads, at least one.
     ///
     /// # Errors
-    /// If the system refuses to start them; the sentence says why.
-    pub fn new(threads: usize) -> Result<Self, String> {
+    /// `E0735` if the system refuses to start them, and why.
+    pub fn new(threads: usize) -> Result<Self, Diagnostic> {
         // One after the other: a thread that has been made and lacks memory to begin would end the process.
         let start = |thread: rayon::ThreadBuilder| {
             let (begun, begins) = std::sync::mpsc::sync_channel(1);
@@ -90,7 +97,9 @@ impl Threads {
         pool.map(Threads).map_err(|e| {
             let reason = e.to_string();
             // The system's reason, without its number.
-            format!("{threads} threads cannot be started: {}", reason.split(" (os error").next().unwrap_or(&reason))
+            let reason = reason.split(" (os error").next().unwrap_or(&reason);
+            Diagnostic::global("E0735", format!("{threads} threads cannot be started: {reason}"))
+                .help("use fewer threads")
         })
     }
 
@@ -124,6 +133,7 @@ pub struct Resources<'a> {
 
 /// Memory that a launch takes beside its tensors, at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Footprint {
     /// Bytes of working memory.
     pub workspace: usize,

@@ -83,6 +83,14 @@ pub struct Problem<'a> {
     pub inputs: Inputs<'a>,
 }
 
+impl<'a> Problem<'a> {
+    /// Attention of tensors alone, without a log-sum-exp.
+    #[must_use]
+    pub fn new(q: Tensor<'a>, k: Tensor<'a>, v: Tensor<'a>, out: TensorMut<'a>) -> Self {
+        Problem { q, k, v, out, lse: None, inputs: Inputs::default() }
+    }
+}
+
 /// Lengths and counts, where there are no tensors to take them from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {

@@ -259,6 +259,29 @@ fn an_empty_row_is_an_error_before_anything_is_written() {
 }
 
 #[test]
+fn an_empty_row_of_one_branch_is_an_error_before_anything_is_written() {
+    let text = "attention strict {\n  empty = error\n  attend q - k in 1 .. 4\n}\n\npattern near = causal\n\n\
+                merge both = mean of near, strict\n";
+    let kernel = kernel(text, "both");
+    let mut held = Held::new(1, (2, 1), (6, 6), (8, 8));
+    assert_eq!(codes(kernel.run(&mut held.problem(Inputs::default()), Resources::default())), ["E0709"]);
+    assert!(held.out.iter().all(|o| o.is_nan()));
+}
+
+#[test]
+fn launches_of_too_many_heads_are_not_counted() {
+    let kernel = kernel("pattern near = causal\n", "near");
+    let codes_of = |shape| codes(kernel.workspace_bytes(shape, 5, 8, 1));
+    assert_eq!(codes_of([1, 1 << 45, 5, 8]), ["E0722"]);
+    assert_eq!(codes_of([1 << 45, 1, 5, 8]), ["E0722"]);
+    let shape = Shape { n_q: 5, n_k: 5, heads: 2, dim: 8 };
+    let count = |batch| kernel.forecast(shape, 2, 8, 4, batch, &Inputs::default());
+    assert_eq!(codes(count(u64::MAX)), ["E0722"]);
+    assert_eq!(count(0).expect("nothing to do").cost.entries, 0);
+    assert_eq!(count(3).expect("fits").cost.entries, 3 * 2 * 15);
+}
+
+#[test]
 fn sizes_outside_require_are_refused() {
     let kernel = kernel("attention small {\n  require n_q <= 8\n  attend causal\n}\n", "small");
     let mut held = Held::new(1, (1, 1), (9, 9), (8, 8));
