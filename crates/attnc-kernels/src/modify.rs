@@ -358,9 +358,18 @@ macro_rules! columns {
                     }
                     for key in (0..keys).step_by(WIDTH) {
                         let n = WIDTH.min(keys - key);
+                        let at = from.map(|from| from.wrapping_add(key * size_of::<f32>()));
+                        // Lengths that a compiler knows: else the square would not stay in registers.
+                        if (present, n) == (WIDTH, WIDTH) {
+                            let square = <$vector as Vector>::transposed(at);
+                            for j in 0..WIDTH {
+                                let (x, at) = (square[j], to.add((key + j) * pitch + lane));
+                                if ADD { <$vector>::load(at).add(x).store(at) } else { x.store(at) }
+                            }
+                            continue;
+                        }
                         let mut square = <$vector as Vector>::square();
-                        for (x, from) in square[..present].iter_mut().zip(from) {
-                            let at = from.wrapping_add(key * size_of::<f32>());
+                        for (x, at) in square[..present].iter_mut().zip(at) {
                             *x = if n == WIDTH { <$vector>::load_of::<F32>(at) } else { <$vector>::load_some::<F32>(at, n) };
                         }
                         let square = <$vector as Vector>::transpose(square);
