@@ -53,7 +53,11 @@ impl Asking {
             return (self.next.rows, first, byte);
         }
         let byte = byte - (self.next.bytes as usize).next_multiple_of(CACHE_LINE);
-        if byte < self.next.elements_bytes as usize { (self.next.elements, first, byte) } else { (at_hand.cast(), 0, 0) }
+        if byte < self.next.elements_bytes as usize {
+            (self.next.elements, first, byte)
+        } else {
+            (at_hand.cast(), 0, 0)
+        }
     }
 }
 

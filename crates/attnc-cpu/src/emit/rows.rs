@@ -6,7 +6,7 @@
 //! of which each key's row begins one element before that of the key before; and elements of a tensor whose last index is
 //! the key are rows of the tensor, transposed. Nothing here knows of instruction sets.
 
-use attnc_kernels::abi::{BK, BQ_MAX};
+use attnc_kernels::abi::{BK, BQ_MAX, LANE_STEP};
 use attnc_pattern::expr::{Bin, Cmp, ExprId, Node, Ty, Un, Var};
 use cranelift::codegen::ir::condcodes::IntCC;
 use cranelift::codegen::ir::types::I64;
@@ -18,8 +18,9 @@ use crate::layout::{Ctx, Scratch, TensorRef};
 
 /// Bytes of an element of a row.
 const ELEMENT: i64 = 4;
-/// Elements of a strip: every distance between a query and a key of a chunk.
+/// Elements of a strip: every distance between a query and a key of a chunk, in whole steps.
 const STRIP: i64 = (BQ_MAX + BK) as i64;
+const _: () = assert!(STRIP % LANE_STEP as i64 == 0);
 /// Bytes from key to key of a tile of elements of a tensor.
 const PITCH: i64 = BK as i64 * ELEMENT;
 
@@ -69,7 +70,10 @@ impl Emitter<'_> {
             let last = e.ins().get().iadd_imm_s(tile.keys, -1);
             let q = e.ins().get().iadd(tile.q, tile.lane);
             let q = e.ins().get().isub(q, last);
+            // Whole steps: a few elements more take less than a step that is cut short.
             let lanes = e.ins().get().iadd(tile.lanes, last);
+            let lanes = e.ins().get().iadd_imm_s(lanes, LANE_STEP as i64 - 1);
+            let lanes = e.ins().get().band_imm_s(lanes, -(LANE_STEP as i64));
             let row = e.row_of(STRIP);
             e.row_call("count", &[row, q, lanes]);
             e.lanes = Some(lanes);
