@@ -96,6 +96,7 @@ def dense(args):
         density = one["useful_flops"] / max(1, all_["useful_flops"])
         print(f"{pattern:36} {one['run_ns']['median'] / 1e6:9.2f} ms, {ratio:7.2f} x dense at density {density:.4f}; "
               f"executed {one['executed_flops'] / max(1, one['useful_flops']):5.2f} x useful; "
+              f"{'is dense itself, and what it does to scores besides; ' if density > 0.999 else ''}"
               f"model {one['predicted_ns'] / one['run_ns']['median']:.2f} of the time", flush=True)
 
 

@@ -1,13 +1,16 @@
 //! `attnc advise`: what would make a pattern cheaper, by how much, and at which price.
 //!
 //! One idea: nothing is advised that was not tried. Every proposal is a plan or a file with one thing changed, which
-//! is compiled and counted; its time is the model's, and the pairs that it adds and removes are counted row by row.
+//! is compiled and counted; its time is the model's, and the pairs that it adds and removes are found row by row.
 //! A change of the schedule (tile, pass) leaves the set equal; a change of a number may not. Nothing here is run.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
 
-use attnc::{Compiler, Forecast, Inputs, Isa, Kernel, LoadError, Loader, Module, Number, Options, Select, Shape};
+use attnc::{
+    ChangedRows, Compiler, Difference, Forecast, Inputs, Isa, Kernel, LoadError, Loader, Module, Number, Options,
+    Select, Shape,
+};
 use serde::Serialize;
 
 use crate::args::{AdviseArgs, Format, optional_passes};
@@ -22,6 +25,8 @@ use crate::subject::{self, Data};
 const TILES: [usize; 4] = [16, 32, 48, 64];
 /// Most numbers of a file that are tried.
 const NUMBERS: usize = 32;
+/// Most rows of pairs that are printed of a change.
+const ROWS: usize = 4;
 /// Seed of run-time data that is not given.
 const SEED: u64 = 1;
 
@@ -52,6 +57,31 @@ struct Proposal {
     /// Pairs of one batch item that it adds and removes.
     pairs_added: u64,
     pairs_removed: u64,
+    /// Which pairs these are.
+    rows: Vec<Rows>,
+    /// Rows that change and are not listed, of which there would be too many.
+    rows_left_out: u64,
+}
+
+/// Neighbouring queries whose keys change alike: first and last position of queries and of each range of keys.
+#[derive(Clone, Debug, Serialize)]
+struct Rows {
+    heads: Vec<usize>,
+    queries: (i64, i64),
+    /// Keys are told by `k - q`.
+    relative: bool,
+    added: Vec<(i64, i64)>,
+    removed: Vec<(i64, i64)>,
+    #[serde(skip)]
+    text: String,
+}
+
+impl Rows {
+    fn of(rows: ChangedRows) -> Rows {
+        let text = rows.text();
+        let ChangedRows { heads, queries, relative, added, removed } = rows;
+        Rows { heads, queries, relative, added, removed, text }
+    }
 }
 
 pub(crate) fn advise(args: &AdviseArgs, reporter: Reporter) -> Outcome {
@@ -103,8 +133,7 @@ pub(crate) fn advise(args: &AdviseArgs, reporter: Reporter) -> Outcome {
             continue;
         }
         let inputs = trial.inputs();
-        let (pairs_added, pairs_removed) =
-            if change.of_set { base.difference(&kernel, trial.shape, &inputs)? } else { (0, 0) };
+        let pairs = if change.of_set { base.difference(&kernel, trial.shape, &inputs)? } else { Difference::default() };
         let executed_flops = forecast.cost.executed_flops;
         let change = change.text;
         advice.proposals.push(Proposal {
@@ -112,8 +141,10 @@ pub(crate) fn advise(args: &AdviseArgs, reporter: Reporter) -> Outcome {
             predicted_ns: nanos,
             executed_flops,
             gain,
-            pairs_added,
-            pairs_removed,
+            pairs_added: pairs.added,
+            pairs_removed: pairs.removed,
+            rows: pairs.rows.into_iter().map(Rows::of).collect(),
+            rows_left_out: pairs.left_out,
         });
     }
     // What changes no pair comes first, then what saves most.
@@ -208,8 +239,13 @@ fn schedules(options: &Options) -> Vec<Change> {
         if !off {
             plan.without.push(pass.name.to_owned());
         }
-        let verb = if off { "with" } else { "without" };
-        changes.push(change(format!("{verb} the pass `{}` ({})", pass.name, pass.about), plan));
+        let text = match (pass.name, off) {
+            ("reorder", false) => "in the order given: without the pass `reorder`".to_owned(),
+            ("reorder", true) => "in the order in which the set is dense: with the pass `reorder`".to_owned(),
+            (name, true) => format!("with the pass `{name}` ({})", pass.about),
+            (name, false) => format!("without the pass `{name}` ({})", pass.about),
+        };
+        changes.push(change(text, plan));
     }
     changes
 }
@@ -330,6 +366,18 @@ fn table(advice: &Advice) -> String {
             (0, 0) => writeln!(text, "    the set stays equal"),
             (added, removed) => writeln!(text, "    {added} pairs added, {removed} removed"),
         };
+        // Of which heads is said where it is not all.
+        let heads = p.rows.iter().flat_map(|rows| &rows.heads).max().map_or(0, |head| head + 1);
+        for rows in p.rows.iter().take(ROWS) {
+            let of: Vec<String> = rows.heads.iter().map(usize::to_string).collect();
+            let of = if of.len() < heads { format!("head {}, ", of.join(" ")) } else { String::new() };
+            let _ = writeln!(text, "      {of}{}", rows.text);
+        }
+        let queries = |rows: &Rows| rows.queries.0.abs_diff(rows.queries.1) + 1;
+        let left = p.rows.iter().skip(ROWS).map(queries).sum::<u64>().saturating_add(p.rows_left_out);
+        if left > 0 {
+            let _ = writeln!(text, "      and {left} rows more, which --format json lists");
+        }
     }
     text
 }

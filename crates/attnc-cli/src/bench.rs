@@ -368,10 +368,9 @@ impl Work {
         let mut problem = results.problem(&given, inputs)?;
         #[cfg(feature = "gpu")]
         let session = device.gpu.map(|gpu| attnc::gpu::Session::new(&self.kernel, gpu, &problem)).transpose()?;
+        let target = target(&args.target, &self.kernel);
         #[cfg(feature = "gpu")]
-        let ran = session.as_ref().map(|session| format!("gpu:{}", session.variant().name()));
-        #[cfg(not(feature = "gpu"))]
-        let ran = None;
+        let target = session.as_ref().map_or(target, |session| format!("gpu:{}", session.variant().name()));
         let mut once = || -> Outcome<u64> {
             let begin = Instant::now();
             #[cfg(feature = "gpu")]
@@ -422,7 +421,7 @@ impl Work {
         let gflops = cost.useful_flops as f64 / samples.median().max(1) as f64;
         Ok(Measured {
             pattern: self.name.clone(),
-            target: ran.unwrap_or_else(|| target(&args.target, &self.kernel)),
+            target,
             plan_hash: self.kernel.hash(),
             tokens: shape.n_q,
             keys: shape.n_k,

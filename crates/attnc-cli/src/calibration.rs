@@ -515,11 +515,8 @@ impl<'a> Test<'a> {
         let layout = |e: attnc::LayoutError| tensors::layout("q", &e);
         let mut out = vec![0; bytes(of_q)];
         let mut lse = vec![0.0; heads * n_q];
-        let converted = match dtype {
-            DType::F32 => 0,
-            _ => Kernel::conversion_bytes(n_q, of_k, dim, self.pool.count()),
-        };
-        let mut workspace = vec![0; self.kernel.workspace_bytes(of_q, n_k, dim, self.pool.count())? + converted];
+        let memory = self.kernel.memory(self.shape, dtype, dim, 1, &self.data.inputs(), self.pool.count())?;
+        let mut workspace = vec![0; memory.workspace];
         let mut problem = Problem {
             q: Tensor::contiguous(&rest[..bytes(of_q)], dtype, of_q).map_err(layout)?,
             k: Tensor::contiguous(k, dtype, of_k).map_err(layout)?,

@@ -7,7 +7,7 @@
 
 use std::marker::PhantomData;
 
-use attnc_kernels::abi::{BK, KvView, Table};
+use attnc_kernels::abi::{BK, KvView, Next, Table};
 use attnc_kernels::select::{Grid, Kept};
 use attnc_kernels::tiles::TileMarks;
 use attnc_kernels::window::Window;
@@ -294,6 +294,8 @@ pub(crate) struct Scratch {
     pub(crate) keys: *mut *const u8,
     /// Addresses of rows of V, `[BK]`.
     pub(crate) values: *mut *const u8,
+    /// What modifiers read next: `elements` are `[BK]` addresses.
+    pub(crate) next: Next,
     /// First query of the tile, numbered within the head (or the folded heads).
     pub(crate) first: i64,
     /// Queries of the tile.
@@ -335,7 +337,7 @@ impl ScratchSize {
             // Three vectors, each aligned.
             f32s(1, bq)?.checked_mul(3)?,
             f32s(BK, d.max(dv))?,
-            2 * BK * size_of::<*const u8>(),
+            3 * BK * size_of::<*const u8>(),
             // Without selections nobody looks at these.
             if more == 0 { 0 } else { (size_of::<Kept>() + size_of::<Grid>()).checked_next_multiple_of(ALIGN)? },
             more.checked_next_multiple_of(ALIGN)?,
@@ -375,6 +377,7 @@ impl Scratch {
             copy: copy.cast(),
             keys,
             values: keys.wrapping_add(BK),
+            next: Next { elements: keys.wrapping_add(2 * BK), ..Next::NOTHING },
             first: 0,
             rows: 0,
             kept,

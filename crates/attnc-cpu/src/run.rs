@@ -329,6 +329,7 @@ pub(crate) fn lay_out_and_run<'a>(
     give_singles(&heads, &mut memory, launch.pool);
     find_empty_row(&jobs, &memory, launch.pool)?;
     let mut laid = Laid {
+        turns: turns(&jobs),
         jobs,
         bounds,
         blank: blank(&shape, &assigned, parts),
@@ -358,8 +359,10 @@ pub(crate) struct Laid<'a> {
     rounds: Vec<Range<usize>>,
     /// Heads of K and V that tasks share as singles.
     heads: Vec<Arc<Head>>,
+    /// The jobs in the order of [`turns`].
+    turns: Vec<usize>,
     /// A list for [`Tasks`].
-    before: Vec<usize>,
+    before: Vec<(usize, usize)>,
 }
 
 impl Laid<'_> {
@@ -375,9 +378,22 @@ impl Laid<'_> {
         Some(())
     }
 
+    /// How many tiles of keys each task of the first stage may visit, in the order in which tasks begin.
+    #[cfg(test)]
+    pub(crate) fn dealt(&mut self) -> Vec<i64> {
+        let mut before = Vec::new();
+        let tasks = Tasks::new(&self.jobs, self.turns.iter().copied(), 0, Job::tasks, &mut before);
+        let tiles = |(at, task): (usize, usize)| {
+            let job = &self.jobs[at];
+            let end = (job.ctx.n_k as usize).div_ceil(attnc_kernels::abi::BK) as i64;
+            job.cuts.as_ref().map_or(end, |cuts| cuts.at()[task + 1].min(end) - cuts.at()[task])
+        };
+        (0..tasks.total).map(|i| tiles(tasks.nth(i))).collect()
+    }
+
     /// Does every task.
     fn compute(&mut self, launch: &mut Launch<'_>, memory: &Memory) {
-        let Laid { jobs, blank, rounds, heads, before, .. } = self;
+        let Laid { jobs, blank, rounds, heads, turns, before, .. } = self;
         clear(launch, blank);
         heads.iter().for_each(|head| head.renew());
         for job in &*jobs {
@@ -386,14 +402,14 @@ impl Laid<'_> {
             }
         }
         let all = 0..jobs.len();
-        let (turns, stages) = (if launch.apart { self.parts } else { 1 }, self.stages);
-        for (turn, stage) in (0..turns).flat_map(|turn| (0..stages).map(move |stage| (turn, stage))) {
+        let (groups, stages) = (if launch.apart { self.parts } else { 1 }, self.stages);
+        for (turn, stage) in (0..groups).flat_map(|turn| (0..stages).map(move |stage| (turn, stage))) {
             // Only jobs of one stage are cut.
             for round in if stage == 0 { &rounds[..] } else { std::slice::from_ref(&all) } {
-                let jobs = &jobs[round.clone()];
                 let now = |job: &Job<'_>| !launch.apart || job.part == turn;
                 let of_turn = |job: &Job<'_>, stage| if now(job) { job.tasks(stage) } else { 0 };
-                let tasks = Tasks::new(jobs, stage, of_turn, before);
+                let of_round = turns.iter().copied().filter(|at| round.contains(at));
+                let tasks = Tasks::new(jobs, of_round, stage, of_turn, before);
                 tasks.each(memory, launch.pool, |at, task, scratch, marks| jobs[at].run(stage, task, scratch, marks));
             }
         }
@@ -1301,30 +1317,49 @@ fn each_slot(threads: usize, work: &(impl Fn(usize) + Sync)) {
     some(0..threads, work);
 }
 
-/// The tasks of all jobs in one stage, numbered job by job, tile by tile.
+/// Jobs such that those of the most keys come last, which [`Tasks`] begins with: the tasks that are left when a launch
+/// ends are then the shortest. Otherwise as they are, so that heads that read the same keys stay side by side.
+fn turns(jobs: &[Job<'_>]) -> Vec<usize> {
+    let mut turns: Vec<usize> = (0..jobs.len()).collect();
+    turns.sort_by_key(|&at| jobs[at].ctx.n_k);
+    turns
+}
+
+/// The tasks of some jobs in one stage, numbered job by job, tile by tile.
 struct Tasks<'a> {
     jobs: &'a [Job<'a>],
     stage: usize,
-    /// Tasks before each job.
-    before: &'a [usize],
+    /// Tasks before each of these jobs, and which job it is.
+    before: &'a [(usize, usize)],
     total: usize,
 }
 
 impl<'a> Tasks<'a> {
-    /// `before` is a list to be filled.
+    /// `turns` are the jobs, `before` is a list to be filled.
     fn new(
         jobs: &'a [Job<'a>],
+        turns: impl Iterator<Item = usize>,
         stage: usize,
         count: impl Fn(&Job<'a>, usize) -> usize,
-        before: &'a mut Vec<usize>,
+        before: &'a mut Vec<(usize, usize)>,
     ) -> Tasks<'a> {
         let mut total = 0;
         before.clear();
-        for job in jobs {
-            before.push(total);
-            total += count(job, stage);
+        for at in turns {
+            before.push((total, at));
+            total += count(&jobs[at], stage);
         }
         Tasks { jobs, stage, before, total }
+    }
+
+    /// The job of task `i`, in the order in which tasks begin, and which of its tasks it is.
+    fn nth(&self, i: usize) -> (usize, usize) {
+        // The longest come first: of a causal pattern, the last tiles.
+        let i = self.total - 1 - i;
+        let turn = self.before.partition_point(|&(first, _)| first <= i) - 1;
+        let (first, at) = self.before[turn];
+        let end = self.before.get(turn + 1).map_or(self.total, |next| next.0);
+        (at, if self.jobs[at].forward { end - 1 - i } else { i - first })
     }
 
     /// Does every task once, on as many threads as there are, have memory and can be of use.
@@ -1343,13 +1378,8 @@ impl<'a> Tasks<'a> {
                 if i >= self.total {
                     return;
                 }
-                // The longest come first: of a causal pattern, the last tiles.
-                let i = self.total - 1 - i;
-                let at = self.before.partition_point(|&b| b <= i) - 1;
-                let job = &self.jobs[at];
-                let end = self.before.get(at + 1).copied().unwrap_or(self.total);
-                let number = if job.forward { end - 1 - i } else { i - self.before[at] };
-                let size = ScratchSize { bq: job.kernel.plan().stages[self.stage].tile.q, ..memory.size };
+                let (at, number) = self.nth(i);
+                let size = ScratchSize { bq: self.jobs[at].kernel.plan().stages[self.stage].tile.q, ..memory.size };
                 let Some(mut scratch) = Scratch::cut(base, size) else { return };
                 task(at, number, &mut scratch, &mut marks);
             }
@@ -1375,7 +1405,7 @@ fn find_empty_row(jobs: &[Job<'_>], memory: &Memory, pool: Option<&rayon::Thread
     }
     // Folded heads have the same empty rows: the first head's are looked for.
     let mut list = Vec::new();
-    let tasks = Tasks::new(jobs, 0, Job::tiles, &mut list);
+    let tasks = Tasks::new(jobs, 0..jobs.len(), 0, Job::tiles, &mut list);
     // Rows are numbered over all jobs, so that the least is the first whatever the threads do.
     let mut rows = 0;
     let before = jobs.iter().map(|j| {

@@ -159,7 +159,7 @@ stages! {
             // Values are read next, and where they are.
             let values = ctx.v_singles.or(&ctx.v, (chunk.first, chunk.count));
             addresses(values, chunk, scratch.values);
-            let next = Next { rows: scratch.values, bytes: row_bytes(values) };
+            let next = Next::of(scratch.values, row_bytes(values));
             let k = ctx.k_singles.make(kernels, &ctx.k, (chunk.first, chunk.count), ctx.n_k);
             let k = rows(kernels, k, chunk, scratch, scratch.keys);
             // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
@@ -191,6 +191,10 @@ stages! {
                 return;
             }
             let next = after(ctx, chunk, scratch);
+            // What modifiers read of the next keys is asked for once.
+            let Next { elements, elements_bytes, .. } = scratch.next;
+            let next = Next { elements, elements_bytes, ..next };
+            scratch.next.elements_bytes = 0;
             // Where they lie they have been found with the scores.
             let v = if ctx.v.in_place() {
                 scratch.values.cast_const().cast()
@@ -505,7 +509,7 @@ unsafe fn after(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch) -> Next {
             Some(next) => {
                 let keys = ctx.k_singles.or(&ctx.k, (next.first, next.count));
                 addresses(keys, next, scratch.keys);
-                Next { rows: scratch.keys, bytes: row_bytes(keys) }
+                Next::of(scratch.keys, row_bytes(keys))
             }
             None => {
                 for r in 0..scratch.rows {
@@ -515,7 +519,7 @@ unsafe fn after(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch) -> Next {
                 }
                 let element = if ctx.out.dtype == DType::F32 as i64 { DType::F32.size() } else { DType::F16.size() };
                 fill_up(scratch.keys, scratch.rows);
-                Next { rows: scratch.keys, bytes: ctx.v.dim as i64 * element as i64 }
+                Next::of(scratch.keys, ctx.v.dim as i64 * element as i64)
             }
         }
     }

@@ -113,11 +113,22 @@ pub struct Next {
     pub rows: *const *const u8,
     /// Bytes of each row.
     pub bytes: i64,
+    /// As many of elements that modifiers read after these, asked for in steps that are left.
+    pub elements: *const *const u8,
+    /// Bytes of each; 0 if there are none.
+    pub elements_bytes: i64,
 }
 
 impl Next {
     /// No rows.
-    pub const NOTHING: Next = Next { rows: core::ptr::null(), bytes: 0 };
+    pub const NOTHING: Next =
+        Next { rows: core::ptr::null(), bytes: 0, elements: core::ptr::null(), elements_bytes: 0 };
+
+    /// These rows alone.
+    #[must_use]
+    pub const fn of(rows: *const *const u8, bytes: i64) -> Next {
+        Next { rows, bytes, ..Next::NOTHING }
+    }
 }
 
 /// Signature of a function of a table: its parameters and what it returns.
@@ -410,9 +421,18 @@ Rows {
     load: fn(to: *mut f32 => Ptr, data: *const u8 => Ptr, index: *const i32 => Ptr, extent: i64 => I64, stride: i64 => I64,
              lanes: i64 => I64);
     /// A row of `to`, every [`BK`] elements, for each of `keys` keys at `start` more than its number: element
-    /// `key`, clamped to `0 .. extent`, of the array of singles that `index` names for each lane as for `load`.
+    /// `key`, clamped to `0 .. extent`, of the array of singles that `index` names for each lane as for `load`. What is
+    /// read of it next is written to `next`, whose `elements` are [`BK`] addresses that may be written.
     load_keys: fn(to: *mut f32 => Ptr, data: *const u8 => Ptr, index: *const i32 => Ptr, rows: i64 => I64, stride: i64 => I64,
-                  lanes: i64 => I64, numbers: *const u32 => Ptr, keys: i64 => I64, start: i64 => I64, extent: i64 => I64);
+                  lanes: i64 => I64, numbers: *const u32 => Ptr, keys: i64 => I64, start: i64 => I64, extent: i64 => I64,
+                  next: *mut Next => Ptr);
+    /// Adds to rows of `to`, `pitch` elements apart, what `load_keys` makes.
+    add_keys: fn(to: *mut f32 => Ptr, pitch: i64 => I64, data: *const u8 => Ptr, index: *const i32 => Ptr, rows: i64 => I64,
+                 stride: i64 => I64, lanes: i64 => I64, numbers: *const u32 => Ptr, keys: i64 => I64, start: i64 => I64,
+                 extent: i64 => I64, next: *mut Next => Ptr);
+    /// Adds to `keys` rows of `to`, `pitch` elements apart, as many rows of `from`, `step` elements apart.
+    add_rows: fn(to: *mut f32 => Ptr, pitch: i64 => I64, from: *const f32 => Ptr, step: i64 => I64, lanes: i64 => I64,
+                 keys: i64 => I64);
 }}
 
 #[cfg(target_arch = "x86_64")]

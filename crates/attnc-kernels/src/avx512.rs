@@ -26,6 +26,7 @@ impl Vector for __m512 {
     const WIDTH: usize = WIDTH;
     const REGISTERS: usize = 32;
     type Square = [__m512; WIDTH];
+    type Rows = [*const u8; WIDTH];
     type Lanes = __mmask16;
     type Masks = __m512i;
 
@@ -142,6 +143,10 @@ impl Vector for __m512 {
             transpose(square)
         }
 
+        fn transposed(at: [*const u8; WIDTH]) -> [__m512; WIDTH] {
+            transposed(at)
+        }
+
         fn square() -> [__m512; WIDTH] {
             [_mm512_setzero_ps(); WIDTH]
         }
@@ -204,22 +209,58 @@ fn to_bf16(x: __m512) -> __m256i {
     _mm512_cvtepi32_epi16(result)
 }
 
+/// Four vectors, in each quarter of which a row of four becomes a column.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+#[inline]
+fn quarters(r: [__m512; 4]) -> [__m512; 4] {
+    // Pairs, then pairs of pairs.
+    let lo = [_mm512_unpacklo_ps(r[0], r[1]), _mm512_unpacklo_ps(r[2], r[3])];
+    let hi = [_mm512_unpackhi_ps(r[0], r[1]), _mm512_unpackhi_ps(r[2], r[3])];
+    [
+        _mm512_shuffle_ps::<LOW>(lo[0], lo[1]),
+        _mm512_shuffle_ps::<HIGH>(lo[0], lo[1]),
+        _mm512_shuffle_ps::<LOW>(hi[0], hi[1]),
+        _mm512_shuffle_ps::<HIGH>(hi[0], hi[1]),
+    ]
+}
+
+/// Lower halves of two vectors, or of two quarters.
+const LOW: i32 = 0b01_00_01_00;
+/// Upper halves.
+const HIGH: i32 = 0b11_10_11_10;
+
+/// Rows are read by quarters, each to the place that it will have: an insertion from memory shares its port with fewer
+/// others than a shuffle.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+#[inline]
+unsafe fn transposed(at: [*const u8; 16]) -> [__m512; 16] {
+    let mut out = [_mm512_setzero_ps(); 16];
+    for quarter in 0..4 {
+        let mut rows = [_mm512_setzero_ps(); 4];
+        for i in 0..4 {
+            // SAFETY: the caller promises rows of 16 singles.
+            unsafe {
+                let of = |row: usize| _mm_loadu_ps(at[row].cast::<f32>().add(4 * quarter));
+                let x = _mm512_castps128_ps512(of(i));
+                let x = _mm512_insertf32x4::<1>(x, of(i + 4));
+                let x = _mm512_insertf32x4::<2>(x, of(i + 8));
+                rows[i] = _mm512_insertf32x4::<3>(x, of(i + 12));
+            }
+        }
+        out[4 * quarter..4 * quarter + 4].copy_from_slice(&quarters(rows));
+    }
+    out
+}
+
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
 #[inline]
 fn transpose(r: [__m512; 16]) -> [__m512; 16] {
-    const LOW: i32 = 0b01_00_01_00;
-    const HIGH: i32 = 0b11_10_11_10;
     const EVEN: i32 = 0b10_00_10_00;
     const ODD: i32 = 0b11_01_11_01;
     let mut quarter = r;
     for i in (0..16).step_by(4) {
-        // Four rows: pairs, then pairs of pairs. Quarter L of `quarter[i + c]` is column 4 L + c of rows i .. i + 4.
-        let lo = [_mm512_unpacklo_ps(r[i], r[i + 1]), _mm512_unpacklo_ps(r[i + 2], r[i + 3])];
-        let hi = [_mm512_unpackhi_ps(r[i], r[i + 1]), _mm512_unpackhi_ps(r[i + 2], r[i + 3])];
-        quarter[i] = _mm512_shuffle_ps::<LOW>(lo[0], lo[1]);
-        quarter[i + 1] = _mm512_shuffle_ps::<HIGH>(lo[0], lo[1]);
-        quarter[i + 2] = _mm512_shuffle_ps::<LOW>(hi[0], hi[1]);
-        quarter[i + 3] = _mm512_shuffle_ps::<HIGH>(hi[0], hi[1]);
+        // Quarter L of `quarter[i + c]` is column 4 L + c of rows i .. i + 4.
+        quarter[i..i + 4].copy_from_slice(&quarters([r[i], r[i + 1], r[i + 2], r[i + 3]]));
     }
     let mut out = r;
     for c in 0..4 {

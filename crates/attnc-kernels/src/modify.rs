@@ -8,8 +8,9 @@
 
 use core::array::from_fn;
 
-use crate::abi::{BK, LANE_STEP, Rows};
+use crate::abi::{BK, FEW, LANE_STEP, Next, Rows};
 use crate::isa::{Avx2, Avx512, Isa};
+use crate::tensor::ask_row;
 
 /// Elements of a step.
 const STEP: usize = LANE_STEP;
@@ -152,7 +153,7 @@ macro_rules! table {
         pub(super) const TABLE: Rows = Rows {
             set_real, set_int, count, listed, copy, add, sub, mul, div, min, max, neg, abs, sqrt, exp, log, tanh, add_int,
             sub_int, mul_int, min_int, max_int, neg_int, abs_int, to_real, less, at_most, equal, less_int, at_most_int,
-            equal_int, and, or, not, select, load, load_keys,
+            equal_int, and, or, not, select, load, load_keys, add_keys, add_rows,
         };
 
         entries! { $(#[$features])*
@@ -227,25 +228,98 @@ macro_rules! table {
                 })
             }
             fn load_keys(to: *mut f32, data: *const u8, index: *const i32, rows: i64, stride: i64, lanes: i64,
-                         numbers: *const u32, keys: i64, start: i64, extent: i64) {
-                let (lanes, keys) = (lanes as usize, keys as usize);
-                let Some(last) = keys.checked_sub(1) else { return };
+                         numbers: *const u32, keys: i64, start: i64, extent: i64, next: *mut Next) {
+                let array = Array { data, index, rows, stride };
+                of_keys::<false>(to, BK, &array, lanes as usize, (numbers, keys as usize), (start, extent), &mut *next)
+            }
+            fn add_keys(to: *mut f32, pitch: i64, data: *const u8, index: *const i32, rows: i64, stride: i64, lanes: i64,
+                        numbers: *const u32, keys: i64, start: i64, extent: i64, next: *mut Next) {
+                let array = Array { data, index, rows, stride };
+                let keys = (numbers, keys as usize);
+                of_keys::<true>(to, pitch as usize, &array, lanes as usize, keys, (start, extent), &mut *next)
+            }
+            fn add_rows(to: *mut f32, pitch: i64, from: *const f32, step: i64, lanes: i64, keys: i64) {
+                for key in 0..keys as isize {
+                    let (to, from) = (to.offset(key * pitch as isize), from.offset(key * step as isize));
+                    each2(to, to, from, lanes, |a: f32, b| a + b);
+                }
+            }
+        }
+
+        /// [`Rows::load_keys`], or [`Rows::add_keys`].
+        $(#[$features])*
+        unsafe fn of_keys<const ADD: bool>(
+            to: *mut f32,
+            pitch: usize,
+            array: &Array,
+            lanes: usize,
+            (numbers, keys): (*const u32, usize),
+            (start, extent): (i64, i64),
+            next: &mut Next,
+        ) {
+            let Some(last) = keys.checked_sub(1) else { return };
+            // SAFETY: as promised by the caller.
+            unsafe {
                 let (first, end) = (*numbers, *numbers.add(last));
                 let from = start + i64::from(first);
                 if (end - first) as usize == last && from >= 0 && from + keys as i64 <= extent {
-                    let data = data.wrapping_offset(from as isize * size_of::<f32>() as isize);
-                    return columns(to, data, index, rows, stride, lanes, keys);
+                    let data = array.data.wrapping_offset(from as isize * size_of::<f32>() as isize);
+                    return columns::<ADD>(to, pitch, &Array { data, ..*array }, lanes, keys, next);
                 }
                 for lane in 0..lanes {
-                    let row = row(data, *index.add(lane), rows, stride).cast::<f32>();
+                    let row = array.row(lane).cast::<f32>();
                     for key in 0..keys {
                         let at = (start + i64::from(*numbers.add(key))).clamp(0, extent - 1);
-                        to.add(key * BK + lane).write(row.offset(at as isize).read_unaligned());
+                        put_or_add::<ADD>(to.add(key * pitch + lane), row.offset(at as isize).read_unaligned());
                     }
                 }
             }
         }
     };
+}
+
+/// Rows of an array of which each lane has one.
+#[derive(Clone, Copy)]
+struct Array {
+    data: *const u8,
+    /// One number a lane.
+    index: *const i32,
+    /// How many rows there are.
+    rows: i64,
+    /// Bytes from one to the next.
+    stride: i64,
+}
+
+impl Array {
+    /// Where the row of a lane begins.
+    #[inline(always)]
+    unsafe fn row(&self, lane: usize) -> *const u8 {
+        // SAFETY: the caller promises a number for the lane.
+        row(self.data, unsafe { *self.index.add(lane) }, self.rows, self.stride)
+    }
+
+    /// Says that `bytes` bytes of each of the rows, `after` the first, are read next; asks for them here where no
+    /// kernel can be told.
+    #[inline(always)]
+    unsafe fn come_next(&self, lanes: usize, after: usize, bytes: usize, next: &mut Next) {
+        let told = lanes > FEW && next.elements_bytes == 0;
+        for lane in 0..if told { BK } else { lanes } {
+            // SAFETY: as promised by the caller; there is room for `BK` addresses.
+            unsafe {
+                let row = self.row(lane.min(lanes - 1)).wrapping_add(after);
+                if told { next.elements.cast_mut().add(lane).write(row) } else { ask_row(row, bytes) }
+            }
+        }
+        if told {
+            next.elements_bytes = bytes as i64;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn put_or_add<const ADD: bool>(to: *mut f32, x: f32) {
+    // SAFETY: the caller promises an element.
+    unsafe { to.write(if ADD { *to + x } else { x }) }
 }
 
 /// Functions of a table.
@@ -267,33 +341,46 @@ macro_rules! entries {
     };
 }
 
-/// The keys of lanes whose rows are read whole: a transposition.
+/// The keys of lanes whose rows are read whole: a transposition, written or added.
 macro_rules! columns {
     ($vector:ty, $(#[$features:meta])*) => {
         $(#[$features])*
-        unsafe fn columns(to: *mut f32, data: *const u8, index: *const i32, rows: i64, stride: i64, lanes: usize, keys: usize) {
+        unsafe fn columns<const ADD: bool>(to: *mut f32, pitch: usize, array: &Array, lanes: usize, keys: usize, next: &mut Next) {
             const WIDTH: usize = <$vector as Vector>::WIDTH;
             // SAFETY: the caller promises rows of `keys` elements, and room for them transposed.
             unsafe {
+                array.come_next(lanes, keys * size_of::<f32>(), keys * size_of::<f32>(), next);
                 for lane in (0..lanes).step_by(WIDTH) {
                     let present = WIDTH.min(lanes - lane);
-                    let mut from = [data; WIDTH];
+                    let mut from = [array.data; WIDTH];
                     for (r, from) in from[..present].iter_mut().enumerate() {
-                        *from = row(data, *index.add(lane + r), rows, stride);
-                        // Those of the keys that come next.
-                        ask_row(from.wrapping_add(keys * size_of::<f32>()), keys * size_of::<f32>());
+                        *from = array.row(lane + r);
                     }
                     for key in (0..keys).step_by(WIDTH) {
                         let n = WIDTH.min(keys - key);
+                        let at = from.map(|from| from.wrapping_add(key * size_of::<f32>()));
+                        // Lengths that a compiler knows: else the square would not stay in registers.
+                        if (present, n) == (WIDTH, WIDTH) {
+                            let square = <$vector as Vector>::transposed(at);
+                            for j in 0..WIDTH {
+                                let (x, at) = (square[j], to.add((key + j) * pitch + lane));
+                                if ADD { <$vector>::load(at).add(x).store(at) } else { x.store(at) }
+                            }
+                            continue;
+                        }
                         let mut square = <$vector as Vector>::square();
-                        for (x, from) in square[..present].iter_mut().zip(from) {
-                            let at = from.wrapping_add(key * size_of::<f32>());
+                        for (x, at) in square[..present].iter_mut().zip(at) {
                             *x = if n == WIDTH { <$vector>::load_of::<F32>(at) } else { <$vector>::load_some::<F32>(at, n) };
                         }
                         let square = <$vector as Vector>::transpose(square);
-                        for (j, x) in square[..n].iter().enumerate() {
-                            let at = to.add((key + j) * BK + lane);
-                            if present == WIDTH { x.store(at) } else { x.store_some::<F32>(at.cast(), present) }
+                        for (j, &x) in square[..n].iter().enumerate() {
+                            let at = to.add((key + j) * pitch + lane);
+                            if present == WIDTH {
+                                if ADD { <$vector>::load(at).add(x).store(at) } else { x.store(at) }
+                            } else {
+                                let x = if ADD { <$vector>::load_some::<F32>(at.cast(), present).add(x) } else { x };
+                                x.store_some::<F32>(at.cast(), present);
+                            }
                         }
                     }
                 }
@@ -322,21 +409,20 @@ mod plain {
         unsafe { load_each(to, data, index, i64::from(extent), size_of::<f32>() as i64, STEP) }
     }
 
-    unsafe fn columns(
+    unsafe fn columns<const ADD: bool>(
         to: *mut f32,
-        data: *const u8,
-        index: *const i32,
-        rows: i64,
-        stride: i64,
+        pitch: usize,
+        array: &Array,
         lanes: usize,
         keys: usize,
+        _next: &mut Next,
     ) {
         for lane in 0..lanes {
             // SAFETY: as promised by the caller.
             unsafe {
-                let row = row(data, *index.add(lane), rows, stride).cast::<f32>();
+                let row = array.row(lane).cast::<f32>();
                 for key in 0..keys {
-                    to.add(key * BK + lane).write(row.add(key).read_unaligned());
+                    put_or_add::<ADD>(to.add(key * pitch + lane), row.add(key).read_unaligned());
                 }
             }
         }
@@ -351,7 +437,6 @@ mod avx2 {
 
     use super::*;
     use crate::avx2::math;
-    use crate::tensor::ask_row;
     use crate::vector::{F32, Vector};
 
     /// A function of eight singles on sixteen.
@@ -408,7 +493,6 @@ mod avx512 {
     use super::avx2::{exp16, log16};
     use super::*;
     use crate::softmax::exp_nonpositive;
-    use crate::tensor::ask_row;
     use crate::vector::{F32, Vector};
 
     /// Hyperbolic tangent: a polynomial near 0, elsewhere (1 - t) / (1 + t) for t = exp(-2 |x|).

@@ -49,7 +49,15 @@ impl Asking {
     fn steps(&mut self, steps: usize, at_hand: *const *const f32) -> (*const *const u8, usize, usize) {
         let (first, byte) = (self.done % BK, self.done / BK * CACHE_LINE);
         self.done += steps;
-        if byte < self.next.bytes as usize { (self.next.rows, first, byte) } else { (at_hand.cast(), 0, 0) }
+        if byte < self.next.bytes as usize {
+            return (self.next.rows, first, byte);
+        }
+        let byte = byte - (self.next.bytes as usize).next_multiple_of(CACHE_LINE);
+        if byte < self.next.elements_bytes as usize {
+            (self.next.elements, first, byte)
+        } else {
+            (at_hand.cast(), 0, 0)
+        }
     }
 }
 

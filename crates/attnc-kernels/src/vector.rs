@@ -34,6 +34,8 @@ pub(crate) trait Vector: Copy {
     const REGISTERS: usize;
     /// As many vectors as each has singles.
     type Square: Copy + AsRef<[Self]> + AsMut<[Self]>;
+    /// As many addresses.
+    type Rows: Copy;
     /// Some of the lanes.
     type Lanes: Copy;
     /// For each of 32 keys, the lanes that it takes part in.
@@ -80,6 +82,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn largest(self) -> f32;
     /// The square with rows and columns exchanged.
     unsafe fn transpose(square: Self::Square) -> Self::Square;
+    /// The columns of as many rows of singles as a vector has lanes, as many of each; `at` are their addresses.
+    unsafe fn transposed(at: Self::Rows) -> Self::Square;
     /// A square of zeros.
     unsafe fn square() -> Self::Square;
 

@@ -17,8 +17,10 @@ use crate::tiles::{TileMarks, comb_bits, marks_is_must, marks_next, range_bits};
 pub const WINDOW_TILES: usize = 32;
 /// Most panels of queries in a tile.
 pub const PANELS: usize = BQ_MAX / LANE_STEP;
-/// Keys of a group: those of a tile that are visited by the same panels.
-const GROUP: u32 = 16;
+/// Least keys of a group, those of a tile that are visited by the same panels; but for the last of a tile.
+const GROUP: u32 = 8;
+/// As many pairs of a key and a lane cost what another chunk does, D being 64: between those of AVX2 and of AVX-512.
+const CHUNK_PAIRS: usize = 64;
 /// Most chunks that a window holds: each tile in groups, and what was gathered before.
 const CHUNKS: usize = WINDOW_TILES * (BK / GROUP as usize) + 1;
 /// Tiles from the first of a window that are found by a table.
@@ -100,26 +102,33 @@ fn in_place(useful: u64) -> bool {
 }
 
 /// Groups of the keys of a tile that is visited where it lies: for each the first key and the number of keys, and the
-/// first panel and one past the last that visit it. Adjacent groups of the same panels are one.
+/// first panel and one past the last that visit it. A group ends where what panels attend to changes, if going on would
+/// visit more in vain than another group costs.
 fn groups(panels: &[u64]) -> impl Iterator<Item = (u32, u32, usize, usize)> + '_ {
     let some = panels.iter().fold(0, |all, panel| all | panel);
+    // Keys that other panels attend to than to the key before.
+    let changes = panels.iter().fold(0, |all, panel| all | (panel ^ panel << 1));
     let (mut at, end) = (some.trailing_zeros(), u64::BITS - some.leading_zeros());
-    let of = move |at: u32| {
-        let stop = (at / GROUP * GROUP + GROUP).min(end);
-        let bits = (u64::MAX >> (u64::BITS - (stop - at))) << at;
-        let from = panels.iter().position(|p| p & bits != 0);
-        from.map_or((stop, 0, 0), |from| (stop, from, panels.iter().rposition(|p| p & bits != 0).map_or(0, |p| p + 1)))
+    let alike = move |at: u32| {
+        let rest = changes & u64::MAX.checked_shl(at + 1).unwrap_or(0);
+        let key = 1_u64 << at;
+        let from = panels.iter().position(|p| p & key != 0);
+        let to = panels.iter().rposition(|p| p & key != 0);
+        (rest.trailing_zeros().min(end), from.unwrap_or(0), to.map_or(0, |to| to + 1))
     };
     std::iter::from_fn(move || {
         while at < end {
             let first = at;
-            let (mut stop, from, to) = of(at);
-            while stop < end {
-                let (next, a, b) = of(stop);
-                if (a, b) != (from, to) {
+            let (mut stop, mut from, mut to) = alike(at);
+            while stop < end && from < to {
+                let (after, a, b) = alike(stop);
+                let together = if a < b { (from.min(a), to.max(b)) } else { (from, to) };
+                let in_vain = |keys: u32, panels: usize| keys as usize * (together.1 - together.0 - panels) * LANE_STEP;
+                let more = in_vain(stop - first, to - from) + in_vain(after - stop, b - a);
+                if stop - first >= GROUP && more > CHUNK_PAIRS {
                     break;
                 }
-                stop = next;
+                (stop, from, to) = (after, together.0, together.1);
             }
             at = stop;
             if from < to {

@@ -48,7 +48,7 @@ fn qk_is_the_matrix_product() {
                     unsafe {
                         let (d, bq) = (d as i64, bq as i64);
                         (table.pack_q)(queries.as_ptr().cast(), 0, 4 * d, 4, null(), bq, bq, d, 1.0, q.as_mut_ptr());
-                        let next = Next { rows: rows.as_ptr().cast(), bytes: 4 * d };
+                        let next = Next::of(rows.as_ptr().cast(), 4 * d);
                         let next = if keys.is_multiple_of(5) { null() } else { &raw const next };
                         (table.qk)(q.as_ptr(), rows.as_ptr(), keys as i64, d, lanes as i64, bq, s.as_mut_ptr(), next);
                     }
@@ -244,7 +244,7 @@ impl Pv {
         acc: &mut [f32],
     ) {
         let rows = addresses(v, self.stride);
-        let next = Next { rows: rows.as_ptr().cast(), bytes: 4 * self.dv as i64 };
+        let next = Next::of(rows.as_ptr().cast(), 4 * self.dv as i64);
         // SAFETY: the slices have the sizes of `self`.
         unsafe {
             (table.pv)(

@@ -53,11 +53,37 @@ pub fn index(program: &Program, order: OrderId, env: &Env<'_>) -> Result<Arc<[u3
         let sorted = values.get(cell as usize).map(|&v| ascending(v));
         ranked.push((sorted.unwrap_or_else(|| key(&coords)), cell as u32));
     }
-    ranked.sort_unstable();
+    sort(&mut ranked);
     for (rank, (_, cell)) in ranked.into_iter().enumerate() {
         index[begin as usize + cell as usize] = begin as u32 + rank as u32;
     }
     Ok(index.into())
+}
+
+/// Sorts cells, which ascend, by key: digit by digit, from the lowest, since keys of a grid have few.
+fn sort(ranked: &mut Vec<(u64, u32)>) {
+    const DIGIT: u32 = 11;
+    const VALUES: usize = 1 << DIGIT;
+    if ranked.len() < VALUES {
+        return ranked.sort_unstable();
+    }
+    let bits = u64::BITS - ranked.iter().fold(0, |all, (key, _)| all | key).leading_zeros();
+    let mut sorted = vec![(0, 0); ranked.len()];
+    for shift in (0..bits).step_by(DIGIT as usize) {
+        let digit = |key: u64| (key >> shift) as usize % VALUES;
+        let mut places = [0_usize; VALUES];
+        ranked.iter().for_each(|&(key, _)| places[digit(key)] += 1);
+        let mut before = 0;
+        for place in &mut places {
+            before += std::mem::replace(place, before);
+        }
+        for &(key, cell) in &*ranked {
+            let place = &mut places[digit(key)];
+            sorted[*place] = (key, cell);
+            *place += 1;
+        }
+        std::mem::swap(ranked, &mut sorted);
+    }
 }
 
 /// Where the cells of an order lie.
@@ -243,14 +269,33 @@ fn key_of(kind: &OrderKind, axes: &[Axis]) -> Result<Key, String> {
             if tiles.iter().any(|&(_, tile, distance)| tile < 1 || distance < 1) {
                 return Err("has a tile or a distance smaller than 1".into());
             }
-            let tiles: Vec<_> =
-                places.iter().zip(tiles).map(|(&p, &(_, t, d))| (p, (extent(p) - 1) / d + 1, t, d)).collect();
+            let places: Vec<_> = places.iter().zip(tiles).map(|(&p, &(_, t, d))| (p, extent(p), t, d)).collect();
+            let along = |i: usize, tile: i64| {
+                let bits = |&(_, extent, t, d): &(usize, i64, i64, i64)| bits(((extent - 1) / d / t + 1).max(1));
+                let curve: Vec<(usize, u32)> = places.iter().map(bits).enumerate().collect();
+                let coords: Vec<i64> = (0..places.len()).map(|j| if i == j { tile } else { 0 }).collect();
+                morton(&curve, &coords)
+            };
+            // A tile's place on the curve is less than this.
+            let all: u64 =
+                places.iter().enumerate().map(|(i, &(_, extent, t, d))| along(i, (extent - 1) / d / t)).sum();
+            let curve = (all + 1).next_power_of_two();
+            let cells: u64 = places.iter().map(|p| p.2 as u64).product();
+            // What each coordinate adds to the key. Where there are no cells an axis may be as long as it likes.
+            let none = axes.iter().any(|a| a.extent == 0);
+            let mut parts = Vec::with_capacity(places.len());
+            for (i, &(p, extent, t, d)) in places.iter().enumerate() {
+                let (mut inside, mut residue) = (1, cells * curve);
+                for &(.., t, d) in &places[i + 1..] {
+                    (inside, residue) = (inside * t as u64, residue * d as u64);
+                }
+                let part =
+                    |c: i64| along(i, c / d / t) * cells + (c / d % t) as u64 * inside + (c % d) as u64 * residue;
+                parts.push((p, (0..if none { 0 } else { extent }).map(part).collect::<Vec<u64>>()));
+            }
+            let outermost: u64 = places.iter().map(|p| p.3 as u64).product::<u64>() * cells * curve;
             Ok(Box::new(move |c| {
-                let outer = nest.iter().map(|&(p, extent)| (c[p], extent));
-                let residue = tiles.iter().map(|&(p, .., d)| (c[p] % d, d));
-                let tile = tiles.iter().map(|&(p, cells, t, d)| (c[p] / d / t, (cells - 1) / t + 1));
-                let inside = tiles.iter().map(|&(p, _, t, d)| (c[p] / d % t, t));
-                nested(outer.chain(residue).chain(tile).chain(inside))
+                outer(c) * outermost + parts.iter().map(|(p, part)| part[c[*p] as usize]).sum::<u64>()
             }))
         }
         OrderKind::Morton(_) => {
@@ -375,6 +420,34 @@ mod tests {
         assert_eq!(one, [0, 1, 2, 3, 4, 5, 6, 7]);
         let inner = walk(&[2, 4], OrderKind::Tile(vec![(AxisId(1), 2), (AxisId(0), 2)]));
         assert_eq!(inner, [0, 4, 1, 5, 2, 6, 3, 7]);
+    }
+
+    #[test]
+    fn many_cells_are_sorted_as_few() {
+        for mask in [0, 1, 0xfff, u64::MAX] {
+            let random = (0..5000_u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17) & mask);
+            let mut ranked: Vec<(u64, u32)> = random.zip(0..).collect();
+            let mut expected = ranked.clone();
+            expected.sort_unstable();
+            sort(&mut ranked);
+            assert_eq!(ranked, expected);
+        }
+    }
+
+    #[test]
+    fn boxes_of_a_schedule_come_along_a_curve() {
+        // Boxes of two by two on four by eight cells: the four on the left, then those on the right.
+        let boxes = |distance: i64| OrderKind::Spread(vec![(AxisId(0), 2, distance), (AxisId(1), 2, distance)]);
+        let walked = walk(&[4, 8], boxes(1));
+        let firsts: Vec<usize> = walked.iter().step_by(4).copied().collect();
+        assert_eq!(firsts, [0, 2, 16, 18, 4, 6, 20, 22]);
+        assert!(walked.chunks(4).all(|cells| cells[1..].iter().map(|c| c - cells[0]).eq([1, 8, 9])));
+        // Of cells two apart, residues outermost; boxes at the edge are short.
+        assert_eq!(walk(&[2, 6], boxes(2)), [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
+        // The axis left out is outermost, and nothing is made for a grid without cells.
+        let outer = walk(&[2, 2, 4], OrderKind::Spread(vec![(AxisId(1), 2, 1), (AxisId(2), 2, 1)]));
+        assert_eq!(outer[..8], [0, 1, 4, 5, 2, 3, 6, 7]);
+        assert!(walk(&[0, 1 << 40], boxes(1)).is_empty());
     }
 
     #[test]

@@ -55,15 +55,19 @@ impl Machine {
     /// [`NOMINAL`] positions; `None` for what cannot be counted beforehand.
     #[must_use]
     pub fn prices(&self, program: &Program, stage: &Attend) -> Option<Vec<f64>> {
-        self.prices_of(program, stage, &TILES)
+        let (works, queries) = self.works(program, stage, &TILES)?;
+        Some(works.iter().map(|work| self.price(work) / queries).collect())
     }
 
-    fn prices_of(&self, program: &Program, stage: &Attend, tiles: &[usize]) -> Option<Vec<f64>> {
-        let elements = (self.shape.d_k + self.shape.d_v) as f64 / 2.0;
+    /// What the tasks of a stage do with each of some tiles, and how many queries they have.
+    fn works(&self, program: &Program, stage: &Attend, tiles: &[usize]) -> Option<(Vec<Work>, f64)> {
         let env = nominal(program, stage.view, NOMINAL, TILES[0])?;
         let works = (self.count)(program, stage, &env, tiles, self.shape).ok()?;
-        let queries = env.n_q.max(1) as f64;
-        Some(works.iter().map(|work| self.rates.nanos(work, elements) / queries).collect())
+        Some((works, env.n_q.max(1) as f64))
+    }
+
+    fn price(&self, work: &Work) -> f64 {
+        self.rates.nanos(work, (self.shape.d_k + self.shape.d_v) as f64 / 2.0)
     }
 
     /// What a query of a head takes in a stage with the best of [`TILES`]; `None` for what cannot be counted beforehand or
@@ -94,7 +98,8 @@ impl Machine {
             return (largest, false);
         }
         // Boxes of a walk fill the largest.
-        let Some(times) = self.prices(program, stage) else { return (largest, false) };
+        let Some((works, queries)) = self.works(program, stage, &TILES) else { return (largest, false) };
+        let times: Vec<f64> = works.iter().map(|work| self.price(work) / queries).collect();
         let Some(&most) = times.first() else { return (largest, false) };
         let mut best = (largest, most * (1.0 - LEAST_GAIN));
         for (&tile, &time) in TILES.iter().zip(&times).skip(1) {
@@ -103,12 +108,16 @@ impl Machine {
             }
         }
         if may_own {
-            let apart = Attend { own: true, ..stage.clone() };
             let mut wide = *self;
             wide.rates[Term::Own] *= OWN_AT_MOST;
-            let price = wide.prices_of(program, &apart, &[largest]).and_then(|prices| prices.first().copied());
-            let least = times.into_iter().fold(f64::INFINITY, f64::min);
-            if price.is_some_and(|price| price < least * (1.0 - LEAST_GAIN)) {
+            let least = times.into_iter().fold(f64::INFINITY, f64::min) * (1.0 - LEAST_GAIN);
+            // Every pair of tiles without masks is of use: where these alone take too long, nothing has to be counted.
+            let mut useful = Work::default();
+            useful[Term::Own] = works[0][Term::Products].saturating_sub(works[0][Term::Masked]);
+            let may_pay = wide.price(&useful) / queries < least;
+            let apart = Attend { own: true, ..stage.clone() };
+            let price = || Some(wide.price(wide.works(program, &apart, &[largest])?.0.first()?) / queries);
+            if may_pay && price().is_some_and(|price| price < least) {
                 return (largest, true);
             }
         }

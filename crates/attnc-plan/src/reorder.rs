@@ -244,11 +244,8 @@ fn boxes(program: &mut Program, stage: &Attend) -> Option<OrderId> {
         if *distance == 1 { format!("{name} = {side}") } else { format!("{name} = {side} step {distance}") }
     });
     let name = format!("tile({})", named.collect::<Vec<_>>().join(", "));
-    let kind = if distances.iter().all(|d| *d == 1) {
-        OrderKind::Tile(tiles.collect())
-    } else {
-        OrderKind::Spread(tiles.zip(distances).map(|((axis, side), distance)| (axis, side, distance)).collect())
-    };
+    // Boxes follow one another so that the rows of K and V of neighbours stay in a cache, whatever the sides of the grid.
+    let kind = OrderKind::Spread(tiles.zip(distances).map(|((axis, side), distance)| (axis, side, distance)).collect());
     program.orders.push(Order { name, segment: Some(segment), kind, span: Default::default() });
     Some(OrderId(program.orders.len() as u32 - 1))
 }

@@ -5,6 +5,7 @@
 //! nothing. What a launch is given is checked here, against the program, before anything is written.
 
 use std::fmt;
+use std::ops::Range;
 #[cfg(feature = "gpu")]
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -22,6 +23,7 @@ use attnc_syntax::diag::Diagnostic;
 
 use crate::attended::Attended;
 use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
+use crate::difference::Difference;
 use crate::forecast::Forecast;
 use crate::kept::Kept;
 use crate::problem::{self, At, Envs, Inputs, Problem, Shape, Wants, one};
@@ -1165,34 +1167,42 @@ impl Kernel {
         Ok(most)
     }
 
-    /// How many pairs another kernel attends to that this one does not, and the other way round: over all heads of one
-    /// batch item, for the same shape and inputs. A pair that counts twice is two.
+    /// Which pairs another kernel attends to that this one does not, and the other way round: over all heads of one batch
+    /// item, for the same shape and inputs. A pair that counts twice is two.
     ///
     /// # Errors
     /// As for [`Kernel::cost`], of either kernel.
-    pub fn difference(&self, other: &Kernel, shape: Shape, inputs: &Inputs<'_>) -> Result<(u64, u64), Diagnostics> {
-        // Heads of one attention whose sets do not depend on the head differ alike.
-        let mut known = Vec::new();
-        let (mut added, mut removed) = (0, 0);
+    pub fn difference(&self, other: &Kernel, shape: Shape, inputs: &Inputs<'_>) -> Result<Difference, Diagnostics> {
+        // Heads of one attention whose sets do not depend on the head differ alike: for each how many pairs, and its rows.
+        let mut known: Vec<((Option<usize>, Option<usize>), Difference, Range<usize>)> = Vec::new();
+        let mut all = Difference::default();
         for head in 0..usize::try_from(shape.heads).unwrap_or(0) {
             let (ours, theirs) = (self.attention(head), other.attention(head));
-            let alike = !ours.is_some_and(|a| self.reads_head(a)) && !theirs.is_some_and(|a| other.reads_head(a));
-            let found = known.iter().find(|(who, _)| alike && *who == (ours, theirs)).map(|&(_, found)| found);
-            let (more, less) = match (found, ours, theirs) {
-                (Some(found), ..) => found,
-                (None, Some(_), Some(_)) => {
+            // A head that skips in both.
+            let (Some(a), Some(b)) = (ours, theirs) else { continue };
+            let alike = !self.reads_head(a) && !other.reads_head(b);
+            let same = known.iter().find(|(who, ..)| alike && *who == (ours, theirs));
+            let found = match same {
+                Some((_, found, rows)) => {
+                    all.rows[rows.clone()].iter_mut().for_each(|rows| rows.heads.push(head));
+                    found.clone()
+                }
+                None => {
                     let views = (self.view(head as i64, shape, inputs)?, other.view(head as i64, shape, inputs)?);
                     let wrong = |e: EvalError| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]);
-                    views.0.difference(&views.1).map_err(wrong)?
+                    let mut found = views.0.difference(&views.1).map_err(wrong)?;
+                    let first = all.rows.len();
+                    all.rows.append(&mut found.rows);
+                    all.rows[first..].iter_mut().for_each(|rows| rows.heads.push(head));
+                    known.push(((ours, theirs), found.clone(), first..all.rows.len()));
+                    found
                 }
-                // A head that skips in both.
-                _ => (0, 0),
             };
-            known.push(((ours, theirs), (more, less)));
-            added += more;
-            removed += less;
+            all.added += found.added;
+            all.removed += found.removed;
+            all.left_out += found.left_out;
         }
-        Ok((added, removed))
+        Ok(all)
     }
 
     /// Texts of the plans after each pass that changed them, the plan before all passes first.

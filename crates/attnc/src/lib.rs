@@ -31,6 +31,7 @@
 mod attended;
 mod codes;
 mod compiler;
+mod difference;
 mod export;
 mod forecast;
 #[cfg(feature = "gpu")]
@@ -63,6 +64,7 @@ pub use compiler::{
     BAD_SETTING, BROKEN_PLAN, Compiler, Diagnostics, Kind, Module, NO_TARGET, NO_TEXT, Options, Target, UNKNOWN_NAME,
     UNKNOWN_PARAM,
 };
+pub use difference::{ChangedRows, Difference};
 pub use export::{Array, ExportOptions, Exported, Format, NO_FORMAT, Values};
 pub use forecast::Forecast;
 pub use kept::{Kept, Share};

@@ -8,6 +8,8 @@ use attnc_pattern::analysis::{Class, EvalError, RowWalker, Rows, TileWalker, Til
 use attnc_pattern::env::Env;
 use attnc_plan::{Entry, Tile, VerifiedPlan};
 
+use crate::difference::{Difference, Differing};
+
 /// Keys `first ..= last`, each counted `times` times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -98,20 +100,17 @@ impl<'a> View<'a> {
         Ok(RowWalk { env: &self.env, walkers, ends: Vec::new(), runs: Vec::new() })
     }
 
-    /// How many pairs another view of the same queries and keys has more than this one, and how many it lacks. A pair
-    /// that counts twice is two.
+    /// Which pairs another view of the same queries and keys has more than this one, and which it lacks; of no heads.
     ///
     /// # Errors
     /// An expression that has no value under these lengths.
-    pub fn difference(&self, other: &View<'_>) -> Result<(u64, u64), EvalError> {
+    pub fn difference(&self, other: &View<'_>) -> Result<Difference, EvalError> {
         let (mut ours, mut theirs) = (self.rows()?, other.rows()?);
-        let (mut added, mut removed) = (0, 0);
+        let mut all = Differing::default();
         for row in 0..self.env.n_q {
-            let (more, less) = differences(ours.row(row)?, theirs.row(row)?);
-            added += more;
-            removed += less;
+            all.row(self.env.q_start + row, self.env.k_start, ours.row(row)?, theirs.row(row)?);
         }
-        Ok((added, removed))
+        Ok(all.finish())
     }
 
     /// Rows of tiles.
@@ -193,30 +192,6 @@ fn sweep(ends: &mut [(i64, bool)], runs: &mut Vec<Run>) {
     }
 }
 
-/// Keys of one row that `theirs` has more often than `ours`, and less often; both ascend.
-fn differences(ours: &[Run], theirs: &[Run]) -> (u64, u64) {
-    let (mut added, mut removed) = (0, 0);
-    let (mut i, mut j, mut at) = (0, 0, i64::MIN);
-    loop {
-        while ours.get(i).is_some_and(|run| run.last < at) {
-            i += 1;
-        }
-        while theirs.get(j).is_some_and(|run| run.last < at) {
-            j += 1;
-        }
-        let next = [ours.get(i), theirs.get(j)].into_iter().flatten().map(|run| run.first.max(at)).min();
-        let Some(from) = next else { return (added, removed) };
-        // Up to where either begins or ends next.
-        let times = |run: Option<&Run>| run.filter(|run| run.first <= from).map_or(0, |run| u64::from(run.times));
-        let end = |run: Option<&Run>| run.map_or(i64::MAX, |r| if r.first <= from { r.last + 1 } else { r.first });
-        let until = end(ours.get(i)).min(end(theirs.get(j)));
-        let (a, b, keys) = (times(ours.get(i)), times(theirs.get(j)), (until - from).unsigned_abs());
-        added += keys * b.saturating_sub(a);
-        removed += keys * a.saturating_sub(b);
-        at = until;
-    }
-}
-
 /// Walks rows of tiles.
 #[derive(Debug)]
 pub struct TileWalk<'a> {
@@ -264,19 +239,6 @@ mod tests {
         let mut runs = Vec::new();
         sweep(&mut ends, &mut runs);
         runs.into_iter().map(|r| (r.first, r.last, r.times)).collect()
-    }
-
-    #[test]
-    fn runs_are_held_against_each_other() {
-        let of = |runs: &[(i64, i64, u32)]| -> Vec<Run> {
-            runs.iter().map(|&(first, last, times)| Run { first, last, times }).collect()
-        };
-        assert_eq!(differences(&of(&[(0, 9, 1)]), &of(&[(0, 9, 1)])), (0, 0));
-        assert_eq!(differences(&of(&[(0, 9, 1)]), &of(&[(5, 14, 1)])), (5, 5));
-        assert_eq!(differences(&of(&[(0, 3, 2), (8, 8, 1)]), &of(&[(2, 8, 1)])), (4, 6));
-        assert_eq!(differences(&of(&[]), &of(&[(1, 2, 3), (7, 7, 1)])), (7, 0));
-        assert_eq!(differences(&of(&[(1, 2, 3)]), &of(&[])), (0, 6));
-        assert_eq!(differences(&[], &[]), (0, 0));
     }
 
     #[test]

@@ -360,7 +360,7 @@ fn a_pattern_is_built_without_text() {
     let same = "pattern local = causal & (q - k in 0 .. 3 | k in 0 .. 2)\n";
     let kernels = [built, module(same)].map(|m| m.kernel(&Select::named("local")).expect("compiles"));
     let (shape, inputs) = (Shape { n_q: 40, n_k: 40, heads: 1, dim: 8 }, Inputs::default());
-    assert_eq!(kernels[0].difference(&kernels[1], shape, &inputs).expect("fits"), (0, 0));
+    assert_eq!(kernels[0].difference(&kernels[1], shape, &inputs).expect("fits"), attnc::Difference::default());
     // What is wrong with it is shown in its text.
     let wrong = FileBuilder::new().pattern("p", (q() - k()).within(0, "windw")).build();
     let said = Compiler::default().tree(&Memory::new(), &wrong).expect_err("refused");

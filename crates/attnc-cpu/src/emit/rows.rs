@@ -6,7 +6,7 @@
 //! of which each key's row begins one element before that of the key before; and elements of a tensor whose last index is
 //! the key are rows of the tensor, transposed. Nothing here knows of instruction sets.
 
-use attnc_kernels::abi::{BK, BQ_MAX};
+use attnc_kernels::abi::{BK, BQ_MAX, LANE_STEP};
 use attnc_pattern::expr::{Bin, Cmp, ExprId, Node, Ty, Un, Var};
 use cranelift::codegen::ir::condcodes::IntCC;
 use cranelift::codegen::ir::types::I64;
@@ -18,8 +18,9 @@ use crate::layout::{Ctx, Scratch, TensorRef};
 
 /// Bytes of an element of a row.
 const ELEMENT: i64 = 4;
-/// Elements of a strip: every distance between a query and a key of a chunk.
+/// Elements of a strip: every distance between a query and a key of a chunk, in whole steps.
 const STRIP: i64 = (BQ_MAX + BK) as i64;
+const _: () = assert!(STRIP % LANE_STEP as i64 == 0);
 /// Bytes from key to key of a tile of elements of a tensor.
 const PITCH: i64 = BK as i64 * ELEMENT;
 
@@ -69,7 +70,10 @@ impl Emitter<'_> {
             let last = e.ins().get().iadd_imm_s(tile.keys, -1);
             let q = e.ins().get().iadd(tile.q, tile.lane);
             let q = e.ins().get().isub(q, last);
+            // Whole steps: a few elements more take less than a step that is cut short.
             let lanes = e.ins().get().iadd(tile.lanes, last);
+            let lanes = e.ins().get().iadd_imm_s(lanes, LANE_STEP as i64 - 1);
+            let lanes = e.ins().get().band_imm_s(lanes, -(LANE_STEP as i64));
             let row = e.row_of(STRIP);
             e.row_call("count", &[row, q, lanes]);
             e.lanes = Some(lanes);
@@ -129,7 +133,21 @@ impl Emitter<'_> {
             }
         }
         self.bind(Var::Q, Form::Row, row);
-        let tiles: Vec<(ExprId, Value)> = tiles.iter().map(|&id| (id, self.keys_of(id, tile))).collect();
+        if let Some(added) = self.added(modifier, bias) {
+            let pitch = self.field(scratch, std::mem::offset_of!(Scratch, bq), I64);
+            if let Some(&(_, row)) = strips.iter().find(|s| s.0 == added) {
+                let step = self.int(-1);
+                self.row_call("add_rows", &[scores, pitch, row, step, tile.lanes, tile.keys]);
+                self.lanes = None;
+                return;
+            }
+            if tiles.contains(&added) {
+                self.keys_of(added, tile, Some((scores, pitch)));
+                self.lanes = None;
+                return;
+            }
+        }
+        let tiles: Vec<(ExprId, Value)> = tiles.iter().map(|&id| (id, self.keys_of(id, tile, None))).collect();
         let state: Vec<Value> = std::iter::once(scores).chain(strips.iter().chain(&tiles).map(|s| s.1)).collect();
         let first = self.int(0);
         self.loop_for((first, tile.keys), 1, &state, |e, j, at| {
@@ -162,6 +180,21 @@ impl Emitter<'_> {
             next
         });
         self.lanes = None;
+    }
+
+    /// What is added to scores, if that is all that is done to them.
+    fn added(&self, modifier: Option<ExprId>, bias: Option<ExprId>) -> Option<ExprId> {
+        let exprs = &self.program.exprs;
+        let score = |id: ExprId| *exprs.node(id) == Node::Var(Var::Score);
+        match (modifier.filter(|&m| !score(m)), bias) {
+            (None, bias) => bias,
+            (Some(modifier), None) => match *exprs.node(modifier) {
+                Node::Bin(Bin::Add, a, b) if score(a) => Some(b),
+                Node::Bin(Bin::Add, a, b) if score(b) => Some(a),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// The row of an expression, at `to` if it is made in the innermost scope.
@@ -250,8 +283,9 @@ impl Emitter<'_> {
         }
     }
 
-    /// Makes the elements of a tensor for all keys of a tile: where those of the first are.
-    fn keys_of(&mut self, id: ExprId, tile: &ScoreTile) -> Value {
+    /// Makes the elements of a tensor for all keys of a tile: where those of the first are. With rows of scores, and how far
+    /// these are apart, adds them to those.
+    fn keys_of(&mut self, id: ExprId, tile: &ScoreTile, add_to: Option<(Value, Value)>) -> Value {
         let Node::Load(tensor, indices) = self.program.exprs.node(id).clone() else {
             return self.refuse("elements of no tensor", I64);
         };
@@ -262,7 +296,6 @@ impl Emitter<'_> {
         let scope = self.inner();
         let place = self.tensor_rows(tensor.0 as usize, &indices, outer.len(), scope);
         let k_start = self.variable(Var::KStart, Form::Scalar);
-        let to = self.row_of((BK * BK) as i64);
         let Place { data, index, rows, stride, mut last } = place;
         if let Some(most) = indices.last().and_then(|&i| self.key_of(i)).flatten() {
             let most = self.scalar(most);
@@ -271,8 +304,20 @@ impl Emitter<'_> {
             let one = self.int(1);
             last = self.ins().get().smax(last, one);
         }
-        self.row_call("load_keys", &[to, data, index, rows, stride, tile.lanes, tile.k, tile.keys, k_start, last]);
-        to
+        let scratch = self.scratch;
+        let next = self.ins().get().iadd_imm_s(scratch, std::mem::offset_of!(Scratch, next) as i64);
+        let of = [data, index, rows, stride, tile.lanes, tile.k, tile.keys, k_start, last, next];
+        match add_to {
+            Some((to, pitch)) => {
+                self.row_call("add_keys", &[&[to, pitch], &of[..]].concat());
+                to
+            }
+            None => {
+                let to = self.row_of((BK * BK) as i64);
+                self.row_call("load_keys", &[&[to], &of[..]].concat());
+                to
+            }
+        }
     }
 
     /// Where elements of a tensor are, by the one index of the first `axes` that differs between queries; the others of

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::few::CUT_TILES;
+use crate::run::{Laid, lay_out_and_run};
 
 /// Keys of one piece.
 const PIECE: usize = CUT_TILES * 64;
@@ -85,6 +86,17 @@ impl Decode {
         seeds: &[u64],
         env: impl Fn(&Shape, usize) -> Env<'a>,
     ) -> Result<(Vec<f32>, Vec<f32>), RunError> {
+        self.run_and_look(kernel, seeds, env, |_| {})
+    }
+
+    /// As [`Self::run`]; `look` is given how the launch was laid out.
+    fn run_and_look<'a>(
+        &self,
+        kernel: &CpuKernel,
+        seeds: &[u64],
+        env: impl Fn(&Shape, usize) -> Env<'a>,
+        look: impl FnOnce(Laid<'_>),
+    ) -> Result<(Vec<f32>, Vec<f32>), RunError> {
         let (batch, heads, kv_heads) = (seeds.len(), self.kv_of.len(), self.kv_heads());
         let most = *self.n_k.iter().max().expect("an item");
         let [(q, q_len, _), (k, k_len, _), (v, v_len, _)] = self.tensors(seeds);
@@ -121,7 +133,7 @@ impl Decode {
                 pool: Some(&pool),
                 apart: false,
             };
-            run(&parts, &mut launch)?;
+            look(lay_out_and_run(&parts, &mut launch, None)?);
         }
         let of = (heads, self.n_q, self.dv);
         let out = (0..batch).flat_map(|b| self.rows(&out, of, b, &every, self.n_q)).collect();
@@ -296,6 +308,36 @@ fn items_beside_change_nothing() {
     let alone = Decode { n_k: vec![lengths[0]], ..all.clone() }.run(&kernel, &seeds[..1], env).expect("runs");
     let first = (together.0[..rows * all.dv].to_vec(), together.1[..rows].to_vec());
     same_bits(&first, &alone, "a batch changes the result");
+}
+
+/// The most that one of `threads` threads has to do, and what each would have if all had the same.
+fn shares(tasks: &[i64], threads: usize) -> (i64, f64) {
+    let most = attnc_plan::model::makespan(tasks.iter().map(|&t| t as f64), threads);
+    (most as i64, tasks.iter().sum::<i64>() as f64 / threads as f64)
+}
+
+#[test]
+fn threads_have_equal_work_where_lengths_differ() {
+    let kernel = kernel(&dense(), Isa::best());
+    // Of one query pieces of one length; of 100 two tiles of queries a head, as long as the item has keys.
+    for (n_q, lengths, at_most) in [
+        (1, vec![9 * PIECE, 100, 3 * PIECE + 640, PIECE, 5 * PIECE - 1], 1.08),
+        (100, vec![PIECE, 64, 2 * PIECE, 1000, PIECE / 2, 0, 3000], 1.01),
+    ] {
+        let most = *lengths.iter().max().expect("an item");
+        let kv_of: Vec<usize> = (0..16).map(|head| head / 4).collect();
+        let all = Decode { n_k: lengths.clone(), d: 1, dv: 1, ..Decode::new(n_q, most, &kv_of) };
+        let seeds: Vec<u64> = (0..lengths.len() as u64).collect();
+        let mut dealt = Vec::new();
+        all.run_and_look(&kernel, &seeds, env, |mut laid| dealt = laid.dealt()).expect("runs");
+        let tiles: i64 = lengths.iter().map(|&n| n.div_ceil(64) as i64).sum();
+        let jobs = if n_q == 1 { 4 } else { 16 * 2 };
+        assert_eq!(dealt.iter().sum::<i64>(), jobs * tiles);
+        for threads in 2..=8 {
+            let (most, even) = shares(&dealt, threads);
+            assert!(most as f64 <= at_most * even, "{threads} threads: {most} tiles of keys, {even} were even");
+        }
+    }
 }
 
 #[test]

@@ -30,6 +30,7 @@ impl Vector for __m256 {
     const WIDTH: usize = WIDTH;
     const REGISTERS: usize = 16;
     type Square = [__m256; WIDTH];
+    type Rows = [*const u8; WIDTH];
     /// Ones in the lanes that are *not* among them.
     type Lanes = __m256;
     type Masks = __m256i;
@@ -132,6 +133,10 @@ impl Vector for __m256 {
             transpose(square)
         }
 
+        fn transposed(at: [*const u8; WIDTH]) -> [__m256; WIDTH] {
+            transposed(at)
+        }
+
         fn square() -> [__m256; WIDTH] {
             [_mm256_setzero_ps(); WIDTH]
         }
@@ -201,18 +206,47 @@ fn to_bf16(x: __m256) -> __m128i {
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn transpose(r: [__m256; WIDTH]) -> [__m256; WIDTH] {
-    // Pairs of rows, pairs of pairs, then the halves of 128 bits.
-    let lo = |i: usize| _mm256_unpacklo_ps(r[i], r[i + 1]);
-    let hi = |i: usize| _mm256_unpackhi_ps(r[i], r[i + 1]);
-    let (a, b) = ([lo(0), lo(2), lo(4), lo(6)], [hi(0), hi(2), hi(4), hi(6)]);
-    let even = |t: [__m256; 4], i: usize| _mm256_shuffle_ps::<0b01_00_01_00>(t[i], t[i + 1]);
-    let odd = |t: [__m256; 4], i: usize| _mm256_shuffle_ps::<0b11_10_11_10>(t[i], t[i + 1]);
-    let top = [even(a, 0), odd(a, 0), even(b, 0), odd(b, 0)];
-    let bottom = [even(a, 2), odd(a, 2), even(b, 2), odd(b, 2)];
+    // Halves of 128 bits become columns, then change places.
+    let top = halves([r[0], r[1], r[2], r[3]]);
+    let bottom = halves([r[4], r[5], r[6], r[7]]);
     let mut out = r;
     for i in 0..4 {
         out[i] = _mm256_permute2f128_ps::<0x20>(top[i], bottom[i]);
         out[i + 4] = _mm256_permute2f128_ps::<0x31>(top[i], bottom[i]);
+    }
+    out
+}
+
+/// Four vectors, in each half of which a row of four becomes a column.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn halves(r: [__m256; 4]) -> [__m256; 4] {
+    // Pairs, then pairs of pairs.
+    let lo = [_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpacklo_ps(r[2], r[3])];
+    let hi = [_mm256_unpackhi_ps(r[0], r[1]), _mm256_unpackhi_ps(r[2], r[3])];
+    [
+        _mm256_shuffle_ps::<0b01_00_01_00>(lo[0], lo[1]),
+        _mm256_shuffle_ps::<0b11_10_11_10>(lo[0], lo[1]),
+        _mm256_shuffle_ps::<0b01_00_01_00>(hi[0], hi[1]),
+        _mm256_shuffle_ps::<0b11_10_11_10>(hi[0], hi[1]),
+    ]
+}
+
+/// Rows are read by halves, each to the place that it will have.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn transposed(at: [*const u8; WIDTH]) -> [__m256; WIDTH] {
+    let mut out = [_mm256_setzero_ps(); WIDTH];
+    for half in 0..2 {
+        let mut rows = [_mm256_setzero_ps(); 4];
+        for i in 0..4 {
+            // SAFETY: the caller promises rows of 8 singles.
+            unsafe {
+                let of = |row: usize| _mm_loadu_ps(at[row].cast::<f32>().add(4 * half));
+                rows[i] = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(of(i)), of(i + 4));
+            }
+        }
+        out[4 * half..4 * half + 4].copy_from_slice(&halves(rows));
     }
     out
 }
