@@ -2,14 +2,19 @@
 
     cargo build --release -p attnc-cli
     VENV/bin/python tests/peers/papers.py [--threads 2] [--target cpu:avx2] [--attnc BINARY] [--only NAME]...
+    VENV/bin/python tests/peers/papers.py --pictures patterns/papers/pictures
 
 Random queries, keys and values, f32, D 64, defaults of each paper; sizes of about 8,192 tokens. Prints a table: density
 (entries over pairs; what is possible at most where the data decide how many are chosen), time, and how many times as
-fast it is as our dense attention and, where torch is installed, as SDPA of all pairs of as many heads.
+fast it is as our dense attention and, where torch is installed, as SDPA of all pairs of as many heads. With
+`--pictures` it draws the first picture of each file into a folder instead.
 """
 
 import argparse
+import pathlib
+import shlex
 import statistics
+import subprocess
 import time
 
 from own import IMAGE, LINE, ROOT, TEXT, VIDEO, bench
@@ -23,6 +28,7 @@ PAPERS = [
     ("papers/vmoba:frames", VIDEO, 4, 4), ("papers/vmoba:frames_of_query", VIDEO, 4, 4),
     ("papers/hip:hip", LINE, 4, 4), ("papers/psa:psa", LINE, 4, 4),
     ("papers/dma:dma", LINE, 4, 4), ("papers/dma:dma_head", LINE, 4, 4),
+    ("papers/dma:dma_smooth", LINE, 4, 4),
     ("papers/clear_pooled", [*TEXT, *IMAGE], 4, 4),
     ("papers/proxyattn:proxyattn", LINE, 4, 4), ("papers/hax", LINE, 4, 4),
     ("papers/routing:routing", [*LINE, *GROUP], 4, 4),
@@ -58,6 +64,16 @@ def sdpa(heads, tokens, threads):
     return statistics.median(times[1:])
 
 
+def draw(attnc, folder):
+    """The first picture in the comment of each file, as a bitmap."""
+    folder.mkdir(exist_ok=True)
+    for file in sorted((ROOT / "patterns/papers").glob("*.attn")):
+        show = next(line for line in file.read_text().splitlines() if line.startswith("// $ attnc show"))
+        arguments = shlex.split(show.removeprefix("// $ attnc"))
+        output = (folder / file.name).with_suffix(".png").resolve()
+        subprocess.run([attnc, *arguments, "--width", "64", "--output", output], check=True, cwd=ROOT)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -65,7 +81,10 @@ def main():
     parser.add_argument("--attnc", default=str(ROOT / "target/release/attnc"))
     parser.add_argument("--calibration", help="a file of `attnc calibrate`")
     parser.add_argument("--only", action="append", help="a pattern to run, by a part of its name")
+    parser.add_argument("--pictures", type=pathlib.Path, help="a folder to draw into")
     args = parser.parse_args()
+    if args.pictures:
+        return draw(args.attnc, args.pictures)
     known = {}
     print("| pattern | tokens | heads | density | ms | dense | SDPA |\n| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for pattern, sizes, heads, kv_heads in PAPERS:

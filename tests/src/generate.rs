@@ -141,3 +141,91 @@ pub fn set(forms: Forms) -> BoxedStrategy<Set> {
     })
     .boxed()
 }
+
+/// A random attention over what a selection chooses, as a whole file.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// Tokens of a slot of the level, and of a row of block rows.
+    blocks: (i64, i64),
+    budget: String,
+    /// What it ranks by; nothing for the nearest.
+    score: Option<&'static str>,
+    rows: &'static str,
+    within: Option<String>,
+    more: String,
+    attend: &'static str,
+}
+
+impl fmt::Display for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Chosen { blocks: (slot, row), budget, score, rows, within, more, attend } = self;
+        writeln!(f, "tensor x[n_k]\n\nlevel g = mean({slot}) of q, k, v\n\nlevel rows = blocks({row})\n")?;
+        if let Some(score) = score {
+            writeln!(f, "score a = {score}\n")?;
+        }
+        let of = if score.is_some() { " of a" } else { "" };
+        write!(f, "select s = {budget}{of} per {rows}")?;
+        if let Some(within) = within {
+            write!(f, " within {within}")?;
+        }
+        writeln!(f, "{more}\n\nattention any {{\n  empty = zero\n  attend {attend}\n}}")
+    }
+}
+
+/// What candidates are, which rows choose, and by which score.
+const SCORES: [(bool, &str, Option<&str>); 9] = [
+    (false, "q", None),
+    (false, "q", Some("dot(q, k) / sqrt(d)")),
+    (false, "q", Some("x[k]")),
+    (false, "head", Some("x[k]")),
+    (false, "q.rows", Some("dot(q, k) then max q in rows")),
+    (true, "q", Some("dot(q, g.k)")),
+    (true, "q", Some("dot(q, k) / sqrt(d) where causal then softmax then max k in g")),
+    (true, "q.rows", Some("dot(q, k) where k % 3 < 2 then max k in g then exp then max q in rows then rowsum")),
+    (true, "q.g", Some("dot(g.q, g.k)")),
+];
+
+/// Random attentions over selections of tokens and of slots of a level.
+pub fn chosen() -> BoxedStrategy<Chosen> {
+    let of_tokens = prop_oneof![
+        Just("s"),
+        Just("s & causal"),
+        Just("s | q - k in 0 .. 9"),
+        Just("(s & causal) ++ q == k @ tokens")
+    ];
+    let of_slots = prop_oneof![
+        Just("s"),
+        Just("s & causal | same block 16"),
+        Just("q - k in 0 .. 5 ++ s @ g bias log(3)"),
+        Just("(s & causal) except q - k in 3 .. 30 ++ causal @ g"),
+    ];
+    let budget = prop_oneof![
+        (1i64..40).prop_map(|n| format!("top {n}")),
+        (1i64..9).prop_map(|n| format!("frac 0.{n}")),
+        (-1i64..2).prop_map(|t| format!("above {t}.25")),
+    ];
+    let within = prop_oneof![
+        Just("causal".to_string()),
+        (-20i64..20, 1i64..80).prop_map(|(lo, len)| format!("q - k in {lo} .. {}", lo + len)),
+        (0i64..60, 1i64..90).prop_map(|(lo, len)| format!("k in {lo} .. {}", lo + len)),
+        (2i64..9).prop_map(|m| format!("causal & x[q] * {m}.0 > x[k]")),
+    ];
+    let more = prop_oneof![
+        3 => Just(String::new()),
+        1 => (1i64..9).prop_map(|n| format!(" at least {n}")),
+        1 => (1i64..30).prop_map(|n| format!(" including q - k in 0 .. {n}")),
+        1 => (1i64..30).prop_map(|n| format!(" besides q - k in 0 .. {n}")),
+    ];
+    let parts = (0..SCORES.len(), budget, 1i64..40, proptest::option::of(within), more, of_tokens, of_slots);
+    (parts, 2i64..20, 2i64..40)
+        .prop_map(|((which, budget, nearest, within, more, of_tokens, of_slots), slot, row)| {
+            let (slots, rows, score) = SCORES[which];
+            let budget = if score.is_some() { budget } else { format!("nearest {nearest}") };
+            // One set for a head is of no query.
+            let of_head = rows == "head";
+            let (within, more) = if of_head { (None, String::new()) } else { (within, more) };
+            let attend = if slots { of_slots } else { of_tokens };
+            Chosen { blocks: (slot, row), budget, score, rows, within, more, attend }
+        })
+        .boxed()
+}

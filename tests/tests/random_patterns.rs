@@ -2,7 +2,7 @@
 
 use attnc::DType;
 use attnc_tests::compare::{Case, against_oracle, against_oracle_on_gpu, has_gpu};
-use attnc_tests::generate::{Forms, Set, set};
+use attnc_tests::generate::{Forms, Set, chosen, set};
 use proptest::prelude::*;
 
 /// An attention over a random set: rows may be empty, and the two may be of different lengths.
@@ -76,5 +76,11 @@ proptest! {
     fn over_documents(set in set(Forms { grid: false, docs: true }), n in 1usize..150, short in 0usize..40, seed in 0u64..99) {
         let case = Case { lengths: (n - short.min(n - 1), n), seed, ..Case::default() };
         against_oracle(&attention(&set), &case).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn over_what_is_chosen(chosen in chosen(), n in 1usize..150, seed in 0u64..99) {
+        let case = Case { lengths: (n, n), seed, ..Case::default() };
+        against_oracle(&chosen.to_string(), &case).map_err(TestCaseError::fail)?;
     }
 }

@@ -5,7 +5,7 @@
 //! other draws. Nothing here knows how a level or a ranking is computed.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use attnc_kernels::abi::{BK, DType, KvView};
 use attnc_pattern::env::{DrawTable, Env, MapData};
@@ -420,7 +420,8 @@ fn choice<'a>(
     }
     let [q, k] = views;
     let setup = &setups[job.part][job.env][number];
-    Choice { kernel: job.kernel, number, setup, tables, ctx: &job.ctx, env: &parts[job.part].envs[job.env], q, k }
+    let (env, matches) = (&parts[job.part].envs[job.env], OnceLock::new());
+    Choice { kernel: job.kernel, number, setup, tables, ctx: &job.ctx, env, q, k, matches }
 }
 
 /// Tensors of the heads of a part.

@@ -7,11 +7,14 @@
 //! ranking is a total order, so that tables are the same for any number of threads.
 //! Nothing here knows of machine code.
 
+use std::collections::BinaryHeap;
 use std::ops::Range;
+use std::sync::OnceLock;
 
-use attnc_kernels::abi::{BK, BQ_MAX, KvView};
+use attnc_kernels::abi::{self, BK, BQ_MAX, KvView};
+use attnc_kernels::isa::Isa;
 use attnc_kernels::select::{Grid, Kept, best, capacity, index, key, score};
-use attnc_pattern::analysis::Rows as Ranges;
+use attnc_pattern::analysis::{Matches, RowWalker, Rows as Ranges};
 use attnc_pattern::env::{DrawTable, Env};
 use attnc_pattern::expr::{ExprId, Node, SelectId, TensorId};
 use attnc_pattern::prepare::EnvError;
@@ -260,6 +263,8 @@ pub(crate) struct Choice<'a> {
     /// Rows and keys of the product.
     pub(crate) q: Option<KvView>,
     pub(crate) k: Option<KvView>,
+    /// Candidates by what their set compares them by, once a task has sorted them.
+    pub(crate) matches: OnceLock<Result<Matches, String>>,
 }
 
 // SAFETY: a choice borrows inputs and tables that are made, which nobody writes, and rows that its tasks write apart.
@@ -382,13 +387,14 @@ impl Choice<'_> {
             return unsafe { self.channels(energy, scratch) };
         }
         let sets = Sets::new(self)?;
+        let mut sets = sets.walks(self)?;
         let mut chosen = Vec::new();
         let Some(items) = &self.setup.items else {
             for row in rows {
                 let q = self.setup.stands[row];
-                let mut list: Vec<u32> = sets.candidates(q)?.collect();
+                let mut list = sets.candidates.row(q)?;
                 self.nearest(&mut list)?;
-                let forced: Vec<(u32, f32)> = sets.including(q)?.map(|slot| (slot, 0.0)).collect();
+                let forced: Vec<(u32, f32)> = sets.including(q)?.into_iter().map(|slot| (slot, 0.0)).collect();
                 // SAFETY: the row is this task's.
                 unsafe { self.write_ranked(row, &[], &forced, 0.0, Some(list), &mut chosen)? };
             }
@@ -409,7 +415,8 @@ impl Choice<'_> {
                     list.iter_mut().for_each(|k| *k += u64::from(first));
                 }
                 // Their scores do not matter to a direct ranking.
-                let forced: Vec<(u32, f32)> = sets.including(self.setup.stands[row])?.map(|slot| (slot, 0.0)).collect();
+                let forced = sets.including(self.setup.stands[row])?;
+                let forced: Vec<(u32, f32)> = forced.into_iter().map(|slot| (slot, 0.0)).collect();
                 let short = wanted.saturating_sub(forced.len());
                 if self.setup.wanted.is_some() && short < list.len() {
                     let n = best(list, short);
@@ -514,11 +521,13 @@ impl Choice<'_> {
             Step::Keys { op, .. } => Some(*op),
             _ => None,
         });
-        let mut each = Steps { program: &self.plan().program, env: self.env, candidates: scored.items };
-        if let (1, Some(Step::Keys { into, .. })) = (skip, scored.steps.first()) {
-            each.candidates = *into;
-        }
-        let (mut values, mut sums): (Vec<f32>, Vec<Vec<f32>>) = (Vec::new(), vec![Vec::new(); rows.len()]);
+        let mut each = Steps { isa: self.kernel.isa, program: &self.plan().program, env: self.env, known: Vec::new() };
+        let candidates = match (skip, scored.steps.first()) {
+            (1, Some(Step::Keys { into, .. })) => *into,
+            _ => scored.items,
+        };
+        let (mut values, mut turned) = (Vec::new(), Vec::new());
+        let mut sums: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
         let mut met: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
         // The largest of exponentials is that of the largest, which is taken once.
         let largest = match (queries, of_items, first) {
@@ -573,15 +582,19 @@ impl Choice<'_> {
             }
             for item in at..stop {
                 let lane = item - at;
+                // Rows of some lanes at once: those of a slot lie side by side.
+                let of_turn = lane % TURNED;
+                if of_turn == 0 {
+                    turn(grid, bq, slots, lane..(lane + TURNED).min(stop - at), &mut turned);
+                }
                 values.clear();
-                values.extend((0..slots).map(|s| grid[s * bq + lane]));
+                values.extend_from_slice(&turned[of_turn * slots..][..slots]);
                 if mean {
                     for (s, value) in values.iter_mut().enumerate() {
                         *value /= counts[s * bq + lane].max(1.0);
                     }
                 }
-                let mut steps = each;
-                steps.take(of_items, &mut values);
+                each.take(candidates, of_items, &mut values);
                 // The row of the score that it belongs to.
                 let Some(row) = rows.clone().position(|r| (group(r).0..group(r).1).contains(&item)) else { continue };
                 match queries {
@@ -607,9 +620,8 @@ impl Choice<'_> {
             if queries == Some(Reduce::Mean) {
                 values.iter_mut().zip(met).for_each(|(v, met)| *v /= met.max(1.0));
             }
-            let mut steps = each;
-            steps.candidates = last_candidates(&scored.steps[..cut.map_or(0, |c| c + 1)], each.candidates);
-            steps.take(of_rows, &mut values);
+            let last = last_candidates(&scored.steps[..cut.map_or(0, |c| c + 1)], candidates);
+            each.take(last, of_rows, &mut values);
             values.resize(width, f32::NEG_INFINITY);
             // SAFETY: the row is this task's.
             unsafe { self.tables.values.add(row * width).copy_from_nonoverlapping(values.as_ptr(), width) };
@@ -622,7 +634,7 @@ impl Choice<'_> {
     /// As for [`Self::run`].
     unsafe fn search(&self, row: usize, scratch: &mut Scratch) -> Result<(), String> {
         let (Some(items), Some(refine)) = (&self.setup.items, self.searched()) else { return Ok(()) };
-        let candidates: Vec<u32> = Sets::new(self)?.candidates(self.setup.stands[row])?.collect();
+        let candidates = Sets::new(self)?.walks(self)?.candidates.row(self.setup.stands[row])?;
         let (c, n) = (candidates.len(), usize::try_from(refine.leaves).unwrap_or(usize::MAX));
         if c <= n {
             // SAFETY: the row is this task's.
@@ -751,7 +763,12 @@ impl Choice<'_> {
         let rows = task * BQ_MAX..((task + 1) * BQ_MAX).min(self.setup.row_count());
         let width = items.score_width();
         let sets = Sets::new(self)?;
-        let (mut list, mut chosen) = (Vec::new(), Vec::new());
+        let mut sets = sets.walks(self)?;
+        let (mut list, mut chosen, mut ranges) = (Vec::new(), Vec::new(), Vec::new());
+        // Rows that take a number of the best of what others have ranked already.
+        let grows = self.select().tables.len() == 1 && sets.including.is_none();
+        let wanted = self.setup.wanted.filter(|wanted| grows && *wanted > 0);
+        let mut growing = Growing::default();
         for row in rows {
             let number = items.row_of.as_ref().map_or(row, |of| of[row] as usize);
             let q = self.setup.stands[row];
@@ -763,20 +780,44 @@ impl Choice<'_> {
                 &[]
             };
             let value = |slot: u32| items.value(values, slot, self.setup.slots.start);
-            let forced: Vec<(u32, f32)> = sets.including(q)?.map(|slot| (slot, value(slot))).collect();
+            // A NaN compares as false.
+            let scored = |slot: u32| Some(value(slot)).filter(|&s| s > f32::NEG_INFINITY).map(|s| key(s, slot));
+            sets.candidates.ranges(q, &mut ranges)?;
+            if let Some(wanted) = wanted {
+                match growing.added(number, &ranges) {
+                    Some(added) => {
+                        added.into_iter().flatten().filter_map(scored).for_each(|key| growing.take(key, wanted));
+                    }
+                    None => {
+                        list.clear();
+                        list.extend(ranges.iter().cloned().flatten().filter_map(scored));
+                        let count = best(&mut list, wanted);
+                        list.truncate(count);
+                        growing.kept.clear();
+                        growing.kept.extend(list.iter().copied());
+                    }
+                }
+                growing.number = Some(number);
+                std::mem::swap(&mut growing.ranges, &mut ranges);
+                chosen.clear();
+                chosen.extend(growing.kept.iter().map(|&k| index(k)));
+                sort(&mut chosen, &growing.ranges);
+                // SAFETY: the row is this task's.
+                unsafe { self.tables.write(self.setup, 0, row, &chosen) };
+                continue;
+            }
+            let forced: Vec<(u32, f32)> = sets.including(q)?.into_iter().map(|slot| (slot, value(slot))).collect();
             list.clear();
             let mut next = forced.iter().map(|f| f.0).peekable();
-            for slot in sets.candidates(q)? {
+            for slot in ranges.iter().cloned().flatten() {
                 while next.peek().is_some_and(|&f| f < slot) {
                     next.next();
                 }
-                let score = value(slot);
-                // A NaN compares as false.
-                if score > f32::NEG_INFINITY && next.peek() != Some(&slot) {
-                    list.push(key(score, slot));
+                if next.peek() != Some(&slot) {
+                    list.extend(scored(slot));
                 }
             }
-            let had: f64 = sets.besides(q)?.map(&value).filter(|s| s.is_finite()).map(f64::from).sum();
+            let had: f64 = sets.besides(q)?.into_iter().map(value).filter(|s| s.is_finite()).map(f64::from).sum();
             // SAFETY: the row is this task's.
             unsafe { self.write_ranked(row, &list, &forced, had, None, &mut chosen)? };
         }
@@ -794,18 +835,13 @@ impl Choice<'_> {
         let values = unsafe { std::slice::from_raw_parts_mut(self.tables.values, held * width) };
         let head = scored.steps.iter().position(|s| matches!(s, Step::Norm { head: true, .. }));
         if let Some(at) = head {
-            let each = Steps {
-                program: &self.plan().program,
-                env: self.env,
-                candidates: last_candidates(&scored.steps, scored.items),
-            };
             for (i, step) in scored.steps[at..].iter().enumerate() {
                 match step {
-                    Step::Norm { norm, head: true } => normed(*norm, values),
+                    Step::Norm { norm, head: true } => normed(self.kernel.isa, *norm, values),
                     Step::Norm { norm, head: false } => {
-                        values.chunks_mut(width.max(1)).for_each(|row| normed(*norm, row));
+                        values.chunks_mut(width.max(1)).for_each(|row| normed(self.kernel.isa, *norm, row));
                     }
-                    _ => return Err(format!("step {i} after a norm over the head ({:?})", each.candidates)),
+                    _ => return Err(format!("step {i} after a norm over the head")),
                 }
             }
         }
@@ -825,6 +861,7 @@ impl Choice<'_> {
     unsafe fn ranked_by_head(&self, items: &Items, values: &[f32], width: usize) -> Result<(), String> {
         let rows = self.setup.row_count();
         let sets = Sets::new(self)?;
+        let mut sets = sets.walks(self)?;
         // Ranked by score, then slot, then row.
         let mut pairs: Vec<(u64, u32)> = Vec::new();
         let mut forced: Vec<(u32, u32, f32)> = Vec::new();
@@ -834,15 +871,15 @@ impl Choice<'_> {
             let of_row = values.get(number * width..(number + 1) * width).unwrap_or(&[]);
             let value = |slot: u32| items.value(of_row, slot, self.setup.slots.start);
             let q = self.setup.stands[row];
-            let own: Vec<u32> = sets.including(q)?.collect();
-            for slot in sets.candidates(q)? {
+            let own = sets.including(q)?;
+            for slot in sets.candidates.row(q)? {
                 let score = value(slot);
                 if score > f32::NEG_INFINITY && own.binary_search(&slot).is_err() {
                     pairs.push((key(score, slot), row as u32));
                 }
             }
             forced.extend(own.iter().map(|&slot| (slot, row as u32, value(slot))));
-            had += sets.besides(q)?.map(&value).filter(|s| s.is_finite()).map(f64::from).sum::<f64>();
+            had += sets.besides(q)?.into_iter().map(value).filter(|s| s.is_finite()).map(f64::from).sum::<f64>();
         }
         pairs.sort_unstable();
         forced.sort_unstable_by_key(|f| (f.0, f.1));
@@ -955,6 +992,26 @@ impl Choice<'_> {
     }
 }
 
+/// Sorts some of the numbers of ascending ranges: by a bit for each number where these are not many more.
+fn sort(chosen: &mut Vec<u32>, ranges: &[Range<u32>]) {
+    let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return };
+    let words = (last.end - first.start).div_ceil(u64::BITS) as usize;
+    if words / 4 > chosen.len() {
+        return chosen.sort_unstable();
+    }
+    let mut bits = vec![0_u64; words];
+    for slot in chosen.drain(..) {
+        let at = slot - first.start;
+        bits[(at / u64::BITS) as usize] |= 1 << (at % u64::BITS);
+    }
+    for (word, mut rest) in bits.into_iter().enumerate() {
+        while rest != 0 {
+            chosen.push(first.start + word as u32 * u64::BITS + rest.trailing_zeros());
+            rest &= rest - 1;
+        }
+    }
+}
+
 /// What a score adds to a sum.
 fn weight(score: &f32) -> f64 {
     if score.is_finite() { f64::from(*score) } else { 0.0 }
@@ -1027,6 +1084,19 @@ fn fold_largest(grid: &[f32], bq: usize, slots: usize, lanes: Range<usize>, less
     }
 }
 
+/// Lanes whose values become rows at once.
+const TURNED: usize = 16;
+
+/// The values `[slot][bq]` of some lanes as rows.
+fn turn(grid: &[f32], bq: usize, slots: usize, lanes: Range<usize>, rows: &mut Vec<f32>) {
+    rows.resize(TURNED * slots, 0.0);
+    for slot in 0..slots {
+        for (row, &x) in rows.chunks_exact_mut(slots).zip(&grid[slot * bq..][lanes.clone()]) {
+            row[slot] = x;
+        }
+    }
+}
+
 /// Takes in a value of a row; -inf and NaN count as if absent.
 fn fold(op: Reduce, sum: &mut f32, met: &mut f32, value: f32) {
     if value > f32::NEG_INFINITY {
@@ -1047,27 +1117,26 @@ fn last_candidates(steps: &[Step], first: Index) -> Index {
     })
 }
 
-/// Takes steps on the values of one row.
-#[derive(Clone, Copy)]
+/// Takes steps on the values of one row after the other.
 struct Steps<'a> {
+    isa: Isa,
     program: &'a Program,
     env: &'a Env<'a>,
-    candidates: Index,
+    /// For each candidate of one kind the one of another that it belongs to, and how many of those there are.
+    known: Vec<(Index, Index, Vec<u32>, usize)>,
 }
 
 impl Steps<'_> {
-    /// As far as the first norm over the head.
-    fn take(&mut self, steps: &[Step], values: &mut Vec<f32>) {
+    /// As far as the first norm over the head; values are those of `candidates`.
+    fn take(&mut self, mut candidates: Index, steps: &[Step], values: &mut Vec<f32>) {
         for step in steps {
             match step {
                 Step::Norm { head: true, .. } => return,
-                Step::Norm { norm, .. } => normed(*norm, values),
+                Step::Norm { norm, .. } => normed(self.isa, *norm, values),
                 Step::Keys { op, into } => {
-                    let of = candidates_of(self.program, self.candidates, *into, self.env).unwrap_or_default();
-                    let slots =
-                        slots::candidates(self.program, *into, self.env).map_or(0, |r| (r.end - r.start).max(0));
-                    let (mut made, mut met) = (vec![f32::NEG_INFINITY; slots as usize], vec![0.0; slots as usize]);
-                    for (&value, &slot) in values.iter().zip(&of) {
+                    let (of, slots) = self.members(candidates, *into);
+                    let (mut made, mut met) = (vec![f32::NEG_INFINITY; slots], vec![0.0; slots]);
+                    for (&value, &slot) in values.iter().zip(of) {
                         if let (Some(made), Some(met)) = (made.get_mut(slot as usize), met.get_mut(slot as usize)) {
                             fold(*op, made, met, value);
                         }
@@ -1076,43 +1145,72 @@ impl Steps<'_> {
                         made.iter_mut().zip(met).for_each(|(v, met)| *v /= met.max(1.0));
                     }
                     *values = made;
-                    self.candidates = *into;
+                    candidates = *into;
                 }
                 Step::Queries { .. } => {}
             }
         }
     }
+
+    fn members(&mut self, from: Index, into: Index) -> (&[u32], usize) {
+        let at = self.known.iter().position(|known| (known.0, known.1) == (from, into)).unwrap_or_else(|| {
+            let of = candidates_of(self.program, from, into, self.env).unwrap_or_default();
+            let slots = slots::candidates(self.program, into, self.env).map_or(0, |r| (r.end - r.start).max(0));
+            self.known.push((from, into, of, slots as usize));
+            self.known.len() - 1
+        });
+        let (_, _, of, slots) = &self.known[at];
+        (of, *slots)
+    }
+}
+
+/// The greatest value; -inf where none is there.
+fn most(values: &[f32]) -> f32 {
+    let mut most = [f32::NEG_INFINITY; 8];
+    let greater = |a: f32, b: f32| if b > a { b } else { a };
+    let chunks = values.chunks_exact(most.len());
+    let rest = chunks.remainder().iter().fold(f32::NEG_INFINITY, |a, &b| greater(a, b));
+    for chunk in chunks {
+        most.iter_mut().zip(chunk).for_each(|(a, &b)| *a = greater(*a, b));
+    }
+    most.into_iter().fold(rest, greater)
 }
 
 /// Brings values to one scale; those that are -inf stay.
-fn normed(norm: Norm, values: &mut [f32]) {
-    let there = |x: &f32| *x > f32::NEG_INFINITY;
-    let some = |values: &[f32]| values.iter().copied().filter(there).collect::<Vec<f32>>();
-    let sum = |values: &[f32]| values.iter().filter(|x| there(x)).map(|&x| f64::from(x)).sum::<f64>();
-    let max = values.iter().copied().filter(there).fold(f32::NEG_INFINITY, f32::max);
-    let each = |values: &mut [f32], f: &dyn Fn(f32) -> f32| {
-        values.iter_mut().filter(|x| there(x)).for_each(|x| *x = f(*x));
-    };
+fn normed(isa: Isa, norm: Norm, values: &mut [f32]) {
+    let there = |x: f32| x > f32::NEG_INFINITY;
+    let sum = |values: &[f32]| values.iter().filter(|x| there(**x)).map(|&x| f64::from(x)).sum::<f64>();
     match norm {
         Norm::Softmax | Norm::Exp => {
-            each(values, &|x| (x - max).exp());
+            let max = most(values);
+            // The functions of rows are slow where they underflow.
+            let mut made: Vec<f32> = values.iter().map(|&x| if there(x) { x - max } else { 0.0 }).collect();
+            match abi::Rows::of(isa) {
+                // SAFETY: a row may be its own operand.
+                Some(rows) => unsafe { (rows.exp)(made.as_mut_ptr(), made.as_ptr(), made.len() as i64) },
+                None => made.iter_mut().for_each(|x| *x = x.exp()),
+            }
+            values.iter_mut().zip(made).filter(|(x, _)| there(**x)).for_each(|(x, made)| *x = made);
             if norm == Norm::Softmax {
                 let total = sum(values);
-                each(values, &|x| (f64::from(x) / total) as f32);
+                values.iter_mut().filter(|x| there(**x)).for_each(|x| *x = (f64::from(*x) / total) as f32);
             }
         }
         Norm::MinMax => {
-            let min = some(values).into_iter().fold(f32::INFINITY, f32::min);
-            each(values, &|x| if max > min { (x - min) / (max - min) } else { 0.0 });
+            let least = |least: f32, x: &f32| if there(*x) && *x < least { *x } else { least };
+            let (min, max) = (values.iter().fold(f32::INFINITY, least), most(values));
+            let one = |x: f32| if max > min { (x - min) / (max - min) } else { 0.0 };
+            values.iter_mut().filter(|x| there(**x)).for_each(|x| *x = one(*x));
         }
         Norm::RowSum => {
             let total = sum(values);
-            each(values, &|x| if total == 0.0 { 0.0 } else { (f64::from(x) / total) as f32 });
+            let one = |x: f32| if total == 0.0 { 0.0 } else { (f64::from(x) / total) as f32 };
+            values.iter_mut().filter(|x| there(**x)).for_each(|x| *x = one(*x));
         }
     }
 }
 
-/// Candidates of rows, found from the row sets of a selection.
+/// The sets of a selection, for the rows of a task.
 struct Sets<'a> {
     /// Over pairs of a query and a candidate.
     pairs: Env<'a>,
@@ -1129,14 +1227,19 @@ enum Walked {
     Ranges(Box<Ranges>),
 }
 
+impl Walked {
+    fn of(program: &Program, listed: &choose::Listed) -> Walked {
+        match program.exprs.as_bool(listed.set) {
+            Some(true) => Walked::All,
+            _ => Walked::Ranges(Box::new(Ranges::new(program, &listed.rows))),
+        }
+    }
+}
+
 impl<'a> Sets<'a> {
     fn new(of: &Choice<'a>) -> Result<Sets<'a>, String> {
         let (choose, program) = (of.choose(), &*of.plan().program);
         let mut pairs = env_of(program, of.select().slots, of.env).map_err(said)?;
-        let walked = |listed: &choose::Listed| match program.exprs.as_bool(listed.set) {
-            Some(true) => Walked::All,
-            _ => Walked::Ranges(Box::new(Ranges::new(program, &listed.rows))),
-        };
         let listed = || [&choose.candidates].into_iter().chain(&choose.besides).chain(&choose.including);
         let sets: Vec<ExprId> = listed().map(|l| l.set).collect();
         pairs.draws.resize(program.draws.len(), DrawTable::default());
@@ -1152,40 +1255,132 @@ impl<'a> Sets<'a> {
         }
         Ok(Sets {
             pairs,
-            candidates: walked(&choose.candidates),
-            besides: choose.besides.as_ref().map(walked),
-            including: choose.including.as_ref().map(walked),
+            candidates: Walked::of(program, &choose.candidates),
+            besides: choose.besides.as_ref().map(|l| Walked::of(program, l)),
+            including: choose.including.as_ref().map(|l| Walked::of(program, l)),
             slots: of.setup.slots.clone(),
         })
     }
 
-    /// Numbers of a set for the row that stands at `q`, ascending.
-    fn of(&self, walked: Option<&Walked>, q: i64) -> Result<std::vec::IntoIter<u32>, String> {
-        let mut found = Vec::new();
-        match walked {
-            None => {}
-            Some(Walked::All) => found.extend(self.slots.clone().map(|s| s as u32)),
-            Some(Walked::Ranges(ranges)) => {
-                let row = ranges.row(&self.pairs, q).map_err(|e| e.to_string())?;
-                let mut from = self.slots.start;
-                while let Some((start, end)) = row.next_from(from) {
-                    found.extend((start.max(self.slots.start)..end.min(self.slots.end)).map(|s| s as u32));
-                    from = end;
+    /// Walks over them, row by row; keys that filters compare are sorted once for all tasks.
+    fn walks<'s>(&'s self, of: &'s Choice<'_>) -> Result<Walks<'s>, String> {
+        let walk = |walked: &'s Walked, matches: Option<&'s OnceLock<Result<Matches, String>>>| {
+            let Walked::Ranges(ranges) = walked else { return Ok(None) };
+            let found = match matches {
+                None => ranges.walker(&self.pairs),
+                Some(once) => {
+                    let sorted = once.get_or_init(|| ranges.matches(&self.pairs).map_err(|e| e.to_string()));
+                    ranges.walker_by(&self.pairs, sorted.as_ref().map_err(Clone::clone)?)
                 }
+            };
+            found.map(Some).map_err(|e| e.to_string())
+        };
+        let set = |walked: &'s Option<Walked>| -> Result<Option<Walk<'s>>, String> {
+            walked.as_ref().map(|w| Ok(Walk { walker: walk(w, None)?, slots: self.slots.clone() })).transpose()
+        };
+        Ok(Walks {
+            candidates: Walk { walker: walk(&self.candidates, Some(&of.matches))?, slots: self.slots.clone() },
+            besides: set(&self.besides)?,
+            including: set(&self.including)?,
+        })
+    }
+}
+
+/// A walk over the rows of a set; of all candidates without one.
+struct Walk<'s> {
+    walker: Option<RowWalker<'s>>,
+    slots: Range<i64>,
+}
+
+impl Walk<'_> {
+    /// Ranges of the set for the row that stands at `q`, ascending and apart.
+    fn ranges(&mut self, q: i64, found: &mut Vec<Range<u32>>) -> Result<(), String> {
+        found.clear();
+        let (first, end) = (self.slots.start, self.slots.end);
+        let Some(walker) = &mut self.walker else {
+            found.push(first as u32..end.max(first) as u32);
+            return Ok(());
+        };
+        let row = walker.row(q).map_err(|e| e.to_string())?;
+        let mut from = first;
+        while let Some((start, stop)) = row.next_from(from) {
+            let (start, stop) = (start.max(first), stop.min(end));
+            if start >= stop {
+                break;
+            }
+            found.push(start as u32..stop as u32);
+            from = stop;
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, q: i64) -> Result<Vec<u32>, String> {
+        let mut found = Vec::new();
+        self.ranges(q, &mut found)?;
+        Ok(found.into_iter().flatten().collect())
+    }
+}
+
+/// Walks over the sets of a selection.
+struct Walks<'s> {
+    candidates: Walk<'s>,
+    besides: Option<Walk<'s>>,
+    including: Option<Walk<'s>>,
+}
+
+impl Walks<'_> {
+    fn besides(&mut self, q: i64) -> Result<Vec<u32>, String> {
+        self.besides.as_mut().map_or(Ok(vec![]), |w| w.row(q))
+    }
+
+    fn including(&mut self, q: i64) -> Result<Vec<u32>, String> {
+        self.including.as_mut().map_or(Ok(vec![]), |w| w.row(q))
+    }
+}
+
+/// The best of a growing set of candidates, as a row after another only adds to them.
+#[derive(Default)]
+struct Growing {
+    /// Candidates that have been met, and those of them that are kept.
+    ranges: Vec<Range<u32>>,
+    kept: BinaryHeap<u64>,
+    /// Row of the score that they were met in.
+    number: Option<usize>,
+}
+
+impl Growing {
+    /// The candidates of a row that were not met yet, if those that were are all among its own, with scores of the same
+    /// row.
+    fn added(&self, number: usize, row: &[Range<u32>]) -> Option<Vec<Range<u32>>> {
+        if self.number != Some(number) {
+            return None;
+        }
+        let (mut added, mut at) = (Vec::new(), 0);
+        for range in row {
+            let mut from = range.start;
+            while let Some(old) = self.ranges.get(at).filter(|old| old.start < range.end) {
+                if old.start < from || old.end > range.end {
+                    return None;
+                }
+                if from < old.start {
+                    added.push(from..old.start);
+                }
+                (from, at) = (old.end, at + 1);
+            }
+            if from < range.end {
+                added.push(from..range.end);
             }
         }
-        Ok(found.into_iter())
+        (at == self.ranges.len()).then_some(added)
     }
 
-    fn candidates(&self, q: i64) -> Result<std::vec::IntoIter<u32>, String> {
-        self.of(Some(&self.candidates), q)
-    }
-
-    fn besides(&self, q: i64) -> Result<std::vec::IntoIter<u32>, String> {
-        self.of(self.besides.as_ref(), q)
-    }
-
-    fn including(&self, q: i64) -> Result<std::vec::IntoIter<u32>, String> {
-        self.of(self.including.as_ref(), q)
+    fn take(&mut self, key: u64, wanted: usize) {
+        if self.kept.len() < wanted {
+            self.kept.push(key);
+        } else if let Some(mut worst) = self.kept.peek_mut()
+            && key < *worst
+        {
+            *worst = key;
+        }
     }
 }

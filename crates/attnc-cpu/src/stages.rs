@@ -5,8 +5,11 @@
 //! which keys. [`Stage`] gives place and signature of each, from which the driver's calls are made.
 //! Nothing here knows of patterns or code generation.
 
+use std::ops::Range;
+
 use attnc_kernels::abi::{Ahead, Arg, BK, DType, FEW, KvView, LANE_STEP, Next, Support, Table};
-use attnc_kernels::window::Chunk;
+use attnc_kernels::tiles::TileMarks;
+use attnc_kernels::window::{Chunk, Window};
 
 use crate::layout::{Ctx, DrawRef, MapRef, Scratch};
 
@@ -325,6 +328,46 @@ stages! {
         }
     }
 
+    /// Adds to the rows of bits of lanes `from .. to`, for each of entries `first .. last` of row `row` of a choice, its
+    /// keys: from `unit` times the entry plus `begin` up to that plus `end`, of those `lo .. hi`.
+    fn window_chosen(
+        window: *mut Window => Ptr, from: i64 => I64, to: i64 => I64, draw: *const DrawRef => Ptr, row: i64 => I64,
+        first: i64 => I64, last: i64 => I64, unit: i64 => I64, begin: i64 => I64, end: i64 => I64, lo: i64 => I64,
+        hi: i64 => I64
+    ) {
+        // SAFETY: compiled code passes its own window and a draw of its `Ctx`.
+        let (window, chosen) = unsafe { (&mut *window, drawn_row(&*draw, row)) };
+        let lanes = from as usize..to as usize;
+        let (lo, hi) = (lo.max(window.from), hi.min(window.to));
+        let ranges = Ranges { unit, begin, end, lo, hi };
+        match chosen {
+            Chosen::Drawn(chosen) => add_ranges(window, lanes, ranges.of(some(chosen, first, last).iter().copied())),
+            Chosen::Selected(chosen) => {
+                add_ranges(window, lanes, ranges.of(some(chosen, first, last).iter().map(|&c| i64::from(c))));
+            }
+        }
+    }
+
+    /// Marks the tiles of keys of the same entries; if `whole`, as such that every query of the tile has.
+    fn marks_chosen(
+        marks: *mut TileMarks => Ptr, whole: i64 => I64, draw: *const DrawRef => Ptr, row: i64 => I64,
+        first: i64 => I64, last: i64 => I64, unit: i64 => I64, begin: i64 => I64, end: i64 => I64, lo: i64 => I64,
+        hi: i64 => I64
+    ) {
+        let ranges = Ranges { unit, begin, end, lo, hi };
+        // SAFETY: compiled code passes its own marks and a draw of its `Ctx`.
+        unsafe {
+            match drawn_row(&*draw, row) {
+                Chosen::Drawn(chosen) => {
+                    mark_ranges(marks, whole != 0, ranges.of(some(chosen, first, last).iter().copied()));
+                }
+                Chosen::Selected(chosen) => {
+                    mark_ranges(marks, whole != 0, ranges.of(some(chosen, first, last).iter().map(|&c| i64::from(c))));
+                }
+            }
+        }
+    }
+
     /// The first entry of row `row` of a selection that is at least `candidate`; the number of entries if none is.
     fn draw_from(draw: *const DrawRef => Ptr, row: i64 => I64, candidate: i64 => I64) -> i64 => I64 {
         // SAFETY: compiled code passes a draw of its `Ctx`.
@@ -333,6 +376,99 @@ stages! {
             Chosen::Selected(chosen) => chosen.partition_point(|&c| i64::from(c) < candidate) as i64,
         }
     }
+}
+
+/// Entries `first .. last`, as far as there are any.
+fn some<T>(chosen: &[T], first: i64, last: i64) -> &[T] {
+    let [first, last] = [first, last].map(|at| usize::try_from(at).unwrap_or(0).min(chosen.len()));
+    chosen.get(first..last).unwrap_or(&[])
+}
+
+/// What keys an entry of a choice stands for.
+#[derive(Clone, Copy)]
+struct Ranges {
+    unit: i64,
+    begin: i64,
+    end: i64,
+    lo: i64,
+    hi: i64,
+}
+
+impl Ranges {
+    /// Those of ascending entries, none of which is empty; what fills a row of a draw up is left out.
+    fn of(self, entries: impl Iterator<Item = i64>) -> impl Iterator<Item = (i64, i64)> {
+        let Ranges { unit, begin, end, lo, hi } = self;
+        let all = entries.take_while(|&entry| entry >= 0).map(move |entry| {
+            let at = entry.wrapping_mul(unit);
+            (at.wrapping_add(begin).max(lo), at.wrapping_add(end).min(hi))
+        });
+        all.filter(|r| r.0 < r.1)
+    }
+}
+
+/// Adds ranges, whose ends ascend and which lie in the window, to the rows of bits of some lanes: a word of each tile at a
+/// time.
+fn add_ranges(window: &mut Window, lanes: Range<usize>, ranges: impl Iterator<Item = (i64, i64)>) {
+    const TILE: i64 = BK as i64;
+    let Window { partial, tile, bits, .. } = window;
+    let tiles = &tile[..*partial as usize];
+    let mut put = |column: usize, word: u64| match &mut bits[column][lanes.clone()] {
+        [row] => *row |= word,
+        rows => rows.iter_mut().for_each(|row| *row |= word),
+    };
+    let (mut column, mut word) = (0, 0_u64);
+    for (mut start, end) in ranges {
+        while start < end {
+            let at = start.div_euclid(TILE);
+            if tiles.get(column).is_some_and(|&t| t < at) {
+                if word != 0 {
+                    put(column, std::mem::take(&mut word));
+                }
+                while tiles.get(column).is_some_and(|&t| t < at) {
+                    column += 1;
+                }
+            }
+            let Some(&here) = tiles.get(column) else { return };
+            if here > at {
+                // Tiles between are full or not marked; what ranges before this one have had is there.
+                start = here * TILE;
+                continue;
+            }
+            let stop = end.min((at + 1) * TILE);
+            word |= (u64::MAX >> (TILE - (stop - start))) << (start - at * TILE);
+            start = stop;
+        }
+    }
+    if word != 0 {
+        put(column, word);
+    }
+}
+
+/// Marks the tiles of ranges whose ends ascend; those that follow one another are one.
+///
+/// # Safety
+/// The marks are those of the driver's thread.
+unsafe fn mark_ranges(marks: *mut TileMarks, whole: bool, ranges: impl Iterator<Item = (i64, i64)>) {
+    const TILE: i64 = BK as i64;
+    let mark = Support::get().marks_mark;
+    let (mut known, mut marked) = ((0, 0), -1);
+    let mut put = |(start, end): (i64, i64)| {
+        // Of many in one tile the first is enough.
+        let (from, to) = (start / TILE, (end - 1) / TILE);
+        if start < end && (from != to || to != marked || whole && end - start == TILE) {
+            // SAFETY: promised by the caller.
+            unsafe { mark(marks, start, end, start, if whole { end } else { 0 }) };
+            marked = to;
+        }
+    };
+    for (start, end) in ranges {
+        if start <= known.1 && known.0 < known.1 {
+            known.1 = known.1.max(end);
+        } else {
+            put(std::mem::replace(&mut known, (start, end)));
+        }
+    }
+    put(known);
 }
 
 impl Ctx {

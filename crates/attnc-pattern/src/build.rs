@@ -291,6 +291,10 @@ impl Exprs {
         }
         flat.sort();
         flat.dedup();
+        let unequal = |a, b| flat.iter().any(|&x| *self.node(x) == Node::Cmp(Cmp::Ne, a, b));
+        if flat.iter().any(|&x| matches!(*self.node(x), Node::Cmp(Cmp::Eq, a, b) if unequal(a, b))) {
+            return self.bool(false);
+        }
         match flat.len() {
             0 => self.bool(true),
             1 => flat[0],

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use attnc_pattern::analysis::{self, Note};
-use attnc_pattern::expr::{Bin, ExprId, Exprs, Node, Var};
-use attnc_pattern::program::{Empty, Program};
+use attnc_pattern::expr::{Bin, DrawId, ExprId, Node, Var};
+use attnc_pattern::program::{Chooser, Empty, Program};
 use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
 use crate::choice::{self, Machine};
@@ -281,12 +281,22 @@ fn parts(program: &mut Program, stage: &Attend) -> Option<(Attend, Attend)> {
         let known = any(exprs, &others)?;
         let rest = exprs.not(known);
         let keep = |mut piece: Piece| {
-            if exprs.as_bool(rest).is_none() {
-                piece.filter = Some(exprs.and(piece.filter.into_iter().chain([rest])));
+            if exprs.as_bool(rest).is_some() {
+                return vec![piece];
             }
-            piece
+            // Less one range there are two, and no key need be tested.
+            if let [Piece { start, end, guard: None, filter: None, loops, combs }] = others.as_slice()
+                && loops.is_empty()
+                && combs.is_empty()
+            {
+                let before = Piece { end: exprs.min(piece.end, *start), ..piece.clone() };
+                let after = Piece { start: exprs.max(piece.start, *end), ..piece };
+                return vec![before, after];
+            }
+            piece.filter = Some(exprs.and(piece.filter.into_iter().chain([rest])));
+            vec![piece]
         };
-        let listed = listed.into_iter().map(keep).collect();
+        let listed = listed.into_iter().flat_map(keep).collect();
         own.push(entry(exprs.and([*set, rest]), listed));
         if !others.is_empty() {
             shared.push(entry(known, others));
@@ -303,7 +313,7 @@ fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
     let Plan { program, stages, .. } = plan;
     for stage in stages {
         let chosen = || {
-            if chosen_apart(&program.exprs, stage) {
+            if chosen_apart(program, stage) {
                 return Some((16, false));
             }
             // How many slots there are, and which are chosen, is not known beforehand.
@@ -318,21 +328,29 @@ fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
 
 /// Whether fewer queries than a panel holds share what was chosen for them: a larger tile would visit what one of its
 /// panels was given with all of them.
-fn chosen_apart(exprs: &Exprs, stage: &Attend) -> bool {
+fn chosen_apart(program: &Program, stage: &Attend) -> bool {
+    let exprs = &program.exprs;
     let sets = stage.entries.iter().filter_map(|e| match e {
         Entry::Tokens { rows, .. } => Some(rows),
         Entry::Null { .. } => None,
     });
     sets.flat_map(|r| &r.pieces).any(|piece| {
         exprs.reachable(&[piece.start, piece.end]).iter().any(|&id| match *exprs.node(id) {
-            Node::DrawAt(_, row, _) => match *exprs.node(piece.pinned(exprs, row)) {
-                Node::Var(Var::Q) => true,
+            Node::DrawAt(draw, row, _) => match *exprs.node(piece.pinned(exprs, row)) {
+                Node::Var(Var::Q) => !chosen_alike(program, draw),
                 Node::Bin(Bin::Div, _, unit) => exprs.as_int(unit).is_some_and(|unit| unit <= 32),
                 _ => false,
             },
             _ => false,
         })
     })
+}
+
+/// Whether neighbouring queries mostly choose alike, since what they choose by is a number of the key alone.
+fn chosen_alike(program: &Program, draw: DrawId) -> bool {
+    let Chooser::Select { select, .. } = program.draw(draw).chooser else { return false };
+    let score = program.select(select).score.map(|score| program.score(score));
+    score.is_some_and(|score| score.dot.is_none() && !program.exprs.reads(score.value, |v| v == Var::Q))
 }
 
 fn widen(plan: &mut Plan, _: &Options, _: &mut Vec<Note>) {

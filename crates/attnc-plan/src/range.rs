@@ -224,14 +224,10 @@ impl Bounds<'_> {
         })
     }
 
-    /// `x` and `b` of a product `(x / b) * b` with a positive `b`.
+    /// `x` and `b` of a product `(x / b) * b`.
     fn floored(&self, a: ExprId, b: ExprId) -> Option<(ExprId, ExprId)> {
-        let positive = |e: ExprId| match *self.exprs.node(e) {
-            Node::Bin(Bin::Max, x, y) => [x, y].iter().any(|&c| self.exprs.as_int(c).is_some_and(|c| c > 0)),
-            _ => self.exprs.as_int(e).is_some_and(|c| c > 0),
-        };
         [(a, b), (b, a)].into_iter().find_map(|(quotient, by)| match *self.exprs.node(quotient) {
-            Node::Bin(Bin::Div, x, d) if d == by && positive(by) => Some((x, by)),
+            Node::Bin(Bin::Div, x, d) if d == by => Some((x, by)),
             _ => None,
         })
     }
@@ -255,8 +251,8 @@ impl Bounds<'_> {
                 match op {
                     Bin::Add => (al + bl, ah + bh),
                     Bin::Sub => (al - bh, ah - bl),
-                    // A floor times its divisor is at most what was divided.
-                    Bin::Mul if let Some((x, by)) = self.floored(*a, *b) => {
+                    // A floor times its divisor is at most what was divided, and 0 where the divisor is.
+                    Bin::Mul if let Some((x, by)) = self.floored(*a, *b).filter(|f| of(&f.1).0 >= 0) => {
                         let ((xl, xh), (_, bh)) = (of(&x), of(&by));
                         (xl.min(0) - bh, xh.max(0))
                     }

@@ -9,7 +9,7 @@ use std::mem::offset_of;
 
 use attnc_kernels::abi::{BK, BQ_MAX, LANE_STEP};
 use attnc_kernels::window::{Chunk, Window};
-use attnc_pattern::expr::{Bin, ExprId, Var};
+use attnc_pattern::expr::{Bin, ExprId, Node, Var};
 use attnc_pattern::program::Empty;
 use attnc_pattern::rowset::{Piece, RowSet, TilePiece, TileSet};
 use attnc_plan::{Attend, Entry, Plan, Role, Scored, View};
@@ -18,6 +18,7 @@ use cranelift::codegen::ir::types::I64;
 use cranelift::codegen::ir::{Function, InstBuilder, Value};
 use cranelift::codegen::isa::CallConv;
 
+use super::expr::ChosenRanges;
 use super::score::ScoreTile;
 use super::{Callees, Emitter, Form, trusted};
 use crate::compile::{CompileError, Uses};
@@ -441,6 +442,10 @@ fn each_window<'p>(
                         runs.each(e, t, fill_run);
                     } else if let Some(units) = e.units_of(piece) {
                         Runs::find(e, t, units).each(e, t, fill_run);
+                    } else if let Some((bare, ranges)) = e.unclipped(piece)
+                        && let Some(units) = e.units_of(&bare)
+                    {
+                        fill_alike(e, t, (piece, &bare, &ranges), &span, units);
                     } else {
                         single.push(piece);
                     }
@@ -491,7 +496,7 @@ fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &Tile
     let mut found = Vec::with_capacity(rows.pieces.len());
     for (i, piece) in rows.pieces.iter().enumerate() {
         // What was chosen for listed rows, or for rows that no loop goes over, has no bounds: it is looked up.
-        let looked_up = listed || e.chosen(piece);
+        let looked_up = listed || e.chosen(piece) || e.lists_keys(piece);
         let runs = if looked_up { e.units_of(piece) } else { None }.map(|units| Runs::find(e, t, units));
         match &runs {
             Some(runs) => runs.each(e, t, |e, r, end| {
@@ -500,6 +505,12 @@ fn mark_more(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &Tile
                 let whole = e.ins().get().band(first, last);
                 fill(e, piece, 0, &Sink::Marks(t.marks, Some(whole)));
             }),
+            // Tiles that only what is clipped would touch turn out to be empty.
+            None if let Some((bare, _)) = e.unclipped(piece).filter(|_| looked_up)
+                && let Some(units) = e.units_of(&bare) =>
+            {
+                Runs::find(e, t, units).each(e, t, |e, _, _| fill(e, &bare, 0, &Sink::Marks(t.marks, None)));
+            }
             None if looked_up => by_row.push(piece),
             None => {
                 if let Some(tile) = tiles.pieces.get(i) {
@@ -694,19 +705,33 @@ impl<'a> Sink<'a> {
 
 /// Notes the keys of a piece, its query being bound; from loop `depth` inwards.
 fn fill(e: &mut Emitter<'_>, piece: &Piece, depth: usize, into: &Sink<'_>) {
-    let Some(l) = piece.loops.get(depth) else {
-        match piece.guard {
-            Some(guard) => {
-                let guard = e.scalar(guard);
-                e.when(guard, &[], |e| {
-                    fill_range(e, piece, into);
-                    vec![]
-                });
-            }
-            None => fill_range(e, piece, into),
-        }
-        return;
+    // What the loops from here on do not change is asked once before them.
+    let inner = |e: &Emitter<'_>, from: usize, guard: ExprId| {
+        piece.loops[from.min(piece.loops.len())..]
+            .iter()
+            .any(|l| e.program.exprs.reads(guard, |v| v == Var::Loop(l.var)))
     };
+    let guards = match piece.guard.map(|g| (g, e.program.exprs.node(g))) {
+        None => vec![],
+        Some((_, Node::And(all))) => all.clone(),
+        Some((guard, _)) => vec![guard],
+    };
+    let here: Vec<ExprId> =
+        guards.into_iter().filter(|&g| !inner(e, depth, g) && (depth == 0 || inner(e, depth - 1, g))).collect();
+    if here.is_empty() {
+        return fill_loop(e, piece, depth, into);
+    }
+    let holds: Vec<Value> = here.into_iter().map(|guard| e.scalar(guard)).collect();
+    let Some(holds) = holds.into_iter().reduce(|a, b| e.ins().get().band(a, b)) else { return };
+    e.when(holds, &[], |e| {
+        fill_loop(e, piece, depth, into);
+        vec![]
+    });
+}
+
+/// As [`fill`], what guards the loop being asked.
+fn fill_loop(e: &mut Emitter<'_>, piece: &Piece, depth: usize, into: &Sink<'_>) {
+    let Some(l) = piece.loops.get(depth) else { return fill_range(e, piece, into) };
     let (mut lo, mut hi) = (e.scalar(l.lo), e.scalar(l.hi));
     if let (Some((base, stride)), Some(span)) = (l.span, into.span()) {
         // Only iterations whose span meets the window.
@@ -740,7 +765,8 @@ fn fill(e: &mut Emitter<'_>, piece: &Piece, depth: usize, into: &Sink<'_>) {
     {
         // As many entries as there are, and of those the ones that meet the window, as they ascend.
         let (mut from, mut to) = (e.int(0), e.int(i64::MAX));
-        let bounds = (e.chosen_unit(piece.start, l.var, Bin::Max), e.chosen_unit(piece.end, l.var, Bin::Min));
+        let bounds =
+            (e.chosen_unit(piece.start, l.var, Some(Bin::Max)), e.chosen_unit(piece.end, l.var, Some(Bin::Min)));
         if let (Some(span), (Some((unit, to_start)), Some((unit_of_end, to_end)))) = (into.span(), bounds)
             && unit == unit_of_end
         {
@@ -759,11 +785,108 @@ fn fill(e: &mut Emitter<'_>, piece: &Piece, depth: usize, into: &Sink<'_>) {
         lo = e.ins().get().smax(lo, first);
         hi = e.ins().get().smin(hi, last);
     }
+    if let Some(ranges) = e.chosen_ranges(piece, depth) {
+        return fill_chosen(e, &ranges, (lo, hi), into);
+    }
     let lo = first_value(e, lo, l.step, l.phase);
     e.loop_for((lo, hi), l.step, &[], |e, v, _| {
         e.bind(Var::Loop(l.var), Form::Scalar, v);
         fill(e, piece, depth + 1, into);
         vec![]
+    });
+}
+
+/// Notes the ranges of entries `first .. last` of a row of a choice at once.
+fn fill_chosen(e: &mut Emitter<'_>, ranges: &ChosenRanges, (first, last): (Value, Value), into: &Sink<'_>) {
+    let k_start = e.variable(Var::KStart, Form::Scalar);
+    let row = e.scalar(ranges.row);
+    let (address, row) = e.choice(ranges.draw, row);
+    let unit = match ranges.begin.unit {
+        Some(unit) => e.scalar(unit),
+        None => e.int(1),
+    };
+    let sum = |e: &mut Emitter<'_>, terms: &[ExprId]| {
+        let none = e.int(0);
+        let sum = terms.iter().fold(none, |sum, &term| {
+            let term = e.scalar(term);
+            e.ins().get().iadd(sum, term)
+        });
+        e.ins().get().isub(sum, k_start)
+    };
+    let (begin, end) = (sum(e, &ranges.begin.terms), sum(e, &ranges.end.terms));
+    let (lo, hi) = (e.int(0), e.variable(Var::NK, Form::Scalar));
+    let (lo, hi) = clipped(e, ranges, lo, hi);
+    let of = [address, row, first, last, unit, begin, end, lo, hi];
+    match *into {
+        Sink::Window(span, lane) => {
+            let next = e.ins().get().iadd_imm_s(lane, 1);
+            e.stage(Stage::window_chosen, &[&[span.window, lane, next], &of[..]].concat());
+        }
+        Sink::Lanes(span, from, to) => {
+            e.stage(Stage::window_chosen, &[&[span.window, from, to], &of[..]].concat());
+        }
+        Sink::Marks(marks, whole) => {
+            let whole = match whole {
+                Some(whole) => e.ins().get().uextend(I64, whole),
+                None => e.int(0),
+            };
+            e.stage(Stage::marks_chosen, &[&[marks, whole], &of[..]].concat());
+        }
+    }
+}
+
+/// Keys `lo .. hi` of the launch, as far as they are within what clips ranges.
+fn clipped(e: &mut Emitter<'_>, ranges: &ChosenRanges, mut lo: Value, mut hi: Value) -> (Value, Value) {
+    let k_start = e.variable(Var::KStart, Form::Scalar);
+    for &from in &ranges.begin.clips {
+        let from = e.scalar(from);
+        let from = e.ins().get().isub(from, k_start);
+        lo = e.ins().get().smax(lo, from);
+    }
+    for &to in &ranges.end.clips {
+        let to = e.scalar(to);
+        let to = e.ins().get().isub(to, k_start);
+        hi = e.ins().get().smin(hi, to);
+    }
+    (lo, hi)
+}
+
+/// Fills the rows of bits of a piece whose queries have the same keys but for what clips them: at once where that clips
+/// none of the window.
+fn fill_alike(
+    e: &mut Emitter<'_>,
+    t: &QueryTile<'_>,
+    (piece, bare, ranges): (&Piece, &Piece, &ChosenRanges),
+    span: &Span,
+    units: Vec<ExprId>,
+) {
+    Runs::find(e, t, units).each(e, t, |e, first, end| {
+        let (none, n_k) = (e.int(0), e.variable(Var::NK, Form::Scalar));
+        let common = e.loop_for((first, end), 1, &[none, n_k], |e, r, common| {
+            let q = query_of(e, t, r);
+            e.bind(Var::Q, Form::Scalar, q);
+            let (lo, hi) = clipped(e, ranges, common[0], common[1]);
+            vec![lo, hi]
+        });
+        let k_start = e.variable(Var::KStart, Form::Scalar);
+        let (from, to) = (e.ins().get().isub(span.from, k_start), e.ins().get().isub(span.to, k_start));
+        let after = e.ins().get().icmp(IntCC::SignedLessThanOrEqual, common[0], from);
+        let before = e.ins().get().icmp(IntCC::SignedLessThanOrEqual, to, common[1]);
+        let alike = e.ins().get().band(after, before);
+        e.when(alike, &[], |e| {
+            fill(e, bare, 0, &Sink::Lanes(span, first, end));
+            vec![]
+        });
+        let apart = e.ins().get().bxor_imm_u(alike, 1);
+        e.when(apart, &[], |e| {
+            e.loop_for((first, end), 1, &[], |e, r, _| {
+                let q = query_of(e, t, r);
+                e.bind(Var::Q, Form::Scalar, q);
+                fill(e, piece, 0, &Sink::Window(span, r));
+                vec![]
+            });
+            vec![]
+        });
     });
 }
 

@@ -647,7 +647,9 @@ impl Emitter<'_> {
             seen.push(id);
             match *exprs.node(id) {
                 Node::Var(_) => return false,
-                Node::Bin(Bin::Div, _, by) if exprs.as_int(by).is_some_and(|by| by >= BLOCK) => {}
+                // What a launch divides by is large, as far as one can tell.
+                Node::Bin(Bin::Div, _, by)
+                    if exprs.as_int(by).map_or(self.deps[by.0 as usize] & dep(Var::Q) == 0, |by| by >= BLOCK) => {}
                 _ => left.extend(exprs.operands(id)),
             }
         }
@@ -679,7 +681,12 @@ impl Emitter<'_> {
 
     /// If an expression is a multiple of what the entry that a loop variable numbers says, plus terms that do not depend
     /// on it: the factor, unless it is 1, and those terms. Operands of `through` are tried one by one.
-    pub(super) fn chosen_unit(&self, id: ExprId, var: u32, through: Bin) -> Option<(Option<ExprId>, Vec<ExprId>)> {
+    pub(super) fn chosen_unit(
+        &self,
+        id: ExprId,
+        var: u32,
+        through: Option<Bin>,
+    ) -> Option<(Option<ExprId>, Vec<ExprId>)> {
         let exprs = &self.program.exprs;
         let entry = |id: ExprId| matches!(*exprs.node(id), Node::DrawAt(_, _, j) if *exprs.node(j) == Node::Var(Var::Loop(var)));
         match *exprs.node(id) {
@@ -688,7 +695,7 @@ impl Emitter<'_> {
                 let (factor, of) = if exprs.as_int(a).is_some() { (a, b) } else { (b, a) };
                 (entry(of) && exprs.as_int(factor).is_some_and(|f| f > 0)).then_some((Some(factor), vec![]))
             }
-            Node::Bin(op, a, b) if op == through => {
+            Node::Bin(op, a, b) if Some(op) == through => {
                 self.chosen_unit(a, var, through).or_else(|| self.chosen_unit(b, var, through))
             }
             Node::Bin(Bin::Add, a, b) => {
@@ -700,6 +707,75 @@ impl Emitter<'_> {
             }
             _ => None,
         }
+    }
+
+    /// An end of a range as [`Self::chosen_unit`] has it, clipped by operands of `through` that do not depend on the loop
+    /// variable: what is clipped, its factor and terms, and these operands.
+    fn chosen_end(&self, id: ExprId, var: u32, through: Bin) -> Option<ChosenEnd> {
+        let exprs = &self.program.exprs;
+        match *exprs.node(id) {
+            Node::Bin(op, a, b) if op == through => {
+                let depends = |id| exprs.reads(id, |v| v == Var::Loop(var));
+                let (of, clip) = if depends(a) { (a, b) } else { (b, a) };
+                let mut end = self.chosen_end(of, var, through).filter(|_| !depends(clip))?;
+                end.clips.push(clip);
+                Some(end)
+            }
+            _ => {
+                let (unit, terms) = self.chosen_unit(id, var, None)?;
+                Some(ChosenEnd { id, unit, terms, clips: vec![] })
+            }
+        }
+    }
+
+    /// If the innermost loop of a piece runs over all that was chosen for a row, and the ranges of its entries ascend with
+    /// them: these ranges.
+    pub(super) fn chosen_ranges(&self, piece: &Piece, depth: usize) -> Option<ChosenRanges> {
+        let exprs = &self.program.exprs;
+        let (l, inner) = piece.loops.get(depth..)?.split_first()?;
+        if !inner.is_empty() || l.step != 1 || !piece.combs.is_empty() || piece.filter.is_some() {
+            return None;
+        }
+        let (draw, row) = self.choice_of(piece, l.var)?;
+        let begin = self.chosen_end(piece.start, l.var, Bin::Max)?;
+        let end = self.chosen_end(piece.end, l.var, Bin::Min)?;
+        if begin.unit != end.unit {
+            return None;
+        }
+        // That there is such an entry is known where entries are listed.
+        let entry = |id: ExprId| match *exprs.node(id) {
+            Node::Cmp(Cmp::Le, a, b) => {
+                exprs.as_int(a) == Some(0)
+                    && matches!(*exprs.node(b), Node::DrawAt(_, _, j) if *exprs.node(j) == Node::Var(Var::Loop(l.var)))
+            }
+            _ => false,
+        };
+        let guards = match piece.guard.map(|g| (g, exprs.node(g))) {
+            None => vec![],
+            Some((_, Node::And(all))) => all.clone(),
+            Some((guard, _)) => vec![guard],
+        };
+        if guards.into_iter().any(|g| !entry(g) && exprs.reads(g, |v| v == Var::Loop(l.var))) {
+            return None;
+        }
+        Some(ChosenRanges { draw, row, begin, end })
+    }
+
+    /// A piece of ranges that were chosen, without what clips them.
+    pub(super) fn unclipped(&self, piece: &Piece) -> Option<(Piece, ChosenRanges)> {
+        let ranges = self.chosen_ranges(piece, piece.loops.len().checked_sub(1)?)?;
+        Some((Piece { start: ranges.begin.id, end: ranges.end.id, ..piece.clone() }, ranges))
+    }
+
+    /// Whether keys of a piece are chosen one by one.
+    pub(super) fn lists_keys(&self, piece: &Piece) -> bool {
+        self.unclipped(piece).is_some_and(|(_, ranges)| ranges.begin.unit.is_none())
+    }
+
+    /// Address of a choice, and the row of it that is meant, where code is being written.
+    pub(super) fn choice(&mut self, draw: usize, row: Value) -> (Value, Value) {
+        let inner = self.inner();
+        self.draw_row(draw, row, inner)
     }
 
     /// The first entry of a row of a choice that is at least `candidate`.
@@ -779,6 +855,24 @@ impl Emitter<'_> {
         }
         self.at(scope).get().load(F32, constant(), address, 0)
     }
+}
+
+/// Ranges of keys of the entries of a row of a choice.
+pub(super) struct ChosenRanges {
+    pub(super) draw: usize,
+    pub(super) row: ExprId,
+    pub(super) begin: ChosenEnd,
+    pub(super) end: ChosenEnd,
+}
+
+/// An end of such a range: of entry e at `unit * e` plus the terms, but not beyond any of the clips.
+pub(super) struct ChosenEnd {
+    /// The end without clips.
+    pub(super) id: ExprId,
+    /// 1 if there is none.
+    pub(super) unit: Option<ExprId>,
+    pub(super) terms: Vec<ExprId>,
+    pub(super) clips: Vec<ExprId>,
 }
 
 pub(super) fn int_cc(op: Cmp) -> IntCC {

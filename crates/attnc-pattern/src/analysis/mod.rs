@@ -28,7 +28,7 @@ use crate::rowset::RowSet;
 pub use candidates::{CandidateWalker, Candidates};
 pub use empty::{Counterexample, DeadArm, Emptiness, check_empty, dead_arms};
 pub use lint::{CODES, empty_rows, lint, lint_attention};
-pub use rows::{CombRun, EvalError, Ranges, Row, RowWalker, Rows, count};
+pub use rows::{CombRun, EvalError, Matches, Ranges, Row, RowWalker, Rows, count};
 pub use tiles::{Class, TileRow, TileWalker, Tiles};
 pub use values::Values;
 pub use widen::tile_set;

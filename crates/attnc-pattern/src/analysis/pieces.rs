@@ -208,6 +208,7 @@ impl Solver<'_, '_> {
         let k_start = self.algebra.exprs.var(Var::KStart);
         let n_k = self.algebra.exprs.var(Var::NK);
         let k_end = self.algebra.add(k_start, n_k);
+        self.test_only_key(&mut c);
         let start = self.tightest(c.from, true).unwrap_or(k_start);
         let end = self.tightest(c.below, false).unwrap_or(k_end);
         if self.algebra.proves_le(end, start) {
@@ -236,6 +237,24 @@ impl Solver<'_, '_> {
         self.find_spans(&mut piece);
         piece.combs.sort_by_key(|c| (c.period, c.width, c.phase));
         Some(self.numbered(piece))
+    }
+
+    /// Where bounds leave one key, what would be tested of it is known before.
+    fn test_only_key(&mut self, c: &mut Conjunction) {
+        if c.filters.is_empty() {
+            return;
+        }
+        let only = c.from.iter().copied().find(|&from| {
+            let next = self.algebra.offset(from, 1);
+            c.below.contains(&next)
+        });
+        let Some(only) = only else { return };
+        let k = self.algebra.exprs.var(Var::K);
+        for filter in std::mem::take(&mut c.filters) {
+            let guard = self.replaced(filter, k, only);
+            let guard = self.algebra.canon(guard);
+            c.add(Leaf::Guard(guard));
+        }
     }
 
     /// Whether a key with these bounds lies in a segment. Positions begin at 0, and with the last segment a

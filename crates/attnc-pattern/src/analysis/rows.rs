@@ -4,9 +4,11 @@
 //! need no key-by-key work; a comb is spelt out only where it crosses another comb or a filter.
 //! [`RowWalker`] reuses its buffers from row to row. Nothing here knows of tile sizes or targets.
 
+use std::borrow::Cow;
+
 use super::tape::{Builder, Code, Machine, Slot, Tape};
 use crate::env::Env;
-use crate::expr::ExprId;
+use crate::expr::{Cmp, ExprId, Node, Ty, Var};
 use crate::program::Program;
 use crate::rowset::RowSet;
 
@@ -143,6 +145,13 @@ impl Row {
     pub(super) fn push(&mut self, start: i64, end: i64) {
         if start < end {
             self.spans.push((start, end));
+        }
+    }
+
+    fn push_key(&mut self, k: i64) {
+        match self.spans.last_mut() {
+            Some(last) if last.1 == k => last.1 = k + 1,
+            _ => self.push(k, k + 1),
         }
     }
 
@@ -287,7 +296,49 @@ struct PieceCode {
     /// Period, width, phase.
     combs: Vec<(Slot, Slot, Slot)>,
     filter: Option<(Slot, Code)>,
+    match_by: Option<Match>,
 }
+
+/// A part of a filter by which few keys are worth a test: that a value of the key equals one that does not depend on it.
+#[derive(Clone, Debug)]
+struct Match {
+    /// Value of a key, and what computes it.
+    of_key: Slot,
+    code: Code,
+    wanted: Slot,
+    real: bool,
+}
+
+impl Match {
+    /// The first such part of a filter.
+    fn of(program: &Program, filter: ExprId) -> Option<[ExprId; 2]> {
+        let exprs = &program.exprs;
+        let parts = match exprs.node(filter) {
+            Node::And(parts) => parts.as_slice(),
+            _ => std::slice::from_ref(&filter),
+        };
+        let reads_key = |e: ExprId| exprs.reads(e, |v| v == Var::K);
+        let of_key = |e: ExprId| reads_key(e) && !exprs.reads(e, |v| matches!(v, Var::Q | Var::Loop(_)));
+        parts.iter().find_map(|&part| match *exprs.node(part) {
+            Node::Cmp(Cmp::Eq, a, b) if of_key(a) && !reads_key(b) => Some([a, b]),
+            Node::Cmp(Cmp::Eq, a, b) if of_key(b) && !reads_key(a) => Some([b, a]),
+            _ => None,
+        })
+    }
+
+    /// A value such that equal ones have equal bits; `None` for what equals nothing.
+    fn bits(&self, value: i64) -> Option<i64> {
+        if !self.real {
+            return Some(value);
+        }
+        let x = f64::from_bits(value as u64);
+        (!x.is_nan()).then(|| (x + 0.0).to_bits() as i64)
+    }
+}
+
+/// Keys of an environment by the values that filters compare: for each piece pairs of a value and a key, ascending.
+#[derive(Clone, Debug, Default)]
+pub struct Matches(Vec<Vec<(i64, i64)>>);
 
 #[derive(Clone, Debug)]
 struct LoopCode {
@@ -342,6 +393,12 @@ impl Rows {
             end: b.slot(p.end),
             combs: p.combs.iter().map(|c| (b.slot(c.period), b.slot(c.width), b.slot(c.phase))).collect(),
             filter: p.filter.map(|f| (b.slot(f), b.key_code(&[f]))),
+            match_by: p.filter.filter(|_| p.combs.is_empty()).and_then(|f| Match::of(program, f)).map(
+                |[key, wanted]| {
+                    let real = program.exprs.ty(key) == Ty::Real;
+                    Match { of_key: b.slot(key), code: b.key_code(&[key]), wanted: b.slot(wanted), real }
+                },
+            ),
         });
         let pieces = pieces.collect();
         Rows { tape: b.finish(), pieces }
@@ -349,7 +406,41 @@ impl Rows {
 
     /// Rows in one environment.
     pub fn walker<'a>(&'a self, env: &'a Env<'a>) -> Result<RowWalker<'a>, EvalError> {
-        Ok(RowWalker { rows: self, machine: Machine::new(&self.tape, env)?, row: Row::default() })
+        Ok(RowWalker { rows: self, machine: Machine::new(&self.tape, env)?, matches: None, row: Row::default() })
+    }
+
+    /// As [`Self::walker`], with the keys of the environment sorted before: for walkers of a few rows each.
+    ///
+    /// # Errors
+    /// Data that the environment lacks.
+    pub fn walker_by<'a>(&'a self, env: &'a Env<'a>, matches: &'a Matches) -> Result<RowWalker<'a>, EvalError> {
+        Ok(RowWalker { matches: Some(Cow::Borrowed(matches)), ..self.walker(env)? })
+    }
+
+    /// The keys of an environment by what filters compare them by.
+    ///
+    /// # Errors
+    /// Data that the environment lacks.
+    pub fn matches(&self, env: &Env<'_>) -> Result<Matches, EvalError> {
+        let mut machine = Machine::new(&self.tape, env)?;
+        machine.set_row(env.q_start);
+        Ok(self.sorted(&mut machine))
+    }
+
+    fn sorted(&self, machine: &mut Machine<'_>) -> Matches {
+        let env = machine.env();
+        let keys = env.k_start..env.k_start.saturating_add(env.n_k);
+        let mut of_piece = |piece: &PieceCode| {
+            let Some(by) = &piece.match_by else { return vec![] };
+            let of_key = |k: i64| {
+                machine.set_key(k, &by.code);
+                by.bits(machine.get(by.of_key)).map(|value| (value, k))
+            };
+            let mut all: Vec<(i64, i64)> = keys.clone().filter_map(of_key).collect();
+            all.sort_unstable();
+            all
+        };
+        Matches(self.pieces.iter().map(&mut of_piece).collect())
     }
 
     /// The row of one query at position `q`.
@@ -365,6 +456,7 @@ impl Rows {
 pub struct RowWalker<'a> {
     rows: &'a Rows,
     machine: Machine<'a>,
+    matches: Option<Cow<'a, Matches>>,
     row: Row,
 }
 
@@ -372,9 +464,14 @@ impl RowWalker<'_> {
     /// The row of the query at position `q`, clipped to the keys of the environment.
     pub fn row(&mut self, q: i64) -> Result<&Row, EvalError> {
         self.row.clear();
+        if self.matches.is_none() && self.rows.pieces.iter().any(|p| p.match_by.is_some()) {
+            self.machine.set_row(q);
+            self.matches = Some(Cow::Owned(self.rows.sorted(&mut self.machine)));
+        }
         self.machine.set_row(q);
-        for piece in &self.rows.pieces {
-            emit(&mut self.machine, piece, 0, &mut self.row);
+        for (i, piece) in self.rows.pieces.iter().enumerate() {
+            let sorted = self.matches.as_ref().and_then(|m| m.0.get(i)).map_or(&[][..], Vec::as_slice);
+            emit(&mut self.machine, (piece, sorted), 0, &mut self.row);
         }
         if self.machine.overflowed() {
             return Err(EvalError::Overflow { q });
@@ -384,14 +481,14 @@ impl RowWalker<'_> {
     }
 }
 
-fn emit(m: &mut Machine<'_>, piece: &PieceCode, depth: usize, row: &mut Row) {
+fn emit(m: &mut Machine<'_>, (piece, sorted): (&PieceCode, &[(i64, i64)]), depth: usize, row: &mut Row) {
     if let Some(l) = piece.loops.get(depth) {
         let (lo, hi) = (m.get(l.lo), m.get(l.hi));
         let phase = m.get(l.phase);
         let mut v = first_in_class(lo, l.step, phase);
         while v < hi && !m.overflowed() {
             m.set_loop(depth, v, &l.body);
-            emit(m, piece, depth + 1, row);
+            emit(m, (piece, sorted), depth + 1, row);
             match v.checked_add(l.step) {
                 Some(next) => v = next,
                 None => return m.fail(),
@@ -411,6 +508,17 @@ fn emit(m: &mut Machine<'_>, piece: &PieceCode, depth: usize, row: &mut Row) {
     match (&*piece.combs, &piece.filter) {
         ([], None) => row.push(start, end),
         (&[(period, width, phase)], None) => row.push_comb(start, end, m.get(period), m.get(width), m.get(phase)),
+        ([], Some((slot, code))) if piece.match_by.is_some() => {
+            let wanted = piece.match_by.as_ref().and_then(|by| by.bits(m.get(by.wanted)));
+            let Some(wanted) = wanted else { return };
+            let from = sorted.partition_point(|&pair| pair < (wanted, start));
+            for &(_, k) in sorted[from..].iter().take_while(|&&pair| pair < (wanted, end)) {
+                m.set_key(k, code);
+                if m.holds(*slot) {
+                    row.push_key(k);
+                }
+            }
+        }
         (combs, filter) => {
             let mut teeth = Row::default();
             crossed(m, combs, start, end, &mut teeth);
@@ -422,10 +530,7 @@ fn emit(m: &mut Machine<'_>, piece: &PieceCode, depth: usize, row: &mut Row) {
                 for k in from..to {
                     m.set_key(k, code);
                     if m.holds(*slot) {
-                        match row.spans.last_mut() {
-                            Some(last) if last.1 == k => last.1 = k + 1,
-                            _ => row.push(k, k + 1),
-                        }
+                        row.push_key(k);
                     }
                 }
             }

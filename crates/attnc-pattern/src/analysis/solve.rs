@@ -290,7 +290,7 @@ impl<'a, 'e> Solver<'a, 'e> {
         }
     }
 
-    fn replaced(&mut self, root: ExprId, from: ExprId, to: ExprId) -> ExprId {
+    pub(super) fn replaced(&mut self, root: ExprId, from: ExprId, to: ExprId) -> ExprId {
         let mut new: FxHashMap<ExprId, ExprId> = FxHashMap::default();
         for id in self.algebra.exprs.reachable(&[root]) {
             let replaced = if id == from {
@@ -476,7 +476,7 @@ impl<'a, 'e> Solver<'a, 'e> {
 
     /// A sum of several terms that read the key.
     fn several_in(&mut self, key: &Linear, range: Range) -> Form {
-        if let Some(form) = self.squares(key, range) {
+        if let Some(form) = self.squares(key, range).or_else(|| self.common_factor(key, range)) {
             return form;
         }
         // x % m = x - m * (x / m), either way, if one term remains.
@@ -591,6 +591,14 @@ impl<'a, 'e> Solver<'a, 'e> {
             Node::Un(Un::OrderIndex(_), _) => {
                 self.atom_filter(atom, range, "reads an order at a position other than the key's")
             }
+            Node::Un(Un::OrderPosition(order), x)
+                if matches!(*self.algebra.exprs.node(x), Node::Var(Var::K)) && range.lo == range.hi =>
+            {
+                match range.lo {
+                    Some(position) => self.key_at(order, position),
+                    None => Form::And(vec![]),
+                }
+            }
             Node::Un(Un::Table(_), _) => self.atom_filter(atom, range, "looks the key up in a table"),
             Node::Un(Un::DocOf | Un::DocBegin | Un::DocEnd, _) => {
                 self.atom_filter(atom, range, "reads documents at a position other than the key's")
@@ -677,16 +685,43 @@ impl<'a, 'e> Solver<'a, 'e> {
         Form::And(parts)
     }
 
-    /// A product of one factor that reads the key and others that do not.
-    fn product_in(&mut self, atom: ExprId, range: Range) -> Form {
+    /// If a term is a product of one factor that reads the key and others that do not: that one, and the others.
+    fn factored(&mut self, atom: ExprId) -> Option<(ExprId, ExprId)> {
         let (key, other): (Vec<_>, Vec<_>) = self.algebra.factors(atom).into_iter().partition(|&f| self.reads_key(f));
-        let [x] = *key else {
-            return self.atom_filter(atom, range, "multiplies terms that depend on the key");
-        };
+        let [x] = *key else { return None };
         let mut y = self.algebra.int(1);
         for f in other {
             y = self.algebra.mul(y, f);
         }
+        Some((x, y))
+    }
+
+    fn product_in(&mut self, atom: ExprId, range: Range) -> Form {
+        match self.factored(atom) {
+            Some(factors) => self.multiple_in(&Linear::atom(atom), factors, range),
+            None => self.atom_filter(atom, range, "multiplies terms that depend on the key"),
+        }
+    }
+
+    /// A sum whose terms are all multiples of the key or of one of its coordinates.
+    fn common_factor(&mut self, key: &Linear, range: Range) -> Option<Form> {
+        let (mut common, mut by) = (None, self.algebra.int(0));
+        for &(id, c) in &key.terms {
+            let (x, y) = self.factored(id)?;
+            if *common.get_or_insert(x) != x {
+                return None;
+            }
+            let c = self.algebra.int(c);
+            let y = self.algebra.mul(y, c);
+            by = self.algebra.add(by, y);
+        }
+        let x = common?;
+        let plain = self.coordinates.contains_key(&x) || matches!(self.algebra.exprs.node(x), Node::Var(_));
+        plain.then(|| self.multiple_in(key, (x, by), range))
+    }
+
+    /// A sum that is `x * y`, of which x reads the key and y does not.
+    fn multiple_in(&mut self, sum: &Linear, (x, y): (ExprId, ExprId), range: Range) -> Form {
         let zero = self.algebra.int(0);
         let over = |this: &mut Self, range: Range, y: ExprId| {
             let lo = range.lo.map(|e| this.algebra.div_ceil(e, y));
@@ -711,7 +746,7 @@ impl<'a, 'e> Solver<'a, 'e> {
             let below = self.algebra.exprs.lt(y, zero);
             cases.push(guarded(self, below, form));
         }
-        let source = self.as_predicate(&Linear::atom(atom), range);
+        let source = self.as_predicate(sum, range);
         Form::Or(cases, source)
     }
 

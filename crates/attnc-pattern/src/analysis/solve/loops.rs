@@ -220,6 +220,20 @@ impl Solver<'_, '_> {
         self.filter(e, Reason::Data, "reads a random choice pair by pair")
     }
 
+    /// The one key of a numbering by index that has a position.
+    pub(super) fn key_at(&mut self, order: OrderId, position: ExprId) -> Form {
+        let e = &mut *self.algebra.exprs;
+        let index = e.un(Un::OrderIndex(order), position);
+        let (start, count) = (e.var(Var::KStart), e.var(Var::NK));
+        let end = self.algebra.add(start, count);
+        // A numbering has all indices and nothing else, and what is no position has none.
+        let zero = self.algebra.int(0);
+        let (from, to) = (self.algebra.exprs.le(zero, position), self.algebra.exprs.lt(position, end));
+        let there = [self.guard(from), self.guard(to)];
+        let next = self.algebra.offset(index, 1);
+        Form::And(there.into_iter().chain([Leaf::From(index), Leaf::Below(next)].map(Form::Leaf)).collect())
+    }
+
     /// An interval of the index in an order. In a raster it is a nest of loops over coordinates.
     pub(super) fn order_in(&mut self, order: OrderId, atom: ExprId, range: Range) -> Form {
         let space = self.context.space;
