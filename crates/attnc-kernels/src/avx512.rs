@@ -237,14 +237,14 @@ unsafe fn transposed(at: [*const u8; 16]) -> [__m512; 16] {
     let mut out = [_mm512_setzero_ps(); 16];
     for quarter in 0..4 {
         let mut rows = [_mm512_setzero_ps(); 4];
-        for i in 0..4 {
+        for (i, rows) in rows.iter_mut().enumerate() {
             // SAFETY: the caller promises rows of 16 singles.
             unsafe {
                 let of = |row: usize| _mm_loadu_ps(at[row].cast::<f32>().add(4 * quarter));
                 let x = _mm512_castps128_ps512(of(i));
                 let x = _mm512_insertf32x4::<1>(x, of(i + 4));
                 let x = _mm512_insertf32x4::<2>(x, of(i + 8));
-                rows[i] = _mm512_insertf32x4::<3>(x, of(i + 12));
+                *rows = _mm512_insertf32x4::<3>(x, of(i + 12));
             }
         }
         out[4 * quarter..4 * quarter + 4].copy_from_slice(&quarters(rows));

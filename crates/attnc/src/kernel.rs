@@ -1174,13 +1174,12 @@ impl Kernel {
     /// As for [`Kernel::cost`], of either kernel.
     pub fn difference(&self, other: &Kernel, shape: Shape, inputs: &Inputs<'_>) -> Result<Difference, Diagnostics> {
         // Heads of one attention whose sets do not depend on the head differ alike: for each how many pairs, and its rows.
-        let mut known: Vec<((Option<usize>, Option<usize>), Difference, Range<usize>)> = Vec::new();
+        let mut known: Vec<(_, Difference, Range<usize>)> = Vec::new();
         let mut all = Difference::default();
         for head in 0..usize::try_from(shape.heads).unwrap_or(0) {
-            let (ours, theirs) = (self.attention(head), other.attention(head));
-            // A head that skips in both.
-            let (Some(a), Some(b)) = (ours, theirs) else { continue };
-            let alike = !self.reads_head(a) && !other.reads_head(b);
+            // A head that skips does in both.
+            let (Some(ours), Some(theirs)) = (self.attention(head), other.attention(head)) else { continue };
+            let alike = !self.reads_head(ours) && !other.reads_head(theirs);
             let same = known.iter().find(|(who, ..)| alike && *who == (ours, theirs));
             let found = match same {
                 Some((_, found, rows)) => {

@@ -239,11 +239,11 @@ unsafe fn transposed(at: [*const u8; WIDTH]) -> [__m256; WIDTH] {
     let mut out = [_mm256_setzero_ps(); WIDTH];
     for half in 0..2 {
         let mut rows = [_mm256_setzero_ps(); 4];
-        for i in 0..4 {
+        for (i, rows) in rows.iter_mut().enumerate() {
             // SAFETY: the caller promises rows of 8 singles.
             unsafe {
                 let of = |row: usize| _mm_loadu_ps(at[row].cast::<f32>().add(4 * half));
-                rows[i] = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(of(i)), of(i + 4));
+                *rows = _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(of(i)), of(i + 4));
             }
         }
         out[4 * half..4 * half + 4].copy_from_slice(&halves(rows));
