@@ -173,7 +173,16 @@ pub struct Gate {
     /// Name of the merge.
     name: String,
     weight: Weight,
-    made: Mutex<Vec<(Weak<()>, Spec, Arc<(Vec<Field>, wgpu::ComputePipeline)>)>>,
+    made: Mutex<Vec<Arc<Added>>>,
+}
+
+/// What adds an arm on a device.
+#[derive(Debug)]
+struct Added {
+    device: Weak<()>,
+    spec: Spec,
+    fields: Vec<Field>,
+    pipeline: wgpu::ComputePipeline,
 }
 
 impl Gate {
@@ -196,19 +205,19 @@ impl Gate {
         Ok(gate(&self.program, &self.name, spec, &self.weight)?.0)
     }
 
-    /// Fields of its jobs and its pipeline on a device, made once.
-    fn compiled(&self, gpu: &Gpu, spec: &Spec) -> Result<Arc<(Vec<Field>, wgpu::ComputePipeline)>, LaunchError> {
+    /// What adds it on a device, made once.
+    fn compiled(&self, gpu: &Gpu, spec: &Spec) -> Result<Arc<Added>, LaunchError> {
         let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        made.retain(|m| m.0.strong_count() > 0);
+        made.retain(|m| m.device.strong_count() > 0);
         let here = Arc::as_ptr(&gpu.token);
-        if let Some(known) = made.iter().find(|m| m.1 == *spec && m.0.as_ptr() == here) {
-            return Ok(known.2.clone());
+        if let Some(known) = made.iter().find(|m| m.spec == *spec && m.device.as_ptr() == here) {
+            return Ok(known.clone());
         }
         let (text, fields) = gate(&self.program, &self.name, spec, &self.weight)?;
         let pipeline = pipeline(gpu, (&text, false), "main", &BINDINGS)?;
-        let compiled = Arc::new((fields, pipeline));
-        made.push((Arc::downgrade(&gpu.token), *spec, compiled.clone()));
-        Ok(compiled)
+        let added = Arc::new(Added { device: Arc::downgrade(&gpu.token), spec: *spec, fields, pipeline });
+        made.push(added.clone());
+        Ok(added)
     }
 }
 
@@ -646,7 +655,7 @@ fn add(
     let (Some(term), Some(summed)) = (&on.part.term, summed) else { return Ok(()) };
     let (gpu, program) = (on.gpu, &term.gate.program);
     let compiled = term.gate.compiled(gpu, &spec)?;
-    let (fields, pipeline) = &*compiled;
+    let Added { fields, pipeline, .. } = &*compiled;
     let row = spec.value_pitch();
     for window in windows(gpu, on.shape, on.spec, on.places, false, &|_| [0; 3])? {
         let (mut words, mut jobs) = (Words::default(), Vec::new());

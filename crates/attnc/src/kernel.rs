@@ -181,6 +181,10 @@ struct Piece {
     rows: Arc<OnceLock<Vec<Rows>>>,
 }
 
+/// An attention with shaders, and of an arm the merge and its gate.
+#[cfg(feature = "gpu")]
+pub(crate) type Arm = (usize, Option<(usize, Arc<attnc_gpu::Gate>)>);
+
 /// Heads of a part, and its plan.
 type Group<'a> = (&'a Piece, Vec<usize>);
 
@@ -189,8 +193,7 @@ impl Piece {
         let merge = &shared.program.attentions[attention].merge;
         if let Some(merge) = merge.as_ref().filter(|m| !matches!(m.kind, MergeKind::Mean { branches: Some(_) })) {
             let arms = merge.arms.iter().map(|&arm| Piece::new(shared, arm)).collect::<Result<_, _>>()?;
-            #[allow(unused_mut, reason = "gates are for GPUs")]
-            let mut made = Piece {
+            let made = Piece {
                 attention,
                 built: None,
                 code: None,
@@ -202,9 +205,10 @@ impl Piece {
                 rows: Arc::default(),
             };
             #[cfg(feature = "gpu")]
-            if let Target::Gpu(_) = shared.target() {
-                made.gates = made.gates_of(shared)?;
-            }
+            let made = match shared.target() {
+                Target::Gpu(_) => Piece { gates: made.gates_of(shared)?, ..made },
+                _ => made,
+            };
             return Ok(made);
         }
         let code = shared.compiled(attention)?;
@@ -1286,7 +1290,7 @@ impl Kernel {
 
     /// Attentions with shaders, in the order in which they run, each with the merge that it is an arm of and its gate.
     #[cfg(feature = "gpu")]
-    pub(crate) fn arms(&self) -> Result<Vec<(usize, Option<(usize, Arc<attnc_gpu::Gate>)>)>, Diagnostics> {
+    pub(crate) fn arms(&self) -> Result<Vec<Arm>, Diagnostics> {
         let mut found = Vec::new();
         for piece in &self.parts {
             if piece.arms.is_empty() {

@@ -831,13 +831,12 @@ fn writer(output: Element) -> &'static str {
 /// Which job and tile of queries a workgroup has: lines that set `job` and `turn`.
 fn task(cuts: bool, stands: bool) -> String {
     if stands {
-        return format!(
-            "  var task = group.x + group.y * dispatch.width;\n  \
-             if (dispatch.tasks != 0u) {{\n    // Which tiles have rows was found out before.\n    \
-             if (task >= data[dispatch.tasks]) {{ return false; }}\n    task = data[dispatch.tasks + 1u + task];\n  }}\n  \
-             if (task >= dispatch.jobs * dispatch.tiles) {{ return false; }}\n  \
+        return "  var task = group.x + group.y * dispatch.width;\n  \
+             if (dispatch.tasks != 0u) {\n    // Which tiles have rows was found out before.\n    \
+             if (task >= data[dispatch.tasks]) { return false; }\n    task = data[dispatch.tasks + 1u + task];\n  }\n  \
+             if (task >= dispatch.jobs * dispatch.tiles) { return false; }\n  \
              let job = task / dispatch.tiles;\n  let turn = task % dispatch.tiles;\n"
-        );
+            .to_owned();
     }
     if !cuts {
         return format!(
