@@ -30,7 +30,7 @@ const NOMINAL_SIZE: i64 = 64;
 const LEAST_GAIN: f64 = 0.1;
 /// How much longer a pair takes where queries go one by one than the rates say, with the widest vectors beside what lanes
 /// take with these: a choice is to be right for all.
-const OWN_AT_MOST: f64 = 1.7;
+const OWN_AT_MOST: f64 = 1.4;
 
 /// What alternatives are judged by.
 #[derive(Clone, Copy, Debug)]
