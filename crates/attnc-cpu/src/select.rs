@@ -1090,9 +1090,12 @@ const TURNED: usize = 16;
 /// The values `[slot][bq]` of some lanes as rows.
 fn turn(grid: &[f32], bq: usize, slots: usize, lanes: Range<usize>, rows: &mut Vec<f32>) {
     rows.resize(TURNED * slots, 0.0);
-    for slot in 0..slots {
-        for (row, &x) in rows.chunks_exact_mut(slots).zip(&grid[slot * bq..][lanes.clone()]) {
-            row[slot] = x;
+    // Slots that stay in the nearest cache from lane to lane.
+    for first in (0..slots).step_by(TURNED) {
+        let some = &grid[first * bq..];
+        for (row, lane) in rows.chunks_exact_mut(slots).zip(lanes.clone()) {
+            let row = row[first..].iter_mut().take(TURNED);
+            row.zip(some[lane..].iter().step_by(bq)).for_each(|(x, &value)| *x = value);
         }
     }
 }

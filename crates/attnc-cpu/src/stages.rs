@@ -341,6 +341,9 @@ stages! {
         let (lo, hi) = (lo.max(window.from), hi.min(window.to));
         let ranges = Ranges { unit, begin, end, lo, hi };
         match chosen {
+            Chosen::Selected(chosen) if (unit, end) == (1, begin + 1) => {
+                add_keys(window, lanes, some(chosen, first, last), ranges);
+            }
             Chosen::Drawn(chosen) => add_ranges(window, lanes, ranges.of(some(chosen, first, last).iter().copied())),
             Chosen::Selected(chosen) => {
                 add_ranges(window, lanes, ranges.of(some(chosen, first, last).iter().map(|&c| i64::from(c))));
@@ -438,6 +441,41 @@ fn add_ranges(window: &mut Window, lanes: Range<usize>, ranges: impl Iterator<It
             word |= (u64::MAX >> (TILE - (stop - start))) << (start - at * TILE);
             start = stop;
         }
+    }
+    if word != 0 {
+        put(column, word);
+    }
+}
+
+/// As [`add_ranges`], of entries that are a key each.
+fn add_keys(window: &mut Window, lanes: Range<usize>, entries: &[u32], Ranges { begin, lo, hi, .. }: Ranges) {
+    let Window { partial, tile, bits, .. } = window;
+    let tiles = &tile[..*partial as usize];
+    let mut put = |column: usize, word: u64| match &mut bits[column][lanes.clone()] {
+        [row] => *row |= word,
+        rows => rows.iter_mut().for_each(|row| *row |= word),
+    };
+    let (mut column, mut word, mut here) = (0, 0_u64, -1);
+    for &entry in entries {
+        let key = i64::from(entry) + begin;
+        if key < lo || key >= hi {
+            continue;
+        }
+        let at = key / BK as i64;
+        if at != here {
+            if word != 0 {
+                put(column, std::mem::take(&mut word));
+            }
+            while tiles.get(column).is_some_and(|&t| t < at) {
+                column += 1;
+            }
+            match tiles.get(column) {
+                None => return,
+                Some(&next) if next == at => here = at,
+                Some(_) => continue,
+            }
+        }
+        word |= 1 << (key % BK as i64);
     }
     if word != 0 {
         put(column, word);

@@ -313,8 +313,13 @@ fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
     let Plan { program, stages, .. } = plan;
     for stage in stages {
         let chosen = || {
-            if chosen_apart(program, stage) {
+            let chosen = chosen_by(program, stage);
+            if chosen.iter().any(|&choice| chosen_apart(program, choice)) {
                 return Some((16, false));
+            }
+            // A nominal launch knows nothing of what is chosen alike.
+            if chosen.iter().any(|&(draw, _)| chosen_alike(program, draw)) {
+                return None;
             }
             // How many slots there are, and which are chosen, is not known beforehand.
             let machine = options.machine.filter(|_| stage.reads == Reads::default() && stage.view != View::Rows)?;
@@ -326,24 +331,32 @@ fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
     }
 }
 
-/// Whether fewer queries than a panel holds share what was chosen for them: a larger tile would visit what one of its
-/// panels was given with all of them.
-fn chosen_apart(program: &Program, stage: &Attend) -> bool {
+/// The choices that keys of a stage are, each with the row of it that a query reads.
+fn chosen_by(program: &Program, stage: &Attend) -> Vec<(DrawId, ExprId)> {
     let exprs = &program.exprs;
     let sets = stage.entries.iter().filter_map(|e| match e {
         Entry::Tokens { rows, .. } => Some(rows),
         Entry::Null { .. } => None,
     });
-    sets.flat_map(|r| &r.pieces).any(|piece| {
-        exprs.reachable(&[piece.start, piece.end]).iter().any(|&id| match *exprs.node(id) {
-            Node::DrawAt(draw, row, _) => match *exprs.node(piece.pinned(exprs, row)) {
-                Node::Var(Var::Q) => !chosen_alike(program, draw),
-                Node::Bin(Bin::Div, _, unit) => exprs.as_int(unit).is_some_and(|unit| unit <= 32),
-                _ => false,
-            },
-            _ => false,
-        })
-    })
+    let mut found = Vec::new();
+    for piece in sets.flat_map(|r| &r.pieces) {
+        for id in exprs.reachable(&[piece.start, piece.end]) {
+            if let Node::DrawAt(draw, row, _) = *exprs.node(id) {
+                found.push((draw, piece.pinned(exprs, row)));
+            }
+        }
+    }
+    found
+}
+
+/// Whether fewer queries than a panel holds share what was chosen for them: a larger tile would visit what one of its
+/// panels was given with all of them.
+fn chosen_apart(program: &Program, (draw, row): (DrawId, ExprId)) -> bool {
+    match *program.exprs.node(row) {
+        Node::Var(Var::Q) => !chosen_alike(program, draw),
+        Node::Bin(Bin::Div, _, unit) => program.exprs.as_int(unit).is_some_and(|unit| unit <= 32),
+        _ => false,
+    }
 }
 
 /// Whether neighbouring queries mostly choose alike, since what they choose by is a number of the key alone.

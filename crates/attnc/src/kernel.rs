@@ -661,10 +661,10 @@ impl Kernel {
         };
         // What a merge is made of may fail: it is computed before anything is written.
         let merges: Vec<_> = groups.iter().filter(|(piece, _)| !piece.arms.is_empty()).collect();
-        let mut noted_of_merges = Vec::new();
-        let merged = merges
-            .iter()
-            .map(|(piece, heads)| self.merged(piece, heads, (problem, &reads, shape), threads, &mut noted_of_merges));
+        let mut noted_of_merges = chosen.as_ref().map(|_| Vec::new());
+        let merged = merges.iter().map(|(piece, heads)| {
+            self.merged(piece, heads, (problem, &reads, shape), threads, noted_of_merges.as_mut())
+        });
         let merged: Vec<Vec<f32>> = merged.collect::<Result<_, _>>()?;
         let out = (&mut problem.out, problem.lse.as_mut());
         let mut launch = launch([q, k, v], out, workspace, threads).map_err(layout)?;
@@ -680,8 +680,12 @@ impl Kernel {
             *kept = left.map(|launch| Launched::new(of, &problem.inputs, count, launch));
             return Ok(());
         }
-        let mut noted = attnc_cpu::run_chosen(&parts, &mut launch).map_err(|error| self.failed(&error))?;
-        noted.extend(noted_of_merges);
+        // Tables become values for who asks for them alone.
+        let mut chosen = chosen;
+        self.noted(&parts, &mut launch, chosen.as_deref_mut())?;
+        if let Some(chosen) = chosen {
+            chosen.extend(noted_of_merges.unwrap_or_default());
+        }
         for ((_, heads), merged) in merges.iter().zip(merged) {
             let [_, of, rows, dim] = problem.out.shape();
             for (item, &head) in (0..batch).flat_map(|item| heads.iter().map(move |head| (item, head))) {
@@ -697,8 +701,20 @@ impl Kernel {
                 }
             }
         }
-        if let Some(chosen) = chosen {
-            chosen.extend(noted);
+        Ok(())
+    }
+
+    /// Runs parts, and adds what their selections chose to a list, if there is one.
+    fn noted(
+        &self,
+        parts: &[Part<'_>],
+        launch: &mut Launch<'_>,
+        noted: Option<&mut Vec<Chosen>>,
+    ) -> Result<(), Diagnostics> {
+        let failed = |error| self.failed(&error);
+        match noted {
+            Some(noted) => noted.extend(attnc_cpu::run_chosen(parts, launch).map_err(failed)?),
+            None => attnc_cpu::run(parts, launch).map_err(failed)?,
         }
         Ok(())
     }
@@ -710,7 +726,7 @@ impl Kernel {
         heads: &[usize],
         (problem, reads, shape): (&Problem<'_>, &Reads, Shape),
         threads: Option<&Threads>,
-        noted: &mut Vec<Chosen>,
+        mut noted: Option<&mut Vec<Chosen>>,
     ) -> Result<Vec<f32>, Diagnostics> {
         let said = |list| self.shared.said(list);
         let layout = |e: attnc_cpu::LayoutError| self.refuse("E0721", e.to_string());
@@ -749,11 +765,11 @@ impl Kernel {
                 pool: threads.map(|t| &t.0),
                 apart: false,
             };
-            noted.extend(attnc_cpu::run_chosen(&parts, &mut launch).map_err(|error| self.failed(&error))?);
+            self.noted(&parts, &mut launch, noted.as_deref_mut())?;
             return Ok(sum);
         };
         for (number, arm) in piece.arms.iter().enumerate() {
-            let own = self.merged(arm, heads, (problem, reads, shape), threads, noted)?;
+            let own = self.merged(arm, heads, (problem, reads, shape), threads, noted.as_deref_mut())?;
             let gate = match &merge.kind {
                 MergeKind::Gate(gates) => Some(gates[number]),
                 MergeKind::Mean { .. } => None,
