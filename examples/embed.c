@@ -111,7 +111,7 @@ static void decode(const attnc_kernel *kernel, const attnc_threads *threads, int
 }
 
 int main(void) {
-  attnc_setting set = {"width", "16"};
+  attnc_setting set = {.size = sizeof set, .name = "width", .value = "16"};
   attnc_options options = {.size = sizeof options, .set = &set, .set_count = 1, .cache = ""};
   attnc_module *module = NULL;
   attnc_kernel *kernel = NULL;

@@ -69,6 +69,10 @@ typedef int32_t attnc_status;
  */
 typedef struct {
   /*
+   sizeof(attnc_setting), the same for all of a list.
+   */
+  size_t size;
+  /*
    Its name.
    */
   const char *name;
@@ -152,6 +156,10 @@ typedef struct {
  */
 typedef struct {
   /*
+   sizeof(attnc_size), the same for all of a list.
+   */
+  size_t size;
+  /*
    Its name in the file.
    */
   const char *name;
@@ -165,6 +173,10 @@ typedef struct {
  A map of the file: bytes of pairs, or compressed rows.
  */
 typedef struct {
+  /*
+   sizeof(attnc_map), the same for all of a list.
+   */
+  size_t size;
   /*
    Its name in the file.
    */
@@ -203,6 +215,10 @@ typedef struct {
  A tensor of the file.
  */
 typedef struct {
+  /*
+   sizeof(attnc_reals), the same for all of a list.
+   */
+  size_t size;
   /*
    Its name in the file.
    */

@@ -61,6 +61,8 @@ pub struct attnc_threads {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct attnc_setting {
+    /// sizeof(attnc_setting), the same for all of a list.
+    pub size: usize,
     /// Its name.
     pub name: *const c_char,
     /// Its value.
@@ -88,6 +90,8 @@ pub struct attnc_options {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct attnc_size {
+    /// sizeof(attnc_size), the same for all of a list.
+    pub size: usize,
     /// Its name in the file.
     pub name: *const c_char,
     /// Its value.
@@ -98,6 +102,8 @@ pub struct attnc_size {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct attnc_map {
+    /// sizeof(attnc_map), the same for all of a list.
+    pub size: usize,
     /// Its name in the file.
     pub name: *const c_char,
     /// Row-major bytes, 0 is not in the set; NULL of a map that is csr.
@@ -120,6 +126,8 @@ pub struct attnc_map {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct attnc_reals {
+    /// sizeof(attnc_reals), the same for all of a list.
+    pub size: usize,
     /// Its name in the file.
     pub name: *const c_char,
     /// Row-major elements.
@@ -278,6 +286,9 @@ unsafe fn list<'a, T>(name: &str, pointer: *const T, count: usize) -> Result<&'a
         (_, 0) => Ok(&[]),
         (true, _) => Err(argument(name, "is null, and its count is not 0")),
         (false, _) if !pointer.is_aligned() => Err(argument(name, "is not aligned")),
+        (false, _) if count > isize::MAX as usize / size_of::<T>().max(1) => {
+            Err(argument(name, "is longer than any memory"))
+        }
         // SAFETY: the caller's promise.
         (false, _) => Ok(unsafe { std::slice::from_raw_parts(pointer, count) }),
     }
@@ -303,6 +314,38 @@ unsafe fn structure<T: Copy>(name: &str, pointer: *const T, least: usize, absent
         std::ptr::copy_nonoverlapping(pointer.cast::<u8>(), (&raw mut whole).cast::<u8>(), size.min(size_of::<T>()));
     }
     Ok(whole)
+}
+
+/// A list of such structures, all of the size that the first of them says.
+///
+/// # Safety
+/// Null, or `count` structures of as many bytes as the first says.
+unsafe fn structures<T: Copy>(name: &str, pointer: *const T, count: usize) -> Result<Vec<T>, Diagnostics> {
+    // SAFETY: numbers and pointers, of which all bits may be 0.
+    let absent = unsafe { std::mem::zeroed::<T>() };
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    if pointer.is_null() {
+        return Err(argument(name, "is null, and its count is not 0"));
+    }
+    // SAFETY: every structure of this interface begins with its size.
+    let size = unsafe { pointer.cast::<usize>().read_unaligned() };
+    if count > isize::MAX as usize / size.max(1) {
+        return Err(argument(name, "is longer than any memory"));
+    }
+    let mut all = Vec::new();
+    for i in 0..count {
+        let element = pointer.cast::<u8>().wrapping_add(i * size).cast::<T>();
+        // SAFETY: the caller's promise.
+        let own = unsafe { element.cast::<usize>().read_unaligned() };
+        if own != size {
+            return Err(argument(name, "has elements of several sizes"));
+        }
+        // SAFETY: as above.
+        all.push(unsafe { structure(name, element, size_of::<T>(), absent)? });
+    }
+    Ok(all)
 }
 
 fn kernel_of(kernel: *const attnc_kernel) -> Result<attnc::Kernel, Diagnostics> {
@@ -344,7 +387,7 @@ unsafe fn compile(
             structure("options", options, std::mem::offset_of!(attnc_options, cache), absent)?
         };
         let mut set = Vec::new();
-        for setting in list("options.set", given.set, given.set_count)? {
+        for setting in structures("options.set", given.set, given.set_count)? {
             let name = text("options.set", setting.name)?.ok_or_else(|| argument("options.set", "has no name"))?;
             let value = text("options.set", setting.value)?.ok_or_else(|| argument("options.set", "has no value"))?;
             set.push((name.to_owned(), value.to_owned()));
@@ -648,11 +691,11 @@ unsafe fn inputs<'a>(given: &attnc_problem) -> Result<Inputs<'a>, Diagnostics> {
     // SAFETY: the caller's promise.
     unsafe {
         inputs.docs = list("problem.docs", given.docs, given.docs_count)?;
-        for size in list("problem.sizes", given.sizes, given.sizes_count)? {
+        for size in structures("problem.sizes", given.sizes, given.sizes_count)? {
             let name = text("problem.sizes", size.name)?.ok_or_else(|| argument("problem.sizes", "has no name"))?;
             inputs.sizes.push((name, size.value));
         }
-        for map in list("problem.maps", given.maps, given.maps_count)? {
+        for map in structures("problem.maps", given.maps, given.maps_count)? {
             let name = text("problem.maps", map.name)?.ok_or_else(|| argument("problem.maps", "has no name"))?;
             let input = if map.data.is_null() {
                 let indptr = list("problem.maps", map.indptr, map.indptr_count)?;
@@ -665,7 +708,7 @@ unsafe fn inputs<'a>(given: &attnc_problem) -> Result<Inputs<'a>, Diagnostics> {
             };
             inputs.maps.push((name, input));
         }
-        for tensor in list("problem.tensors", given.tensors, given.tensors_count)? {
+        for tensor in structures("problem.tensors", given.tensors, given.tensors_count)? {
             let name =
                 text("problem.tensors", tensor.name)?.ok_or_else(|| argument("problem.tensors", "has no name"))?;
             let dims = list("problem.tensors", tensor.shape, tensor.ndim)?.to_vec();

@@ -38,7 +38,10 @@ int main(void) {
   options.set_count = 0, options.cache = "\xff";
   EXPECT(attnc_compile_text(LOCAL, strlen(LOCAL), &options, &none), ATTNC_ARGUMENT, "`options.cache` is not UTF-8");
   options.set_count = 1, options.cache = NULL;
-  attnc_setting set = {"width", NULL};
+  attnc_setting set = {2, "width", NULL};
+  options.set = &set;
+  EXPECT(attnc_compile_text(LOCAL, strlen(LOCAL), &options, &none), ATTNC_ARGUMENT, "`options.set` has a size of 2");
+  set.size = sizeof set;
   options.set = &set;
   EXPECT(attnc_compile_text(LOCAL, strlen(LOCAL), &options, &none), ATTNC_ARGUMENT, "`options.set` has no value");
   set.value = "3";
@@ -115,7 +118,7 @@ int main(void) {
   p = good, p.workspace = lse_data, p.workspace_bytes = 16;
   EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`workspace` shares memory with `lse`");
   int64_t dense_shape[2] = {5, 5};
-  attnc_map map = {.name = "keep", .data = (const uint8_t *)data[3], .shape = (const size_t *)dense_shape, .ndim = 2};
+  attnc_map map = {.size = sizeof map, .name = "keep", .data = (const uint8_t *)data[3], .shape = (const size_t *)dense_shape, .ndim = 2};
   p = good, p.maps = &map, p.maps_count = 1;
   EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "`out` shares memory with `keep`");
   map.data = (const uint8_t *)data[2];
@@ -133,6 +136,11 @@ int main(void) {
   bad = lse, bad.dtype.bits = 16;
   p = good, p.lse = &bad;
   EXPECT(attnc_run(kernel, &p), ATTNC_RUN, "lse");
+  p = good, p.docs = (const int64_t *)data[0], p.docs_count = SIZE_MAX / 2;
+  EXPECT(attnc_run(kernel, &p), ATTNC_ARGUMENT, "`problem.docs` is longer than any memory");
+  attnc_size two[2] = {{sizeof two[0], "n", 1}, {sizeof two[0] + 8, "n", 1}};
+  p = good, p.sizes = two, p.sizes_count = 2;
+  EXPECT(attnc_run(kernel, &p), ATTNC_ARGUMENT, "`problem.sizes` has elements of several sizes");
   p = good, p.docs_count = 3;
   EXPECT(attnc_run(kernel, &p), ATTNC_ARGUMENT, "`problem.docs` is null");
   int64_t lengths[2] = {6, 5};
