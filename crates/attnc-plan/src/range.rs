@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use attnc_pattern::env::{Env, MapData};
 use attnc_pattern::expr::{Bin, ExprId, Exprs, Extent, Node, Ty, Un, Var};
+use attnc_pattern::selection::Budget;
 
 use crate::MAX_LEN;
 use crate::inplace::InPlace;
@@ -114,6 +115,16 @@ fn within(plan: &Plan, launch: &Known<'_>, limit: i128) -> Result<(), ExprId> {
     let check = |roots: &[ExprId], loops: &Loops| checked(&Bounds { plan, exprs, loops, launch }, roots, limit);
     let mut everywhere = vec![plan.require];
     everywhere.extend(plan.rows.as_ref().and_then(InPlace::takes).map(|takes| takes.set));
+    // A walk over candidates has their sets; whoever ranks without one decides pairs by what was written.
+    if matches!(launch, Known::Launch(..)) {
+        for select in plan.chooses.iter().map(|c| plan.program.select(c.select)) {
+            everywhere.extend(select.within.into_iter().chain(select.besides).chain(select.including));
+            everywhere.push(select.capacity);
+            if let Budget::Top(count) = select.budget {
+                everywhere.push(count);
+            }
+        }
+    }
     for s in walks(plan) {
         everywhere.push(s.scale);
         everywhere.extend(s.score);
