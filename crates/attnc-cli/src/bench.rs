@@ -77,6 +77,9 @@ struct Measured {
     /// `useful_gflops / machine_peak_gflops`
     peak_ratio: Option<f64>,
     compile_ns: CompileTimes,
+    /// What the GPU's driver takes to make pipelines of the shaders.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    driver_ns: Option<u64>,
     /// What the model of time says for the machine as it was calibrated; `None` for the oracle.
     calibrated_ns: Option<u64>,
     /// The same for a machine as fast as this one was meanwhile.
@@ -367,7 +370,19 @@ impl Work {
         let mut results = Results::new(&self.kernel, &given, dtype)?;
         let mut problem = results.problem(&given, inputs)?;
         #[cfg(feature = "gpu")]
-        let session = device.gpu.map(|gpu| attnc::gpu::Session::new(&self.kernel, gpu, &problem)).transpose()?;
+        let open = || device.gpu.map(|gpu| attnc::gpu::Session::new(&self.kernel, gpu, &problem)).transpose();
+        #[cfg(feature = "gpu")]
+        let (session, driver_ns) = {
+            // Pipelines are made with the first session of a kernel: what it takes beyond another is the driver's.
+            let begin = Instant::now();
+            drop(open()?);
+            let (first, begin) = (machine::nanos(begin), Instant::now());
+            let session = open()?;
+            let driver_ns = session.is_some().then(|| first.saturating_sub(machine::nanos(begin)));
+            (session, driver_ns)
+        };
+        #[cfg(not(feature = "gpu"))]
+        let driver_ns = None;
         let target = target(&args.target, &self.kernel);
         #[cfg(feature = "gpu")]
         let target = session.as_ref().map_or(target, |session| format!("gpu:{}", session.variant().name()));
@@ -439,6 +454,7 @@ impl Work {
             machine_peak_gflops: limits.gflops,
             peak_ratio: limits.gflops.map(|peak| gflops / peak),
             compile_ns: self.compile.clone(),
+            driver_ns,
             calibrated_ns,
             predicted_ns,
             slowness,
@@ -586,7 +602,8 @@ fn table(report: &Report) -> String {
                 r.gbps
             );
         }
-        let _ = writeln!(text, "  compile  {}", r.compile_ns);
+        let driver = r.driver_ns.map_or(String::new(), |ns| format!("; {} more in the driver", machine::time(ns)));
+        let _ = writeln!(text, "  compile  {}{driver}", r.compile_ns);
         let rss = r.peak_rss_bytes.map_or("unknown".to_owned(), |b| format!("{:.1} MiB", b as f64 / 1_048_576.0));
         let _ = writeln!(text, "  entries  {}; peak memory {rss}", r.entries);
     }
