@@ -493,12 +493,12 @@ impl<'w> Builder<'w> {
             }
             Set::Box { sizes, c, relative, op } => {
                 let (mut x, mut y) = (self.int(0), self.int(0));
-                for axis in 0..rank {
-                    let count = self.boxes(axis, sizes[axis]);
+                for (axis, &size) in sizes.iter().enumerate().take(rank) {
+                    let count = self.boxes(axis, size);
                     for (sum, at) in [(&mut x, q), (&mut y, k)] {
                         let coordinate = self.coordinate(axis, at);
                         let e = &mut self.program.exprs;
-                        let size = e.int(sizes[axis]);
+                        let size = e.int(size);
                         let here = e.div(coordinate, size);
                         *sum = e.mul(*sum, count);
                         *sum = e.add(*sum, here);
