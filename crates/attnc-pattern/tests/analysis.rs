@@ -129,6 +129,19 @@ enum Set {
         r: i64,
         inside: bool,
     },
+    /// The number of the key's box among boxes of these sizes is that of the query's and `c`, or `c` alone.
+    Box {
+        sizes: Vec<i64>,
+        c: i64,
+        relative: bool,
+        op: u8,
+    },
+    /// The key, as a number of digits, one for each axis, has those of the box of the query's coordinates; `c` is added
+    /// to the last.
+    Digits {
+        sizes: Vec<i64>,
+        c: i64,
+    },
     /// Both tokens in the grid.
     Grid,
     /// A window of the index in the order.
@@ -269,6 +282,15 @@ impl<'w> Builder<'w> {
         let x = e.sub(x, begin);
         let x = e.div(x, a.stride);
         if axis == 0 { x } else { e.modulo(x, a.extent) }
+    }
+
+    /// Boxes of a size on an axis.
+    fn boxes(&mut self, axis: usize, size: i64) -> ExprId {
+        let extent = self.program.space.axes[axis].extent;
+        let e = &mut self.program.exprs;
+        let (less, size) = (e.int(size - 1), e.int(size));
+        let up = e.add(extent, less);
+        e.div(up, size)
     }
 
     fn build(&mut self, set: &Set) -> ExprId {
@@ -468,6 +490,40 @@ impl<'w> Builder<'w> {
                 let near = e.lt(sum, square);
                 let near = if *inside { near } else { e.not(near) };
                 e.and([grid, near])
+            }
+            Set::Box { sizes, c, relative, op } => {
+                let (mut x, mut y) = (self.int(0), self.int(0));
+                for (axis, &size) in sizes.iter().enumerate().take(rank) {
+                    let count = self.boxes(axis, size);
+                    for (sum, at) in [(&mut x, q), (&mut y, k)] {
+                        let coordinate = self.coordinate(axis, at);
+                        let e = &mut self.program.exprs;
+                        let size = e.int(size);
+                        let here = e.div(coordinate, size);
+                        *sum = e.mul(*sum, count);
+                        *sum = e.add(*sum, here);
+                    }
+                }
+                let c = self.int(*c);
+                let e = &mut self.program.exprs;
+                let value = if *relative { e.add(x, c) } else { c };
+                compare(e, *op, y, value)
+            }
+            Set::Digits { sizes, c } => {
+                let (mut rest, mut all) = (k, vec![]);
+                for axis in (0..rank).rev() {
+                    let count = self.boxes(axis, sizes[axis]);
+                    let x = self.coordinate(axis, q);
+                    let c = self.int(if axis + 1 == rank { *c } else { 0 });
+                    let e = &mut self.program.exprs;
+                    let size = e.int(sizes[axis]);
+                    let here = e.div(x, size);
+                    let here = e.add(here, c);
+                    let digit = if axis > 0 { e.modulo(rest, count) } else { rest };
+                    all.push(e.eq(digit, here));
+                    rest = e.div(rest, count);
+                }
+                self.program.exprs.and(all)
             }
             Set::Grid => self.in_grid(),
             Set::Along { c, w } => {
@@ -794,6 +850,9 @@ fn arb_grid() -> impl Strategy<Value = Set> {
         1 => (0..3_usize, 0..4_i64, 0..OPS).prop_map(|(axis, c, op)| Set::Coordinate { axis, c, op }),
         2 => (prop::collection::vec(0..3_usize, 1..4), 1..5_i64, any::<bool>())
             .prop_map(|(axes, r, inside)| Set::Disc { axes, r, inside }),
+        2 => (prop::collection::vec(1..4_i64, 3), -2..6_i64, any::<bool>(), prop_oneof![3 => Just(4), 1 => 0..OPS])
+            .prop_map(|(sizes, c, relative, op)| Set::Box { sizes, c, relative, op }),
+        2 => (prop::collection::vec(1..4_i64, 3), -1..2_i64).prop_map(|(sizes, c)| Set::Digits { sizes, c }),
         1 => Just(Set::Grid),
         1 => (-5..5_i64, 1..9_i64).prop_map(|(c, w)| Set::Along { c, w }),
         1 => Just(Set::MapAlong),
@@ -1023,6 +1082,24 @@ fn grids_become_loops_over_outer_axes() {
            if s0 <= q\n    \
              k in s0 + max(0, (q - s0) % s2 - 1) + s2 * i0 .. s0 + min(s2, (q - s0) % s2 + 2) + s2 * i0\n"
     );
+}
+
+#[test]
+fn numbers_of_boxes_are_solved_digit_by_digit() {
+    let world = World { extents: vec![5, 7, 9], sizes: true, ..line(315) };
+    let mut builder = Builder::new(&world);
+    let sizes = vec![2, 3, 4];
+    let same =
+        builder.build(&Set::All(vec![Set::Grid, Set::Box { sizes: sizes.clone(), c: 0, relative: true, op: 4 }]));
+    let digits = builder.build(&Set::Digits { sizes, c: 0 });
+    let mut program = builder.program;
+    for (id, loops) in [(same, 2), (digits, 0)] {
+        let found = row_set(&mut program, id, Role::Row);
+        assert!(found.exact, "{:?}", found.notes);
+        let text = rows_text(&program, &found.rows);
+        let [piece] = &*found.rows.pieces else { panic!("one piece:\n{text}") };
+        assert!(piece.combs.is_empty() && piece.loops.len() == loops, "{text}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use attnc_pattern::env::{Env, MapData};
 use attnc_pattern::expr::{Bin, ExprId, Exprs, Extent, Node, Ty, Un, Var};
+use attnc_pattern::program::Segment;
 use attnc_pattern::selection::Budget;
 
 use crate::MAX_LEN;
@@ -160,16 +161,17 @@ fn within(plan: &Plan, launch: &Known<'_>, limit: i128) -> Result<(), ExprId> {
 
 /// Checks every integer of some expressions.
 fn checked(bounds: &Bounds<'_>, roots: &[ExprId], limit: i128) -> Result<(), ExprId> {
-    let mut known: FxHashMap<ExprId, (i128, i128)> = FxHashMap::default();
+    let mut known: FxHashMap<ExprId, Bound> = FxHashMap::default();
     for id in bounds.exprs.reachable(roots) {
         if bounds.exprs.ty(id) != Ty::Int {
             continue;
         }
-        let (lo, hi) = bounds.interval(id, &known);
+        let bound = bounds.bound(id, &known);
+        let (lo, hi) = bound.range;
         if lo < -limit || hi > limit {
             return Err(id);
         }
-        known.insert(id, (lo, hi));
+        known.insert(id, bound);
     }
     Ok(())
 }
@@ -177,6 +179,47 @@ fn checked(bounds: &Bounds<'_>, roots: &[ExprId], limit: i128) -> Result<(), Exp
 /// Every stage that walks pairs.
 fn walks(plan: &Plan) -> impl Iterator<Item = &Attend> {
     plan.chooses.iter().filter_map(|c| c.scored.as_ref()).map(|s| &s.walk).chain(&plan.stages)
+}
+
+/// What is known of an integer.
+struct Bound {
+    range: (i128, i128),
+    share: Option<Share>,
+}
+
+/// It is not negative, and at most a number times the product of some extents, of different axes of one segment,
+/// divided by that of others.
+#[derive(Clone)]
+struct Share {
+    times: i128,
+    of: Vec<ExprId>,
+    by: Vec<ExprId>,
+}
+
+impl Share {
+    /// A bound of the product.
+    fn times(&self, other: &Share) -> Share {
+        let (of, by) = ([&self.of[..], &other.of].concat(), [&self.by[..], &other.by].concat());
+        Share { times: self.times.saturating_mul(other.times), of: without(&of, &by), by: without(&by, &of) }
+    }
+
+    /// A bound of what has both as bounds, numbers being joined.
+    fn or(&self, other: &Share, join: impl Fn(i128, i128) -> i128) -> Share {
+        let of = [&self.of[..], &without(&other.of, &self.of)].concat();
+        let by = without(&self.by, &without(&self.by, &other.by));
+        Share { times: join(self.times, other.times), of, by }
+    }
+}
+
+/// The factors of `all` that are left when those of `some` are taken away.
+fn without(all: &[ExprId], some: &[ExprId]) -> Vec<ExprId> {
+    let mut left = all.to_vec();
+    for factor in some {
+        if let Some(at) = left.iter().position(|l| l == factor) {
+            left.swap_remove(at);
+        }
+    }
+    left
 }
 
 /// Bounds of loop variables by number.
@@ -192,11 +235,11 @@ fn loops_of(plan: &Plan, launch: &Known<'_>, nest: impl Iterator<Item = (u32, Ex
         let mut known = FxHashMap::default();
         for id in exprs.reachable(&[lo, hi]) {
             if exprs.ty(id) == Ty::Int {
-                let range = bounds.interval(id, &known);
-                known.insert(id, range);
+                let bound = bounds.bound(id, &known);
+                known.insert(id, bound);
             }
         }
-        let range = (known[&lo].0, known[&hi].1);
+        let range = (known[&lo].range.0, known[&hi].range.1);
         found.insert(var, range);
     }
     found
@@ -210,29 +253,78 @@ struct Bounds<'a> {
 }
 
 impl Bounds<'_> {
-    /// Whether an expression is a length of the space or a product of different extents of one segment: launches
-    /// refuse spaces beyond [`MAX_LEN`], and every axis that is used has at least one coordinate.
+    /// Whether an expression is a length of the space, or an extent: launches refuse spaces beyond [`MAX_LEN`].
+    fn is_length(&self, id: ExprId) -> bool {
+        let space = &self.plan.program.space;
+        let of_segment = |s: &Segment| s.begin == id || s.len == id;
+        space.total == Some(id) || space.segments.iter().any(of_segment) || self.is_extent(id)
+    }
+
     fn is_extent(&self, id: ExprId) -> bool {
         let space = &self.plan.program.space;
-        if space.total == Some(id) || space.segments.iter().any(|s| s.begin == id || s.len == id) {
-            return true;
+        space.segments.iter().flat_map(|s| &s.axes).any(|&axis| self.plan.program.axis(axis).extent == id)
+    }
+
+    /// The factors of a product of extents.
+    fn factors(&self, id: ExprId) -> Option<Vec<ExprId>> {
+        match *self.exprs.node(id) {
+            _ if self.is_extent(id) => Some(vec![id]),
+            Node::Bin(Bin::Mul, a, b) => Some([self.factors(a)?, self.factors(b)?].concat()),
+            _ => None,
         }
-        if !matches!(self.exprs.node(id), Node::Bin(Bin::Mul, ..)) {
-            let extent = |axis| self.plan.program.axis(axis).extent;
-            return space.segments.iter().flat_map(|s| &s.axes).any(|&axis| extent(axis) == id);
+    }
+
+    /// A bound of an integer by extents, operands and their bounds being known. Every axis that is used has at least
+    /// one coordinate, so that what is at most some extents is at most these and others, too.
+    fn share(&self, id: ExprId, known: &FxHashMap<ExprId, Bound>) -> Option<Share> {
+        let exprs = self.exprs;
+        if self.is_extent(id) {
+            return Some(Share { times: 1, of: vec![id], by: vec![] });
         }
-        let mut factors = vec![id];
-        let mut extents: Vec<ExprId> = vec![];
-        while let Some(factor) = factors.pop() {
-            match self.exprs.node(factor) {
-                Node::Bin(Bin::Mul, a, b) => factors.extend([*a, *b]),
-                _ => extents.push(factor),
-            }
+        let of = |e: ExprId| known[&e].share.as_ref();
+        let Node::Bin(op, a, b) = *exprs.node(id) else { return None };
+        let found = match op {
+            Bin::Mul => of(a)?.times(of(b)?),
+            Bin::Add => of(a)?.or(of(b)?, |a, b| a.saturating_add(b)),
+            Bin::Max => of(a)?.or(of(b)?, |a, b| a.max(b)),
+            // Either is a bound: that by extents says more than that by a number.
+            Bin::Min => [of(a), of(b)].into_iter().flatten().max_by_key(|s| (s.of.len(), -s.times))?.clone(),
+            Bin::Sub if known[&b].range.0 >= 0 => of(a)?.clone(),
+            Bin::Sub => return None,
+            Bin::Mod => of(b)?.clone(),
+            Bin::Div if known[&b].range.0 >= 1 => match (exprs.node(a), exprs.as_int(b)) {
+                // An extent divided and rounded up.
+                (&Node::Bin(Bin::Add, x, up), Some(b)) if exprs.as_int(up) == Some(b - 1) => of(x)?.clone(),
+                _ => of(a)?.clone(),
+            },
+            Bin::Div => of(a)?.times(&Share { times: 1, of: vec![], by: self.factors(b)? }),
+        };
+        // Of one segment, and of each of its axes once: their product is a length.
+        self.plan
+            .program
+            .space
+            .segments
+            .iter()
+            .any(|segment| {
+                let own: Vec<ExprId> = segment.axes.iter().map(|a| self.plan.program.axis(*a).extent).collect();
+                without(&found.of, &own).is_empty()
+            })
+            .then_some(found)
+    }
+
+    /// What is known of one integer, operands being known.
+    fn bound(&self, id: ExprId, known: &FxHashMap<ExprId, Bound>) -> Bound {
+        let mut range = self.interval(id, known);
+        if !matches!(self.launch, Known::Any) || self.plan.program.space.axes.is_empty() {
+            return Bound { range, share: None };
         }
-        space.segments.iter().any(|segment| {
-            let mut axes: Vec<ExprId> = segment.axes.iter().map(|a| self.plan.program.axis(*a).extent).collect();
-            extents.iter().all(|e| axes.iter().position(|a| a == e).map(|at| axes.swap_remove(at)).is_some())
-        })
+        let share = self.share(id, known);
+        if let Some(share) = &share {
+            let most = if share.of.is_empty() { 1 } else { self.launch.most() };
+            range.1 = range.1.min(share.times.saturating_mul(most));
+        }
+        let plain = || Share { times: range.1, of: vec![], by: vec![] };
+        Bound { range, share: (range.0 >= 0).then(|| share.unwrap_or_else(plain)) }
     }
 
     /// `x` and `b` of a product `(x / b) * b`.
@@ -244,13 +336,13 @@ impl Bounds<'_> {
     }
 
     /// Bounds of one integer, operands being known.
-    fn interval(&self, id: ExprId, known: &FxHashMap<ExprId, (i128, i128)>) -> (i128, i128) {
+    fn interval(&self, id: ExprId, known: &FxHashMap<ExprId, Bound>) -> (i128, i128) {
         let Bounds { plan, exprs, loops, launch } = self;
         let len = launch.most();
-        if matches!(launch, Known::Any) && exprs.as_int(id).is_none() && self.is_extent(id) {
+        if matches!(launch, Known::Any) && exprs.as_int(id).is_none() && self.is_length(id) {
             return (0, len);
         }
-        let of = |e: &ExprId| known[e];
+        let of = |e: &ExprId| known[e].range;
         match exprs.node(id) {
             Node::Int(v) => (i128::from(*v), i128::from(*v)),
             Node::Var(v) => match v {
@@ -278,9 +370,12 @@ impl Bounds<'_> {
                         let least = if a == b { 0 } else { c.into_iter().min().unwrap_or(0) };
                         (least, c.into_iter().max().unwrap_or(0))
                     }
-                    Bin::Div if bl >= 1 => {
-                        let c = [al.div_euclid(bl), al.div_euclid(bh), ah.div_euclid(bl), ah.div_euclid(bh)];
-                        (c.into_iter().min().unwrap_or(0), c.into_iter().max().unwrap_or(0))
+                    Bin::Div if bl >= 0 => {
+                        let (least, most) = (bl.max(1), bh.max(1));
+                        let c = [al, ah].into_iter().flat_map(|a| [a.div_euclid(least), a.div_euclid(most)]);
+                        // What is divided by 0 is 0.
+                        let c = c.chain((bl == 0).then_some(0));
+                        (c.clone().min().unwrap_or(0), c.max().unwrap_or(0))
                     }
                     Bin::Div => {
                         let m = al.abs().max(ah.abs());

@@ -490,6 +490,21 @@ impl<'a> Algebra<'a> {
         }
     }
 
+    /// `x = whole * m + rest`, the terms of which a positive `m` is a factor being the whole.
+    pub(super) fn parts(&mut self, x: &Linear, m: ExprId) -> (Linear, Linear) {
+        let by = self.linear(m);
+        if !by.terms.is_empty() {
+            return self.split_by(x, &by, m);
+        }
+        let m = by.constant.max(1);
+        let mut whole = Linear::constant(x.constant.div_euclid(m));
+        let mut rest = Linear::constant(x.constant.rem_euclid(m));
+        for &(id, c) in &x.terms {
+            if c % m == 0 { whole.terms.push((id, c / m)) } else { rest.terms.push((id, c)) }
+        }
+        (whole, rest)
+    }
+
     /// `x = whole * divisor + rest`.
     fn split_by(&mut self, x: &Linear, y: &Linear, divisor: ExprId) -> (Linear, Linear) {
         let (mut whole, mut rest) = (Linear::default(), Linear::constant(x.constant));
@@ -670,22 +685,51 @@ impl<'a> Algebra<'a> {
         }
     }
 
+    /// What an atom is at most, where that is no number: a remainder less than its divisor, and floors and products
+    /// of remainders.
+    fn at_most(&mut self, atom: ExprId) -> Option<Linear> {
+        match *self.exprs.node(atom) {
+            Node::Bin(Bin::Mod, _, m) if self.exprs.as_int(m).is_none() && self.nonnegative(m) => {
+                self.linear(m).plus(&Linear::constant(-1), 1)
+            }
+            Node::Bin(Bin::Div, x, b) if self.exprs.as_int(b).is_some_and(|b| b > 0) => {
+                let (x, b) = (self.linear(x), self.linear(b));
+                let mut most = x.clone();
+                for &(id, c) in x.terms.iter().filter(|t| t.1 > 0) {
+                    if let Some(bound) = self.at_most(id) {
+                        most = most.plus(&Linear::atom(id), -c)?.plus(&bound, c)?;
+                    }
+                }
+                if most == x { None } else { self.quotient(&most, &b) }
+            }
+            Node::Bin(Bin::Mul, ..) => {
+                let factors = self.factors(atom);
+                if factors.len() < 2 {
+                    return None;
+                }
+                factors.iter().enumerate().find_map(|(i, &f)| {
+                    let mut others = factors.clone();
+                    others.remove(i);
+                    if !others.iter().all(|&o| self.nonnegative(o)) {
+                        return None;
+                    }
+                    let (most, others) = (self.at_most(f)?, self.monomial(&others));
+                    self.product(&most, &others)
+                })
+            }
+            _ => None,
+        }
+    }
+
     /// Whether `a <= b` for all inputs. `false` says nothing.
     pub(crate) fn proves_le(&mut self, a: ExprId, b: ExprId) -> bool {
         let Some(mut d) = self.difference(b, a) else { return false };
         // -x % m >= 1 - m
         for (id, c) in d.terms.clone() {
             if c < 0
-                && let Node::Bin(Bin::Mod, _, m) = *self.exprs.node(id)
-                && self.exprs.as_int(m).is_none()
-                && self.bounds(m).0.is_some_and(|x| x >= 0)
+                && let Some(most) = self.at_most(id)
             {
-                let m = self.linear(m);
-                let relaxed = d
-                    .plus(&Linear::atom(id), -c)
-                    .and_then(|d| d.plus(&m, c))
-                    .and_then(|d| d.plus(&Linear::constant(1), -c));
-                match relaxed {
+                match d.plus(&Linear::atom(id), -c).and_then(|d| d.plus(&most, c)) {
                     Some(r) => d = r,
                     None => return false,
                 }

@@ -208,6 +208,7 @@ impl Solver<'_, '_> {
         let k_start = self.algebra.exprs.var(Var::KStart);
         let n_k = self.algebra.exprs.var(Var::NK);
         let k_end = self.algebra.add(k_start, n_k);
+        while self.only_tooth(&mut c) {}
         self.test_only_key(&mut c);
         let start = self.tightest(c.from, true).unwrap_or(k_start);
         let end = self.tightest(c.below, false).unwrap_or(k_end);
@@ -237,6 +238,36 @@ impl Solver<'_, '_> {
         self.find_spans(&mut piece);
         piece.combs.sort_by_key(|c| (c.period, c.width, c.phase));
         Some(self.numbered(piece))
+    }
+
+    /// Where bounds leave one period of a comb, its tooth in there takes their place, if it is whole.
+    fn only_tooth(&mut self, c: &mut Conjunction) -> bool {
+        let reads_query = |this: &Self, e: ExprId| this.algebra.exprs.reads(e, |v| v == Var::Q);
+        for i in 0..c.combs.len() {
+            let Comb { period, width, phase } = c.combs[i];
+            for f in 0..c.from.len() {
+                let from = c.from[f];
+                // For a tile of queries, periods that differ and one comb say more than teeth that differ.
+                if reads_query(self, from) && !reads_query(self, phase) {
+                    continue;
+                }
+                let after = self.algebra.add(from, period);
+                let Some(b) = c.below.iter().position(|&b| b == after) else { continue };
+                let offset = self.algebra.sub(phase, from);
+                let offset = self.algebra.linear(offset);
+                let (_, place) = self.algebra.parts(&offset, period);
+                let place = self.algebra.expr(&place);
+                let zero = self.algebra.int(0);
+                let end = self.algebra.add(place, width);
+                if self.algebra.proves_le(zero, place) && self.algebra.proves_le(end, period) {
+                    c.from[f] = self.algebra.add(from, place);
+                    c.below[b] = self.algebra.add(from, end);
+                    c.combs.remove(i);
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// Where bounds leave one key, what would be tested of it is known before.

@@ -479,6 +479,11 @@ impl<'a, 'e> Solver<'a, 'e> {
         if let Some(form) = self.squares(key, range).or_else(|| self.common_factor(key, range)) {
             return form;
         }
+        if let Some(value) = range.lo.filter(|_| range.lo == range.hi)
+            && let Some(form) = self.digits(key, value)
+        {
+            return form;
+        }
         // x % m = x - m * (x / m), either way, if one term remains.
         for &(id, c) in &key.terms {
             let Node::Bin(op @ (Bin::Mod | Bin::Div), g, m) = *self.algebra.exprs.node(id) else { continue };
@@ -502,6 +507,48 @@ impl<'a, 'e> Solver<'a, 'e> {
         }
         let p = self.as_predicate(key, range);
         self.filter(p, Reason::Form, "adds several terms that depend on the key")
+    }
+
+    /// Numbers of several digits, the lowest of which has as many values as the others are multiplied by:
+    /// `a * m + d == value` with `0 <= d < m` is `a == value / m & d == value % m`.
+    fn digits(&mut self, key: &Linear, value: ExprId) -> Option<Form> {
+        for &(id, c) in &key.terms {
+            let (m, read): (Vec<_>, Vec<_>) = self.algebra.factors(id).into_iter().partition(|&f| !self.reads_key(f));
+            if read.is_empty() {
+                continue;
+            }
+            let m = match m.into_iter().reduce(|a, b| self.algebra.mul(a, b)) {
+                Some(m) => m,
+                None if c.unsigned_abs() > 1 => self.algebra.int(c.checked_abs()?),
+                None => continue,
+            };
+            let (high, low) = self.algebra.parts(key, m);
+            if low.terms.is_empty() || high.terms.is_empty() {
+                continue;
+            }
+            if !self.is_digit(&low, m) {
+                continue;
+            }
+            // A number of the same digits comes apart as the key does.
+            let parts = self.algebra.linear(value);
+            let (quotient, remainder) = self.algebra.parts(&parts, m);
+            let (quotient, remainder) = if self.is_digit(&remainder, m) {
+                (self.algebra.expr(&quotient), self.algebra.expr(&remainder))
+            } else {
+                let remainder = self.algebra.exprs.modulo(value, m);
+                (self.algebra.div(value, m), self.algebra.canon(remainder))
+            };
+            let high = self.sum_in(&high, Range::only(quotient));
+            return Some(Form::And(vec![high, self.sum_in(&low, Range::only(remainder))]));
+        }
+        None
+    }
+
+    /// Whether `0 <= x < m` for all inputs, by proof.
+    fn is_digit(&mut self, x: &Linear, m: ExprId) -> bool {
+        let (zero, last) = (self.algebra.int(0), self.algebra.offset(m, -1));
+        let x = self.algebra.expr(x);
+        self.algebra.proves_le(zero, x) && self.algebra.proves_le(x, last)
     }
 
     fn atom_in(&mut self, atom: ExprId, range: Range) -> Form {

@@ -402,7 +402,7 @@ impl<'a> Checker<'a> {
                 self.need_extents(segment);
                 let (mut slots, mut len) = (one, one);
                 let (mut slot_q, mut slot_k) = (zero, zero);
-                for (coordinate, &(axis, size)) in self.boxes(axes, slot).into_iter().zip(axes) {
+                for (depth, (coordinate, &(axis, size))) in self.boxes(axes, slot).into_iter().zip(axes).enumerate() {
                     let of = self.program.axis(axis).clone();
                     let (count, box_len) = match size {
                         None => (one, of.extent),
@@ -411,7 +411,9 @@ impl<'a> Checker<'a> {
                             let less = self.exprs.int(size - 1);
                             let up = self.exprs.add(of.extent, less);
                             let count = self.exprs.div(up, b);
-                            let begin = self.exprs.mul(coordinate, b);
+                            // A position outside of the segment has a slot in here, too.
+                            let reduced = if depth == 0 { self.exprs.modulo(coordinate, count) } else { coordinate };
+                            let begin = self.exprs.mul(reduced, b);
                             let end = self.exprs.add(begin, b);
                             let end = self.exprs.min(end, of.extent);
                             (count, self.exprs.sub(end, begin))
@@ -499,7 +501,9 @@ impl<'a> Checker<'a> {
                     self.exprs.div(up, b)
                 }
             };
-            found.push(self.exprs.modulo(rest, count));
+            // There are no more slots than boxes: the outermost coordinate is what is left.
+            let outermost = found.len() + 1 == axes.len() && size.is_some();
+            found.push(if outermost { rest } else { self.exprs.modulo(rest, count) });
             rest = self.exprs.div(rest, count);
         }
         found.reverse();
@@ -544,6 +548,8 @@ impl<'a> Checker<'a> {
         // The place in the numbering that blocks cut, and how many of it a slot has.
         let (base, unit) = self.base(id);
         let mut new: HashMap<ExprId, ExprId> = HashMap::new();
+        // Coordinates of keys that boxes cut, those of boxes, and how many of the first one of the second has.
+        let mut cut: Vec<(ExprId, ExprId, i64)> = vec![];
         if let Partition::Axes(axes) = &level.partition {
             for (coordinate, &(axis, size)) in self.boxes(axes, slot).into_iter().zip(axes) {
                 let of = self.program.axis(axis).clone();
@@ -560,6 +566,7 @@ impl<'a> Checker<'a> {
                 let at = self.exprs.sub(end, one);
                 if let Some(known) = self.axes.get(of.name.as_str()) {
                     new.insert(known.k, at);
+                    cut.extend(size.map(|size| (known.k, coordinate, size)));
                 }
             }
         }
@@ -579,6 +586,15 @@ impl<'a> Checker<'a> {
                 {
                     let c = self.exprs.int(c / unit);
                     self.exprs.div(slot, c)
+                }
+                Node::Bin(Bin::Div, x, c)
+                    if let Some(&(_, coordinate, size)) = cut.iter().find(|cut| cut.0 == x)
+                        && let Some(c) = self.exprs.as_int(c)
+                        && c > 0
+                        && c % size == 0 =>
+                {
+                    let c = self.exprs.int(c / size);
+                    self.exprs.div(coordinate, c)
                 }
                 // Inside `along` a slot stands at its last place.
                 Node::Un(Un::OrderIndex(_), _) if Some(node) == base => {

@@ -14,6 +14,23 @@ impl Solver<'_, '_> {
     pub(super) fn remainder_in(&mut self, g: ExprId, m: ExprId, range: Range) -> Form {
         let zero = self.algebra.int(0);
         let last = self.algebra.offset(m, -1);
+        let sum = self.algebra.linear(g);
+        if let Some(value) = range.lo.filter(|_| range.lo == range.hi)
+            && let [(_, 1 | -1)] = *self.split(&sum).0.terms
+        {
+            // One residue: what is none is guarded against. A divisor is at least 1, so that 0 always is one.
+            let mut parts = vec![];
+            let low = self.algebra.exprs.as_int(value).is_some_and(|v| v <= 0);
+            for (a, b, known) in [(zero, value, false), (value, last, low)] {
+                if !known && !self.algebra.proves_le(a, b) {
+                    let is = self.algebra.exprs.le(a, b);
+                    parts.push(self.guard(is));
+                }
+            }
+            let one = self.algebra.int(1);
+            parts.push(self.modular(&sum, m, value, one));
+            return Form::And(parts);
+        }
         let lo = range.lo.map_or(zero, |lo| self.algebra.max(lo, zero));
         // A remainder has a divisor of at least 1, and the last one is at least 0.
         let hi = match range.hi {
@@ -31,7 +48,6 @@ impl Solver<'_, '_> {
         }
         let end = self.algebra.offset(hi, 1);
         let width = self.algebra.sub(end, lo);
-        let sum = self.algebra.linear(g);
         if self.is_of_launch(width) {
             parts.push(self.modular(&sum, m, lo, width));
             return Form::And(parts);
