@@ -415,6 +415,7 @@ fn quantised(plan: &Plan, spec: &Spec, (number, of): (usize, Of), (bits, size): 
     t.push_str(&reader(3, "sources", "read_source", element));
     t.push_str("@group(0) @binding(6) var<storage, read_write> made_rows: array<vec4<f32>>;\n\n");
     t.push_str(&set_fields(&fields));
+    t.push_str(MOST);
     t.push_str(ROUNDED);
     let _ = write!(
         t,
@@ -437,19 +438,7 @@ fn quantised(plan: &Plan, spec: &Spec, (number, of): (usize, Of), (bits, size): 
 
 /// Numbers nearest to quotients, ties to even, without rounding: with the sign of `2 LEVELS x - (2 n + 1) most`, whose terms
 /// are products of few bits.
-const ROUNDED: &str = "
-var<workgroup> parts: array<f32, THREADS>;
-fn most_of(x: f32, lane: i32) -> f32 {
-  workgroupBarrier();
-  parts[lane] = x;
-  workgroupBarrier();
-  for (var half = THREADS / 2; half > 0; half /= 2) {
-    if (lane < half) { parts[lane] = max(parts[lane], parts[lane + half]); }
-    workgroupBarrier();
-  }
-  return parts[0];
-}
-fn high_bits(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) & 0xfffff000u); }
+const ROUNDED: &str = "fn high_bits(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) & 0xfffff000u); }
 /// The multiple of `most / LEVELS` that is nearest to x, both at least 0.
 fn rounded(x: f32, most: f32) -> f32 {
   if (most <= 0.0) { return 0.0; }
@@ -713,6 +702,7 @@ impl<'a> Module<'a> {
              q_start = {q_start};\n  k_start = first;\n  n_k = count;\n  k_end = first + count;\n{launch}}}\n\
              fn set_query(position: i32) {{\n  q = position;\n{row}}}\n\n"
         );
+        t.push_str(MOST);
         t.push_str(SUMS);
         for piece in &self.library {
             t.push_str(piece);
@@ -724,9 +714,23 @@ impl<'a> Module<'a> {
     }
 }
 
-/// Sums and extremes over a workgroup.
-const SUMS: &str = "var<workgroup> parts: array<f32, THREADS>;
-var<workgroup> counted: atomic<u32>;
+/// The greatest number of a workgroup.
+const MOST: &str = "
+var<workgroup> parts: array<f32, THREADS>;
+fn most_of(x: f32, lane: i32) -> f32 {
+  workgroupBarrier();
+  parts[lane] = x;
+  workgroupBarrier();
+  for (var half = THREADS / 2; half > 0; half /= 2) {
+    if (lane < half) { parts[lane] = max(parts[lane], parts[lane + half]); }
+    workgroupBarrier();
+  }
+  return parts[0];
+}
+";
+
+/// Sums over a workgroup, beside [`MOST`].
+const SUMS: &str = "var<workgroup> counted: atomic<u32>;
 fn sync() {
   storageBarrier();
   workgroupBarrier();
@@ -751,16 +755,6 @@ fn count_of(x: i32, lane: i32) -> i32 {
   atomicAdd(&counted, u32(x));
   workgroupBarrier();
   return i32(atomicLoad(&counted));
-}
-fn most_of(x: f32, lane: i32) -> f32 {
-  workgroupBarrier();
-  parts[lane] = x;
-  workgroupBarrier();
-  for (var half = THREADS / 2; half > 0; half /= 2) {
-    if (lane < half) { parts[lane] = max(parts[lane], parts[lane + half]); }
-    workgroupBarrier();
-  }
-  return parts[0];
 }
 ";
 
