@@ -18,6 +18,7 @@ use attnc::{
     Resources, Select, Shape, Target, TensorData,
 };
 use attnc_host::foreign::{Axes, DLTensor, Raw, WRONG_ARGUMENT, apart, bytes_of_inputs};
+use attnc_host::kept::keeping;
 use attnc_host::{Disk, Kernels, Subject};
 
 use crate::handles::{self, Object};
@@ -395,15 +396,12 @@ unsafe fn compile(
         let cache = text("options.cache", given.cache)?.map(str::to_owned);
         (Options { set, target: target(text("options.target", given.target)?)?, ..Options::default() }, cache)
     };
-    let mut compiler = Compiler::new(options);
-    let kernels = match cache.as_deref() {
-        None => None,
-        Some("") => Kernels::of_user(),
-        Some(dir) => Some(Arc::new(Kernels::below(Path::new(dir)))),
+    let compiler = Compiler::new(options);
+    let compiler = match cache.as_deref() {
+        None => compiler,
+        Some("") => keeping(compiler),
+        Some(dir) => compiler.kept_in(Arc::new(Kernels::below(Path::new(dir)))),
     };
-    if let Some(kernels) = kernels {
-        compiler = compiler.kept_in(kernels);
-    }
     let module = compiler.compile(loader, path)?;
     // SAFETY: the caller has checked it.
     unsafe { out.write(handles::add(Object::Module(module))) };

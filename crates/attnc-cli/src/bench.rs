@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use attnc::{Compiler, Isa, Kernel, LoadError, Loader, Memory, Options, Resources, Select, Shape, Threads};
+use attnc_host::kept::keeping;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -228,7 +229,7 @@ fn compile_only(args: &BenchArgs, threads: &Threads, reporter: Reporter) -> Outc
         reporter.print(&module.warnings());
         progress.say(&format!("{subject}: compiling"));
         let compiler = Compiler::new(options.clone());
-        let compiler = if args.kept { subject::keeping(compiler) } else { compiler };
+        let compiler = if args.kept { keeping(compiler) } else { compiler };
         let (plans, compile_ns) = timed(|| {
             let module = compiler.compile(&loader, &subject.path)?;
             Ok(match &subject.name {

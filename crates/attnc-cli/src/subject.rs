@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use attnc::{Compiler, Inputs, Kernel, MapInput, MapKind, Module, Options, Select, Shape, TensorData, Wants};
-use attnc_host::Kernels;
+use attnc_host::kept::keeping;
 
 use crate::args::{LengthArgs, SetArgs, SizeArgs, Subject, Target};
 use crate::files::{Disk, STDIN};
@@ -33,14 +33,6 @@ pub(crate) fn module(path: &str, options: Options, reporter: Reporter) -> Outcom
     let module = keeping(Compiler::new(options)).compile(&Disk, path)?;
     reporter.print(&module.warnings());
     Ok(module)
-}
-
-/// A compiler that keeps machine code where this user keeps it, if anywhere.
-pub(crate) fn keeping(compiler: Compiler) -> Compiler {
-    match Kernels::of_user() {
-        Some(kernels) => compiler.kept_in(kernels),
-        None => compiler,
-    }
 }
 
 /// The name that is meant: the one given, or the file's default.

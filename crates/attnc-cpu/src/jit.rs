@@ -120,8 +120,8 @@ pub(crate) fn compile_kept(
     let (kernel, image) = make(plan, options, true)?;
     // Code that refers to anything beside itself has no image.
     if let Some(image) = image {
-        let (pattern, isa) = (plan.name.clone(), isa.name().to_owned());
-        if let Some(bytes) = store::seal(&Record { pattern, plan: text, isa, counting: options.counting, image }) {
+        let isa = isa.name().to_owned();
+        if let Some(bytes) = store::seal(&Record { plan: text, isa, counting: options.counting, image }) {
             store.put(&name, &bytes);
         }
     }

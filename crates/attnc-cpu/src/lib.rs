@@ -62,7 +62,7 @@ pub use compile::{CompileError, CpuKernel, Options, compile, compile_kept};
 pub use dynamic::lists_bytes;
 pub use ready::{OwnedPart, Ready};
 pub use run::{Launch, Part, RunError, conversion_bytes, conversion_of, run, run_chosen, workspace_bytes};
-pub use store::{About, Store, Unusable, about, build};
+pub use store::{Store, Unusable, usable};
 pub use target::{flops_executed, flops_reset, targets};
 pub use tensor::{LayoutError, Tensor, TensorMut};
 pub use visits::{Visits, few_tasks, most_folded};

@@ -56,21 +56,9 @@ impl fmt::Display for Unusable {
 
 impl std::error::Error for Unusable {}
 
-/// What a kept kernel is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct About {
-    /// Name of what it computes.
-    pub pattern: String,
-    /// Name of its instruction set.
-    pub isa: String,
-    /// Bytes of machine code.
-    pub code_bytes: usize,
-}
-
 /// The version of this program, and which build of it this is.
 #[must_use]
-pub fn build() -> &'static str {
+pub(crate) fn build() -> &'static str {
     concat!(env!("CARGO_PKG_VERSION"), " ", env!("ATTNC_BUILD"))
 }
 
@@ -93,7 +81,6 @@ pub(crate) struct Image {
 /// What is kept of a kernel.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Record {
-    pub(crate) pattern: String,
     /// The plan's text form.
     pub(crate) plan: String,
     pub(crate) isa: String,
@@ -104,7 +91,7 @@ pub(crate) struct Record {
 
 #[cfg(feature = "jit")]
 mod form {
-    use super::{About, Record, Unusable, build};
+    use super::{Record, Unusable, build};
 
     const MAGIC: &[u8] = b"attnc-kernel/1 ";
 
@@ -130,28 +117,25 @@ mod form {
         postcard::from_bytes(body).map_err(|_| Unusable::Torn)
     }
 
-    /// What kept bytes are, or why they are not used.
+    /// Whether this build can use kept bytes, if the plan at hand is theirs.
     ///
     /// # Errors
-    /// See [`Unusable`].
-    pub fn about(bytes: &[u8]) -> Result<About, Unusable> {
-        let Record { pattern, isa, image, .. } = open(bytes)?;
-        let functions = image.drive.iter().chain(image.score.iter().flatten()).chain(&image.check);
-        let code_bytes = functions.map(|f| f.bytes.len()).sum();
-        Ok(About { pattern, isa, code_bytes })
+    /// Why it cannot.
+    pub fn usable(bytes: &[u8]) -> Result<(), Unusable> {
+        open(bytes).map(drop)
     }
 }
 
 #[cfg(feature = "jit")]
-pub use form::about;
+pub use form::usable;
 #[cfg(feature = "jit")]
 pub(crate) use form::{open, seal};
 
-/// What kept bytes are: no kernel, for a build that makes none.
+/// Whether this build can use kept bytes: it makes no kernels, and uses none.
 ///
 /// # Errors
 /// Always.
 #[cfg(not(feature = "jit"))]
-pub fn about(_: &[u8]) -> Result<About, Unusable> {
+pub fn usable(_: &[u8]) -> Result<(), Unusable> {
     Err(Unusable::Foreign)
 }

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use attnc::Store;
 use attnc::stored::{self, Unusable};
+use attnc::{Compiler, Store};
 use etcetera::BaseStrategy as _;
 
 use crate::disk;
@@ -37,6 +37,15 @@ pub fn directory() -> Option<PathBuf> {
         Some(value) if value == "off" => None,
         Some(value) if !value.is_empty() => Some(PathBuf::from(value)),
         _ => Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("attnc")),
+    }
+}
+
+/// A compiler that keeps machine code where this user keeps it, if anywhere.
+#[must_use]
+pub fn keeping(compiler: Compiler) -> Compiler {
+    match directory() {
+        Some(dir) => compiler.kept_in(Arc::new(Kernels::below(&dir))),
+        None => compiler,
     }
 }
 
@@ -68,12 +77,6 @@ impl Kernels {
         Kernels { dir: dir.join("kernels") }
     }
 
-    /// Those of this user; `None` as for [`directory`].
-    #[must_use]
-    pub fn of_user() -> Option<Arc<Kernels>> {
-        directory().map(|dir| Arc::new(Kernels::below(&dir)))
-    }
-
     /// What is there.
     #[must_use]
     pub fn holds(&self) -> Holds {
@@ -83,8 +86,8 @@ impl Kernels {
             let Ok(bytes) = disk::read_at_most(&path, MAX_BYTES) else { continue };
             holds.files += 1;
             holds.bytes += bytes.len() as u64;
-            match stored::about(&bytes) {
-                Ok(_) => holds.usable += 1,
+            match stored::usable(&bytes) {
+                Ok(()) => holds.usable += 1,
                 Err(Unusable::Build(_)) => holds.stale += 1,
                 Err(_) => holds.broken += 1,
             }

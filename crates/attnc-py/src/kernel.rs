@@ -10,7 +10,8 @@ use std::sync::Mutex;
 
 use attnc::{Compiler, DType, Inputs, Memory, Module, Options, Problem, Ready, Resources, Select, Shape, Target};
 use attnc_host::foreign::{Axes, apart, bytes_of_inputs};
-use attnc_host::{Disk, Grid, Kernels, Subject};
+use attnc_host::kept::keeping;
+use attnc_host::{Disk, Grid, Subject};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict};
@@ -78,11 +79,7 @@ fn compiler(
     set: Option<&Bound<'_, PyDict>>,
     params: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Compiler> {
-    let compiler = Compiler::new(options(target, set, params)?);
-    Ok(match Kernels::of_user() {
-        Some(kernels) => compiler.kept_in(kernels),
-        None => compiler,
-    })
+    Ok(keeping(Compiler::new(options(target, set, params)?)))
 }
 
 fn options(target: &str, set: Option<&Bound<'_, PyDict>>, params: Option<&Bound<'_, PyDict>>) -> PyResult<Options> {

@@ -78,7 +78,7 @@ pub use view::{RowWalk, Run, TileRun, TileWalk, View};
 
 /// Machine code that a [`Store`] holds.
 pub mod stored {
-    pub use attnc_cpu::{About, Unusable, about, build};
+    pub use attnc_cpu::{Unusable, usable};
 }
 
 /// What a machine can do, and what kernels did: for benchmarks.
