@@ -2,7 +2,6 @@
 //!
 //! An [`Env`] is one (batch item, head): evaluators read it, nobody writes it. It knows no tensors Q, K, V.
 
-use std::borrow::Cow;
 
 #[cfg(doc)]
 use crate::expr::Var;
@@ -138,13 +137,62 @@ pub enum MapData<'a> {
     },
 }
 
+/// Reals that are borrowed or shared: a copy of them is no copy of the elements.
+#[derive(Clone, Debug)]
+pub enum Reals<'a> {
+    /// The caller's.
+    Given(&'a [f32]),
+    /// Made.
+    Made(std::sync::Arc<[f32]>),
+}
+
+impl Default for Reals<'_> {
+    fn default() -> Self {
+        Reals::Given(&[])
+    }
+}
+
+impl std::ops::Deref for Reals<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Reals::Given(data) => data,
+            Reals::Made(data) => data,
+        }
+    }
+}
+
+impl<'a, T: AsRef<[f32]> + ?Sized> From<&'a T> for Reals<'a> {
+    fn from(data: &'a T) -> Self {
+        Reals::Given(data.as_ref())
+    }
+}
+
+impl From<Vec<f32>> for Reals<'_> {
+    fn from(data: Vec<f32>) -> Self {
+        Reals::Made(data.into())
+    }
+}
+
 /// A dense row-major tensor of reals.
 #[derive(Clone, Debug, Default)]
 pub struct TensorData<'a> {
     /// Elements: the caller's, or made when a launch is prepared.
-    pub data: Cow<'a, [f32]>,
+    pub data: Reals<'a>,
     /// Extents.
     pub dims: Vec<usize>,
+}
+
+impl TensorData<'_> {
+    /// Bytes that it holds itself.
+    #[must_use]
+    pub fn made_bytes(&self) -> usize {
+        match &self.data {
+            Reals::Given(_) => 0,
+            Reals::Made(data) => size_of_val::<[f32]>(data),
+        }
+    }
 }
 
 /// What a draw chose: row r has `chosen[r * count .. (r + 1) * count]`, ascending, each once, then -1; `counts[r]` of

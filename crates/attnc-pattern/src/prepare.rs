@@ -15,7 +15,8 @@ use crate::expr::{DrawId, ExprId, LevelId, MapId, Node, OrderId, SelectId, Tenso
 use crate::oracle::{self, EvalError, Evaluator, Point};
 use crate::order;
 use crate::program::{
-    Align, Attention, Budget, Chooser, Index, Map, MapKind, MergeKind, OrderKind, Pool, Program, Rows, Source, Step,
+    Align, Attention, Budget, Chooser, Index, Made, Map, MapKind, MergeKind, OrderKind, Pool, Program, Rows, Source,
+    Step,
 };
 use crate::random::{draw_rows, draw_table};
 use crate::slots;
@@ -333,6 +334,7 @@ pub fn needs(program: &Program, attentions: &[usize]) -> Needs {
     let mut needs = Needs::default();
     let mut roots: Vec<ExprId> = Vec::new();
     let (mut levels, mut selects) = (Vec::new(), Vec::new());
+    let mut looked_at = BTreeSet::new();
     let mut attentions = attentions.to_vec();
     let mut next = 0;
     while let Some(&a) = attentions.get(next) {
@@ -449,6 +451,16 @@ pub fn needs(program: &Program, attentions: &[usize]) -> Needs {
                 _ => {}
             }
         }
+        // What tensors are made of: those behind one come before it.
+        let mut behind: Vec<TensorId> = needs.tensors.difference(&looked_at).copied().collect();
+        while let Some(tensor) = behind.pop() {
+            looked_at.insert(tensor);
+            match program.tensor(tensor).of {
+                Some(Made::Formula(value)) => roots.push(value),
+                Some(Made::Hash(hash)) if needs.tensors.insert(hash.planes) => behind.push(hash.planes),
+                Some(Made::Hash(_) | Made::Weight(_)) | None => {}
+            }
+        }
     }
     needs
 }
@@ -499,7 +511,7 @@ pub fn check_env(program: &Program, attentions: &[usize], env: &Env<'_>) -> Resu
         let mut evaluator = Evaluator::new(program, env, &tensor.dims);
         let dims: Result<Vec<_>, _> = tensor.dims.iter().map(|&d| evaluator.int(d, Point::default())).collect();
         let wrong = match dims {
-            Ok(dims) => check_tensor(&dims, env.tensors.get(id.0 as usize)),
+            Ok(dims) => check_tensor(&dims, env.tensors.get(id.0 as usize), tensor.of),
             Err(error) => {
                 errors.push(error.into());
                 continue;
@@ -595,9 +607,15 @@ fn check_offsets(offsets: &[i64], end: i64) -> Result<(), String> {
     }
 }
 
-fn check_tensor(dims: &[i128], given: Option<&TensorData<'_>>) -> Result<(), String> {
+fn check_tensor(dims: &[i128], given: Option<&TensorData<'_>>, of: Option<Made>) -> Result<(), String> {
     let Some(given) = given.filter(|t| !(t.dims.is_empty() && t.data.is_empty())) else {
-        return Err("was not given".into());
+        return Err(match of {
+            Some(Made::Hash(hash)) => {
+                let rows = if hash.queries { "queries" } else { "keys" };
+                format!("is made of the {rows}, and there are none here: give it, or give them")
+            }
+            _ => "was not given".into(),
+        });
     };
     if !given.dims.iter().map(|&d| d as i128).eq(dims.iter().copied()) {
         return Err(format!("is {:?} and declared as {dims:?}", given.dims));
@@ -659,8 +677,8 @@ pub fn levels(program: &Program, needs: &Needs, env: &Env<'_>) -> Result<Vec<Lev
 pub fn weigh(program: &Program, env: &mut Env<'_>) -> Result<(), EnvError> {
     env.tensors.resize(program.tensors.len(), TensorData::default());
     for (i, tensor) in program.tensors.iter().enumerate() {
-        let table = tensor.of.and_then(|d| env.draws.get(d.0 as usize)).filter(|t| t.count > 0);
-        let Some(table) = table.cloned() else { continue };
+        let Some(Made::Weight(draw)) = tensor.of else { continue };
+        let Some(table) = env.draws.get(draw.0 as usize).filter(|t| t.count > 0).cloned() else { continue };
         let slots = order::size(program, env, tensor.dims[0])?;
         let mut logs = vec![0.0; usize::try_from(slots).unwrap_or(0)];
         for (&candidate, &times) in table.chosen.iter().zip(table.times.iter()) {

@@ -51,6 +51,28 @@ pub struct Size {
     pub span: Span,
 }
 
+/// What a tensor is made of that is not given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Of what a draw chose: see [`Draw::weight`].
+    Weight(DrawId),
+    /// Element [h, i] is a real over `K`, which is i, over `Head`, which is h, and tensors.
+    Formula(ExprId),
+    /// Element [h, i] is the number of the bucket of the row at position i; 0 where the launch has none.
+    Hash(Hash),
+}
+
+/// A locality-sensitive hash by planes: bit r of a row x tells whether <x, P_r> > 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hash {
+    /// Of rows of queries, not of keys.
+    pub queries: bool,
+    /// `[d, bits]` or `[heads, d, bits]`.
+    pub planes: TensorId,
+    /// The bits b are read as b xor (b >> 1).
+    pub gray: bool,
+}
+
 /// A run-time tensor of reals.
 #[derive(Clone, Debug)]
 pub struct Tensor {
@@ -58,8 +80,8 @@ pub struct Tensor {
     pub name: String,
     /// Extents over sizes, `Heads`, `NQ`, `NK`, `Dim`.
     pub dims: Vec<ExprId>,
-    /// Not given but made from what this draw chose: see [`Draw::weight`].
-    pub of: Option<DrawId>,
+    /// What it is made of where it is not given.
+    pub of: Option<Made>,
     /// Where it was declared.
     pub span: Span,
 }

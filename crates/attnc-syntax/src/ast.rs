@@ -56,11 +56,14 @@ pub enum ItemKind {
         value: Expr,
     },
     /// `tensor slopes[heads]`: real numbers given when run; extents are integer expressions.
+    /// `tensor bucket[heads, n_k] = hash(k, planes)`: made when run.
     Tensor {
         /// Its name, also in the tensors file.
         name: Name,
         /// One extent for each axis.
         dims: Vec<Expr>,
+        /// What its elements are, if it is not given.
+        value: Option<Expr>,
     },
     /// `map tree : bool[heads]`, `map paro : blocks 64[heads]`, `map near : csr`: a set given when run.
     Map {

@@ -430,7 +430,23 @@ impl FileBuilder {
     /// `tensor NAME[DIMS]`
     #[must_use]
     pub fn tensor<T: Into<Expr>>(self, name: impl Into<String>, dims: impl IntoIterator<Item = T>) -> Self {
-        self.item(ItemKind::Tensor { name: named(name), dims: dims.into_iter().map(Into::into).collect() })
+        self.item(ItemKind::Tensor {
+            name: named(name),
+            dims: dims.into_iter().map(Into::into).collect(),
+            value: None,
+        })
+    }
+
+    /// `tensor NAME[DIMS] = E`
+    #[must_use]
+    pub fn made_tensor<T: Into<Expr>>(
+        self,
+        name: impl Into<String>,
+        dims: impl IntoIterator<Item = T>,
+        value: impl Into<Expr>,
+    ) -> Self {
+        let (dims, value) = (dims.into_iter().map(Into::into).collect(), Some(value.into()));
+        self.item(ItemKind::Tensor { name: named(name), dims, value })
     }
 
     /// `map NAME : KIND`, one for each head if `per_head`

@@ -73,7 +73,10 @@ impl Dump {
             ItemKind::Import { names, from, .. } => self.node(format_args!("import {} from {from:?}", texts(names))),
             ItemKind::Size(name) => self.node(format_args!("size {}", name.text)),
             ItemKind::Param { name, value } => self.one(&format!("param {}", name.text), value),
-            ItemKind::Tensor { name, dims } => self.all(format_args!("tensor {}", name.text), dims),
+            ItemKind::Tensor { name, dims, value } => self.tree(format_args!("tensor {}", name.text), |d| {
+                dims.iter().for_each(|e| d.expr(e));
+                d.some("value", value.as_ref());
+            }),
             ItemKind::Map { name, kind, per_head } => {
                 let heads = if *per_head { " for each head" } else { "" };
                 match kind {

@@ -244,10 +244,13 @@ impl Printer<'_> {
                 self.name(name);
                 self.definition(value);
             }
-            ItemKind::Tensor { name, dims } => {
+            ItemKind::Tensor { name, dims, value } => {
                 self.out.text("tensor ");
                 self.name(name);
                 self.elements("[", dims, "]", Self::body);
+                if let Some(value) = value {
+                    self.definition(value);
+                }
             }
             ItemKind::Map { name, kind, per_head } => {
                 self.out.text("map ");

@@ -37,6 +37,7 @@ pub use attnc_gpu::{Adapter, Buffers, Gpu, GpuError as Error, Launch, Variant, a
 
 use crate::compiler::{Diagnostics, Shared};
 use crate::kernel::Kernel;
+use crate::made::Of;
 use crate::problem::{Inputs, Problem};
 use crate::{Chosen, DType, NO_TARGET};
 
@@ -163,7 +164,7 @@ impl Kernel {
         buffers: &Buffers<'_>,
         inputs: &Inputs<'_>,
     ) -> Result<Launch, Diagnostics> {
-        self.prepared(layout, inputs, |parts, shape, heads| {
+        self.prepared(layout, inputs, Of::Nothing, |parts, shape, heads| {
             attnc_gpu::launch(gpu, parts, shape, heads, buffers).map_err(|e| self.launch_failed(&e))
         })
     }
@@ -173,11 +174,12 @@ impl Kernel {
         &self,
         layout: &Layout,
         inputs: &Inputs<'_>,
+        from: Of<'_>,
         run: impl FnOnce(&[Part<'_>], &attnc_gpu::Shape, (&[usize], &[usize])) -> Result<T, Diagnostics>,
     ) -> Result<T, Diagnostics> {
         let [batch, q_heads, n_q, d] = layout.q;
         let [_, kv_heads, n_k, _] = layout.k;
-        let made = self.environments(layout.q, layout.k, inputs)?;
+        let made = self.environments(layout.q, layout.k, inputs, from)?;
         let parts: Vec<Part<'_>> = (self.shaders().zip(&made.parts))
             .map(|((kernel, gate), PartEnvironments { heads, envs, merge })| {
                 let term = gate.zip(merge.as_ref()).map(|(gate, (envs, ends))| Term { gate, envs, ends: *ends });
@@ -264,7 +266,8 @@ impl Session {
         let read_q = |at: [usize; 3], bytes: &mut [u8]| q.row_as(at, input, bytes);
         let read_k = |at: [usize; 3], bytes: &mut [u8]| k.row_as(at, input, bytes);
         let read_v = |at: [usize; 3], bytes: &mut [u8]| v.row_as(at, input, bytes);
-        let session = kernel.prepared(&layout, &problem.inputs, |parts, shape, heads| {
+        let rows = Of::Rows(kernel.rows(problem, None)?);
+        let session = kernel.prepared(&layout, &problem.inputs, rows, |parts, shape, heads| {
             attnc_gpu::Session::new(gpu, parts, shape, heads, [&read_q, &read_k, &read_v])
                 .map_err(|e| kernel.launch_failed(&e))
         })?;

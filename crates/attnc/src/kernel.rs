@@ -12,10 +12,10 @@ use std::sync::{Arc, OnceLock};
 
 use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, OwnedPart, Part, RunError};
 use attnc_pattern::analysis::{EvalError, Row, Rows, Values};
-use attnc_pattern::env::{DrawTable, Env};
+use attnc_pattern::env::{DrawTable, Env, Reals, TensorData};
 use attnc_pattern::oracle::{self, Evaluator, Misfit, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
-use attnc_pattern::program::{MergeKind, Model, Program};
+use attnc_pattern::program::{Made, MergeKind, Model, Program};
 use attnc_pattern::tolerance::{self, Dtype, Report, Rounding};
 use attnc_plan::model::Work;
 use attnc_plan::{Built, Cost, Counted, LayerPlan};
@@ -26,6 +26,7 @@ use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
 use crate::difference::Difference;
 use crate::forecast::Forecast;
 use crate::kept::Kept;
+use crate::made::{self, Of};
 use crate::problem::{self, At, Envs, Inputs, Problem, Shape, Wants, one};
 use crate::ready::{Launched, Ready};
 use crate::tensor::{Tensor, TensorMut};
@@ -593,7 +594,7 @@ impl Kernel {
             Target::Cpu(_) => {}
         }
         let Resources { threads, mut workspace, ready } = resources;
-        let (mut kept, mut memory) = match ready.filter(|_| chosen.is_none()) {
+        let (mut kept, mut memory) = match ready.filter(|_| chosen.is_none() && !self.reads_rows()) {
             Some(Ready { kept, memory }) => (Some(kept), Some(memory)),
             None => (None, None),
         };
@@ -617,7 +618,8 @@ impl Kernel {
         let shape = self.shape_of(&q, &k, &v, &problem.inputs)?;
         let reads = self.reads(q.shape()[1], k.shape()[1])?;
         let (mut groups, apart) = self.groups(&reads)?;
-        let mut envs = self.envs(&problem.inputs, shape, Purpose::Run)?;
+        let of_rows = Of::Rows(self.rows(problem, threads)?);
+        let mut envs = self.envs(&problem.inputs, shape, Purpose::Run, of_rows)?;
         let batch = q.shape()[0];
         let mut made = Vec::with_capacity(groups.len());
         for (piece, heads) in &groups {
@@ -733,7 +735,8 @@ impl Kernel {
         let [batch, of, rows, dim] = problem.out.shape();
         let mut sum = vec![0.0_f32; batch * of * rows * dim];
         let program = &*self.shared.program;
-        let mut envs = self.envs(&problem.inputs, shape, Purpose::Run)?;
+        let of_rows = Of::Rows(self.rows(problem, threads)?);
+        let mut envs = self.envs(&problem.inputs, shape, Purpose::Run, of_rows)?;
         let mut of_part = Vec::with_capacity(batch * heads.len());
         for item in 0..batch {
             for &head in heads {
@@ -915,6 +918,7 @@ impl Kernel {
         }
         let (q, k) = (problem.q, problem.k);
         let inputs = &problem.inputs;
+        let rows = self.rows(problem, None)?;
         let of_head = |head: usize| -> Result<Kept, Diagnostics> {
             let mut kept = Kept::new(shape.n_q, shape.n_k, cells);
             let Some(attention) = self.attention(head) else { return Ok(kept) };
@@ -925,7 +929,7 @@ impl Kernel {
                 let mut sum = kept.item(&q, &k, [&lse[0], &lse[1]], item == 0);
                 let said = |list| self.shared.said(list);
                 if self.is_dynamic(head) {
-                    let env = self.envs(inputs, shape, Purpose::Oracle)?.env(self.at(attention, item, head));
+                    let env = self.envs(inputs, shape, Purpose::Oracle, Of::Rows(rows.clone()))?.env(self.at(attention, item, head));
                     let env = env.map_err(said)?;
                     let draws = chosen.get(item).and_then(|heads| heads.get(head)).cloned().unwrap_or_default();
                     let ahead = env.q_start - env.k_start;
@@ -936,7 +940,7 @@ impl Kernel {
                     })
                     .map_err(said)?;
                 } else {
-                    let env = self.envs(inputs, shape, Purpose::Look)?.env(self.at(attention, item, head));
+                    let env = self.envs(inputs, shape, Purpose::Look, Of::Rows(rows.clone()))?.env(self.at(attention, item, head));
                     let env = env.map_err(said)?;
                     let piece = self.parts.iter().find(|p| p.attention == attention);
                     let piece = piece.ok_or_else(|| self.refuse("E0723", format!("there is no head {head}")))?;
@@ -964,6 +968,50 @@ impl Kernel {
         Ok(reads.q.into_iter().zip(reads.kv).collect())
     }
 
+    /// Rows of a problem, for tensors that are made of them.
+    pub(crate) fn rows<'p>(
+        &self,
+        problem: &Problem<'p>,
+        threads: Option<&'p Threads>,
+    ) -> Result<made::Rows<'p>, Diagnostics> {
+        let heads = self.heads_read(problem.q.shape()[1], problem.k.shape()[1])?;
+        Ok(made::Rows { q: problem.q, k: problem.k, heads, threads })
+    }
+
+    /// Whether a launch makes tensors of queries and keys.
+    fn reads_rows(&self) -> bool {
+        let program = &self.shared.program;
+        let needs = attnc_pattern::prepare::needs(program, &self.attentions());
+        needs.tensors.iter().any(|&t| matches!(program.tensor(t).of, Some(Made::Hash(_))))
+    }
+
+    /// The tensors of the file that a launch makes of queries, keys and other tensors, for its first batch item: given
+    /// under their names, they are not made again.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`].
+    pub fn made(&self, problem: &Problem<'_>) -> Result<Vec<(String, TensorData<'static>)>, Diagnostics> {
+        let shape = self.shape_of(&problem.q, &problem.k, &problem.v, &problem.inputs)?;
+        let rows = Of::Rows(self.rows(problem, None)?);
+        let mut envs = self.envs(&problem.inputs, shape, Purpose::Look, rows)?;
+        let program = &self.shared.program;
+        let mut found: Vec<(String, TensorData<'static>)> = Vec::new();
+        for head in 0..self.output_heads(problem.q.shape()[1]) {
+            let Some(attention) = self.attention(head) else { continue };
+            let env = envs.env(self.at(attention, 0, head)).map_err(|l| self.shared.said(l))?;
+            for (tensor, data) in program.tensors.iter().zip(&env.tensors) {
+                let of_file = matches!(tensor.of, Some(Made::Formula(_) | Made::Hash(_))) && !tensor.name.contains(' ');
+                if let (true, Reals::Made(elements)) = (of_file, &data.data)
+                    && found.iter().all(|(name, _)| *name != tensor.name)
+                {
+                    let data = TensorData { data: Reals::Made(elements.clone()), dims: data.dims.clone() };
+                    found.push((tensor.name.clone(), data));
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// What `work` makes of each batch item: of its heads and of Q, K and V as views.
     fn each_item<T>(
         &self,
@@ -974,7 +1022,8 @@ impl Kernel {
         let reads = self.reads(problem.q.shape()[1], problem.k.shape()[1])?;
         let heads = reads.q.len();
         let said = |list| self.shared.said(list);
-        let mut envs = self.envs(&problem.inputs, shape, Purpose::Oracle)?;
+        let rows = Of::Oracle(self.rows(problem, None)?);
+        let mut envs = self.envs(&problem.inputs, shape, Purpose::Oracle, rows)?;
         let mut outputs = Vec::new();
         for item in 0..problem.q.shape()[0] {
             let mut of_heads = Vec::with_capacity(heads);
@@ -1061,7 +1110,7 @@ impl Kernel {
         }
         self.fits(usize::try_from(batch).unwrap_or(usize::MAX), 1)?;
         let of_plan = attnc_plan::cost::Shape { d_k: shape.dim.unsigned_abs(), d_v: dim_v.unsigned_abs(), element };
-        let mut envs = self.envs(inputs, shape, Purpose::Look)?;
+        let mut envs = self.envs(inputs, shape, Purpose::Look, Of::Nothing)?;
         let heads = usize::try_from(self.told(shape).heads).unwrap_or(0);
         let reads = |n: i64| self.reads(usize::try_from(shape.heads).unwrap_or(0), usize::try_from(n).unwrap_or(0));
         // Numbers of heads that fit nothing are what a launch refuses: no head shares keys with another then.
@@ -1154,7 +1203,7 @@ impl Kernel {
         threads: usize,
     ) -> Result<Footprint, Diagnostics> {
         self.fits(batch, 1)?;
-        let mut envs = self.envs(inputs, shape, Purpose::Look)?;
+        let mut envs = self.envs(inputs, shape, Purpose::Look, Of::Extents)?;
         let all_heads = usize::try_from(self.told(shape).heads).unwrap_or(0);
         let extent = |n: i64| usize::try_from(n).unwrap_or(0);
         let mut most = Footprint::default();
@@ -1167,6 +1216,10 @@ impl Kernel {
                         of_part.push(envs.env(self.at(leaf.attention, item, head)).map_err(|l| self.shared.said(l))?);
                     }
                 }
+                // Tensors that are made are shared by the heads of an item.
+                let firsts = of_part.iter().step_by(heads.len().max(1));
+                let made = |env: &Env<'_>| env.tensors.iter().map(|t| t.made_bytes()).sum::<usize>();
+                most.lists = most.lists.saturating_add(firsts.map(made).sum());
                 let parts = [Part { kernel, heads: &heads, envs: &of_part, forward: false }];
                 let bytes = attnc_cpu::workspace_bytes(&parts, extent(shape.n_k), extent(shape.dim), dim_v, threads);
                 // Scratches are shared by all parts, what else there is adds up: never less than what a launch takes.
@@ -1282,7 +1335,7 @@ impl Kernel {
             });
         };
         let at = self.at(piece.attention, 0, usize::try_from(head).unwrap_or(0));
-        let env = self.envs(inputs, shape, Purpose::Look)?.env(at).map_err(|l| self.shared.said(l))?;
+        let env = self.envs(inputs, shape, Purpose::Look, Of::Nothing)?.env(at).map_err(|l| self.shared.said(l))?;
         Ok(View::new(&self.plan_of(piece)?.plan, env))
     }
 
@@ -1327,11 +1380,12 @@ impl Kernel {
         q: [usize; 4],
         k: [usize; 4],
         inputs: &'a Inputs<'a>,
+        from: Of<'a>,
     ) -> Result<crate::gpu::Environments<'a>, Diagnostics> {
         let extent = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let shape = Shape { n_q: extent(q[2]), n_k: extent(k[2]), heads: extent(q[1]), dim: extent(q[3]) };
         let reads = self.reads(q[1], k[1])?;
-        let mut envs = self.envs(inputs, shape, Purpose::Run)?;
+        let mut envs = self.envs(inputs, shape, Purpose::Run, from)?;
         let mut parts = Vec::with_capacity(self.parts.len());
         // All heads of an attention are one dispatch.
         for piece in &self.parts {
@@ -1384,13 +1438,19 @@ impl Kernel {
         Shape { heads: i64::try_from(self.output_heads(heads)).unwrap_or(i64::MAX), ..shape }
     }
 
-    fn envs<'a>(&'a self, inputs: &'a Inputs<'a>, shape: Shape, purpose: Purpose) -> Result<Envs<'a>, Diagnostics> {
+    fn envs<'a>(
+        &'a self,
+        inputs: &'a Inputs<'a>,
+        shape: Shape,
+        purpose: Purpose,
+        from: Of<'a>,
+    ) -> Result<Envs<'a>, Diagnostics> {
         let (program, candidates) = match purpose {
             Purpose::Run => (&*self.shared.program, Some(self.shared.candidates.as_slice())),
             Purpose::Look => (self.shared.sets(), Some(self.shared.candidates.as_slice())),
             Purpose::Oracle => (&*self.shared.program, None),
         };
-        Envs::new(program, &self.attentions(), inputs, self.told(shape), candidates)
+        Envs::new(program, &self.attentions(), inputs, self.told(shape), candidates, from)
             .map_err(|list| self.shared.said(list))
     }
 

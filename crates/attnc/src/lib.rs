@@ -39,6 +39,7 @@ pub mod gpu;
 mod kept;
 mod kernel;
 mod loader;
+mod made;
 mod numbers;
 mod problem;
 mod ready;

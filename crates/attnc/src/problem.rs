@@ -8,14 +8,15 @@ use std::sync::{Arc, OnceLock};
 
 use attnc_pattern::analysis::{Candidates, EvalError};
 use attnc_pattern::env::{DrawTable, Env, MapData, TensorData};
-use attnc_pattern::expr::{ExprId, Node, Var};
+use attnc_pattern::expr::{ExprId, Node, OrderId, Var};
 use attnc_pattern::oracle::{self, Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError};
-use attnc_pattern::program::{MapKind, Program};
+use attnc_pattern::program::{MapKind, OrderKind, Program};
 use attnc_pattern::{order, random};
 use attnc_plan::MAX_LEN;
 use attnc_syntax::diag::{CodeInfo, Diagnostic};
 
+use crate::made::{self, Of};
 use crate::tensor::{Tensor, TensorMut};
 
 /// Code of a size given under a name that no size has.
@@ -150,6 +151,9 @@ pub(crate) fn wants(
     let mut wants = Wants { docs: needs.docs, ..Wants::default() };
     for id in needs.tensors {
         let tensor = program.tensor(id);
+        if tensor.of.is_some() {
+            continue;
+        }
         let mut evaluator = Evaluator::new(program, &env, &tensor.dims);
         let mut dims = Vec::new();
         for &dim in &tensor.dims {
@@ -179,8 +183,8 @@ pub(crate) struct At {
     pub(crate) step: i64,
 }
 
-/// Queries, keys, where they start, and the head where it matters: what an order is laid out for.
-type Places = (i64, i64, i64, i64, i64);
+/// Queries, keys, where they start, and the head and the batch item where they matter: what an order is laid out for.
+type Places = (i64, i64, i64, i64, i64, usize);
 
 /// Orders by id: the index of each position, and the position of each index.
 type Orders = (Vec<Arc<[u32]>>, Vec<Arc<[u32]>>);
@@ -196,6 +200,10 @@ pub(crate) struct Envs<'a> {
     candidates: Option<&'a [OnceLock<Candidates>]>,
     /// Orders, and their inverses, by the lengths they were made for.
     orders: Vec<(Places, Orders)>,
+    /// What buckets are made of.
+    from: Of<'a>,
+    /// The same tensors with those that are made, of the batch item and attention that were asked for last.
+    made: Option<((usize, usize), Vec<TensorData<'a>>)>,
 }
 
 impl<'a> Envs<'a> {
@@ -206,6 +214,7 @@ impl<'a> Envs<'a> {
         inputs: &'a Inputs<'a>,
         shape: Shape,
         candidates: Option<&'a [OnceLock<Candidates>]>,
+        from: Of<'a>,
     ) -> Result<Self, Vec<Diagnostic>> {
         within_limits(shape)?;
         if let Some(&end) = inputs.docs.last().filter(|&&end| end > MAX_LEN) {
@@ -214,7 +223,7 @@ impl<'a> Envs<'a> {
             ))));
         }
         let sizes = sizes(program, &reads(program, attentions), &inputs.sizes)?;
-        let tensors = || program.tensors.iter().map(|t| t.name.as_str());
+        let tensors = || program.tensors.iter().map(|t| t.name.as_str()).filter(|name| !name.contains(' '));
         let mut said = unknown("tensor", inputs.tensors.iter().map(|(name, _)| *name), tensors);
         let maps = || program.maps.iter().map(|m| m.name.as_str());
         said.extend(unknown("map", inputs.maps.iter().map(|(name, _)| *name), maps));
@@ -227,7 +236,7 @@ impl<'a> Envs<'a> {
                 tensors[i] = data.clone();
             }
         }
-        Ok(Envs { program, inputs, shape, sizes, tensors, candidates, orders: Vec::new() })
+        Ok(Envs { program, inputs, shape, sizes, tensors, candidates, orders: Vec::new(), from, made: None })
     }
 
     /// The environment of one (batch item, head), checked and complete.
@@ -266,10 +275,13 @@ impl<'a> Envs<'a> {
             positions: Vec::new(),
         };
         let used = [at.attention];
+        let needs = prepare::needs(program, &used);
+        if needs.tensors.iter().any(|&t| program.tensor(t).of.is_some()) {
+            env.tensors = self.made(at, &needs, &env)?;
+        }
         prepare::check_env(program, &used, &env).map_err(all)?;
         prepare::admit(program, at.attention, &env).map_err(one)?;
-        let needs = prepare::needs(program, &used);
-        (env.orders, env.positions) = self.orders_of(&env, &needs).map_err(one)?;
+        (env.orders, env.positions) = self.orders_of(at, &env, &needs).map_err(one)?;
         env.levels = prepare::levels(program, &needs, &env).map_err(one)?;
         env.draws = vec![DrawTable::default(); program.draws.len()];
         for &id in &needs.draws {
@@ -292,15 +304,36 @@ impl<'a> Envs<'a> {
         Ok(env)
     }
 
+    /// Tensors of a batch item, with those that are made.
+    fn made(
+        &mut self,
+        at: At,
+        needs: &prepare::Needs,
+        env: &Env<'a>,
+    ) -> Result<Vec<TensorData<'a>>, Vec<Diagnostic>> {
+        let of = (at.attention, at.batch);
+        if let Some((_, made)) = self.made.as_ref().filter(|(known, _)| *known == of) {
+            return Ok(made.clone());
+        }
+        let made = made::make(self.program, needs, Env { head: 0, ..env.clone() }, at.batch, &self.from)?;
+        self.made = Some((of, made.clone()));
+        Ok(made)
+    }
+
     /// Orders that are needed, made once for all heads that share them.
-    fn orders_of(&mut self, env: &Env<'_>, needs: &prepare::Needs) -> Result<Orders, EnvError> {
+    fn orders_of(&mut self, at: At, env: &Env<'_>, needs: &prepare::Needs) -> Result<Orders, EnvError> {
         let program = self.program;
         let none = || vec![Arc::from([]); program.orders.len()];
         if needs.orders.is_empty() {
             return Ok((none(), none()));
         }
         let head = if needs.orders_by_head(program) { env.head } else { 0 };
-        let key = (env.n_q, env.n_k, env.q_start, env.k_start, head);
+        let by_rows = |&o: &OrderId| match program.order(o).kind {
+            OrderKind::Sort(by) => program.tensor(by).of.is_some(),
+            _ => false,
+        };
+        let item = if needs.orders.iter().any(by_rows) { at.batch } else { 0 };
+        let key = (env.n_q, env.n_k, env.q_start, env.k_start, head, item);
         let place = match self.orders.iter().position(|(k, _)| *k == key) {
             Some(place) => place,
             None => {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use attnc_pattern::analysis::print::expr_text;
 use attnc_pattern::expr::ExprId;
-use attnc_pattern::program::{Budget, Chooser, Empty, Index, Program, Source};
+use attnc_pattern::program::{Hash, Made, Budget, Chooser, Empty, Index, Program, Source};
 
 /// Sizes, space, attentions and models, with every name resolved.
 pub(crate) fn program(program: &Program) -> String {
@@ -14,9 +14,18 @@ pub(crate) fn program(program: &Program) -> String {
     for size in &program.sizes {
         let _ = writeln!(out, "size {}", size.name);
     }
-    for tensor in program.tensors.iter().filter(|t| t.of.is_none()) {
+    for tensor in &program.tensors {
+        let of = match tensor.of {
+            Some(Made::Weight(_)) => continue,
+            Some(Made::Formula(value)) => format!(" = {}", expr(value)),
+            Some(Made::Hash(Hash { queries, planes, gray })) => {
+                let (word, rows) = (if gray { "gray_hash" } else { "hash" }, if queries { "q" } else { "k" });
+                format!(" = {word}({rows}, {})", program.tensor(planes).name)
+            }
+            None => String::new(),
+        };
         let dims: Vec<String> = tensor.dims.iter().map(|&d| expr(d)).collect();
-        let _ = writeln!(out, "tensor {}[{}]", tensor.name, dims.join(", "));
+        let _ = writeln!(out, "tensor {}[{}]{of}", tensor.name, dims.join(", "));
     }
     for map in &program.maps {
         let _ = writeln!(out, "map {} : {:?}{}", map.name, map.kind, if map.per_head { "[heads]" } else { "" });

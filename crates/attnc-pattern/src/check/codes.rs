@@ -208,6 +208,14 @@ pub const CODES: &[CodeInfo] = &[
         example: "pattern p = q % k == 0\n",
     },
     CodeInfo {
+        code: "E0314",
+        title: "a tensor that cannot be made so",
+        explain: "`tensor t[heads, n_k] = E` has an element for each position of each head; without the axis `heads` where \
+                  heads do not differ. `hash(q, P)` and `hash(k, P)` are buckets of rows by planes `tensor P[d, bits]` or \
+                  `[heads, d, bits]`, of at most 24 bits; they stand in E alone.",
+        example: "tensor planes[d, 8]\ntensor bucket[n_k] = hash(k, planes)\npattern p = causal\n",
+    },
+    CodeInfo {
         code: "E0401",
         title: "an unknown level",
         explain: "An entry attends to the keys and values themselves, `SET @ tokens`, to slots of a level that the file \

@@ -3,14 +3,32 @@
 //! Items of imported files become part of the program when something uses them; those of the compiled file
 //! always do, in the order written. Run-time data is found by name, so one name is one thing.
 
-use attnc_syntax::ast::{self, Expr, ItemKind, Name};
+use attnc_syntax::ast::{self, Expr, ExprKind, ItemKind, Name};
 use attnc_syntax::diag::{Diagnostic, Span};
 
 use super::names::{ItemRef, declared, noun};
-use super::scope::{CONSTANT, Cx, TENSOR_EXTENT};
+use super::scope::{CONSTANT, Cx, ELEMENT, TENSOR_EXTENT, Val};
 use super::{Checker, Param};
-use crate::expr::{ExprId, MapId, SizeId, TensorId, Ty};
-use crate::program::{Map, MapKind, Size, Tensor};
+use crate::expr::{ExprId, MapId, Node, SizeId, TensorId, Ty, Var};
+use crate::program::{Hash, Made, Map, MapKind, Size, Tensor};
+
+/// Bits of a bucket's number: an f32 holds all of them.
+const MOST_BITS: i64 = 24;
+
+/// The tensor whose elements are being lowered, and the hashes that they read.
+#[derive(Clone, Debug)]
+pub(super) struct Hashed {
+    dims: Vec<ExprId>,
+    made: Vec<(Hash, TensorId)>,
+}
+
+/// An expression without the parentheses around it.
+fn unwrapped(e: &Expr) -> &Expr {
+    match &e.kind {
+        ExprKind::Paren(inner) => unwrapped(inner),
+        _ => e,
+    }
+}
 
 impl<'a> Checker<'a> {
     /// Declares the items of the compiled file.
@@ -128,14 +146,114 @@ impl<'a> Checker<'a> {
     /// A run-time tensor.
     pub(super) fn tensor(&mut self, item: ItemRef) -> Option<TensorId> {
         let index = self.declare(item, |checker, name| {
-            let ItemKind::Tensor { dims, .. } = &checker.item(item).kind else { return None };
+            let ItemKind::Tensor { dims, value, .. } = &checker.item(item).kind else { return None };
             let cx = checker.top(item.module, TENSOR_EXTENT);
             let extents: Vec<_> = dims.iter().map(|dim| checker.extent(&cx, dim)).collect();
             let dims = extents.into_iter().collect::<Option<Vec<_>>>()?;
-            checker.program.tensors.push(Tensor { name: name.text.clone(), dims, of: None, span: name.span });
+            let of = match value {
+                Some(value) => Some(checker.made(item, name, &dims, value)?),
+                None => None,
+            };
+            checker.program.tensors.push(Tensor { name: name.text.clone(), dims, of, span: name.span });
             Some(checker.program.tensors.len() - 1)
         })?;
         Some(TensorId(index as u32))
+    }
+
+    /// `= E` of a tensor: an element for each position, of each head.
+    fn made(&mut self, item: ItemRef, name: &Name, dims: &[ExprId], value: &'a Expr) -> Option<Made> {
+        let cx = self.top(item.module, ELEMENT);
+        let cx = cx.within(cx.scope.positions());
+        let of_heads = |c: &Self| matches!(c.exprs.node(dims[0]), Node::Var(Var::Heads));
+        if !(dims.len() == 1 || dims.len() == 2 && of_heads(self)) {
+            let message = format!("`{}` is made position by position", name.text);
+            let error = Diagnostic::error("E0314", name.span, message, "has other axes");
+            let help = format!("declare it `{0}[heads, n_k]`, or `{0}[n_k]` where heads do not differ", name.text);
+            return self.fail(&cx, error.help(help));
+        }
+        if let ExprKind::Call(word, args) = &unwrapped(value).kind
+            && matches!(word.text.as_str(), "hash" | "gray_hash")
+        {
+            return self.hash(&cx, word, args, value.span, dims.len()).map(Made::Hash);
+        }
+        let outer = self.hashed.replace(Hashed { dims: dims.to_vec(), made: Vec::new() });
+        let value = self.real(&cx, value);
+        let hashed = std::mem::replace(&mut self.hashed, outer);
+        let value = value?;
+        if dims.len() == 1 && (self.exprs.reads(value, |v| v == Var::Head) || hashed.is_some_and(|h| !h.made.is_empty())) {
+            return self.differs(&cx, name.span, &name.text);
+        }
+        Some(Made::Formula(value))
+    }
+
+    fn differs<T>(&mut self, cx: &Cx<'a>, span: Span, name: &str) -> Option<T> {
+        let error = Diagnostic::error("E0314", span, "heads have elements of their own", "has no axis of heads");
+        self.fail(cx, error.help(format!("declare it `{name}[heads, n_k]`")))
+    }
+
+    /// `hash(k, planes)`
+    fn hash(&mut self, cx: &Cx<'a>, word: &'a Name, args: &'a [Expr], span: Span, axes: usize) -> Option<Hash> {
+        let help = format!("write `{0}(q, planes)` or `{0}(k, planes)`, with `tensor planes[d, 8]`", word.text);
+        let [rows, planes] = args else {
+            let error = Diagnostic::error("E0314", span, format!("`{}` takes rows and planes", word.text), "not so");
+            return self.fail(cx, error.help(help));
+        };
+        let queries = match &unwrapped(rows).kind {
+            ExprKind::Name(side) if side == "q" => true,
+            ExprKind::Name(side) if side == "k" => false,
+            _ => {
+                let error = Diagnostic::error("E0314", rows.span, "these are no rows", "neither `q` nor `k`");
+                return self.fail(cx, error.help(help));
+            }
+        };
+        let (planes, span_of_planes) = match &unwrapped(planes).kind {
+            ExprKind::Name(text) => (self.tensor_called(cx, text, planes.span)?, planes.span),
+            _ => {
+                let error = Diagnostic::error("E0314", planes.span, "this is no tensor", "not a name");
+                return self.fail(cx, error.help(help));
+            }
+        };
+        let dims = &self.program.tensor(planes).dims;
+        let wide = |&d: &ExprId| matches!(self.exprs.node(d), Node::Var(Var::Dim));
+        let heads = |&d: &ExprId| matches!(self.exprs.node(d), Node::Var(Var::Heads));
+        let fits = match dims.as_slice() {
+            [d, _] => wide(d),
+            [h, d, _] => heads(h) && wide(d),
+            _ => false,
+        };
+        let bits = dims.last().and_then(|&bits| self.exprs.as_int(bits));
+        if !fits || bits.is_none_or(|bits| bits > MOST_BITS) {
+            let message = format!("planes are `[d, bits]` or `[heads, d, bits]`, of at most {MOST_BITS} bits");
+            let error = Diagnostic::error("E0314", span_of_planes, message, "has other axes");
+            return self.fail(cx, error.label(self.program.tensor(planes).span, "declared here").help(help));
+        }
+        if axes == 1 {
+            return self.differs(cx, span, "bucket");
+        }
+        Some(Hash { queries, planes, gray: word.text == "gray_hash" })
+    }
+
+    /// A hash within a formula: an element of a tensor that nobody can name.
+    pub(super) fn hash_within(&mut self, cx: &Cx<'a>, word: &'a Name, args: &'a [Expr], span: Span) -> Option<Val> {
+        let Some(Hashed { dims, made }) = self.hashed.clone().filter(|_| cx.place == ELEMENT) else {
+            let error = Diagnostic::error("E0314", word.span, "buckets are made for a tensor", "not here");
+            let help = format!("declare `tensor bucket[heads, n_k] = {}(k, planes)` and read `bucket[head, k]`", word.text);
+            return self.fail(cx, error.help(help));
+        };
+        let hash = self.hash(cx, word, args, span, dims.len())?;
+        let known = made.iter().find(|(made, _)| *made == hash).map(|(_, tensor)| *tensor);
+        let tensor = known.unwrap_or_else(|| {
+            let tensor = TensorId(self.program.tensors.len() as u32);
+            // No file can declare a tensor of this name.
+            let name = format!("{} {}", word.text, tensor.0);
+            self.program.tensors.push(Tensor { name, dims, of: Some(Made::Hash(hash)), span });
+            tensor
+        });
+        if let Some(hashed) = &mut self.hashed {
+            hashed.made.push((hash, tensor));
+        }
+        let head = self.exprs.var(Var::Head);
+        Some(Val::plain(self.exprs.intern(Node::Load(tensor, vec![head, cx.scope.k]))))
     }
 
     /// An extent: an integer, at least 1 where it is known.

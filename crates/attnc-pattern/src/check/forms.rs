@@ -12,7 +12,7 @@ use super::scope::{self, Cx, Scope, Val};
 use super::space::AxisRef;
 use super::{Checker, MAX_LENGTH};
 use crate::expr::{DrawId, ExprId, Node, OrderId, TensorId, Un, Var};
-use crate::program::{Chooser, Demand, Draw, DrawScope, MapKind, Order, OrderKind, Tensor};
+use crate::program::{Chooser, Demand, Draw, DrawScope, Made, MapKind, Order, OrderKind, Tensor};
 
 /// Deepest leaves of `halves`: each level costs a compiler as much as a set of its own.
 const MOST_HALVINGS: u32 = 16;
@@ -500,7 +500,7 @@ impl<'a> Checker<'a> {
             // No file can declare a tensor of this name.
             let name = format!("draw {index}");
             let tensor = TensorId(self.program.tensors.len() as u32);
-            self.program.tensors.push(Tensor { name, dims: vec![cx.scope.end_k], of: Some(id), span });
+            self.program.tensors.push(Tensor { name, dims: vec![cx.scope.end_k], of: Some(Made::Weight(id)), span });
             self.program.draws[index].weight = Some(self.exprs.intern(Node::Load(tensor, vec![cx.scope.k])));
         }
         let row = if scope == DrawScope::Head { self.exprs.int(0) } else { cx.scope.q };

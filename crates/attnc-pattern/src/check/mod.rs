@@ -148,6 +148,8 @@ struct Checker<'a> {
     launch: Vec<Demand>,
     /// The same of levels, scores and selections, for those who use them.
     conditions: HashMap<ItemRef, Vec<Demand>>,
+    /// The tensor that is being made, if it is.
+    hashed: Option<decls::Hashed>,
     /// Levels, scores and selections that are being made.
     making: Vec<ItemRef>,
     depth: usize,
@@ -179,6 +181,7 @@ impl<'a> Checker<'a> {
             expanded: HashMap::new(),
             launch: Vec::new(),
             conditions: HashMap::new(),
+            hashed: None,
             making: Vec::new(),
             depth: 0,
             steps: 0,

@@ -65,7 +65,7 @@ pub const STANDARD: &[&str] = &[
 ];
 
 /// Functions of numbers.
-pub(super) const FUNCTIONS: &[&str] = &["min", "max", "abs", "sqrt", "log", "exp", "tanh"];
+pub(super) const FUNCTIONS: &[&str] = &["min", "max", "abs", "sqrt", "log", "exp", "tanh", "hash", "gray_hash"];
 
 /// Coordinates that every token has.
 pub(super) const COORDINATES: &[&str] = &["pos", "doc"];

@@ -224,6 +224,9 @@ impl<'a> Checker<'a> {
     }
 
     pub(super) fn call(&mut self, cx: &Cx<'a>, name: &'a Name, args: &'a [Expr], span: Span) -> Option<Val> {
+        if matches!(name.text.as_str(), "hash" | "gray_hash") {
+            return self.hash_within(cx, name, args, span);
+        }
         if FUNCTIONS.contains(&name.text.as_str()) {
             return self.function(cx, name, args, span);
         }
@@ -424,15 +427,20 @@ impl<'a> Checker<'a> {
 
     /// The tensor of a name, or an error.
     pub(super) fn tensor_named(&mut self, cx: &Cx<'a>, name: &'a Name) -> Option<TensorId> {
-        let item = match self.names[cx.frame.module].get(&name.text) {
+        self.tensor_called(cx, &name.text, name.span)
+    }
+
+    /// The tensor of a name, or an error.
+    pub(super) fn tensor_called(&mut self, cx: &Cx<'a>, name: &'a str, span: Span) -> Option<TensorId> {
+        let item = match self.names[cx.frame.module].get(name) {
             Some((Named::Item(item), _)) => item,
             Some((Named::Broken, _)) => return None,
-            Some(_) => return self.other_kind(cx, name.span, "a tensor", "a size or segment", None),
-            None => return self.unknown_name(cx, &name.text, name.span),
+            Some(_) => return self.other_kind(cx, span, "a tensor", "a size or segment", None),
+            None => return self.unknown_name(cx, name, span),
         };
         let kind = &self.item(item).kind;
         if !matches!(kind, ItemKind::Tensor { .. }) {
-            return self.other_kind(cx, name.span, "a tensor", names::noun(kind), None);
+            return self.other_kind(cx, span, "a tensor", names::noun(kind), None);
         }
         self.tensor(item)
     }

@@ -65,6 +65,11 @@ impl Scope {
         Scope { q, k, original_q: q, original_k: k, n_q, n_k, end_q, end_k, block, orders, local, slots }
     }
 
+    /// Where `q` is `k`: of positions one by one.
+    pub(super) fn positions(self) -> Self {
+        Scope { q: self.k, original_q: self.original_k, ..self }
+    }
+
     /// Positions and lengths of the query's and of the key's part of the sequence, inside `form`.
     pub(super) fn local(self, form: &'static str, q: (ExprId, ExprId), k: (ExprId, ExprId)) -> Self {
         let ((q, n_q), (k, n_k)) = (q, k);
@@ -217,6 +222,8 @@ pub(super) const NULL_BIAS: Place = Place { name: "a bias of null slots", may: (
 pub(super) const REQUIRE: Place = Place { name: "a requirement", may: DIM | COUNTS | SIZES };
 /// Extents of tensors.
 pub(super) const TENSOR_EXTENT: Place = Place { name: "an extent of a tensor", may: DIM | COUNTS | SIZES };
+/// Elements of tensors that are made.
+pub(super) const ELEMENT: Place = Place { name: "an element of a tensor", may: VALUE.may };
 /// Extents of a space.
 pub(super) const SPACE_EXTENT: Place = Place { name: "an extent of a space", may: SIZES };
 /// Values known when compiling.

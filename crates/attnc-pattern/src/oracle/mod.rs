@@ -3,7 +3,7 @@
 //! It is plain and slow on purpose and shares nothing with the analysis or a target, so that agreement
 //! means something. [`value`] computes, [`eval`] says what an expression is worth, [`mod@entries`] whom a
 //! query attends to, [`mod@attend`] what comes out; `level`, `score`, `steps`, `field`, `select` and `refine` say
-//! what depends on the data, `merge` what is made of several, and [`mod@judge`] whether another selection is as good.
+//! what depends on the data, `merge` what is made of several, `made` what tensors hold that are not given, and [`mod@judge`] whether another selection is as good.
 //! Nothing here knows of row sets, tiles or targets.
 
 pub mod attend;
@@ -14,6 +14,7 @@ mod field;
 mod head;
 pub mod judge;
 mod level;
+mod made;
 mod merge;
 mod refine;
 mod score;
@@ -27,4 +28,5 @@ pub use entries::{Attended, Slot, candidates, entries, mask, membership, row};
 pub use eval::Evaluator;
 pub use fault::{EvalError, FaultKind, Point};
 pub use judge::{Misfit, judge};
+pub use made::{bucket, element};
 pub use value::Value;
