@@ -242,6 +242,7 @@ fn run_all(source: &str, case: &Case<'_>, runners: &[Runner], plans: &[PlanOptio
             tensors: (wants.tensors.iter().zip(&tensors))
                 .map(|(t, data)| (t.name.as_str(), TensorData { data: data.into(), dims: t.dims.clone() }))
                 .collect(),
+            rows: None,
             q_start: case.starts.0,
             k_start: case.starts.1,
             lengths: vec![],

@@ -348,7 +348,8 @@ impl Work {
         let given = device.tensors(dtype, [batch, heads, n_q, dim], [batch, kv_heads, n_k, dim], extent(dv))?;
 
         progress.say(&format!("{}: counting", self.name));
-        let inputs = self.data.inputs();
+        let mut inputs = self.data.inputs();
+        inputs.rows = Some([given.q.tensor("q")?, given.k.tensor("k")?]);
         let forecast = self.kernel.forecast(
             shape,
             self.kv_heads,

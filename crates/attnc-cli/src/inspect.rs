@@ -14,6 +14,7 @@ use crate::calibration::Calibrated;
 use crate::files::{self, Disk, STDIN};
 use crate::machine;
 use crate::report::{Failure, Outcome, Reporter, exit};
+use crate::run::Given;
 use crate::subject::{self, Data};
 use crate::tensors::{self, TensorFile};
 
@@ -282,12 +283,21 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
     let (dim, dv) = (args.shape.dim, args.shape.dv.unwrap_or(args.shape.dim));
     let shape = Shape { n_q, n_k, heads, dim };
     let mut data = Data::new(&sizes, n_q.max(n_k));
+    let mut rows = None;
     if let Some(path) = &args.input {
-        data.read(&mut TensorFile::open(path)?, &kernel.wants(shape, &subject::sizes_of(&data.sizes))?)?;
+        let mut file = TensorFile::open(path)?;
+        data.read(&mut file, &kernel.wants(shape, &subject::sizes_of(&data.sizes))?)?;
+        if kernel.reads_rows() && file.has("q") {
+            rows = Some(Given::read(&mut file, "q", "k", "v")?);
+        }
+    }
+    let mut inputs = data.inputs();
+    if let Some(given) = &rows {
+        inputs.rows = Some([given.q.tensor("q")?, given.k.tensor("k")?]);
     }
     let dtype = args.shape.dtype.dtype();
     let forecast =
-        kernel.forecast(shape, kv_heads, dv, dtype.size() as u64, args.shape.batch.unsigned_abs(), &data.inputs())?;
+        kernel.forecast(shape, kv_heads, dv, dtype.size() as u64, args.shape.batch.unsigned_abs(), &inputs)?;
     let total = forecast.cost;
     let threads = args.threads.map_or_else(machine::cores, |t| usize::try_from(t).unwrap_or(usize::MAX));
     // What a launch takes beside its tensors is known of machine code alone. It is worth a word where levels and

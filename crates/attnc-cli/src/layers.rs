@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use attnc::{Chosen, Compiler, DType, Kept, Kernel, Problem, Resources, Select, Shape, Threads};
+use attnc::{Chosen, Compiler, DType, Inputs, Kept, Kernel, Problem, Resources, Select, Shape, Threads};
 
 use crate::args::{Dense, LayersArgs, SetArgs, Target};
 use crate::machine::{self, Samples};
@@ -222,6 +222,12 @@ impl<'a> Layer<'a> {
         let wants = kernel.wants(self.shape, &subject::sizes_of(&data.sizes))?;
         data.read(file, &wants)?;
         Ok(data)
+    }
+
+    /// What a candidate is given, with the layer's queries and keys.
+    pub(crate) fn inputs<'d>(&'d self, data: &'d Data) -> Outcome<Inputs<'d>> {
+        let rows = Some([self.given.q.tensor("q")?, self.given.k.tensor("k")?]);
+        Ok(Inputs { rows, ..data.inputs() })
     }
 
     /// Runs a kernel and holds it against dense attention.

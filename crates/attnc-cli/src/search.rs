@@ -293,6 +293,7 @@ impl Trial<'_> {
         let (kernel, axis) = self.kernel(candidate, None, self.options)?;
         let data = self.layer.data(file, &kernel, axis.as_deref(), &self.args.layers)?;
         let seen = self.layer.see(&kernel, &data, 0)?;
+        let inputs = self.layer.inputs(&data)?;
         // Counting needs no machine code.
         let counting = Options { target: attnc::Target::Oracle, ..self.options.clone() };
         let mut heads = Vec::new();
@@ -300,7 +301,7 @@ impl Trial<'_> {
             let (kernel, _) = self.kernel(candidate, Some(head), &counting)?;
             let size = self.layer.dtype.size() as u64;
             let (dv, batch) = (self.layer.dv, self.layer.batch as u64);
-            let forecast = kernel.forecast(self.layer.shape, self.layer.kv_heads, dv, size, batch, &data.inputs())?;
+            let forecast = kernel.forecast(self.layer.shape, self.layer.kv_heads, dv, size, batch, &inputs)?;
             let predicted_ns = self.rates.predict(&forecast, self.layer.dtype, self.threads);
             let errors = of_head.errors.map(|e| Some(e).filter(|e| e.is_finite()));
             let (entries, ahead) = (of_head.kept.entries, of_head.kept.ahead);

@@ -31,7 +31,7 @@ pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
     let module = subject::module(&args.subject.path, subject::options(&args.set, &Target::Oracle), reporter)?;
     let name = subject::name_of(&module, &args.subject)?;
     let kernel = subject::kernel(&module, &name, &args.sizes)?;
-    if usize::try_from(args.head).is_ok_and(|head| kernel.is_dynamic(head)) {
+    if kernel.reads_rows() || usize::try_from(args.head).is_ok_and(|head| kernel.is_dynamic(head)) {
         return dynamic(args, &module, &kernel);
     }
     let sizes = subject::sized(&module, args.lengths.keys.or(args.lengths.tokens), &args.sizes);
@@ -64,7 +64,7 @@ pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
 fn dynamic(args: &ShowArgs, module: &Module, kernel: &Kernel) -> Outcome {
     let mut file = args.input.as_ref().map(|path| TensorFile::open(path)).transpose()?;
     // Where nothing is selected, any values show the pairs.
-    let selects = usize::try_from(args.head).is_ok_and(|head| kernel.selects(head));
+    let selects = kernel.reads_rows() || usize::try_from(args.head).is_ok_and(|head| kernel.selects(head));
     let given = match (&mut file, args.seed.or((!selects).then_some(0))) {
         (Some(file), _) if file.has("q") => Given::read(file, "q", "k", "v")?,
         (_, Some(seed)) => {

@@ -253,6 +253,7 @@ impl Data {
             tensors: tensors
                 .map(|(name, dims, data)| (name.as_str(), TensorData { data: data.into(), dims: dims.clone() }))
                 .collect(),
+            rows: None,
             q_start: self.q_start,
             k_start: self.k_start,
             lengths: self.lengths.clone(),

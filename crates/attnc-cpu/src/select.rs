@@ -1054,6 +1054,7 @@ fn bands(bands: &[Band], ranked: &[f32], had: f64) -> Vec<Range<usize>> {
         } else {
             slots::floor_share(band.upto, c as i64) as usize
         };
+        let end = band.least.map_or(end, |least| end.max(slots::floor_share(least, c as i64) as usize + 1));
         let align = band.align.max(1) as usize;
         let up = end.min(c).saturating_sub(begin).next_multiple_of(align);
         let length = if begin + up > c { (c - begin) / align * align } else { up };

@@ -335,6 +335,7 @@ pub enum Budget {
 ///
 /// ```text
 /// end    = floor(upto c), or with `mass` 1 + the number of ranks whose cumulated share of the score is <= upto
+///          and not before floor(least c) + 1, if there is a `least`
 /// length = end - begin, at least 0, rounded up to a multiple of `align`; down if that goes beyond c
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -345,6 +346,8 @@ pub struct Band {
     pub upto: f64,
     /// `upto` is a share of the score.
     pub mass: bool,
+    /// Fraction of the candidates of which it ends behind the last, whatever their mass. An exact decimal.
+    pub least: Option<f64>,
     /// Its length is a multiple of this.
     pub align: i64,
 }

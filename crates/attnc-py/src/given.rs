@@ -126,6 +126,7 @@ impl Given {
             docs: &self.docs,
             maps: maps.collect(),
             tensors: tensors.collect(),
+            rows: None,
             q_start: self.q_start,
             k_start: self.k_start,
             lengths: self.lengths.clone(),

@@ -208,6 +208,8 @@ pub struct Band {
     pub name: Name,
     /// Where it ends.
     pub upto: Expr,
+    /// `at least 0.06`: not before.
+    pub least: Option<Clause>,
     /// `by N`: its length is a multiple of N.
     pub align: Option<Expr>,
 }

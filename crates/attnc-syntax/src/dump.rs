@@ -138,6 +138,7 @@ impl Dump {
                         for band in &budget.bands {
                             d.tree(format_args!("band {}", band.name.text), |d| {
                                 d.expr(&band.upto);
+                                d.clauses(band.least.as_slice());
                                 d.some("by", band.align.as_ref());
                             });
                         }

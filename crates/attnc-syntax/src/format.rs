@@ -426,6 +426,10 @@ impl Printer<'_> {
                 p.name(&band.name);
                 p.out.text(" = ");
                 p.expr(&band.upto);
+                if let Some(least) = &band.least {
+                    p.out.text(&format!(" {} ", least.word.text));
+                    p.expr(&least.value);
+                }
                 if let Some(align) = &band.align {
                     p.out.text(" by ");
                     p.expr(align);

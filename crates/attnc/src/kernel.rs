@@ -978,8 +978,15 @@ impl Kernel {
         Ok(made::Rows { q: problem.q, k: problem.k, heads, threads })
     }
 
-    /// Whether a launch makes tensors of queries and keys.
-    fn reads_rows(&self) -> bool {
+    /// What buckets are made of where there is no problem.
+    fn rows_given<'i>(&self, inputs: &Inputs<'i>) -> Result<Of<'i>, Diagnostics> {
+        let Some([q, k]) = inputs.rows else { return Ok(Of::Nothing) };
+        Ok(Of::Rows(made::Rows { q, k, heads: self.heads_read(q.shape()[1], k.shape()[1])?, threads: None }))
+    }
+
+    /// Whether a launch makes tensors of queries and keys: what is asked about it then needs [`Inputs::rows`].
+    #[must_use]
+    pub fn reads_rows(&self) -> bool {
         let program = &self.shared.program;
         let needs = attnc_pattern::prepare::needs(program, &self.attentions());
         needs.tensors.iter().any(|&t| matches!(program.tensor(t).of, Some(Made::Hash(_))))
@@ -1110,7 +1117,7 @@ impl Kernel {
         }
         self.fits(usize::try_from(batch).unwrap_or(usize::MAX), 1)?;
         let of_plan = attnc_plan::cost::Shape { d_k: shape.dim.unsigned_abs(), d_v: dim_v.unsigned_abs(), element };
-        let mut envs = self.envs(inputs, shape, Purpose::Look, Of::Nothing)?;
+        let mut envs = self.envs(inputs, shape, Purpose::Look, self.rows_given(inputs)?)?;
         let heads = usize::try_from(self.told(shape).heads).unwrap_or(0);
         let reads = |n: i64| self.reads(usize::try_from(shape.heads).unwrap_or(0), usize::try_from(n).unwrap_or(0));
         // Numbers of heads that fit nothing are what a launch refuses: no head shares keys with another then.
@@ -1335,7 +1342,7 @@ impl Kernel {
             });
         };
         let at = self.at(piece.attention, 0, usize::try_from(head).unwrap_or(0));
-        let env = self.envs(inputs, shape, Purpose::Look, Of::Nothing)?.env(at).map_err(|l| self.shared.said(l))?;
+        let env = self.envs(inputs, shape, Purpose::Look, self.rows_given(inputs)?)?.env(at).map_err(|l| self.shared.said(l))?;
         Ok(View::new(&self.plan_of(piece)?.plan, env))
     }
 

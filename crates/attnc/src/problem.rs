@@ -59,6 +59,8 @@ pub struct Inputs<'a> {
     pub maps: Vec<(&'a str, MapInput<'a>)>,
     /// Tensors of reals by name.
     pub tensors: Vec<(&'a str, TensorData<'a>)>,
+    /// Queries and keys, for what is asked before there is a problem: tensors of the file may be made of them.
+    pub rows: Option<[Tensor<'a>; 2]>,
     /// Position of the first query; `None` leaves it to the attention's alignment.
     pub q_start: Option<i64>,
     /// Position of the first key; `None` is 0.

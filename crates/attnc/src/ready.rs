@@ -65,7 +65,7 @@ impl Launched {
         threads: usize,
         launch: attnc_cpu::Ready,
     ) -> Launched {
-        let Inputs { sizes, docs, maps: _, tensors, q_start, k_start, lengths } = inputs;
+        let Inputs { sizes, docs, maps: _, tensors, rows: _, q_start, k_start, lengths } = inputs;
         let given = Given {
             sizes: sizes.iter().map(|&(name, n)| (name.to_owned(), n)).collect(),
             docs: docs.to_vec(),

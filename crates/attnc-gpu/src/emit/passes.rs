@@ -1281,6 +1281,11 @@ fn banded(m: &mut Module<'_>, bands: &[Band], step: i32) -> String {
             let (above, below) = fraction(band.upto);
             let _ = writeln!(t, "    end = share_down(c, {above}u, {below}u);");
         }
+        if let Some(least) = band.least {
+            m.uses(SHARES);
+            let (above, below) = fraction(least);
+            let _ = writeln!(t, "    end = max(end, share_down(c, {above}u, {below}u) + 1);");
+        }
         let align = band.align.max(1);
         let _ = write!(
             t,

@@ -143,6 +143,10 @@ impl<'a> Checker<'a> {
             let help = "a search is for one row: write `per q.LEVEL`, and join forced slots with `|`";
             return self.fail(&cx, bad_select(budget.word.span, "`refine` ranks nothing".to_owned(), help));
         }
+        if let (Budget::Bands(_), Some(clause)) = (&budget_of, clauses.iter().find(|c| c.word.text == "at least")) {
+            let help = "say it of a band: `bands mass { full = 0.4 at least 0.06 }`";
+            return self.fail(&cx, bad_select(clause.word.span, "at least of which band?".to_owned(), help));
+        }
         let capacity = self.capacity(&budget_of, slots, pool, at_least);
         let first = self.program.draws.len();
         let select = SelectId(self.program.selects.len() as u32);
@@ -241,11 +245,23 @@ impl<'a> Checker<'a> {
                     let help = "bands have names of their own and end by ascending rank";
                     return self.fail(cx, bad_select(band.name.span, "bands overlap".to_owned(), help));
                 }
+                let least = match &band.least {
+                    None => None,
+                    Some(clause) if clause.word.text != "at least" => {
+                        return self.unknown_word(cx, &clause.word, "part of a band", &["at least"]);
+                    }
+                    Some(clause) if !mass => {
+                        let help = "let the band end at a greater share of the ranks";
+                        let message = "a band of ranks is as long as it says".to_owned();
+                        return self.fail(cx, bad_select(clause.word.span, message, help));
+                    }
+                    Some(clause) => Some(self.share(&constant, &clause.value)?),
+                };
                 let align = match &band.align {
                     None => 1,
                     Some(align) => self.positive(&constant, align, "a multiple")?,
                 };
-                bands.push(Band { name: band.name.text.clone(), upto, mass, align });
+                bands.push(Band { name: band.name.text.clone(), upto, mass, least, align });
             }
             return Some(Budget::Bands(bands));
         }

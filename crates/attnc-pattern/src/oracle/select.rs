@@ -76,6 +76,7 @@ pub(super) fn ends(
                 } else {
                     floor_share(band.upto, n as i64) as usize
                 };
+                let upto = band.least.map_or(upto, |least| upto.max(floor_share(least, n as i64) as usize + 1));
                 let length = upto.min(n).saturating_sub(begin);
                 let align = band.align as usize;
                 let up = length.div_ceil(align) * align;

@@ -282,11 +282,9 @@ fn selections() -> BoxedStrategy<ItemKind> {
     let arg = (some(), exprs()).prop_map(|(name, value)| LevelArg { name, value });
     let step = (name(), some(), some(), some()).prop_map(|(op, side, into, per)| ScoreStep { op, side, into, per });
     let amount = exprs().prop_map(|e| fit(SUM, e));
-    let band = (name(), amount.clone(), prop::option::of(amount.clone())).prop_map(|(name, upto, align)| Band {
-        name,
-        upto,
-        align,
-    });
+    let least = amount.clone().prop_map(|value| Clause { word: named("at least"), value });
+    let band = (name(), amount.clone(), prop::option::of(least), prop::option::of(amount.clone()))
+        .prop_map(|(name, upto, least, align)| Band { name, upto, least, align });
     let budget = prop_oneof![
         (name(), prop::option::of(amount)).prop_map(|(word, amount)| Budget {
             word,
