@@ -13,7 +13,7 @@ use attnc_tests::compare::{Case, against_oracle, against_oracle_on_gpu, has_gpu}
 use rayon::prelude::*;
 
 /// Stages whose expected text a machine may write.
-const BLESSED: &[&str] = &["ast", "pattern", "tiles", "plan", "clif", "fmt", "wgsl"];
+const BLESSED: &[&str] = &["ast", "pattern", "tiles", "plan", "scores", "clif", "fmt", "wgsl"];
 
 fn files(dir: &Path, out: &mut Vec<PathBuf>) {
     let mut entries: Vec<_> =
@@ -82,14 +82,14 @@ fn name_in(module: &Module, command: &Command<'_>) -> Result<String, String> {
 
 /// The exact text of a stage.
 fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
-    let target = if command.stage == "rows" { Target::Oracle } else { Target::default() };
+    let target = if matches!(command.stage, "rows" | "scores") { Target::Oracle } else { Target::default() };
     let set = command.prefixed("set.");
     let options = Options { set, clif: command.stage == "clif", target, ..Options::default() };
     if command.stage == "fmt" {
         let loader: &dyn Loader = &Memory::file("test.attn", source);
         return attnc::format(loader, "test.attn").map(|f| f.after).map_err(|e| e.to_string());
     }
-    let module = module(source, options)?;
+    let module = module(&subject(command, source)?, options)?;
     if command.stage == "ast" {
         return Ok(module.ast_text());
     }
@@ -98,6 +98,7 @@ fn text(command: &Command<'_>, source: &str) -> Result<String, String> {
     let kernel = module.kernel(&select).map_err(|e| e.to_string())?;
     match command.stage {
         "plan" => return Ok(kernel.plan_text()),
+        "scores" => return scores(command, &kernel, &module),
         "wgsl" => {
             let named = command.get("variant").unwrap_or("portable");
             let variant = attnc::gpu::Variant::ALL.into_iter().find(|v| v.name() == named);
@@ -316,13 +317,54 @@ fn check(source: &str) -> Result<(), String> {
 /// Runs a case on what a stage asks for.
 type Against = fn(&str, &Case<'_>) -> Result<(), String>;
 
+/// What a command is about: this file, or another one of the repository.
+fn subject(command: &Command<'_>, source: &str) -> Result<String, String> {
+    let Some(path) = command.get("file") else { return Ok(source.to_owned()) };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Scores that selections look at, for sizes one after the other, over what they should grow with.
+fn scores(command: &Command<'_>, kernel: &Kernel, module: &Module) -> Result<String, String> {
+    let over = command.get("over").unwrap_or("tokens");
+    let kept = command.int("kept", 0)?;
+    let (about, by): (_, fn(f64, f64) -> f64) = match command.get("by") {
+        Some("n^2") => ("n^2".to_owned(), |n, _| n * n),
+        _ if kept > 0 => (format!("n (log2(n / {kept}) - 1)"), |n, kept| n * ((n / kept).log2() - 1.0)),
+        _ => ("n log2 n".to_owned(), |n, _| n * n.log2()),
+    };
+    let mut text = String::new();
+    for value in command.ints("lengths")?.ok_or("lengths=.. are missing")? {
+        let mut sizes = command.sizes()?;
+        let mut tokens = value;
+        if over != "tokens" {
+            sizes.push((over.to_owned(), value));
+            let of: Vec<(&str, i64)> = sizes.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+            tokens = module.tokens(&of).map_err(|e| e.to_string())?.ok_or("the space is open")?;
+        }
+        let offsets: Vec<Vec<i64>> =
+            command.prefixed("parts.").iter().map(|(_, part)| parts(part, tokens)).collect::<Result<_, _>>()?;
+        let names = command.prefixed("parts.");
+        let maps = names.iter().zip(&offsets).map(|((name, _), indptr)| (name.as_str(), MapInput::Csr { indptr, indices: &[] }));
+        let sizes = sizes.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+        let inputs = Inputs { sizes, maps: maps.collect(), ..Inputs::default() };
+        let shape = Shape { n_q: tokens, n_k: tokens, heads: command.int("heads", 1)?, dim: 64 };
+        let cost = kernel.cost(shape, 64, 4, &inputs).map_err(|e| e.to_string())?;
+        let share = cost.scores as f64 / by(tokens as f64, kept as f64);
+        let _ = writeln!(text, "{tokens} tokens: {} scores, {share:.4} {about}", cost.scores);
+    }
+    Ok(text)
+}
+
+/// Boundaries of parts of so many tokens.
+fn parts(size: &str, tokens: i64) -> Result<Vec<i64>, String> {
+    let size: i64 = size.parse().map_err(|_| format!("parts of {size}"))?;
+    Ok((0..tokens).step_by(usize::try_from(size.max(1)).unwrap_or(1)).chain([tokens]).collect())
+}
+
 /// Compares with the oracle what a file says, this one or another one of the repository.
 fn run(command: &Command<'_>, source: &str, against: Against) -> Result<(), String> {
-    let other = command.get("file").map(|path| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-        std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))
-    });
-    let source = &other.transpose()?.unwrap_or_else(|| source.to_owned());
+    let source = &subject(command, source)?;
     let sizes = command.sizes()?;
     let of: Vec<(&str, i64)> = sizes.iter().map(|(n, v)| (n.as_str(), *v)).collect();
     let checked = module(source, Options { set: command.prefixed("set."), ..Options::default() })?;

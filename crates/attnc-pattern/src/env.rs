@@ -143,7 +143,7 @@ pub enum Reals<'a> {
     /// The caller's.
     Given(&'a [f32]),
     /// Made.
-    Made(std::sync::Arc<[f32]>),
+    Made(std::sync::Arc<Vec<f32>>),
 }
 
 impl Default for Reals<'_> {
@@ -190,7 +190,7 @@ impl TensorData<'_> {
     pub fn made_bytes(&self) -> usize {
         match &self.data {
             Reals::Given(_) => 0,
-            Reals::Made(data) => size_of_val::<[f32]>(data),
+            Reals::Made(data) => data.capacity() * size_of::<f32>(),
         }
     }
 }

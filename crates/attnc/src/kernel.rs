@@ -13,9 +13,10 @@ use std::sync::{Arc, OnceLock};
 use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, OwnedPart, Part, RunError};
 use attnc_pattern::analysis::{EvalError, Row, Rows, Values};
 use attnc_pattern::env::{DrawTable, Env, Reals, TensorData};
+use attnc_pattern::expr::{DrawId, TensorId};
 use attnc_pattern::oracle::{self, Evaluator, Misfit, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
-use attnc_pattern::program::{Made, MergeKind, Model, Program};
+use attnc_pattern::program::{Chooser, Made, MergeKind, Model, Program};
 use attnc_pattern::tolerance::{self, Dtype, Report, Rounding};
 use attnc_plan::model::Work;
 use attnc_plan::{Built, Cost, Counted, LayerPlan};
@@ -978,6 +979,22 @@ impl Kernel {
         Ok(made::Rows { q: problem.q, k: problem.k, heads, threads })
     }
 
+    /// What rows and planes take in f64 while buckets are made.
+    fn planes_bytes(&self, attention: usize, shape: Shape, threads: usize) -> usize {
+        let program = &self.shared.program;
+        let needs = attnc_pattern::prepare::needs(program, &[attention]);
+        let extent = |n: i64| usize::try_from(n).unwrap_or(0);
+        let of = |id: &TensorId| match program.tensor(*id).of {
+            Some(Made::Hash(_)) => {
+                let rows = threads.saturating_mul(extent(shape.dim) + made::MOST_BITS);
+                let planes = extent(self.told(shape).heads).saturating_mul(extent(shape.dim) * made::MOST_BITS);
+                rows.saturating_add(planes).saturating_mul(size_of::<f64>())
+            }
+            _ => 0,
+        };
+        needs.tensors.iter().map(of).max().unwrap_or(0)
+    }
+
     /// What buckets are made of where there is no problem.
     fn rows_given<'i>(&self, inputs: &Inputs<'i>) -> Result<Of<'i>, Diagnostics> {
         let Some([q, k]) = inputs.rows else { return Ok(Of::Nothing) };
@@ -1131,16 +1148,18 @@ impl Kernel {
         let mut made = Vec::with_capacity(groups.len());
         for (piece, heads) in &groups {
             // Heads whose sets do not depend on the head cost the same.
-            let own = if self.reads_head(piece.attention) { &heads[..] } else { &heads[..heads.len().min(1)] };
+            let own = if self.counts_by_head(piece.attention) { &heads[..] } else { &heads[..heads.len().min(1)] };
             let envs = own.iter().map(|&head| envs.env(self.at(piece.attention, 0, head)));
             made.push(envs.collect::<Result<Vec<_>, _>>().map_err(|l| self.shared.said(l))?);
         }
         let lengths = order_by_length(&mut groups, &mut made, apart);
         let mut total = Cost::default();
         for (((piece, of_piece), envs), lengths) in groups.into_iter().zip(made).zip(lengths) {
-            let alike = envs.len() < of_piece.len() || !self.reads_head(piece.attention);
+            let alike = envs.len() < of_piece.len() || !self.counts_by_head(piece.attention);
             let plan = &self.plan_of(piece)?.plan;
-            let most = if alike && !plan.reads_head() { attnc_cpu::most_folded(plan, shape.n_q) } else { 1 };
+            // What is chosen for a head is not shared by the heads of a job.
+            let folds = !self.reads_head(piece.attention) && !plan.reads_head();
+            let most = if folds { attnc_cpu::most_folded(plan, shape.n_q) } else { 1 };
             // How many heads each job folds, the jobs in the order of their first heads.
             let mut folds: Vec<(usize, &Env<'_>, usize)> = Vec::new();
             // The last head that was counted, and the jobs made of it: by number of heads, in `counted`.
@@ -1227,6 +1246,7 @@ impl Kernel {
                 let firsts = of_part.iter().step_by(heads.len().max(1));
                 let made = |env: &Env<'_>| env.tensors.iter().map(|t| t.made_bytes()).sum::<usize>();
                 most.lists = most.lists.saturating_add(firsts.map(made).sum());
+                most.lists = most.lists.saturating_add(self.planes_bytes(leaf.attention, shape, threads));
                 let parts = [Part { kernel, heads: &heads, envs: &of_part, forward: false }];
                 let bytes = attnc_cpu::workspace_bytes(&parts, extent(shape.n_k), extent(shape.dim), dim_v, threads);
                 // Scratches are shared by all parts, what else there is adds up: never less than what a launch takes.
@@ -1516,11 +1536,19 @@ impl Kernel {
 
     /// Whether the sets of an attention differ between heads.
     fn reads_head(&self, attention: usize) -> bool {
+        let draws = attnc_pattern::prepare::needs(&self.shared.program, &[attention]).draws;
+        !draws.is_empty() || self.counts_by_head(attention)
+    }
+
+    /// Whether heads are counted apart before a launch: what selections will choose is not known then, and they count
+    /// alike where they choose among the same.
+    fn counts_by_head(&self, attention: usize) -> bool {
         use attnc_pattern::expr::{Node, Var};
         let program = &self.shared.program;
         let needs = attnc_pattern::prepare::needs(program, &[attention]);
         let maps = needs.maps.iter().any(|&m| program.map(m).per_head);
-        if !needs.draws.is_empty() || maps || needs.orders_by_head(program) {
+        let random = |&d: &DrawId| !matches!(program.draw(d).chooser, Chooser::Select { .. });
+        if needs.draws.iter().any(random) || maps || needs.orders_by_head(program) {
             return true;
         }
         let sets = program.attentions[attention].entries.iter().filter_map(|e| match e.source {
@@ -1528,7 +1556,9 @@ impl Kernel {
             attnc_pattern::program::Source::Slots(_, set) => Some(set),
             attnc_pattern::program::Source::Null(_) => None,
         });
-        let sets: Vec<_> = sets.collect();
+        let selects = needs.selects.iter().map(|&s| program.select(s));
+        let among = selects.flat_map(|s| [s.within, s.besides, s.including, Some(s.capacity)]).flatten();
+        let sets: Vec<_> = sets.chain(among).collect();
         let reachable = program.exprs.reachable(&sets);
         reachable.iter().any(|&e| matches!(program.exprs.node(e), Node::Var(Var::Head) | Node::Load(..)))
     }

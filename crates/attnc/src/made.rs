@@ -18,6 +18,9 @@ use crate::kernel::Threads;
 use crate::problem::one;
 use crate::tensor::Tensor;
 
+/// Bits of a bucket at most.
+pub(crate) const MOST_BITS: usize = 24;
+
 /// Rows of a launch.
 #[derive(Clone, Debug)]
 pub(crate) struct Rows<'a> {
@@ -102,7 +105,7 @@ pub(crate) fn make<'a>(
             }
             Some(Made::Weight(_)) | None => continue,
         };
-        env.tensors[id.0 as usize] = TensorData { dims, data: Reals::Made(Arc::from(data)) };
+        env.tensors[id.0 as usize] = TensorData { dims, data: Reals::Made(Arc::new(data)) };
     }
     Ok(env.tensors)
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use attnc::{
-    Compiler, Inputs, Kernel, LoadError, Loader, MapInput, MapKind, Module, Options, Select, Shape, TensorData,
+    Compiler, Inputs, Kernel, LoadError, Loader, MapInput, MapKind, Module, Options, Select, Shape, Tensor, TensorData,
 };
 
 /// Lengths of queries and keys, and the position of the first query: whole and odd, then far into a sequence.
@@ -89,6 +89,8 @@ pub(crate) struct Held {
     maps: Vec<(String, Vec<u8>, Vec<usize>)>,
     /// Boundaries of slots.
     offsets: Vec<(String, Vec<i64>)>,
+    /// Queries and keys.
+    rows: [(Vec<f32>, [usize; 4]); 2],
 }
 
 impl Held {
@@ -117,7 +119,12 @@ impl Held {
         });
         let maps = maps.collect();
         let end = n_q.max(n_k) + q_start.unwrap_or(0);
-        Held { shape, q_start, docs: vec![0, end / 3, end / 3, end * 3 / 4, end], tensors, maps, offsets }
+        let kv_heads = kernel.heads().map_or(heads / 2, |(_, kv_heads)| kv_heads);
+        let rows = [(heads, n_q), (kv_heads, n_k)].map(|(h, n)| {
+            let shape = [1, h as usize, n as usize, shape.dim as usize];
+            (vec![0.25; shape.iter().product()], shape)
+        });
+        Held { shape, q_start, docs: vec![0, end / 3, end / 3, end * 3 / 4, end], tensors, maps, offsets, rows }
     }
 
     /// Shapes of Q, K, V and the output of one batch item, with `dv` elements to a row of V.
@@ -143,6 +150,7 @@ impl Held {
             tensors: tensors
                 .map(|(name, dims, data)| (name.as_str(), TensorData { data: data.into(), dims: dims.clone() }))
                 .collect(),
+            rows: Some([0, 1].map(|i| Tensor::of_f32(&self.rows[i].0, self.rows[i].1).expect("rows"))),
             q_start: self.q_start,
             k_start: self.q_start.map(|_| 0),
             ..Inputs::default()
