@@ -345,7 +345,10 @@ fn scores(command: &Command<'_>, kernel: &Kernel, module: &Module) -> Result<Str
         let offsets: Vec<Vec<i64>> =
             command.prefixed("parts.").iter().map(|(_, part)| parts(part, tokens)).collect::<Result<_, _>>()?;
         let names = command.prefixed("parts.");
-        let maps = names.iter().zip(&offsets).map(|((name, _), indptr)| (name.as_str(), MapInput::Csr { indptr, indices: &[] }));
+        let maps = names
+            .iter()
+            .zip(&offsets)
+            .map(|((name, _), indptr)| (name.as_str(), MapInput::Csr { indptr, indices: &[] }));
         let sizes = sizes.iter().map(|(n, v)| (n.as_str(), *v)).collect();
         let inputs = Inputs { sizes, maps: maps.collect(), ..Inputs::default() };
         let shape = Shape { n_q: tokens, n_k: tokens, heads: command.int("heads", 1)?, dim: 64 };

@@ -2,7 +2,6 @@
 //!
 //! An [`Env`] is one (batch item, head): evaluators read it, nobody writes it. It knows no tensors Q, K, V.
 
-
 #[cfg(doc)]
 use crate::expr::Var;
 use crate::expr::{Extent, MapId};

@@ -430,11 +430,7 @@ impl FileBuilder {
     /// `tensor NAME[DIMS]`
     #[must_use]
     pub fn tensor<T: Into<Expr>>(self, name: impl Into<String>, dims: impl IntoIterator<Item = T>) -> Self {
-        self.item(ItemKind::Tensor {
-            name: named(name),
-            dims: dims.into_iter().map(Into::into).collect(),
-            value: None,
-        })
+        self.item(ItemKind::Tensor { name: named(name), dims: dims.into_iter().map(Into::into).collect(), value: None })
     }
 
     /// `tensor NAME[DIMS] = E`

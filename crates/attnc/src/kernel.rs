@@ -930,7 +930,9 @@ impl Kernel {
                 let mut sum = kept.item(&q, &k, [&lse[0], &lse[1]], item == 0);
                 let said = |list| self.shared.said(list);
                 if self.is_dynamic(head) {
-                    let env = self.envs(inputs, shape, Purpose::Oracle, Of::Rows(rows.clone()))?.env(self.at(attention, item, head));
+                    let env = self
+                        .envs(inputs, shape, Purpose::Oracle, Of::Rows(rows.clone()))?
+                        .env(self.at(attention, item, head));
                     let env = env.map_err(said)?;
                     let draws = chosen.get(item).and_then(|heads| heads.get(head)).cloned().unwrap_or_default();
                     let ahead = env.q_start - env.k_start;
@@ -941,7 +943,9 @@ impl Kernel {
                     })
                     .map_err(said)?;
                 } else {
-                    let env = self.envs(inputs, shape, Purpose::Look, Of::Rows(rows.clone()))?.env(self.at(attention, item, head));
+                    let env = self
+                        .envs(inputs, shape, Purpose::Look, Of::Rows(rows.clone()))?
+                        .env(self.at(attention, item, head));
                     let env = env.map_err(said)?;
                     let piece = self.parts.iter().find(|p| p.attention == attention);
                     let piece = piece.ok_or_else(|| self.refuse("E0723", format!("there is no head {head}")))?;
@@ -1362,7 +1366,10 @@ impl Kernel {
             });
         };
         let at = self.at(piece.attention, 0, usize::try_from(head).unwrap_or(0));
-        let env = self.envs(inputs, shape, Purpose::Look, self.rows_given(inputs)?)?.env(at).map_err(|l| self.shared.said(l))?;
+        let env = self
+            .envs(inputs, shape, Purpose::Look, self.rows_given(inputs)?)?
+            .env(at)
+            .map_err(|l| self.shared.said(l))?;
         Ok(View::new(&self.plan_of(piece)?.plan, env))
     }
 

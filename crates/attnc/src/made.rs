@@ -77,9 +77,7 @@ pub(crate) fn make<'a>(
                             *element = oracle::element(program, value, &env, position as i64).map_err(no_value)? as f32;
                         }
                     } else {
-                        compiled
-                            .row(&env, 0, row)
-                            .map_err(|e| vec![Diagnostic::global("E0708", e.to_string())])?;
+                        compiled.row(&env, 0, row).map_err(|e| vec![Diagnostic::global("E0708", e.to_string())])?;
                     }
                 }
                 env.head = 0;
@@ -152,7 +150,8 @@ fn buckets(
             || (vec![0.0; dim], vec![0.0; planes.len() / dim]),
             |(row, sums), (at, bucket)| {
                 row.iter_mut().enumerate().for_each(|(c, x)| *x = f64::from(tensor.get([batch, read, at, c])));
-                let number = if plainly { oracle::bucket(hash, row, planes) } else { numbered(hash, row, planes, sums) };
+                let number =
+                    if plainly { oracle::bucket(hash, row, planes) } else { numbered(hash, row, planes, sums) };
                 *bucket = number as f32;
             },
         );

@@ -307,12 +307,7 @@ impl<'a> Envs<'a> {
     }
 
     /// Tensors of a batch item, with those that are made.
-    fn made(
-        &mut self,
-        at: At,
-        needs: &prepare::Needs,
-        env: &Env<'a>,
-    ) -> Result<Vec<TensorData<'a>>, Vec<Diagnostic>> {
+    fn made(&mut self, at: At, needs: &prepare::Needs, env: &Env<'a>) -> Result<Vec<TensorData<'a>>, Vec<Diagnostic>> {
         let of = (at.attention, at.batch);
         if let Some((_, made)) = self.made.as_ref().filter(|(known, _)| *known == of) {
             return Ok(made.clone());

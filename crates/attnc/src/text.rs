@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use attnc_pattern::analysis::print::expr_text;
 use attnc_pattern::expr::ExprId;
-use attnc_pattern::program::{Hash, Made, Budget, Chooser, Empty, Index, Program, Source};
+use attnc_pattern::program::{Budget, Chooser, Empty, Hash, Index, Made, Program, Source};
 
 /// Sizes, space, attentions and models, with every name resolved.
 pub(crate) fn program(program: &Program) -> String {

@@ -178,7 +178,8 @@ impl<'a> Checker<'a> {
             return Some(());
         }
         let of_launch = self.facts.reads(&self.exprs, divisor) == Reads::default();
-        if of_launch && cx.place.may & scope::COUNTS != 0 && !matches!(cx.place, scope::TENSOR_EXTENT | scope::ELEMENT) {
+        if of_launch && cx.place.may & scope::COUNTS != 0 && !matches!(cx.place, scope::TENSOR_EXTENT | scope::ELEMENT)
+        {
             let zero = self.exprs.int(0);
             let fine = self.exprs.cmp(Cmp::Ne, divisor, zero);
             self.launch.push(Demand { holds: fine, span, otherwise: "divides by 0" });

@@ -18,6 +18,7 @@ const MOST_BITS: i64 = 24;
 /// The tensor whose elements are being lowered, and the hashes that they read.
 #[derive(Clone, Debug)]
 pub(super) struct Hashed {
+    name: String,
     dims: Vec<ExprId>,
     made: Vec<(Hash, TensorId)>,
 }
@@ -174,13 +175,15 @@ impl<'a> Checker<'a> {
         if let ExprKind::Call(word, args) = &unwrapped(value).kind
             && matches!(word.text.as_str(), "hash" | "gray_hash")
         {
-            return self.hash(&cx, word, args, value.span, dims.len()).map(Made::Hash);
+            return self.hash(&cx, word, args, value.span, (&name.text, dims.len())).map(Made::Hash);
         }
-        let outer = self.hashed.replace(Hashed { dims: dims.to_vec(), made: Vec::new() });
+        let outer = self.hashed.replace(Hashed { name: name.text.clone(), dims: dims.to_vec(), made: Vec::new() });
         let value = self.real(&cx, value);
         let hashed = std::mem::replace(&mut self.hashed, outer);
         let value = value?;
-        if dims.len() == 1 && (self.exprs.reads(value, |v| v == Var::Head) || hashed.is_some_and(|h| !h.made.is_empty())) {
+        if dims.len() == 1
+            && (self.exprs.reads(value, |v| v == Var::Head) || hashed.is_some_and(|h| !h.made.is_empty()))
+        {
             return self.differs(&cx, name.span, &name.text);
         }
         Some(Made::Formula(value))
@@ -192,7 +195,14 @@ impl<'a> Checker<'a> {
     }
 
     /// `hash(k, planes)`
-    fn hash(&mut self, cx: &Cx<'a>, word: &'a Name, args: &'a [Expr], span: Span, axes: usize) -> Option<Hash> {
+    fn hash(
+        &mut self,
+        cx: &Cx<'a>,
+        word: &'a Name,
+        args: &'a [Expr],
+        span: Span,
+        (name, axes): (&str, usize),
+    ) -> Option<Hash> {
         let help = format!("write `{0}(q, planes)` or `{0}(k, planes)`, with `tensor planes[d, 8]`", word.text);
         let [rows, planes] = args else {
             let error = Diagnostic::error("E0314", span, format!("`{}` takes rows and planes", word.text), "not so");
@@ -228,19 +238,20 @@ impl<'a> Checker<'a> {
             return self.fail(cx, error.label(self.program.tensor(planes).span, "declared here").help(help));
         }
         if axes == 1 {
-            return self.differs(cx, span, "bucket");
+            return self.differs(cx, span, name);
         }
         Some(Hash { queries, planes, gray: word.text == "gray_hash" })
     }
 
     /// A hash within a formula: an element of a tensor that nobody can name.
     pub(super) fn hash_within(&mut self, cx: &Cx<'a>, word: &'a Name, args: &'a [Expr], span: Span) -> Option<Val> {
-        let Some(Hashed { dims, made }) = self.hashed.clone().filter(|_| cx.place == ELEMENT) else {
+        let Some(Hashed { name: of, dims, made }) = self.hashed.clone().filter(|_| cx.place == ELEMENT) else {
             let error = Diagnostic::error("E0314", word.span, "buckets are made for a tensor", "not here");
-            let help = format!("declare `tensor bucket[heads, n_k] = {}(k, planes)` and read `bucket[head, k]`", word.text);
+            let help =
+                format!("declare `tensor bucket[heads, n_k] = {}(k, planes)` and read `bucket[head, k]`", word.text);
             return self.fail(cx, error.help(help));
         };
-        let hash = self.hash(cx, word, args, span, dims.len())?;
+        let hash = self.hash(cx, word, args, span, (&of, dims.len()))?;
         let known = made.iter().find(|(made, _)| *made == hash).map(|(_, tensor)| *tensor);
         let tensor = known.unwrap_or_else(|| {
             let tensor = TensorId(self.program.tensors.len() as u32);

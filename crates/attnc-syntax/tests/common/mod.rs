@@ -333,8 +333,11 @@ fn item() -> BoxedStrategy<Item> {
         }),
         name().prop_map(ItemKind::Size),
         (name(), exprs()).prop_map(|(name, value)| ItemKind::Param { name, value }),
-        (name(), vec(exprs(), 1..4), prop::option::of(exprs()))
-            .prop_map(|(name, dims, value)| ItemKind::Tensor { name, dims, value }),
+        (name(), vec(exprs(), 1..4), prop::option::of(exprs())).prop_map(|(name, dims, value)| ItemKind::Tensor {
+            name,
+            dims,
+            value
+        }),
         (name(), kind, any::<bool>()).prop_map(|(name, kind, per_head)| ItemKind::Map { name, kind, per_head }),
         vec(segment, 1..4).prop_map(ItemKind::Space),
         (name(), name(), axes(some())).prop_map(|(name, curve, axes)| ItemKind::Order { name, curve, axes }),
