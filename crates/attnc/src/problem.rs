@@ -7,7 +7,7 @@
 use std::sync::{Arc, OnceLock};
 
 use attnc_pattern::analysis::{Candidates, EvalError};
-use attnc_pattern::env::{DrawTable, Env, MapData, TensorData};
+use attnc_pattern::env::{DrawTable, Env, Exchange, MapData, TensorData};
 use attnc_pattern::expr::{ExprId, Node, Var};
 use attnc_pattern::oracle::{self, Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError};
@@ -16,6 +16,7 @@ use attnc_pattern::{order, random};
 use attnc_plan::MAX_LEN;
 use attnc_syntax::diag::{CodeInfo, Diagnostic};
 
+use crate::exchange::{Given, Supply, What};
 use crate::tensor::{Tensor, TensorMut};
 
 /// Code of a size given under a name that no size has.
@@ -64,6 +65,9 @@ pub struct Inputs<'a> {
     pub k_start: Option<i64>,
     /// Queries and keys of each batch item where they are fewer than the tensors' rows; empty if none is padded.
     pub lengths: Vec<(i64, i64)>,
+    /// Levels, scores and selections by name that are given instead of being computed: whether one is, each launch says
+    /// anew. What only serves them is not computed.
+    pub supplied: Vec<(&'a str, Supply<'a>)>,
 }
 
 /// Tensors and data of one launch.
@@ -196,6 +200,10 @@ pub(crate) struct Envs<'a> {
     candidates: Option<&'a [OnceLock<Candidates>]>,
     /// Orders, and their inverses, by the lengths they were made for.
     orders: Vec<(Places, Orders)>,
+    given: Given<'a>,
+    asked: Vec<What>,
+    /// What each batch item exchanges with its caller, made when first needed.
+    exchanges: Vec<Option<Arc<Exchange<'a>>>>,
 }
 
 impl<'a> Envs<'a> {
@@ -227,7 +235,23 @@ impl<'a> Envs<'a> {
                 tensors[i] = data.clone();
             }
         }
-        Ok(Envs { program, inputs, shape, sizes, tensors, candidates, orders: Vec::new() })
+        let given = Given::new(program, attentions, &inputs.supplied)?;
+        let (orders, asked, exchanges) = Default::default();
+        Ok(Envs { program, inputs, shape, sizes, tensors, candidates, orders, given, asked, exchanges })
+    }
+
+    /// Asks for levels, scores and selections.
+    pub(crate) fn ask(&mut self, asked: &[What]) {
+        self.asked = asked.to_vec();
+        self.exchanges.clear();
+    }
+
+    /// What a batch item exchanges with its caller.
+    fn exchange(&mut self, item: usize) -> Arc<Exchange<'a>> {
+        if item >= self.exchanges.len() {
+            self.exchanges.resize(item + 1, None);
+        }
+        self.exchanges[item].get_or_insert_with(|| self.given.of_item(item, &self.asked)).clone()
     }
 
     /// The environment of one (batch item, head), checked and complete.
@@ -264,11 +288,12 @@ impl<'a> Envs<'a> {
             levels: Vec::new(),
             orders: Vec::new(),
             positions: Vec::new(),
+            exchange: self.exchange(at.batch),
         };
         let used = [at.attention];
         prepare::check_env(program, &used, &env).map_err(all)?;
         prepare::admit(program, at.attention, &env).map_err(one)?;
-        let needs = prepare::needs(program, &used);
+        let needs = prepare::needs_beside(program, &used, &env.exchange);
         (env.orders, env.positions) = self.orders_of(&env, &needs).map_err(one)?;
         env.levels = prepare::levels(program, &needs, &env).map_err(one)?;
         env.draws = vec![DrawTable::default(); program.draws.len()];
@@ -288,6 +313,7 @@ impl<'a> Envs<'a> {
             };
             env.draws[id.0 as usize] = table?;
         }
+        self.given.place(program, at.attention, &mut env, at.batch, !self.inputs.lengths.is_empty())?;
         prepare::weigh(program, &mut env).map_err(one)?;
         Ok(env)
     }
