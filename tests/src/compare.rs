@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 use attnc::gpu::{self, Gpu, Variant};
 use attnc::{
     Chosen, Compiler, DType, Inputs, Isa, Kernel, MapInput, MapKind, Options, Output, PASSES, PlanOptions, Problem,
-    Resources, Select, Shape, Target, Tensor, TensorData, TensorMut, Threads, compare_rounded, random,
+    Resources, Returned, ReturnedValues, Select, Shape, Target, Tensor, TensorData, TensorMut, Threads, compare_rounded,
+    random,
 };
 
 use crate::shelf::Shelf;
@@ -39,6 +40,8 @@ pub struct Case<'a> {
     pub set: Vec<(String, String)>,
     /// Positions of the first query and key.
     pub starts: (Option<i64>, Option<i64>),
+    /// Levels, scores and selections that are asked for, given back, and given with other values.
+    pub supply: Vec<String>,
 }
 
 impl Default for Case<'_> {
@@ -56,6 +59,7 @@ impl Default for Case<'_> {
             sizes: vec![],
             set: vec![],
             starts: (None, None),
+            supply: vec![],
         }
     }
 }
@@ -246,6 +250,7 @@ fn run_all(source: &str, case: &Case<'_>, runners: &[Runner], plans: &[PlanOptio
             q_start: case.starts.0,
             k_start: case.starts.1,
             lengths: vec![],
+            supplied: vec![],
         };
         let view = |bytes, shape| Tensor::contiguous(bytes, case.dtype, shape).map_err(|e| e.to_string());
         let mut problem = Problem {
@@ -272,6 +277,15 @@ fn run_all(source: &str, case: &Case<'_>, runners: &[Runner], plans: &[PlanOptio
             given = Some(kernel.oracle_given(&problem, &tables).map_err(said)?);
         }
         let oracle = given.as_ref().unwrap_or(oracle);
+        if let Runner::Cpu(_, threads) = runner
+            && !case.supply.is_empty()
+        {
+            let options = Options { target: Target::Oracle, set: case.set.clone(), ..Options::default() };
+            let module = Compiler::new(options).source(source).map_err(|e| e.to_string())?;
+            let definition = module.kernel(&select).map_err(|e| e.to_string())?;
+            exchanged([&kernel, &definition], &problem, case, threads)
+                .map_err(|why| format!("{runner:?}: {why}\n{case:?}\n{source}"))?;
+        }
         drop(problem);
         let out_view = Tensor::contiguous(&out, case.dtype, o_shape).map_err(|e| e.to_string())?;
         let lse_view = Tensor::of_f32(&lse, [o_shape[0], o_shape[1], o_shape[2], 1]).map_err(|e| e.to_string())?;
@@ -289,6 +303,163 @@ fn run_all(source: &str, case: &Case<'_>, runners: &[Runner], plans: &[PlanOptio
         }
     }
     Ok(())
+}
+
+/// What a launch wrote.
+struct Written {
+    out: Vec<u8>,
+    lse: Vec<f32>,
+}
+
+impl Written {
+    /// Whether it is another's, bit by bit.
+    fn is(&self, other: &Written) -> bool {
+        let bits = |w: &Written| w.lse.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        self.out == other.out && bits(self) == bits(other)
+    }
+}
+
+/// Asks for the levels, scores and selections of a case, gives them back, and gives others: with what is handed back
+/// output is what it was, and with others what the definition says.
+fn exchanged(
+    [kernel, definition]: [&Kernel; 2],
+    like: &Problem<'_>,
+    case: &Case<'_>,
+    threads: usize,
+) -> Result<(), String> {
+    let pool = Threads::new(threads).map_err(|e| e.message)?;
+    let names: Vec<&str> = case.supply.iter().map(String::as_str).collect();
+    let launched = |kernel: &Kernel, supplied: &[Returned]| -> Result<(Vec<Returned>, Written), String> {
+        let resources = Resources { threads: Some(&pool), ..Resources::default() };
+        with_supply(like, case.dtype, supplied, |problem| {
+            kernel.run_returning(problem, resources, &names).map_err(|e| e.to_string())
+        })
+    };
+    let (first, plain) = launched(kernel, &[])?;
+    let (defined, _) = launched(definition, &[])?;
+    for (own, defined) in first.iter().zip(&defined) {
+        near(own, defined)?;
+    }
+    let (again, same) = launched(kernel, &first)?;
+    if !plain.is(&same) {
+        return Err("given what was handed back, the output has other bits".to_owned());
+    }
+    if first != again {
+        return Err("given what was handed back, something else is handed back".to_owned());
+    }
+    let others: Vec<Returned> = first.iter().map(|returned| other(returned, case.seed)).collect();
+    let mut sets: Vec<Vec<Returned>> = vec![others.clone()];
+    let bands = |name: &str| name.split_once('.').filter(|(_, part)| !["q", "k", "v"].contains(part)).is_some();
+    if others.len() > 1 {
+        sets.extend(others.iter().filter(|o| !bands(&o.name)).map(|other| vec![other.clone()]));
+    }
+    for set in sets {
+        let given: Vec<&str> = set.iter().map(|s| s.name.as_str()).collect();
+        let said = |e: attnc::Diagnostics| format!("given {given:?}: {e}");
+        let (expected, written) = with_supply(like, case.dtype, &set, |problem| {
+            let resources = Resources { threads: Some(&pool), ..Resources::default() };
+            let chosen = kernel.run_chosen(problem, resources).map_err(said)?;
+            let tables = kernel.tables(problem, &chosen).map_err(said)?;
+            if let Some(wrong) = kernel.judge(problem, &tables).map_err(said)?.concat().first() {
+                return Err(format!("given {given:?}: {wrong}"));
+            }
+            kernel.oracle_given(problem, &tables).map_err(said)
+        })?;
+        let [batch, heads, rows, _] = like.out.shape();
+        let out = Tensor::contiguous(&written.out, case.dtype, like.out.shape()).map_err(|e| e.to_string())?;
+        let lse = Tensor::of_f32(&written.lse, [batch, heads, rows, 1]).map_err(|e| e.to_string())?;
+        let report = compare_rounded(&expected, &out, Some(&lse), DType::F32);
+        if !report.passed() {
+            return Err(format!("given {given:?}: {report:?}"));
+        }
+        if written.is(&plain) && case.lengths.0 > 8 && set.iter().any(|s| !is_empty(s)) {
+            return Err(format!("given other values of {given:?}, the output is the same"));
+        }
+    }
+    Ok(())
+}
+
+fn is_empty(returned: &Returned) -> bool {
+    returned.shape.contains(&0)
+}
+
+/// Does `work` with a problem like another one, given also this, and with outputs of its own.
+fn with_supply<T>(
+    like: &Problem<'_>,
+    dtype: DType,
+    supplied: &[Returned],
+    work: impl FnOnce(&mut Problem<'_>) -> Result<T, String>,
+) -> Result<(T, Written), String> {
+    let shape = like.out.shape();
+    let mut out = vec![0x55_u8; shape.iter().product::<usize>() * dtype.size()];
+    let mut lse = vec![f32::NAN; shape[..3].iter().product()];
+    let mut problem = Problem {
+        q: like.q,
+        k: like.k,
+        v: like.v,
+        out: TensorMut::contiguous(&mut out, dtype, shape).map_err(|e| e.to_string())?,
+        lse: Some(TensorMut::of_f32(&mut lse, [shape[0], shape[1], shape[2], 1]).map_err(|e| e.to_string())?),
+        inputs: Inputs { supplied: supplied.iter().map(Returned::supply).collect(), ..like.inputs.clone() },
+    };
+    let made = work(&mut problem)?;
+    drop(problem);
+    Ok((made, Written { out, lse }))
+}
+
+/// Whether what was handed back is what the definition hands back, within the rounding of sums in f32. Values of pairs
+/// that no selection asks for are -inf.
+fn near(own: &Returned, defined: &Returned) -> Result<(), String> {
+    let ReturnedValues::Reals(values) = &own.values else { return Ok(()) };
+    let ReturnedValues::Reals(expected) = &defined.values else { return Err("is of slots".to_owned()) };
+    if own.shape != defined.shape {
+        return Err(format!("{} is {:?}, and by definition {:?}", own.name, own.shape, defined.shape));
+    }
+    let most = expected.iter().filter(|x| x.is_finite()).fold(1.0_f32, |most, x| most.max(x.abs()));
+    let wrong = values.iter().zip(expected).position(|(x, y)| {
+        *x != f32::NEG_INFINITY && x.to_bits() != y.to_bits() && !((x - y).abs() <= most * 2.0_f32.powi(-12))
+    });
+    match wrong {
+        Some(at) => Err(format!("{}[{at}] is {}, and by definition {}", own.name, values[at], expected[at])),
+        None if !values.is_empty() && values.iter().all(|x| *x == f32::NEG_INFINITY) => {
+            Err(format!("{} has no values", own.name))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Other values of the same kind: rows of a selection exchanged and in another order, reals at random; of a level for odd
+/// seeds only the first half of its slots.
+fn other(returned: &Returned, seed: u64) -> Returned {
+    let mut other = returned.clone();
+    let [batch, heads, rows, cols] = other.shape;
+    match &mut other.values {
+        ReturnedValues::Slots(slots) => {
+            let all = heads * rows * cols;
+            for item in 0..batch {
+                if heads * rows > 1 {
+                    slots[item * all..(item + 1) * all].rotate_left(cols);
+                } else if let Some(last) = slots[item * all..(item + 1) * all].iter().rposition(|&slot| slot >= 0) {
+                    slots[item * all + last] = -1;
+                }
+            }
+            for row in slots.chunks_mut(cols.max(1)) {
+                let count = row.iter().position(|&slot| slot < 0).unwrap_or(row.len());
+                row[..count].reverse();
+            }
+        }
+        ReturnedValues::Reals(values) => {
+            let fresh = normal(seed + 7000, values.len());
+            let new = values.iter_mut().zip(fresh).filter(|(x, _)| x.is_finite());
+            new.for_each(|(x, new)| *x = new.abs());
+            let level = other.name.contains('.');
+            if level && seed % 2 == 1 {
+                let kept = rows / 2 + rows % 2;
+                let of_head = values.chunks(rows * cols).flat_map(|head| head[..kept * cols].to_vec());
+                (*values, other.shape[2]) = (of_head.collect(), kept);
+            }
+        }
+    }
+    other
 }
 
 /// A random map that owns its data.

@@ -390,6 +390,7 @@ fn run(command: &Command<'_>, source: &str, against: Against) -> Result<(), Stri
                     sizes: sizes.clone(),
                     set: command.prefixed("set."),
                     starts: (start("q_start")?, start("k_start")?),
+                    supply: command.get("supply").map_or(vec![], |s| s.split(',').map(str::to_owned).collect()),
                     ..Case::default()
                 };
                 against(source, &case)?;

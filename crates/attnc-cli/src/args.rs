@@ -487,6 +487,9 @@ pub(crate) struct ShowArgs {
     /// Tensors file with the program's maps; for selections with `q`, `k` and `v` too.
     #[arg(long, value_name = "T.safetensors")]
     pub(crate) input: Option<PathBuf>,
+    /// File with levels, scores and selections under their names: these are not computed.
+    #[arg(long, value_name = "S.safetensors")]
+    pub(crate) supplied: Option<PathBuf>,
     /// What no file gives is random, from this seed: maps, tensors, and for selections queries and keys.
     #[arg(long, value_name = "N", value_parser = length, allow_negative_numbers = true)]
     pub(crate) seed: Option<i64>,
@@ -525,6 +528,12 @@ pub(crate) struct RunArgs {
     /// Element type of `out` [default: that of the inputs].
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(crate) out_dtype: Option<Element>,
+    /// File with levels, scores and selections under their names: these are not computed.
+    #[arg(long, value_name = "S.safetensors")]
+    pub(crate) supplied: Option<PathBuf>,
+    /// Levels (`g.k`), scores and selections to write beside `out`, as --supplied reads them.
+    #[arg(long = "return", value_name = "NAME,..", value_delimiter = ',')]
+    pub(crate) returned: Vec<String>,
     /// File for the tensors `out` and `lse`.
     #[arg(short, long, value_name = "OUT.safetensors")]
     pub(crate) output: PathBuf,
@@ -543,6 +552,9 @@ pub(crate) struct VerifyArgs {
     /// Use the tensors of this file (`q`, `k`, `v` and the program's own) instead of random ones.
     #[arg(long, value_name = "T.safetensors")]
     pub(crate) input: Option<PathBuf>,
+    /// With --input, a file with levels, scores and selections under their names: these are not computed.
+    #[arg(long, value_name = "S.safetensors", requires = "input")]
+    pub(crate) supplied: Option<PathBuf>,
     /// Seed of the random tensors.
     #[arg(long, value_name = "S", default_value = "1", value_parser = integer, allow_negative_numbers = true)]
     pub(crate) seed: i64,
@@ -830,6 +842,9 @@ pub(crate) struct CostArgs {
     /// Tensors file with the program's maps.
     #[arg(long, value_name = "T.safetensors")]
     pub(crate) input: Option<PathBuf>,
+    /// Levels (`g.k`), scores and selections that are handed back: tells how many bytes they take.
+    #[arg(long = "return", value_name = "NAME,..", value_delimiter = ',')]
+    pub(crate) returned: Vec<String>,
     /// Threads that the predicted time is for [default: all cores].
     #[arg(long, value_name = "T", value_parser = positive)]
     pub(crate) threads: Option<i64>,

@@ -314,6 +314,14 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
         // The oracle counts on every machine.
         _ => None,
     };
+    let names: Vec<&str> = args.returned.iter().map(String::as_str).collect();
+    let returned = match names.as_slice() {
+        [] => None,
+        names => {
+            let [dv, kv] = [dv, kv_heads].map(|n| usize::try_from(n).unwrap_or(0));
+            Some(kernel.returned_bytes(names, shape, kv, dv, batch, &data.inputs())?)
+        }
+    };
     let known = Calibrated::known(&args.calibration, Isa::best())?;
     let calibrated = known.is_some();
     let rates = known.unwrap_or_else(|| Calibrated::built_in(Isa::best(), threads));
@@ -347,6 +355,9 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
             "predicted_ns": predicted,
             "calibrated": calibrated,
             });
+            if let Some(returned) = returned {
+                found["returned_bytes"] = json!(returned);
+            }
             if dynamic {
                 found["score_evaluations"] = json!(total.scores);
                 found["pooled_slots"] = json!(total.pooled);
@@ -361,6 +372,9 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
             if dynamic {
                 if let Some(memory) = memory {
                     let _ = writeln!(text, "  working memory  {memory} bytes on {threads} threads");
+                }
+                if let Some(returned) = returned {
+                    let _ = writeln!(text, "  handed back     {returned} bytes, and as many while they are copied");
                 }
                 let _ =
                     writeln!(text, "  selections      {} scores of pairs, {} pooled slots", total.scores, total.pooled);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use attnc::{DType, Kernel, Problem, Resources, Shape, Tensor, TensorMut, Threads};
+use attnc::{DType, Kernel, Problem, Resources, Returned, Shape, Tensor, TensorMut, Threads};
 
 use crate::args::{RunArgs, Target};
 use crate::files;
@@ -25,6 +25,9 @@ pub(crate) fn run(args: &RunArgs, reporter: Reporter) -> Outcome {
     let mut data = Data::new(&subject::sized(&module, tokens, &args.sizes), shape.n_q.max(shape.n_k));
     data.lengths = padding(&mut file, &given)?;
     data.read(&mut file, &kernel.wants(shape, &subject::sizes_of(&data.sizes))?)?;
+    if let Some(path) = &args.supplied {
+        data.read_supplied(path, &kernel)?;
+    }
     let inputs = data.inputs();
 
     let dtype = match args.out_dtype {
@@ -34,14 +37,15 @@ pub(crate) fn run(args: &RunArgs, reporter: Reporter) -> Outcome {
     let mut results = Results::new(&kernel, &given, dtype)?;
     let begin = Instant::now();
     let mut problem = results.problem(&given, inputs)?;
-    let target = execute(&kernel, &args.target, &threads, &mut problem)?;
+    let names: Vec<&str> = args.returned.iter().map(String::as_str).collect();
+    let (target, returned) = execute(&kernel, &args.target, &threads, &names, &mut problem)?;
     let taken = machine::nanos(begin);
 
     // Outputs have a batch axis if the inputs have one.
     let (out, lse) = (results.out_shape, results.lse_shape);
     let (out, lse) = if given.q.shape.len() == 3 { (&out[1..], &lse[1..3]) } else { (&out[..], &lse[..3]) };
     let stored = [("out", dtype, out, results.out.bytes()), ("lse", DType::F32, lse, results.lse.bytes())];
-    tensors::write(&args.output, &stored)?;
+    tensors::write(&args.output, &stored, &returned)?;
     files::print(&format!(
         "{name}: plan {} on {target}, {} threads, {}\n",
         kernel.hash(),
@@ -50,19 +54,37 @@ pub(crate) fn run(args: &RunArgs, reporter: Reporter) -> Outcome {
     ))
 }
 
-/// Runs a kernel on its target; the name of what ran.
-fn execute(kernel: &Kernel, target: &Target, threads: &Threads, problem: &mut Problem<'_>) -> Outcome<String> {
+/// Runs a kernel on its target; the name of what ran, and what it hands back.
+fn execute(
+    kernel: &Kernel,
+    target: &Target,
+    threads: &Threads,
+    names: &[&str],
+    problem: &mut Problem<'_>,
+) -> Outcome<(String, Vec<Returned>)> {
     #[cfg(feature = "gpu")]
     if let Some(gpu) = crate::gpu::open(target)? {
+        if let Some(name) = names.first() {
+            let message = format!("`{name}` is asked for, and a GPU hands nothing back but its output");
+            return Err(Failure::run("E0620", message, "run it on the CPU: `--target cpu`"));
+        }
         let session = crate::gpu::run(kernel, &gpu, problem)?;
-        return Ok(format!("gpu:{}", session.variant().name()));
+        return Ok((format!("gpu:{}", session.variant().name()), Vec::new()));
     }
-    kernel.run(problem, Resources { threads: Some(threads), ..Resources::default() })?;
-    Ok(match (target, kernel.isa()) {
+    let resources = Resources { threads: Some(threads), ..Resources::default() };
+    let returned = match names {
+        [] => {
+            kernel.run(problem, resources)?;
+            Vec::new()
+        }
+        names => kernel.run_returning(problem, resources, names)?,
+    };
+    let ran = match (target, kernel.isa()) {
         (Target::Oracle, _) => "oracle".to_owned(),
         (_, Some(isa)) => format!("cpu:{}", isa.name()),
         (_, None) => "cpu".to_owned(),
-    })
+    };
+    Ok((ran, returned))
 }
 
 /// A pool of as many threads as asked for, or as there are cores.

@@ -50,6 +50,9 @@ pub(crate) fn show(args: &ShowArgs, reporter: Reporter) -> Outcome {
     if let Some(path) = &args.input {
         data.read(&mut TensorFile::open(path)?, &kernel.wants(shape, &subject::sizes_of(&data.sizes))?)?;
     }
+    if let Some(path) = &args.supplied {
+        data.read_supplied(path, &kernel)?;
+    }
     if let Some(seed) = args.seed {
         data.fill(&kernel.wants(shape, &subject::sizes_of(&data.sizes))?, shape, seed.unsigned_abs())?;
     }
@@ -96,6 +99,9 @@ fn dynamic(args: &ShowArgs, module: &Module, kernel: &Kernel) -> Outcome {
     }
     if let Some(seed) = args.seed {
         data.fill(&wants, shape, seed.unsigned_abs())?;
+    }
+    if let Some(path) = &args.supplied {
+        data.read_supplied(path, kernel)?;
     }
     let mut results = Results::new(kernel, &given, DType::F32)?;
     let problem = results.problem(&given, data.inputs())?;

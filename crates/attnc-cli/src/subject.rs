@@ -5,13 +5,16 @@
 
 use std::path::Path;
 
-use attnc::{Compiler, Inputs, Kernel, MapInput, MapKind, Module, Options, Select, Shape, TensorData, Wants};
+use attnc::{
+    Compiler, Inputs, Kernel, MapInput, MapKind, Module, Options, Returned, ReturnedValues, Select, Shape, TensorData,
+    Wants,
+};
 use attnc_host::kept::keeping;
 
 use crate::args::{LengthArgs, SetArgs, SizeArgs, Subject, Target};
 use crate::files::{Disk, STDIN};
 use crate::report::{Failure, Outcome, Reporter};
-use crate::tensors::TensorFile;
+use crate::tensors::{self, TensorFile};
 
 /// The compiler's options for a target.
 pub(crate) fn options(set: &SetArgs, target: &Target) -> Options {
@@ -141,6 +144,8 @@ pub(crate) struct Data {
     pub(crate) k_start: Option<i64>,
     /// Queries and keys of each batch item, where it is padded.
     pub(crate) lengths: Vec<(i64, i64)>,
+    /// Levels, scores and selections.
+    supplied: Vec<Returned>,
 }
 
 /// A map, owned.
@@ -190,6 +195,37 @@ impl Data {
         }
         if wants.docs && self.docs.is_empty() && file.has("docs") {
             self.docs = file.read("docs")?.integers("docs")?;
+        }
+        Ok(())
+    }
+
+    /// Reads the levels, scores and selections of a kernel that a file has under their names.
+    pub(crate) fn read_supplied(&mut self, path: &Path, kernel: &Kernel) -> Outcome {
+        let mut file = TensorFile::open(path)?;
+        let known = kernel.exchanged();
+        let there: Vec<String> = known.iter().filter(|name| file.has(name)).cloned().collect();
+        for name in &there {
+            let stored = file.read(name)?;
+            let Ok(shape) = <[usize; 4]>::try_from(stored.shape.as_slice()) else {
+                let message = format!("tensor `{name}` has shape {:?}", stored.shape);
+                let help = "levels, scores and selections have four axes: batch, heads, rows, columns";
+                return Err(tensors::wrong("E0734", message, help));
+            };
+            let values = if stored.is_real() {
+                ReturnedValues::Reals(stored.reals(name)?)
+            } else {
+                let slot = |slot| i32::try_from(slot).unwrap_or(i32::MAX);
+                ReturnedValues::Slots(stored.integers(name)?.into_iter().map(slot).collect())
+            };
+            self.supplied.push(Returned { name: name.clone(), shape, values });
+        }
+        if self.supplied.is_empty() {
+            let message = format!("`{}` has no level, score or selection of `{}`", path.display(), kernel.select().name);
+            let help = match known.as_slice() {
+                [] => "it has none".to_owned(),
+                known => format!("they are: {}", known.join(", ")),
+            };
+            return Err(Failure::run("E0731", message, help));
         }
         Ok(())
     }
@@ -257,6 +293,7 @@ impl Data {
             q_start: self.q_start,
             k_start: self.k_start,
             lengths: self.lengths.clone(),
+            supplied: self.supplied.iter().map(Returned::supply).collect(),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use attnc::{CodeInfo, DType, Diagnostic, Diagnostics};
+use attnc::{CodeInfo, DType, Diagnostic, Diagnostics, Returned, ReturnedValues};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -115,6 +115,11 @@ impl Stored {
     pub(crate) fn tensor(&self, name: &str) -> Outcome<attnc::Tensor<'_>> {
         let (dtype, shape) = (self.dtype(name)?, self.extents(name)?);
         attnc::Tensor::contiguous(self.data.bytes(), dtype, shape).map_err(|e| layout(name, &e))
+    }
+
+    /// Whether its elements are reals.
+    pub(crate) fn is_real(&self) -> bool {
+        matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64)
     }
 
     /// As reals.
@@ -255,15 +260,23 @@ impl TensorFile {
     }
 }
 
-/// Writes tensors as a safetensors file that appears when it is complete.
-pub(crate) fn write(path: &Path, tensors: &[(&str, DType, &[usize], &[u8])]) -> Outcome {
+/// Writes tensors, and what was handed back beside them, as a safetensors file that appears when it is complete.
+pub(crate) fn write(path: &Path, tensors: &[(&str, DType, &[usize], &[u8])], beside: &[Returned]) -> Outcome {
     let of = |dtype| match dtype {
         DType::F32 => Dtype::F32,
         DType::F16 => Dtype::F16,
         DType::Bf16 => Dtype::BF16,
     };
-    let tensors: Vec<_> = tensors.iter().map(|&(name, dtype, shape, bytes)| (name, of(dtype), shape, bytes)).collect();
-    store(path, None, &tensors)
+    let bytes: Vec<(Dtype, Vec<u8>)> = beside
+        .iter()
+        .map(|returned| match &returned.values {
+            ReturnedValues::Reals(reals) => (Dtype::F32, reals.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            ReturnedValues::Slots(slots) => (Dtype::I32, slots.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        })
+        .collect();
+    let tensors = tensors.iter().map(|&(name, dtype, shape, bytes)| (name, of(dtype), shape, bytes));
+    let beside = beside.iter().zip(&bytes).map(|(r, (dtype, bytes))| (r.name.as_str(), *dtype, &r.shape[..], &bytes[..]));
+    store(path, None, &tensors.chain(beside).collect::<Vec<_>>())
 }
 
 /// Writes arrays of any type, and texts about them.

@@ -270,6 +270,9 @@ fn given(args: &VerifyArgs, targets: &[Compiled], select: &Select, pools: &[Thre
     data.lengths = padding(&mut file, &given)?;
     let wants = targets[0].module.kernel(select)?.wants(shape, &subject::sizes_of(&data.sizes))?;
     data.read(&mut file, &wants)?;
+    if let Some(path) = &args.supplied {
+        data.read_supplied(path, &targets[0].module.kernel(select)?)?;
+    }
     let admitted = case(targets, select, &given, &data, pools, tally)?;
     admitted.map_or(Ok(()), |said| Err(Failure::from(said)))
 }

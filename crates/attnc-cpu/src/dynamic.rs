@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use attnc_kernels::abi::{BK, DType, KvView};
-use attnc_pattern::env::{DrawTable, Env, MapData};
-use attnc_pattern::expr::DrawId;
+use attnc_pattern::env::{DrawTable, Env, MapData, Side};
+use attnc_pattern::expr::{DrawId, LevelId, ScoreId};
+use attnc_pattern::prepare::needs_beside;
 use attnc_pattern::program::{Pool, Rows};
 use attnc_pattern::slots;
 use attnc_plan::choose::{cut_by_head, reads_all_heads};
@@ -21,7 +22,7 @@ use crate::inplace::{self, Stand};
 use crate::layout::{Bound, Scratch};
 use crate::levels::{Made, Of, Sources, fetch, made_bytes, side};
 use crate::run::{Job, Launch, Marks, Memory, Part, RunError, kv_view, parallel};
-use crate::select::{Choice, Setup, Tables, tensor_rows};
+use crate::select::{Choice, Maker, Setup, Tables, tensor_rows};
 
 /// For each environment of each part what its selections have.
 pub(crate) type Setups = Vec<Vec<Arc<Vec<Setup>>>>;
@@ -38,7 +39,9 @@ pub(crate) fn setups(parts: &[Part<'_>]) -> Result<Setups, RunError> {
                 found.push(match known {
                     Some(before) => found[before].clone(),
                     None => {
-                        let made = plan.chooses.iter().map(|c| Setup::new(plan, c, env)).collect::<Result<Vec<_>, _>>();
+                        let makers = makers(plan, env);
+                        let made = plan.chooses.iter().zip(makers).map(|(c, maker)| Setup::new(plan, c, env, maker));
+                        let made = made.collect::<Result<Vec<_>, _>>();
                         let (batch, head) = place(part, at);
                         Arc::new(made.map_err(|what| RunError::Env { batch, head, what })?)
                     }
@@ -48,6 +51,29 @@ pub(crate) fn setups(parts: &[Part<'_>]) -> Result<Setups, RunError> {
         all.push(found);
     }
     Ok(all)
+}
+
+/// Who makes the tables of each selection of a plan.
+fn makers(plan: &Plan, env: &Env<'_>) -> Vec<Maker> {
+    if env.exchange.is_empty() {
+        return vec![Maker::Launch; plan.chooses.len()];
+    }
+    let read = needs_beside(&plan.program, &[plan.attention], &env.exchange).selects;
+    let maker = |choose: &attnc_plan::Choose| match choose.select {
+        select if env.exchange.selects.contains(&select) => Maker::Caller,
+        select if read.contains(&select) => Maker::Launch,
+        _ => Maker::Nobody,
+    };
+    plan.chooses.iter().map(maker).collect()
+}
+
+/// What of a launch a caller has asked for, as far as it is no table.
+#[derive(Debug, Default)]
+pub struct HandedBack {
+    /// Rows of levels: of a batch item, by the head under which the caller knows them.
+    pub levels: Vec<(usize, usize, (LevelId, Side), Vec<f32>)>,
+    /// Values of scores: of a batch item and a head of the output, in rows of so many candidates.
+    pub scores: Vec<(usize, usize, ScoreId, usize, Vec<f32>)>,
 }
 
 /// Batch item and head of an environment.
@@ -191,7 +217,8 @@ pub(crate) fn make<'a>(
     jobs: &mut [Job<'a>],
     setups: &Setups,
     memory: &mut Memory,
-) -> Result<Option<()>, RunError> {
+) -> Result<Option<HandedBack>, RunError> {
+    let mut handed_back = HandedBack::default();
     // Levels, by part, batch item and, where each head has its own, place of the head.
     let mut made: BTreeMap<(usize, usize, usize), (Made, Sources)> = BTreeMap::new();
     let batch = launch.q.shape()[0];
@@ -205,7 +232,11 @@ pub(crate) fn make<'a>(
             let env = &part.envs[item * part.heads.len() + place];
             let sources = sources(part, launch, item, apart(plan).then_some(part.heads[place]));
             let dims = [launch.q.shape()[3], launch.v.shape()[3]];
-            let found = Made::new(plan, env, &sources, dims, |bytes| memory.take(bytes));
+            let ranked: Vec<usize> = match setups[number].get(item * part.heads.len() + place) {
+                Some(setups) => (0..setups.len()).filter(|&choose| setups[choose].ranks()).collect(),
+                None => (0..plan.chooses.len()).collect(),
+            };
+            let found = Made::new(plan, env, &sources, dims, &ranked, |bytes| memory.take(bytes));
             let refuse = |what| RunError::Env { batch: item, head: part.heads[place], what };
             let Some(found) = found.map_err(refuse)? else { return Ok(None) };
             made.insert((number, item, place), (found, sources));
@@ -228,6 +259,15 @@ pub(crate) fn make<'a>(
             unsafe { made.run(part.kernel.plan(), env, part.kernel.kernels(), sources, task, scratch) };
         });
     }
+    for (&(number, item, place), (made, sources)) in &made {
+        let part = &parts[number];
+        let program = &part.kernel.plan().program;
+        for &level in &part.envs[item * part.heads.len() + place].exchange.asked_levels {
+            // SAFETY: levels have been made.
+            let rows = unsafe { made.handed_back(program, level, sources) };
+            handed_back.levels.extend(rows.into_iter().map(|(head, rows)| (item, head, level, rows)));
+        }
+    }
     for job in jobs.iter_mut() {
         let plan = job.kernel.plan();
         let Some((made, _)) = made.get(&made_for(job)) else { continue };
@@ -244,7 +284,10 @@ pub(crate) fn make<'a>(
     let chooses = parts.iter().map(|p| p.kernel.plan().chooses.len()).max().unwrap_or(0);
     for number in 0..chooses {
         let mut tables: Vec<Option<Tables>> = Vec::with_capacity(jobs.len());
-        for job in &*jobs {
+        // Values that a caller asks for, and those that it gives of padded items.
+        let mut asked: Vec<Option<Vec<f32>>> = vec![None; jobs.len()];
+        let mut apart: Vec<Vec<f32>> = vec![Vec::new(); jobs.len()];
+        for ((job, asked), apart) in jobs.iter().zip(&mut asked).zip(&mut apart) {
             let plan = job.kernel.plan();
             let Some(choose) = plan.chooses.get(number) else {
                 tables.push(None);
@@ -252,7 +295,27 @@ pub(crate) fn make<'a>(
             };
             let setup = &setups[job.part][job.env][number];
             let base = setup.bytes(plan, choose).and_then(|bytes| memory.take(bytes));
-            let Some(own) = base.and_then(|base| Tables::new(plan, choose, setup, base)) else { return Ok(None) };
+            let Some(mut own) = base.and_then(|base| Tables::new(plan, choose, setup, base)) else { return Ok(None) };
+            let (select, env) = (plan.program.select(choose.select), &parts[job.part].envs[job.env]);
+            match setup.maker() {
+                // SAFETY: nothing reads the tables yet.
+                Maker::Caller => unsafe { own.fill(select, setup, env) },
+                Maker::Launch => {
+                    if let Some(given) = setup.given(select, env, apart) {
+                        if given.len() < setup.values() {
+                            let what = "a score that is given has too few values".to_owned();
+                            return Err(RunError::Env { batch: job.batch, head: job.head, what });
+                        }
+                        own = own.with_values(given.as_ptr().cast_mut());
+                    } else if let Some(count) = setup.asked() {
+                        own = own.with_values(asked.insert(vec![f32::NEG_INFINITY; count]).as_mut_ptr());
+                    }
+                }
+                Maker::Nobody => {
+                    tables.push(None);
+                    continue;
+                }
+            }
             for (table, &draw) in plan.program.select(choose.select).tables.iter().enumerate() {
                 if let Some(slot) = bounds[job.part][job.env].draws.get_mut(draw.0 as usize) {
                     *slot = own.draw(plan, choose, setup, table);
@@ -293,6 +356,14 @@ pub(crate) fn make<'a>(
         }
         if let Some((at, what)) = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
             return Err(RunError::Env { batch: jobs[at].batch, head: jobs[at].head, what });
+        }
+        for (job, values) in jobs.iter().zip(asked) {
+            let plan = job.kernel.plan();
+            let score = plan.chooses.get(number).and_then(|c| plan.program.select(c.select).score);
+            if let (Some(values), Some(score)) = (values, score) {
+                let width = setups[job.part][job.env][number].width();
+                handed_back.scores.push((job.batch, job.head, score, width, values));
+            }
         }
     }
     // Queries without the channels that were not chosen.
@@ -337,7 +408,7 @@ pub(crate) fn make<'a>(
         let Some(stand) = made.map_err(refuse)? else { return Ok(None) };
         job.stand = Some(stand);
     }
-    Ok(if memory.slots() == 0 { None } else { Some(()) })
+    Ok(if memory.slots() == 0 { None } else { Some(handed_back) })
 }
 
 /// Memory that one task writes.
@@ -462,7 +533,9 @@ fn sources(part: &Part<'_>, launch: &Launch<'_>, batch: usize, only: Option<usiz
 /// [`make`] has made them, and the workspace still holds them.
 pub(crate) unsafe fn tables_of(plan: &Plan, bound: &Bound<'_>) -> Vec<(DrawId, DrawTable)> {
     let draws = plan.chooses.iter().flat_map(|c| &plan.program.select(c.select).tables);
+    let made = |draw: &&DrawId| !bound.draws[draw.0 as usize].selected.is_null();
     draws
+        .filter(made)
         // SAFETY: promised by the caller.
         .map(|&draw| (draw, unsafe { crate::select::table_of(&bound.draws[draw.0 as usize]) }))
         .collect()

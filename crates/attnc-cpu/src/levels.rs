@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use attnc_kernels::abi::{BK, DType, KvView, Table};
-use attnc_pattern::env::Env;
+use attnc_pattern::env::{Env, Exchange, Side};
 use attnc_pattern::expr::LevelId;
-use attnc_pattern::program::{Heads, Index, Operand, Pool, Program};
+use attnc_pattern::program::{Derived, Heads, Index, Operand, Pool, Program};
 use attnc_pattern::slots;
 use attnc_plan::members::{Members, Slots, members};
 use attnc_plan::{Plan, choose};
@@ -24,6 +24,26 @@ pub(crate) enum Of {
     V,
 }
 
+impl Of {
+    /// As the caller names it.
+    fn side(self) -> Side {
+        match self {
+            Of::Q => Side::Q,
+            Of::K => Side::K,
+            Of::V => Side::V,
+        }
+    }
+
+    /// Whether a level derives it.
+    fn derived(self) -> fn(Derived) -> bool {
+        match self {
+            Of::Q => |d| d.q,
+            Of::K => |d| d.k,
+            Of::V => |d| d.v,
+        }
+    }
+}
+
 /// Rows of one head that have been made: singles, one row after the other.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block {
@@ -32,6 +52,8 @@ pub(crate) struct Block {
     dim: usize,
     /// Number of the first row.
     pub(crate) first: i64,
+    /// The first row that is computed: those before are given, or nothing reads them.
+    from: usize,
 }
 
 impl Block {
@@ -72,6 +94,12 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
+    /// The first head of the output that reads a head of Q, or of K and V.
+    fn output_of(&self, of: Of, head: usize) -> usize {
+        let reads = |(_, reads): &(&usize, &(usize, usize))| if of == Of::Q { reads.0 == head } else { reads.1 == head };
+        self.reads.iter().find(reads).map_or(head, |(&output, _)| output)
+    }
+
     fn of(&self, of: Of) -> &BTreeMap<usize, KvView> {
         match of {
             Of::Q => &self.q,
@@ -109,13 +137,77 @@ pub(crate) enum Task {
 /// Rows of a task.
 const ROWS: usize = 64;
 
+/// Of each operand of a level that something reads the first row that is read and not given, where the caller gives
+/// something or asks for it.
+type Wanted = BTreeMap<(usize, Of), usize>;
+
+/// Operands of levels that are read where a caller gives some of what a plan would make, or asks for some of it;
+/// `ranked` are the selections whose operands are read.
+fn wanted(plan: &Plan, slots: &[[Option<Slots>; 2]], exchange: &Exchange<'_>, ranked: &[usize]) -> Wanted {
+    let program = &*plan.program;
+    let mut wanted = Wanted::new();
+    let mut read = |level: Option<LevelId>, of: Of| {
+        if let Some(level) = level.and_then(|level| choose::origin(program, level, of.derived())) {
+            wanted.insert((level.0 as usize, of), 0);
+        }
+    };
+    for stage in &plan.stages {
+        read(stage.reads.q, Of::Q);
+        read(stage.reads.kv, Of::K);
+        read(stage.reads.kv, Of::V);
+    }
+    for (a, b) in ranked.iter().filter_map(|&c| plan.chooses[c].scored.as_ref()?.dot) {
+        for operand in [a, b] {
+            read(choose::level_of(operand), side(operand));
+        }
+    }
+    for &(level, side) in &exchange.asked_levels {
+        let of = [Of::Q, Of::K, Of::V].into_iter().find(|of| of.side() == side);
+        of.into_iter().for_each(|of| read(Some(level), of));
+    }
+    for pool in plan.pools.iter().rev() {
+        let id = pool.level.0 as usize;
+        let level = program.level(pool.level);
+        // Values first: queries may weigh them.
+        for of in [Of::V, Of::K, Of::Q] {
+            let Some(&from) = wanted.get(&(id, of)) else { continue };
+            let Some(own) = &slots[id][usize::from(of != Of::Q)] else { continue };
+            let given = exchange.levels.get(&(pool.level, of.side())).map_or(0, |given| given.rows);
+            let from = from.max(given);
+            wanted.insert((id, of), from);
+            if from >= own.len() {
+                continue;
+            }
+            let before = match &own.members {
+                // A block of rounded rows has one scale.
+                _ if matches!(level.pool, Pool::Quantised { .. }) => 0,
+                Members::Ranges(ranges) => usize::try_from(ranges[from].0).unwrap_or(0),
+                Members::Lists { .. } => 0,
+            };
+            let mut needs = |level: Option<LevelId>, of: Of, before: usize| {
+                if let Some(level) = level.and_then(|level| choose::origin(program, level, of.derived())) {
+                    let known = wanted.entry((level.0 as usize, of)).or_insert(before);
+                    *known = (*known).min(before);
+                }
+            };
+            needs(level.parent, of, before);
+            if (&level.pool, of) == (&Pool::SoftmaxMean, Of::V) {
+                needs(level.parent, Of::K, before);
+                needs(Some(pool.level), Of::Q, 0);
+            }
+        }
+    }
+    wanted
+}
+
 impl Made {
-    /// What a plan asks for under `env`; `take` gives memory.
+    /// What a plan asks for under `env`; `take` gives memory, `ranked` are the selections that rank by their operands.
     pub(crate) fn new(
         plan: &Plan,
         env: &Env<'_>,
         sources: &Sources,
         dims: [usize; 2],
+        ranked: &[usize],
         mut take: impl FnMut(usize) -> Option<*mut u8>,
     ) -> Result<Option<Made>, String> {
         let program = &*plan.program;
@@ -123,7 +215,7 @@ impl Made {
         let mut levels = BTreeMap::new();
         let mut block = |rows: usize, dim: usize, first: i64| {
             let base = take(bytes(rows, dim)?)?;
-            Some(Block { base: base.cast(), rows, dim, first })
+            Some(Block { base: base.cast(), rows, dim, first, from: 0 })
         };
         for pool in &plan.pools {
             let id = pool.level.0 as usize;
@@ -134,26 +226,51 @@ impl Made {
                     slots[id][side] = Some(members(program, pool.level, env, side == 0, parent)?);
                 }
             }
-            for (of, wanted, dim) in
+        }
+        let exchange = &*env.exchange;
+        let only = (!exchange.is_empty()).then(|| wanted(plan, &slots, exchange, ranked));
+        for pool in &plan.pools {
+            let id = pool.level.0 as usize;
+            for (of, made, dim) in
                 [(Of::Q, pool.of.q, dims[0]), (Of::K, pool.of.k, dims[0]), (Of::V, pool.of.v, dims[1])]
             {
-                if !wanted {
-                    continue;
-                }
+                let from = only.as_ref().map_or(Some(0), |only| only.get(&(id, of)).copied());
+                let (true, Some(from)) = (made, from) else { continue };
                 let Some(own) = &slots[id][usize::from(of != Of::Q)] else { continue };
                 let by_output = of == Of::V && choose::weighed(program, pool.level);
                 let heads: Vec<usize> = match by_output {
                     true => sources.reads.keys().copied().collect(),
                     false => sources.of(of).keys().copied().collect(),
                 };
+                let given = exchange.levels.get(&(pool.level, of.side()));
                 for head in heads {
-                    let Some(made) = block(own.len(), dim, own.numbers.start) else { return Ok(None) };
+                    let rows = given.map_or(&[][..], |given| match slots::by_output(program, pool.level, of.side()) {
+                        true if !by_output => given.head(sources.output_of(of, head)),
+                        _ => given.head(head),
+                    });
+                    let whole = own.len() * dim;
+                    let made = if whole > 0 && rows.len() >= whole {
+                        // Nothing writes a row before `from`.
+                        let base = rows.as_ptr().cast_mut();
+                        Some(Block { base, rows: own.len(), dim, first: own.numbers.start, from: own.len() })
+                    } else {
+                        block(own.len(), dim, own.numbers.start).map(|made| Block { from: from.min(own.len()), ..made })
+                    };
+                    let Some(made) = made else { return Ok(None) };
+                    if rows.len() < whole {
+                        // SAFETY: the block was taken for `whole` elements.
+                        unsafe { made.base.copy_from_nonoverlapping(rows.as_ptr(), rows.len()) };
+                    }
                     levels.insert((id, of, head), made);
                 }
             }
         }
         let mut made = Made { slots, levels, operands: Vec::new() };
-        for (operand, of) in choose::prepared(plan).into_iter().map(|o| (o, side(o))) {
+        let ranked_by = |operand: &Operand| {
+            let dots = ranked.iter().filter_map(|&c| plan.chooses[c].scored.as_ref()?.dot);
+            dots.into_iter().any(|(a, b)| a == *operand || b == *operand)
+        };
+        for (operand, of) in choose::prepared(plan).into_iter().filter(ranked_by).map(|o| (o, side(o))) {
             for head in heads(operand.heads, of, sources) {
                 let rows = made.rows_of(program, env, operand, of);
                 let Some(found) = block(rows.1, dims[0], rows.0) else { return Ok(None) };
@@ -193,7 +310,7 @@ impl Made {
                     if (softmax && of == Of::V) != later {
                         continue;
                     }
-                    for from in (0..block.rows).step_by(ROWS) {
+                    for from in (block.from..block.rows).step_by(ROWS) {
                         tasks.push(Task::Pool { pool: number, of, head, from, to: (from + ROWS).min(block.rows) });
                     }
                 }
@@ -228,6 +345,37 @@ impl Made {
     pub(crate) fn queries(&self, program: &Program, level: LevelId, q_head: usize) -> Option<KvView> {
         let level = choose::origin(program, level, |of| of.q)?;
         self.levels.get(&(level.0 as usize, Of::Q, q_head)).map(Block::view)
+    }
+
+    /// Rows of a level that a caller has asked for, by the head under which it knows them.
+    ///
+    /// # Safety
+    /// The level is made.
+    pub(crate) unsafe fn handed_back(
+        &self,
+        program: &Program,
+        (level, side): (LevelId, Side),
+        sources: &Sources,
+    ) -> BTreeMap<usize, Vec<f32>> {
+        let mut found = BTreeMap::new();
+        let Some(of) = [Of::Q, Of::K, Of::V].into_iter().find(|of| of.side() == side) else { return found };
+        let by_output = slots::by_output(program, level, side);
+        for (&output, &(q, kv)) in &sources.reads {
+            let own = match of {
+                Of::Q => q,
+                Of::V if choose::weighed(program, level) => output,
+                _ => kv,
+            };
+            let known = if by_output { output } else { kv };
+            if let (Some(block), false) =
+                (self.levels.get(&(level.0 as usize, of, own)), found.contains_key(&known))
+            {
+                // SAFETY: the block has these elements, and they have been made or given.
+                let rows = unsafe { std::slice::from_raw_parts(block.base, block.rows * block.dim) };
+                found.insert(known, rows.to_vec());
+            }
+        }
+        found
     }
 
     /// Rows of an operand for a head, with the number of the first; `None` are the tokens' own.

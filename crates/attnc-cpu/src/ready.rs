@@ -172,5 +172,6 @@ fn without_borrows(env: Env<'_>) -> Env<'static> {
         levels: env.levels,
         orders: env.orders,
         positions: env.positions,
+        exchange: Arc::default(),
     }
 }

@@ -15,13 +15,14 @@ use attnc_kernels::abi::{BK, BQ_MAX, DType, FEW, KvView, Support};
 use attnc_pattern::env::{Env, MapData, in_class};
 use attnc_pattern::expr::OrderId;
 use attnc_pattern::order;
+use attnc_pattern::prepare::needs_beside;
 use attnc_pattern::program::MapKind;
 use attnc_plan::choose::Chosen;
 use attnc_plan::{MAX_LEN, View};
 use rustc_hash::FxHashMap;
 
 use crate::compile::{CpuKernel, Uses};
-use crate::dynamic::{self, Setups};
+use crate::dynamic::{self, HandedBack, Setups};
 use crate::few::{Cuts, Fold, alike, cut, groups, is_few, most_pieces, partial_bytes};
 use crate::inplace::Stand;
 use crate::layout::{ALIGN, Bound, Ctx, Rows, Scratch, ScratchSize};
@@ -272,25 +273,30 @@ pub fn run(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<(), RunError> 
     run_noting(parts, launch, None)
 }
 
-/// As [`run`], and hands back what the selections of all heads chose.
+/// As [`run`], and hands back what the selections of all heads chose, and of levels and scores what the environments ask
+/// for.
 ///
 /// # Errors
 /// As for [`run`].
-pub fn run_chosen(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<Vec<Chosen>, RunError> {
-    let mut chosen = Vec::new();
-    run_noting(parts, launch, Some(&mut chosen))?;
-    Ok(chosen)
+pub fn run_chosen(parts: &[Part<'_>], launch: &mut Launch<'_>) -> Result<(Vec<Chosen>, HandedBack), RunError> {
+    let mut noted = (Vec::new(), HandedBack::default());
+    run_noting(parts, launch, Some(&mut noted))?;
+    Ok(noted)
 }
 
-fn run_noting(parts: &[Part<'_>], launch: &mut Launch<'_>, chosen: Option<&mut Vec<Chosen>>) -> Result<(), RunError> {
-    lay_out_and_run(parts, launch, chosen).map(drop)
+fn run_noting(
+    parts: &[Part<'_>],
+    launch: &mut Launch<'_>,
+    noted: Option<&mut (Vec<Chosen>, HandedBack)>,
+) -> Result<(), RunError> {
+    lay_out_and_run(parts, launch, noted).map(drop)
 }
 
 /// As [`run`], and hands back what it made for it.
 pub(crate) fn lay_out_and_run<'a>(
     parts: &'a [Part<'_>],
     launch: &mut Launch<'_>,
-    chosen: Option<&mut Vec<Chosen>>,
+    noted: Option<&mut (Vec<Chosen>, HandedBack)>,
 ) -> Result<Laid<'a>, RunError> {
     let shape = check_shapes(launch)?;
     let assigned = check_heads(parts, launch, &shape)?;
@@ -312,8 +318,9 @@ pub(crate) fn lay_out_and_run<'a>(
     give_between(&mut jobs, &mut memory).ok_or_else(short)?;
     if parts.iter().any(|p| p.kernel.plan().is_dynamic()) {
         let made = dynamic::make(parts, &mut bounds, launch, &mut jobs, &setups, &mut memory)?;
-        made.ok_or_else(short)?;
-        if let Some(chosen) = chosen {
+        let made = made.ok_or_else(short)?;
+        if let Some((chosen, handed_back)) = noted {
+            *handed_back = made;
             for job in &jobs {
                 // SAFETY: the tables have been made.
                 let tables = unsafe { dynamic::tables_of(job.kernel.plan(), &bounds[job.part][job.env]) };
@@ -644,7 +651,11 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
             None => return Err(format!("size `{name}` is not given")),
         }
     }
-    for &(t, rank) in tensors {
+    // What only serves that which the caller gives may be absent.
+    let only = (!env.exchange.is_empty())
+        .then(|| needs_beside(program, &[kernel.plan().attention], &env.exchange));
+    let read = |t: usize| only.as_ref().is_none_or(|needs| needs.tensors.iter().any(|id| id.0 as usize == t));
+    for &(t, rank) in tensors.iter().filter(|(t, _)| read(*t)) {
         let name = &program.tensors[t].name;
         let data = env.tensors.get(t).ok_or_else(|| format!("tensor `{name}` is not given"))?;
         let elements = data.dims.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
@@ -653,7 +664,8 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
             return Err(format!("tensor `{name}` should have {rank} extents, but has {dims:?} for {found} elements"));
         }
     }
-    for &m in maps {
+    let read = |m: usize| only.as_ref().is_none_or(|needs| needs.maps.iter().any(|id| id.0 as usize == m));
+    for &m in maps.iter().filter(|m| read(**m)) {
         let map = &program.maps[m];
         let fits = match (env.maps.get(m), map.kind) {
             (Some(MapData::Dense { .. }), MapKind::Bool | MapKind::Blocks(_)) => true,
@@ -699,7 +711,7 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
             return Err(format!("slots of level `{}` are not given", program.levels[l].name));
         }
     }
-    if *docs && (env.docs.is_empty() || !env.docs.is_sorted() || env.docs[0] != 0) {
+    if *docs && only.is_none_or(|needs| needs.docs) && (env.docs.is_empty() || !env.docs.is_sorted() || env.docs[0] != 0) {
         return Err("document offsets should ascend from 0".to_owned());
     }
     Ok(())

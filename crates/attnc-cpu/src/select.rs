@@ -44,6 +44,23 @@ pub(crate) struct Setup {
     /// How many are wanted at most, where that is known before scores are.
     wanted: Option<usize>,
     items: Option<Items>,
+    /// Who makes its tables.
+    maker: Maker,
+    /// The caller gives its score.
+    scores_given: bool,
+    /// The caller asks for its score.
+    scores_asked: bool,
+}
+
+/// Who makes the tables of a selection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Maker {
+    /// The launch.
+    Launch,
+    /// The caller has made them.
+    Caller,
+    /// Nobody: nothing reads them, since the caller gives what would.
+    Nobody,
 }
 
 fn said(e: EnvError) -> String {
@@ -51,10 +68,41 @@ fn said(e: EnvError) -> String {
 }
 
 impl Setup {
-    pub(crate) fn new(plan: &Plan, choose: &Choose, env: &Env<'_>) -> Result<Setup, String> {
+    pub(crate) fn new(plan: &Plan, choose: &Choose, env: &Env<'_>, maker: Maker) -> Result<Setup, String> {
         let program = &*plan.program;
         let select = program.select(choose.select);
+        let exchange = &env.exchange;
+        let scores_given = select.score.is_some_and(|score| exchange.scores.contains_key(&score));
+        let scores_asked = !scores_given && select.score.is_some_and(|score| exchange.asked_scores.contains(&score));
+        if maker == Maker::Nobody {
+            let (stands, items) = (Vec::new(), None);
+            return Ok(Setup {
+                rows: 0..0,
+                stands,
+                slots: 0..0,
+                capacity: 0,
+                wanted: None,
+                items,
+                maker,
+                scores_given,
+                scores_asked: false,
+            });
+        }
         let Extents { rows, stands, slots, capacity } = Extents::new(program, select, env).map_err(said)?;
+        if maker == Maker::Caller {
+            let (wanted, items) = (None, None);
+            return Ok(Setup {
+                rows,
+                stands,
+                slots,
+                capacity,
+                wanted,
+                items,
+                maker,
+                scores_given,
+                scores_asked: false,
+            });
+        }
         let all = (slots.end - slots.start).max(0);
         let wanted = match &select.budget {
             Budget::Top(count) => {
@@ -64,19 +112,65 @@ impl Setup {
             _ => None,
         };
         if let Some((Operand { rows: OperandRows::Tensor(tensor), .. }, _)) = choose.scored.as_ref().and_then(|s| s.dot)
+            && !scores_given
         {
             let found = tensor_rows(env, tensor).filter(|t| t.1 as i64 == rows.end && t.2 as i64 == env.dim);
             found.ok_or_else(|| {
                 format!("tensor `{}` has no row of dimension d for each branch", program.tensor(tensor).name)
             })?;
         }
-        let mut items = choose.scored.as_ref().map(|s| Items::new(program, select, s, env, &rows)).transpose()?;
+        let made = |s| match (scores_given, select.score) {
+            (true, Some(score)) => Items::given(program, select, program.score(score), env, &rows),
+            _ => Items::new(program, select, s, env, &rows),
+        };
+        let mut items = choose.scored.as_ref().map(made).transpose()?;
         // Filled up to a whole tile.
         for list in items.iter_mut().flat_map(|i| [&mut i.numbers, &mut i.ahead]) {
             let last = list.last().copied().unwrap_or(0);
             list.resize(list.len() + BQ_MAX, last);
         }
-        Ok(Setup { rows, stands, slots, capacity, wanted, items })
+        Ok(Setup { rows, stands, slots, capacity, wanted, items, maker, scores_given, scores_asked })
+    }
+
+    /// Who makes its tables.
+    pub(crate) fn maker(&self) -> Maker {
+        self.maker
+    }
+
+    /// Whether the launch ranks by scores that it computes.
+    pub(crate) fn ranks(&self) -> bool {
+        self.maker == Maker::Launch && !self.scores_given
+    }
+
+    /// How many values its score has for a head.
+    pub(crate) fn values(&self) -> usize {
+        let rows = |items: &Items| (items.score_rows.end - items.score_rows.start).max(0) as usize;
+        // Channels have a score in one row.
+        let channels = (self.slots.end - self.slots.start).max(0) as usize;
+        self.items.as_ref().map_or(channels, |items| rows(items) * items.score_width())
+    }
+
+    /// How many values a row of its score has.
+    pub(crate) fn width(&self) -> usize {
+        self.items.as_ref().map_or((self.slots.end - self.slots.start).max(0) as usize, Items::score_width)
+    }
+
+    /// How many values the caller asks for, if it asks for the score.
+    pub(crate) fn asked(&self) -> Option<usize> {
+        self.scores_asked.then(|| self.values())
+    }
+
+    /// The values of a head that the caller gives, row by row; `own` has room for those that lie apart.
+    pub(crate) fn given<'a>(&self, select: &Select, env: &Env<'a>, own: &'a mut Vec<f32>) -> Option<&'a [f32]> {
+        let given = env.exchange.scores.get(&select.score?)?;
+        let of_head = given.head(usize::try_from(env.head).ok()?);
+        let width = self.items.as_ref().map_or(given.cols, Items::score_width);
+        if width == given.cols {
+            return Some(of_head);
+        }
+        // A padded item has fewer candidates.
+        own.extend(of_head.chunks_exact(given.cols).flat_map(|row| &row[..width.min(row.len())]));
+        Some(own)
     }
 
     /// Keys that its walk goes over.
@@ -98,10 +192,7 @@ impl Setup {
     /// Bytes of the values of all rows and candidates, where these are held.
     fn grid_bytes(&self, choose: &Choose) -> Option<usize> {
         let Some((items, scored)) = self.items.as_ref().zip(choose.scored.as_ref()) else { return Some(0) };
-        if scored.direct {
-            return Some(0);
-        }
-        if scored.searched {
+        if scored.direct || scored.searched || self.scores_given || self.scores_asked {
             return Some(0);
         }
         let rows = (items.score_rows.end - items.score_rows.start).max(0) as usize;
@@ -117,6 +208,9 @@ impl Setup {
     /// Bytes of a thread.
     pub(crate) fn scratch_bytes(&self, choose: &Choose, budget: &Budget) -> Option<usize> {
         let Some((items, scored)) = self.items.as_ref().zip(choose.scored.as_ref()) else { return Some(ALIGN) };
+        if self.scores_given {
+            return Some(ALIGN);
+        }
         if scored.direct {
             return self.list_capacity().max(1).checked_mul(BQ_MAX * size_of::<u64>());
         }
@@ -168,7 +262,8 @@ impl Setup {
     /// Keys that a lane keeps.
     fn list_capacity(&self) -> usize {
         let all = self.items.as_ref().map_or(0, |i| i.keys.1.max(0) as usize);
-        self.wanted.map_or(all, |wanted| capacity(wanted, all))
+        // Whoever asks for the scores wants all of them.
+        self.wanted.filter(|_| !self.scores_asked).map_or(all, |wanted| capacity(wanted, all))
     }
 }
 
@@ -188,7 +283,7 @@ pub(crate) struct Tables {
     entries: *mut u32,
     /// `[table][row]` numbers of entries.
     counts: *mut u32,
-    /// `[row][candidate]` values of the score.
+    /// `[row][candidate]` values of the score; nothing writes those that the caller gives.
     values: *mut f32,
 }
 
@@ -213,6 +308,29 @@ impl Tables {
             rows: rows as i64,
             count: setup.capacity as i64,
             first: if select.rows == Index::One { 0 } else { setup.rows.start },
+        }
+    }
+
+    /// The same with the values of its score elsewhere.
+    pub(crate) fn with_values(self, values: *mut f32) -> Tables {
+        Tables { values, ..self }
+    }
+
+    /// Writes the tables that the caller has made.
+    ///
+    /// # Safety
+    /// Nobody else writes or reads them.
+    pub(crate) unsafe fn fill(&self, select: &Select, setup: &Setup, env: &Env<'_>) {
+        for (table, draw) in select.tables.iter().enumerate() {
+            let Some(given) = env.draws.get(draw.0 as usize) else { continue };
+            for row in 0..setup.row_count() {
+                let from = row * given.count;
+                let entries = given.chosen.get(from..from + given.chosen_for(row).min(given.count)).unwrap_or(&[]);
+                let inside = |&&slot: &&i64| setup.slots.contains(&slot);
+                let chosen: Vec<u32> = entries.iter().filter(inside).map(|&slot| slot as u32).collect();
+                // SAFETY: promised by the caller.
+                unsafe { self.write(setup, table, row, &chosen) };
+            }
         }
     }
 
@@ -291,7 +409,7 @@ impl Choice<'_> {
     }
 
     fn direct(&self) -> bool {
-        self.choose().scored.as_ref().is_none_or(|s| s.direct)
+        self.choose().scored.as_ref().is_none_or(|s| s.direct && !self.setup.scores_given)
     }
 
     /// Item rows of a tile.
@@ -317,6 +435,8 @@ impl Choice<'_> {
     pub(crate) fn tasks(&self, round: usize) -> usize {
         let rows = self.setup.row_count();
         match (round, self.direct()) {
+            _ if self.setup.maker != Maker::Launch => 0,
+            (0, false) if self.setup.scores_given => 0,
             (0, _) if self.searched().is_some() => rows,
             (_, _) if self.searched().is_some() => 0,
             (0, true) => rows.div_ceil(BQ_MAX),
@@ -415,6 +535,14 @@ impl Choice<'_> {
                     list.iter_mut().for_each(|k| *k += u64::from(first));
                 }
                 // Their scores do not matter to a direct ranking.
+                if self.setup.scores_asked {
+                    let (first, width) = (items.score_slots.start, items.score_width());
+                    for &key in &*list {
+                        let at = (i64::from(index(key)) - first) as usize;
+                        // SAFETY: the row is this task's, and there is a value for each candidate.
+                        self.tables.values.add(row * width + at).write(score(key));
+                    }
+                }
                 let forced = sets.including(self.setup.stands[row])?;
                 let forced: Vec<(u32, f32)> = forced.into_iter().map(|slot| (slot, 0.0)).collect();
                 let short = wanted.saturating_sub(forced.len());
@@ -435,6 +563,17 @@ impl Choice<'_> {
     /// As for [`Self::run`].
     unsafe fn channels(&self, energy: &choose::Energy, scratch: &Scratch) -> Result<(), String> {
         let program = &*self.plan().program;
+        let all = (self.setup.slots.end - self.setup.slots.start).max(0) as usize;
+        // A NaN compares as false.
+        let there = |s: &(usize, f32)| s.1 > f32::NEG_INFINITY;
+        if self.setup.scores_given {
+            // SAFETY: the caller has given a value for each channel.
+            let given = unsafe { std::slice::from_raw_parts(self.tables.values, all) };
+            let list: Vec<u64> =
+                given.iter().copied().enumerate().filter(there).map(|(c, s)| key(s, c as u32)).collect();
+            // SAFETY: the only row is this task's.
+            return unsafe { self.write_ranked(0, &list, &[], 0.0, None, &mut Vec::new()) };
+        }
         let exchanged = Env {
             n_q: self.env.n_k,
             n_k: self.env.n_q,
@@ -473,8 +612,13 @@ impl Choice<'_> {
             energies.iter_mut().zip(sums).for_each(|(e, sum)| *e *= sum / count as f64);
         }
         let scores = energies.into_iter().map(|e| e as f32).enumerate();
-        // A NaN compares as false.
-        let list: Vec<u64> = scores.filter(|s| s.1 > f32::NEG_INFINITY).map(|(c, s)| key(s, c as u32)).collect();
+        let list: Vec<u64> = scores.filter(there).map(|(c, s)| key(s, c as u32)).collect();
+        if self.setup.scores_asked {
+            for &key in &list {
+                // SAFETY: the only row is this task's, and there is a value for each channel.
+                unsafe { self.tables.values.add(index(key) as usize).write(score(key)) };
+            }
+        }
         // SAFETY: the only row is this task's.
         unsafe { self.write_ranked(0, &list, &[], 0.0, None, &mut Vec::new()) }
     }
@@ -831,10 +975,11 @@ impl Choice<'_> {
     unsafe fn ranked_together(&self) -> Result<(), String> {
         let (Some(items), Some(scored)) = (&self.setup.items, &self.choose().scored) else { return Ok(()) };
         let (width, held) = (items.score_width(), (items.score_rows.end - items.score_rows.start).max(0) as usize);
-        // SAFETY: the first round is done, and this is the only task.
-        let values = unsafe { std::slice::from_raw_parts_mut(self.tables.values, held * width) };
         let head = scored.steps.iter().position(|s| matches!(s, Step::Norm { head: true, .. }));
-        if let Some(at) = head {
+        // What the caller gives has had its steps.
+        if let Some(at) = head.filter(|_| !self.setup.scores_given) {
+            // SAFETY: the first round is done, and this is the only task.
+            let values = unsafe { std::slice::from_raw_parts_mut(self.tables.values, held * width) };
             for (i, step) in scored.steps[at..].iter().enumerate() {
                 match step {
                     Step::Norm { norm, head: true } => normed(self.kernel.isa, *norm, values),
@@ -852,6 +997,8 @@ impl Choice<'_> {
             }
             return Ok(());
         }
+        // SAFETY: as above, and nothing writes the values any more.
+        let values = unsafe { std::slice::from_raw_parts(self.tables.values, held * width) };
         // SAFETY: promised by the caller.
         unsafe { self.ranked_by_head(items, values, width) }
     }

@@ -10,7 +10,7 @@
 use std::ffi::c_void;
 use std::ops::Range;
 
-use attnc::{CodeInfo, DType, Diagnostic, Inputs, LayoutError, MapInput, Tensor, TensorMut};
+use attnc::{CodeInfo, DType, Diagnostic, Inputs, LayoutError, MapInput, Supply, Tensor, TensorMut};
 
 /// Code of elements of a type that does not serve.
 pub const WRONG_TYPE: &str = "E0732";
@@ -167,6 +167,10 @@ pub fn bytes_of_inputs<'a>(inputs: &'a Inputs<'_>) -> Vec<(&'a str, Range<usize>
         }
     }
     all.extend(inputs.tensors.iter().map(|(name, tensor)| (*name, bytes_of(&tensor.data))));
+    all.extend(inputs.supplied.iter().map(|(name, supply)| match supply {
+        Supply::Reals { data, .. } => (*name, bytes_of(data)),
+        Supply::Slots { data, .. } => (*name, bytes_of(data)),
+    }));
     all
 }
 

@@ -2,9 +2,11 @@
 //!
 //! An [`Env`] is one (batch item, head): evaluators read it, nobody writes it. It knows no tensors Q, K, V.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 #[cfg(doc)]
 use crate::expr::Var;
-use crate::expr::{Extent, MapId};
+use crate::expr::{Extent, LevelId, MapId, ScoreId, SelectId};
 
 /// Lengths, coordinates and run-time data of one head.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +49,69 @@ pub struct Env<'a> {
     pub orders: Vec<std::sync::Arc<[u32]>>,
     /// Position that has each index, by `OrderId`: the inverse of `orders`.
     pub positions: Vec<std::sync::Arc<[u32]>>,
+    /// What the caller gives instead of having it computed, and what it asks for; the same for all heads of an item.
+    pub exchange: std::sync::Arc<Exchange<'a>>,
+}
+
+/// What a launch and its caller exchange beside tensors: levels, scores and selections that the caller gives instead of
+/// having them computed, and those that it asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Exchange<'a> {
+    /// Selections that are given; their tables are in [`Env::draws`].
+    pub selects: BTreeSet<SelectId>,
+    /// The first rows of levels, from the first slot that the launch has: the others are computed.
+    pub levels: BTreeMap<(LevelId, Side), GivenRows<'a>>,
+    /// Scores after all their steps: a row for each row, a column for each candidate; of heads of the output, or one for
+    /// all.
+    pub scores: BTreeMap<ScoreId, GivenRows<'a>>,
+    /// Selections that are asked for.
+    pub asked_selects: BTreeSet<SelectId>,
+    /// Levels that are asked for.
+    pub asked_levels: BTreeSet<(LevelId, Side)>,
+    /// Scores that are asked for.
+    pub asked_scores: BTreeSet<ScoreId>,
+}
+
+impl Exchange<'_> {
+    /// Nothing is given and nothing asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let given = self.selects.is_empty() && self.levels.is_empty() && self.scores.is_empty();
+        given && self.asked_selects.is_empty() && self.asked_levels.is_empty() && self.asked_scores.is_empty()
+    }
+}
+
+/// Which rows of a level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// Those of queries; by head of the output.
+    Q,
+    /// Those of keys; by KV head, or by head of the output where slots differ between heads.
+    K,
+    /// Those of values; as those of keys, and by head of the output where queries weigh them.
+    V,
+}
+
+/// Rows of reals for some heads of a batch item, row-major.
+#[derive(Clone, Copy, Debug)]
+pub struct GivenRows<'a> {
+    /// `[heads, rows, cols]`
+    pub data: &'a [f32],
+    /// How many heads; 1 may be all of them.
+    pub heads: usize,
+    /// Rows of a head.
+    pub rows: usize,
+    /// Elements of a row.
+    pub cols: usize,
+}
+
+impl<'a> GivenRows<'a> {
+    /// The rows of a head.
+    #[must_use]
+    pub fn head(&self, head: usize) -> &'a [f32] {
+        let (all, head) = (self.rows * self.cols, if self.heads == 1 { 0 } else { head });
+        self.data.get(head * all..(head + 1) * all).unwrap_or(&[])
+    }
 }
 
 /// The positions of one residue, or all in another order, as a sequence of their own. See [`Var::Class`].

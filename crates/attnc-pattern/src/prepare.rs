@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use attnc_syntax::diag::{CodeInfo, Diagnostic, Span};
 
-use crate::env::{DrawTable, Env, LevelTable, MapData, TensorData};
+use crate::env::{DrawTable, Env, Exchange, LevelTable, MapData, TensorData};
 use crate::expr::{DrawId, ExprId, LevelId, MapId, Node, OrderId, SelectId, TensorId, Un, Var};
 use crate::oracle::{self, EvalError, Evaluator, Point};
 use crate::order;
@@ -331,10 +331,17 @@ impl Needs {
 /// What the attentions read.
 #[must_use]
 pub fn needs(program: &Program, attentions: &[usize]) -> Needs {
+    needs_beside(program, attentions, &Exchange::default())
+}
+
+/// What the attentions read of what a caller does not give, and what is asked for beside.
+#[must_use]
+pub fn needs_beside(program: &Program, attentions: &[usize], exchange: &Exchange<'_>) -> Needs {
     let mut needs = Needs::default();
     let mut roots: Vec<ExprId> = Vec::new();
-    let (mut levels, mut selects) = (Vec::new(), Vec::new());
     let mut looked_at = BTreeSet::new();
+    let mut levels: Vec<LevelId> = exchange.asked_levels.iter().map(|l| l.0).collect();
+    let mut selects: Vec<SelectId> = exchange.asked_selects.iter().copied().collect();
     let mut attentions = attentions.to_vec();
     let mut next = 0;
     while let Some(&a) = attentions.get(next) {
@@ -387,10 +394,11 @@ pub fn needs(program: &Program, attentions: &[usize]) -> Needs {
                 }
             }
         }
-        while let Some(select) = selects.pop() {
-            if needs.selects.insert(select) {
-                let select = program.select(select);
+        while let Some(id) = selects.pop() {
+            if needs.selects.insert(id) {
+                let select = program.select(id);
                 needs.draws.extend(&select.tables);
+                roots.push(select.capacity);
                 let mut index = |index| match index {
                     Index::Slots(level) => levels.push(level),
                     Index::Branches(count) => roots.push(count),
@@ -398,9 +406,16 @@ pub fn needs(program: &Program, attentions: &[usize]) -> Needs {
                 };
                 index(select.rows);
                 index(select.slots);
+                // Of what is given only the extents matter.
+                if exchange.selects.contains(&id) {
+                    continue;
+                }
                 if let Some(score) = select.score.map(|s| program.score(s)) {
                     index(score.rows);
                     index(score.slots);
+                }
+                let computed = select.score.filter(|score| !exchange.scores.contains_key(score));
+                if let Some(score) = computed.map(|s| program.score(s)) {
                     for step in &score.steps {
                         if let Step::Keys { into, .. } | Step::Queries { into, .. } = step {
                             index(*into);
@@ -416,7 +431,6 @@ pub fn needs(program: &Program, attentions: &[usize]) -> Needs {
                     roots.extend(score.only.into_iter().chain([score.value]));
                 }
                 roots.extend(select.within.into_iter().chain(select.besides).chain(select.including));
-                roots.push(select.capacity);
                 match select.budget {
                     Budget::Top(count) => roots.push(count),
                     Budget::CountOf(other) => selects.push(other),
@@ -493,7 +507,7 @@ pub fn check_env(program: &Program, attentions: &[usize], env: &Env<'_>) -> Resu
     if let Err(error) = check_space(program, env, q_end, k_end) {
         errors.push(error);
     }
-    let needs = needs(program, attentions);
+    let needs = needs_beside(program, attentions, &env.exchange);
     if needs.docs
         && let Err(sentence) = check_docs(env.docs, q_end.max(k_end))
     {

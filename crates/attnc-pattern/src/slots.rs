@@ -5,12 +5,12 @@
 
 use std::ops::Range;
 
-use crate::env::{Env, LevelTable};
+use crate::env::{Env, LevelTable, Side};
 use crate::expr::{ExprId, LevelId};
 use crate::oracle::{Evaluator, Point};
 use crate::order::size;
 use crate::prepare::EnvError;
-use crate::program::{Index, Partition, Program};
+use crate::program::{Index, OrderKind, Partition, Pool, Program};
 
 impl Program {
     /// Whether the slots of a level are not ranges of positions, so that a launch needs them as a [`LevelTable`].
@@ -22,6 +22,32 @@ impl Program {
             None => level.order.is_some() || matches!(level.partition, Partition::Axes(_)),
         }
     }
+}
+
+/// Whether values of a level are weighed by queries, so that each head of the output has its own.
+#[must_use]
+pub fn weighed(program: &Program, level: LevelId) -> bool {
+    let level = program.level(level);
+    matches!(level.pool, Pool::SoftmaxMean) || level.parent.is_some_and(|parent| weighed(program, parent))
+}
+
+/// Whether the slots of a level differ between heads, by an order or boundaries of their own: it is made for each head
+/// apart then, and else once for all heads that share its keys.
+#[must_use]
+pub fn cut_by_head(program: &Program, level: LevelId) -> bool {
+    let level = program.level(level);
+    let own = match (&level.partition, level.order.map(|o| &program.order(o).kind)) {
+        (_, Some(OrderKind::Sort(by))) => program.tensor(*by).dims.len() > 1,
+        (Partition::Offsets(map), _) => program.map(*map).per_head,
+        _ => false,
+    };
+    own || level.parent.is_some_and(|parent| cut_by_head(program, parent))
+}
+
+/// Whether each head of the output has its own rows of a level; else those that share a KV head have the same.
+#[must_use]
+pub fn by_output(program: &Program, level: LevelId, side: Side) -> bool {
+    side == Side::Q || cut_by_head(program, level) || (side == Side::V && weighed(program, level))
 }
 
 /// An integer over lengths and sizes, not less than 0.

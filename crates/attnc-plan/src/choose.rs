@@ -15,11 +15,12 @@ use attnc_pattern::expr::{Bin, DrawId, ExprId, Exprs, Extent, LevelId, Node, Sel
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError, Needs};
 use attnc_pattern::program::{
-    Among, Budget, Chooser, Derived, Empty, Heads, Index, MergeKind, Norm, Operand, OrderKind, Partition,
+    Among, Budget, Chooser, Derived, Empty, Heads, Index, MergeKind, Norm, Operand,
     Pool as Pooling, Program, Reduce, Rows, Select, Source, Step,
 };
 use attnc_pattern::rowset::{RowSet, TileSet};
 use attnc_pattern::slots;
+pub use attnc_pattern::slots::{cut_by_head, weighed};
 use attnc_syntax::diag::Span;
 use petgraph::graph::{DiGraph, NodeIndex};
 
@@ -123,13 +124,6 @@ pub fn origin(program: &Program, level: LevelId, operand: fn(Derived) -> bool) -
         at = program.level(level).parent;
     }
     at
-}
-
-/// Whether values of a level are weighed by queries, so that each head of the output has its own.
-#[must_use]
-pub fn weighed(program: &Program, level: LevelId) -> bool {
-    let level = program.level(level);
-    matches!(level.pool, Pooling::SoftmaxMean) || level.parent.is_some_and(|parent| weighed(program, parent))
 }
 
 /// Whether the rows of an operand are those of queries; else of keys.
@@ -237,19 +231,6 @@ fn missing(program: &Program, needs: &Needs, attention: usize) -> Option<Missing
         return Some(Missing { what: what.to_owned(), span: level.span });
     }
     None
-}
-
-/// Whether the slots of a level differ between heads, by an order or boundaries of their own: it is made for each head
-/// apart then, and else once for all heads that share its keys.
-#[must_use]
-pub fn cut_by_head(program: &Program, level: LevelId) -> bool {
-    let level = program.level(level);
-    let own = match (&level.partition, level.order.map(|o| &program.order(o).kind)) {
-        (_, Some(OrderKind::Sort(by))) => program.tensor(*by).dims.len() > 1,
-        (Partition::Offsets(map), _) => program.map(*map).per_head,
-        _ => false,
-    };
-    own || level.parent.is_some_and(|parent| cut_by_head(program, parent))
 }
 
 /// What a selection chose for one head.

@@ -9,7 +9,7 @@ use attnc_pattern::env::Env;
 use attnc_pattern::expr::ExprId;
 use attnc_pattern::oracle::{EvalError, Evaluator, Point};
 use attnc_pattern::prepare::EnvError;
-use attnc_pattern::program::{Index, Level, Partition, Program, Select, Step};
+use attnc_pattern::program::{Index, Level, Partition, Program, Score, Select, Step};
 use attnc_pattern::slots;
 
 use crate::choose::{Scored, env_of, stands};
@@ -147,6 +147,45 @@ impl Items {
             groups,
             score_rows,
             score_slots,
+            row_of,
+            candidate_of,
+        })
+    }
+
+    /// Where the values of a score that a caller gives are read by a selection with these rows.
+    ///
+    /// # Errors
+    /// What has no value.
+    pub fn given(
+        program: &Program,
+        select: &Select,
+        score: &Score,
+        env: &Env<'_>,
+        rows: &Range<i64>,
+    ) -> Result<Items, String> {
+        let score_rows = slots::rows(program, score.rows, env).map_err(said)?;
+        let score_slots = slots::candidates(program, score.slots, env).map_err(said)?;
+        let row_of = if score.rows == select.rows {
+            None
+        } else {
+            let stood = stands(program, select.rows, env, rows.clone()).map_err(said)?;
+            Some(row_numbers(program, score.rows, env, &stood, &score_rows)?)
+        };
+        let candidate_of = match score.slots == select.slots {
+            true => None,
+            false => Some(candidates_of(program, select.slots, score.slots, env)?),
+        };
+        Ok(Items {
+            numbers: Vec::new(),
+            ahead: Vec::new(),
+            keys: (0, 0),
+            listed: None,
+            slot_of: None,
+            width: 0,
+            groups: None,
+            score_rows,
+            score_slots,
+            items_of: None,
             row_of,
             candidate_of,
         })

@@ -130,6 +130,7 @@ impl Given {
             q_start: self.q_start,
             k_start: self.k_start,
             lengths: self.lengths.clone(),
+            supplied: Vec::new(),
         }
     }
 }

@@ -14,6 +14,7 @@ pub fn codes() -> Vec<&'static CodeInfo> {
         crate::compiler::CODES,
         crate::export::CODES,
         crate::problem::CODES,
+        crate::exchange::CODES,
         crate::loader::CODES,
     ];
     let mut all: Vec<&CodeInfo> = tables.into_iter().flatten().collect();

@@ -10,9 +10,9 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
-use attnc_cpu::{Chosen, CpuKernel, Isa, Launch, OwnedPart, Part, RunError};
+use attnc_cpu::{Chosen, CpuKernel, HandedBack, Isa, Launch, OwnedPart, Part, RunError};
 use attnc_pattern::analysis::{EvalError, Row, Rows, Values};
-use attnc_pattern::env::{DrawTable, Env, Reals, TensorData};
+use attnc_pattern::env::{DrawTable, Env, Reals, Side, TensorData};
 use attnc_pattern::expr::{DrawId, TensorId};
 use attnc_pattern::oracle::{self, Evaluator, Misfit, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
@@ -25,6 +25,7 @@ use attnc_syntax::diag::Diagnostic;
 use crate::attended::Attended;
 use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
 use crate::difference::Difference;
+use crate::exchange::{self, Gather, Given, Returned, What};
 use crate::forecast::Forecast;
 use crate::kept::Kept;
 use crate::made::{self, Of};
@@ -62,6 +63,21 @@ impl Select {
     pub fn step(mut self, step: i64) -> Self {
         self.step = step;
         self
+    }
+}
+
+/// What a launch made beside its output.
+#[derive(Default)]
+struct Noted {
+    chosen: Vec<Chosen>,
+    handed_back: HandedBack,
+}
+
+impl Noted {
+    fn extend(&mut self, other: Noted) {
+        self.chosen.extend(other.chosen);
+        self.handed_back.levels.extend(other.handed_back.levels);
+        self.handed_back.scores.extend(other.handed_back.scores);
     }
 }
 
@@ -564,7 +580,7 @@ impl Kernel {
     /// # Errors
     /// Whatever does not fit, and rows without entries under `empty = error`; nothing is written then.
     pub fn run(&self, problem: &mut Problem<'_>, resources: Resources<'_>) -> Result<(), Diagnostics> {
-        self.run_noting(problem, resources, None)
+        self.run_noting(problem, resources, &[], None)
     }
 
     /// As [`Kernel::run`], and hands back the tables of all selections.
@@ -572,16 +588,178 @@ impl Kernel {
     /// # Errors
     /// As for [`Kernel::run`].
     pub fn run_chosen(&self, problem: &mut Problem<'_>, resources: Resources<'_>) -> Result<Vec<Chosen>, Diagnostics> {
-        let mut chosen = Vec::new();
-        self.run_noting(problem, resources, Some(&mut chosen))?;
-        Ok(chosen)
+        let mut noted = Noted::default();
+        self.run_noting(problem, resources, &[], Some(&mut noted))?;
+        Ok(noted.chosen)
+    }
+
+    /// As [`Kernel::run`], and hands back levels, scores and selections by name, in the form in which
+    /// [`Inputs::supplied`] takes them: given to a launch on the same tensors they give the same output, bit for bit.
+    /// They are copied, beside the working memory: [`Kernel::returned_bytes`] says how much they take.
+    ///
+    /// # Errors
+    /// As for [`Kernel::run`]; names that the file lacks, and what is not computed.
+    pub fn run_returning(
+        &self,
+        problem: &mut Problem<'_>,
+        resources: Resources<'_>,
+        names: &[&str],
+    ) -> Result<Vec<Returned>, Diagnostics> {
+        let asked = self.asked(names, &problem.inputs)?;
+        let heads = (self.output_heads(problem.q.shape()[1]), problem.k.shape()[1]);
+        let mut gather = Gather::new(&self.shared.program, names, &asked, problem.q.shape()[0], heads);
+        if self.shared.target() == Target::Oracle {
+            self.run_oracle(problem)?;
+            self.gather_oracle(problem, &asked, &mut gather)?;
+            return Ok(gather.finish(&problem.inputs.supplied));
+        }
+        let mut noted = Noted::default();
+        self.run_noting(problem, resources, &asked, Some(&mut noted))?;
+        let program = &*self.shared.program;
+        for found in &noted.chosen {
+            for &what in &asked {
+                if let What::Table(id, table) = what
+                    && program.select(id).tables[table] == found.draw
+                {
+                    gather.table(what, (found.batch, found.head), &found.table);
+                }
+            }
+        }
+        for (item, head, (level, side), rows) in &noted.handed_back.levels {
+            let dim = if *side == Side::V { problem.v.shape()[3] } else { problem.q.shape()[3] };
+            gather.reals(What::Level(*level, *side), (*item, *head), dim, rows);
+        }
+        for (item, head, score, width, rows) in &noted.handed_back.scores {
+            gather.reals(What::Score(*score), (*item, *head), *width, rows);
+        }
+        Ok(gather.finish(&problem.inputs.supplied))
+    }
+
+    /// Names of levels, scores and selections that may be supplied and asked for.
+    #[must_use]
+    pub fn exchanged(&self) -> Vec<String> {
+        exchange::names(&self.shared.program, &self.attentions())
+    }
+
+    /// What names of levels, scores and selections are, of what this kernel computes.
+    fn asked(&self, names: &[&str], inputs: &Inputs<'_>) -> Result<Vec<What>, Diagnostics> {
+        let program = &*self.shared.program;
+        let said = |list| self.shared.said(list);
+        let asked = exchange::asked(program, &self.attentions(), names, &inputs.supplied).map_err(said)?;
+        for (what, name) in asked.iter().zip(names) {
+            let What::Level(id, side) = *what else { continue };
+            let made = |p: &attnc_plan::Pool| {
+                let of = match side {
+                    Side::Q => p.of.q,
+                    Side::K => p.of.k,
+                    Side::V => p.of.v,
+                };
+                p.level == id && of
+            };
+            if self.plans().next().is_some() && !self.plans().any(|built| built.plan.pools.iter().any(made)) {
+                let message = format!("nothing that is run reads `{name}`");
+                let said = Diagnostic::error("E0713", what.span(program), message, "declared here");
+                return Err(self.shared.said(vec![said.help("ask for what the attention reads")]));
+            }
+        }
+        Ok(asked)
+    }
+
+    /// What the oracle makes of what is asked for.
+    fn gather_oracle(
+        &self,
+        problem: &Problem<'_>,
+        asked: &[What],
+        gather: &mut Gather,
+    ) -> Result<(), Diagnostics> {
+        let mut items = Vec::new();
+        self.each_item(problem, asked, |program, heads, views| {
+            let [q, k, v] = views;
+            let chosen = oracle::select(program, heads, q, k, v)?;
+            let mut of_item = Vec::new();
+            for &what in asked {
+                of_item.push(match what {
+                    What::Table(..) => Vec::new(),
+                    What::Level(id, side) => {
+                        let dim = if side == Side::V { v.shape()[2] } else { q.shape()[2] };
+                        let rows = oracle::level_rows(program, heads, views, &chosen, (id, side))?;
+                        rows.into_iter().map(|rows| (dim, rows)).collect()
+                    }
+                    What::Score(id) => oracle::score_rows(program, heads, views, &chosen, id)?,
+                });
+            }
+            let kv: Vec<usize> = heads.iter().map(|h| h.kv_head).collect();
+            items.push((chosen, of_item, kv));
+            Ok(())
+        })?;
+        let program = &*self.shared.program;
+        for (item, (chosen, of_item, kv)) in items.into_iter().enumerate() {
+            for (&what, rows) in asked.iter().zip(of_item) {
+                if let What::Table(id, table) = what {
+                    let draw = program.select(id).tables[table].0 as usize;
+                    for (head, draws) in chosen.iter().enumerate() {
+                        if let Some(table) = draws.get(draw).filter(|t| !t.chosen.is_empty()) {
+                            gather.table(what, (item, head), table);
+                        }
+                    }
+                }
+                let by_output = what.heads(program, 0, 1) == 0;
+                for (head, (width, rows)) in rows.into_iter().enumerate() {
+                    let known = if by_output { head } else { kv[head] };
+                    let rows: Vec<f32> = rows.into_iter().map(|x| x as f32).collect();
+                    if !rows.is_empty() {
+                        gather.reals(what, (item, known), width, &rows);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of what [`Kernel::run_returning`] hands back of these names, for a launch of `batch` items on `kv_heads`
+    /// KV heads; while it is copied as much again is held.
+    ///
+    /// # Errors
+    /// As for [`Kernel::cost`], and names that the file lacks.
+    pub fn returned_bytes(
+        &self,
+        names: &[&str],
+        shape: Shape,
+        kv_heads: usize,
+        dim_v: usize,
+        batch: usize,
+        inputs: &Inputs<'_>,
+    ) -> Result<usize, Diagnostics> {
+        let said = |list| self.shared.said(list);
+        let program = &*self.shared.program;
+        let asked = self.asked(names, inputs)?;
+        let mut envs = self.envs(inputs, shape, Purpose::Look, Of::Extents)?;
+        envs.ask(&asked);
+        let output = usize::try_from(self.told(shape).heads).unwrap_or(0);
+        let mut most = vec![(0, 0); asked.len()];
+        for (head, attention) in (0..output).filter_map(|head| Some((head, self.attention(head)?))) {
+            let needs = attnc_pattern::prepare::needs(program, &[attention]);
+            let env = envs.env(self.at(attention, 0, head)).map_err(said)?;
+            for (most, what) in most.iter_mut().zip(&asked).filter(|(_, what)| what.is_read(program, &needs)) {
+                let dim_v = i64::try_from(dim_v).unwrap_or(i64::MAX);
+                let (rows, cols) = what.extents(program, &env, dim_v).map_err(said)?;
+                *most = (rows.max(most.0), cols.max(most.1));
+            }
+        }
+        let extent = |n: i64| usize::try_from(n).unwrap_or(0);
+        let bytes = most.into_iter().zip(&asked).map(|((rows, cols), what)| {
+            let extents = [batch, what.heads(program, output, kv_heads), extent(rows), extent(cols)];
+            extents.into_iter().fold(size_of::<f32>(), usize::saturating_mul)
+        });
+        Ok(bytes.fold(0, usize::saturating_add))
     }
 
     fn run_noting(
         &self,
         problem: &mut Problem<'_>,
         resources: Resources<'_>,
-        chosen: Option<&mut Vec<Chosen>>,
+        asked: &[What],
+        chosen: Option<&mut Noted>,
     ) -> Result<(), Diagnostics> {
         match self.shared.target() {
             Target::Oracle => return self.run_oracle(problem),
@@ -621,6 +799,7 @@ impl Kernel {
         let (mut groups, apart) = self.groups(&reads)?;
         let of_rows = Of::Rows(self.rows(problem, threads)?);
         let mut envs = self.envs(&problem.inputs, shape, Purpose::Run, of_rows)?;
+        envs.ask(asked);
         let batch = q.shape()[0];
         let mut made = Vec::with_capacity(groups.len());
         for (piece, heads) in &groups {
@@ -664,9 +843,9 @@ impl Kernel {
         };
         // What a merge is made of may fail: it is computed before anything is written.
         let merges: Vec<_> = groups.iter().filter(|(piece, _)| !piece.arms.is_empty()).collect();
-        let mut noted_of_merges = chosen.as_ref().map(|_| Vec::new());
+        let mut noted_of_merges = chosen.as_ref().map(|_| Noted::default());
         let merged = merges.iter().map(|(piece, heads)| {
-            self.merged(piece, heads, (problem, &reads, shape), threads, noted_of_merges.as_mut())
+            self.merged(piece, heads, (problem, &reads, shape, asked), threads, noted_of_merges.as_mut())
         });
         let merged: Vec<Vec<f32>> = merged.collect::<Result<_, _>>()?;
         let out = (&mut problem.out, problem.lse.as_mut());
@@ -712,11 +891,14 @@ impl Kernel {
         &self,
         parts: &[Part<'_>],
         launch: &mut Launch<'_>,
-        noted: Option<&mut Vec<Chosen>>,
+        noted: Option<&mut Noted>,
     ) -> Result<(), Diagnostics> {
         let failed = |error| self.failed(&error);
         match noted {
-            Some(noted) => noted.extend(attnc_cpu::run_chosen(parts, launch).map_err(failed)?),
+            Some(noted) => {
+                let (chosen, handed_back) = attnc_cpu::run_chosen(parts, launch).map_err(failed)?;
+                noted.extend(Noted { chosen, handed_back });
+            }
             None => attnc_cpu::run(parts, launch).map_err(failed)?,
         }
         Ok(())
@@ -727,9 +909,9 @@ impl Kernel {
         &self,
         piece: &Piece,
         heads: &[usize],
-        (problem, reads, shape): (&Problem<'_>, &Reads, Shape),
+        (problem, reads, shape, asked): (&Problem<'_>, &Reads, Shape, &[What]),
         threads: Option<&Threads>,
-        mut noted: Option<&mut Vec<Chosen>>,
+        mut noted: Option<&mut Noted>,
     ) -> Result<Vec<f32>, Diagnostics> {
         let said = |list| self.shared.said(list);
         let layout = |e: attnc_cpu::LayoutError| self.refuse("E0721", e.to_string());
@@ -738,6 +920,7 @@ impl Kernel {
         let program = &*self.shared.program;
         let of_rows = Of::Rows(self.rows(problem, threads)?);
         let mut envs = self.envs(&problem.inputs, shape, Purpose::Run, of_rows)?;
+        envs.ask(asked);
         let mut of_part = Vec::with_capacity(batch * heads.len());
         for item in 0..batch {
             for &head in heads {
@@ -773,7 +956,7 @@ impl Kernel {
             return Ok(sum);
         };
         for (number, arm) in piece.arms.iter().enumerate() {
-            let own = self.merged(arm, heads, (problem, reads, shape), threads, noted.as_deref_mut())?;
+            let own = self.merged(arm, heads, (problem, reads, shape, asked), threads, noted.as_deref_mut())?;
             let gate = match &merge.kind {
                 MergeKind::Gate(gates) => Some(gates[number]),
                 MergeKind::Mean { .. } => None,
@@ -801,7 +984,7 @@ impl Kernel {
     /// # Errors
     /// As for [`Kernel::run`].
     pub fn oracle(&self, problem: &Problem<'_>) -> Result<Vec<Output>, Diagnostics> {
-        self.each_item(problem, |program, heads, [q, k, v]| oracle::attend(program, heads, q, k, v))
+        self.each_item(problem, &[], |program, heads, [q, k, v]| oracle::attend(program, heads, q, k, v))
     }
 
     /// As [`Kernel::oracle`], given what the selections of each batch item and head chose: tables by number.
@@ -814,7 +997,7 @@ impl Kernel {
         chosen: &[Vec<Vec<DrawTable>>],
     ) -> Result<Vec<Output>, Diagnostics> {
         let mut items = chosen.iter();
-        self.each_item(problem, |program, heads, [q, k, v]| {
+        self.each_item(problem, &[], |program, heads, [q, k, v]| {
             let chosen = items.next().map_or(&[][..], |c| c);
             oracle::attend_given(program, heads, q, k, v, chosen)
         })
@@ -825,7 +1008,7 @@ impl Kernel {
     /// # Errors
     /// As for [`Kernel::run`].
     pub fn selections(&self, problem: &Problem<'_>) -> Result<Vec<Vec<Vec<DrawTable>>>, Diagnostics> {
-        self.each_item(problem, |program, heads, [q, k, v]| oracle::select(program, heads, q, k, v))
+        self.each_item(problem, &[], |program, heads, [q, k, v]| oracle::select(program, heads, q, k, v))
     }
 
     /// What the selections of a target chose, as [`Kernel::oracle_given`] takes it; random choices are those of the
@@ -834,7 +1017,7 @@ impl Kernel {
     /// # Errors
     /// As for [`Kernel::run`].
     pub fn tables(&self, problem: &Problem<'_>, chosen: &[Chosen]) -> Result<Vec<Vec<Vec<DrawTable>>>, Diagnostics> {
-        let mut tables = self.each_item(problem, |program, heads, _| {
+        let mut tables = self.each_item(problem, &[], |program, heads, _| {
             let of_head = |head: &oracle::Head<'_>| {
                 let mut draws = head.env.draws.clone();
                 draws.resize(program.draws.len(), DrawTable::default());
@@ -861,7 +1044,7 @@ impl Kernel {
         chosen: &[Vec<Vec<DrawTable>>],
     ) -> Result<Vec<Vec<Misfit>>, Diagnostics> {
         let mut items = chosen.iter();
-        self.each_item(problem, |program, heads, [q, k, v]| {
+        self.each_item(problem, &[], |program, heads, [q, k, v]| {
             let chosen = items.next().map_or(&[][..], |c| c);
             oracle::judge(program, heads, q, k, v, chosen)
         })
@@ -876,7 +1059,7 @@ impl Kernel {
             return Err(self.skips(head as i64));
         };
         let mut found = None;
-        self.each_item(problem, |program, heads, [q, k, v]| {
+        self.each_item(problem, &[], |program, heads, [q, k, v]| {
             if found.is_none() && head < heads.len() {
                 let mut chosen = oracle::select(program, heads, q, k, v)?;
                 let draws = std::mem::take(&mut chosen[head]);
@@ -1044,6 +1227,7 @@ impl Kernel {
     fn each_item<T>(
         &self,
         problem: &Problem<'_>,
+        asked: &[What],
         mut work: impl FnMut(&Program, &[oracle::Head<'_>], [oracle::View<'_>; 3]) -> Result<T, OracleError>,
     ) -> Result<Vec<T>, Diagnostics> {
         let shape = self.shape_of(&problem.q, &problem.k, &problem.v, &problem.inputs)?;
@@ -1052,6 +1236,7 @@ impl Kernel {
         let said = |list| self.shared.said(list);
         let rows = Of::Oracle(self.rows(problem, None)?);
         let mut envs = self.envs(&problem.inputs, shape, Purpose::Oracle, rows)?;
+        envs.ask(asked);
         let mut outputs = Vec::new();
         for item in 0..problem.q.shape()[0] {
             let mut of_heads = Vec::with_capacity(heads);
@@ -1416,6 +1601,11 @@ impl Kernel {
         inputs: &'a Inputs<'a>,
         from: Of<'a>,
     ) -> Result<crate::gpu::Environments<'a>, Diagnostics> {
+        if let Some((name, _)) = inputs.supplied.first() {
+            let message = format!("`{name}` is given, and shaders compute levels, scores and selections themselves");
+            let said = Diagnostic::global(crate::gpu::UNFIT, message);
+            return Err(self.shared.said(vec![said.help("run it on the CPU: `--target cpu`")]));
+        }
         let extent = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let shape = Shape { n_q: extent(q[2]), n_k: extent(k[2]), heads: extent(q[1]), dim: extent(q[3]) };
         let reads = self.reads(q[1], k[1])?;
@@ -1589,6 +1779,13 @@ impl Kernel {
         if !inputs.lengths.is_empty() && inputs.lengths.len() != q.shape()[0] {
             let sentence = format!("{} lengths are given for {} batch items", inputs.lengths.len(), q.shape()[0]);
             return Err(self.shared.said(one(EnvError::Lengths(sentence, None))));
+        }
+        if !inputs.supplied.is_empty() {
+            let program = &*self.shared.program;
+            let given = Given::new(program, &self.attentions(), &inputs.supplied).map_err(|l| self.shared.said(l))?;
+            let heads = (self.output_heads(q.shape()[1]), k.shape()[1]);
+            let dims = [q.shape()[3], v.shape()[3]];
+            given.fits(program, q.shape()[0], heads, dims).map_err(|l| self.shared.said(l))?;
         }
         let total = problem::tokens(&self.shared.program, &inputs.sizes).map_err(|l| self.shared.said(l))?;
         if let Some(total) = total

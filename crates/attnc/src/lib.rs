@@ -32,6 +32,7 @@ mod attended;
 mod codes;
 mod compiler;
 mod difference;
+mod exchange;
 mod export;
 mod forecast;
 #[cfg(feature = "gpu")]
@@ -66,6 +67,7 @@ pub use compiler::{
     UNKNOWN_PARAM,
 };
 pub use difference::{ChangedRows, Difference};
+pub use exchange::{Returned, ReturnedValues, Supply};
 pub use export::{Array, ExportOptions, Exported, Format, NO_FORMAT, Values};
 pub use forecast::Forecast;
 pub use kept::{Kept, Share};

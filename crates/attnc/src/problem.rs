@@ -7,7 +7,7 @@
 use std::sync::{Arc, OnceLock};
 
 use attnc_pattern::analysis::{Candidates, EvalError};
-use attnc_pattern::env::{DrawTable, Env, MapData, TensorData};
+use attnc_pattern::env::{DrawTable, Env, Exchange, MapData, TensorData};
 use attnc_pattern::expr::{ExprId, Node, OrderId, Var};
 use attnc_pattern::oracle::{self, Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError};
@@ -16,6 +16,7 @@ use attnc_pattern::{order, random};
 use attnc_plan::MAX_LEN;
 use attnc_syntax::diag::{CodeInfo, Diagnostic};
 
+use crate::exchange::{Given, Supply, What};
 use crate::made::{self, Of};
 use crate::tensor::{Tensor, TensorMut};
 
@@ -67,6 +68,9 @@ pub struct Inputs<'a> {
     pub k_start: Option<i64>,
     /// Queries and keys of each batch item where they are fewer than the tensors' rows; empty if none is padded.
     pub lengths: Vec<(i64, i64)>,
+    /// Levels, scores and selections by name that are given instead of being computed: whether one is, each launch says
+    /// anew. What only serves them is not computed.
+    pub supplied: Vec<(&'a str, Supply<'a>)>,
 }
 
 /// Tensors and data of one launch.
@@ -206,6 +210,10 @@ pub(crate) struct Envs<'a> {
     from: Of<'a>,
     /// The same tensors with those that are made, of the batch item and attention that were asked for last.
     made: Option<((usize, usize), Vec<TensorData<'a>>)>,
+    given: Given<'a>,
+    asked: Vec<What>,
+    /// What each batch item exchanges with its caller, made when first needed.
+    exchanges: Vec<Option<Arc<Exchange<'a>>>>,
 }
 
 impl<'a> Envs<'a> {
@@ -238,7 +246,23 @@ impl<'a> Envs<'a> {
                 tensors[i] = data.clone();
             }
         }
-        Ok(Envs { program, inputs, shape, sizes, tensors, candidates, orders: Vec::new(), from, made: None })
+        let given = Given::new(program, attentions, &inputs.supplied)?;
+        let (orders, asked, exchanges) = Default::default();
+        Ok(Envs { program, inputs, shape, sizes, tensors, candidates, orders, given, asked, exchanges, from, made: None })
+    }
+
+    /// Asks for levels, scores and selections.
+    pub(crate) fn ask(&mut self, asked: &[What]) {
+        self.asked = asked.to_vec();
+        self.exchanges.clear();
+    }
+
+    /// What a batch item exchanges with its caller.
+    fn exchange(&mut self, item: usize) -> Arc<Exchange<'a>> {
+        if item >= self.exchanges.len() {
+            self.exchanges.resize(item + 1, None);
+        }
+        self.exchanges[item].get_or_insert_with(|| self.given.of_item(item, &self.asked)).clone()
     }
 
     /// The environment of one (batch item, head), checked and complete.
@@ -275,9 +299,10 @@ impl<'a> Envs<'a> {
             levels: Vec::new(),
             orders: Vec::new(),
             positions: Vec::new(),
+            exchange: self.exchange(at.batch),
         };
         let used = [at.attention];
-        let needs = prepare::needs(program, &used);
+        let needs = prepare::needs_beside(program, &used, &env.exchange);
         if needs.tensors.iter().any(|&t| program.tensor(t).of.is_some()) {
             env.tensors = self.made(at, &needs, &env)?;
         }
@@ -302,6 +327,7 @@ impl<'a> Envs<'a> {
             };
             env.draws[id.0 as usize] = table?;
         }
+        self.given.place(program, at.attention, &mut env, at.batch, !self.inputs.lengths.is_empty())?;
         prepare::weigh(program, &mut env).map_err(one)?;
         Ok(env)
     }

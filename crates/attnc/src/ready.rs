@@ -65,7 +65,7 @@ impl Launched {
         threads: usize,
         launch: attnc_cpu::Ready,
     ) -> Launched {
-        let Inputs { sizes, docs, maps: _, tensors, rows: _, q_start, k_start, lengths } = inputs;
+        let Inputs { sizes, docs, maps: _, tensors, rows: _, q_start, k_start, lengths, supplied: _ } = inputs;
         let given = Given {
             sizes: sizes.iter().map(|&(name, n)| (name.to_owned(), n)).collect(),
             docs: docs.to_vec(),
@@ -87,6 +87,7 @@ impl Launched {
             && self.select == *select
             && (*q_start, *k_start) == (inputs.q_start, inputs.k_start)
             && inputs.maps.is_empty()
+            && inputs.supplied.is_empty()
             && docs == inputs.docs
             && *lengths == inputs.lengths
             && sizes.len() == inputs.sizes.len()

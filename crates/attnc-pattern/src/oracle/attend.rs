@@ -9,10 +9,12 @@ use attnc_syntax::diag::{Diagnostic, Span};
 
 use super::fault::EvalError;
 use super::head::HeadOf;
-use super::select::tables;
+use super::select::{Chosen, tables};
 use super::sources::{Matrix, Sources};
-use crate::env::{DrawTable, Env};
-use crate::prepare::needs;
+use super::{level, score};
+use crate::env::{DrawTable, Env, Side};
+use crate::expr::{LevelId, ScoreId};
+use crate::prepare::needs_beside;
 use crate::program::Program;
 
 /// A borrowed `[heads, rows, dim]` tensor, its elements already rounded to their type.
@@ -187,8 +189,9 @@ pub fn select(
     for (h, head) in heads.iter().enumerate() {
         let mut env = head.env.clone();
         env.draws.resize(program.draws.len(), DrawTable::default());
-        let needs = head.attention.map(|a| needs(program, &[a])).unwrap_or_default();
-        for id in needs.selects {
+        let needs = head.attention.map(|a| needs_beside(program, &[a], &env.exchange)).unwrap_or_default();
+        // The tables of those that the caller gives are there.
+        for id in needs.selects.into_iter().filter(|id| !head.env.exchange.selects.contains(id)) {
             let sources = sources.get_or_insert_with(|| read(heads, q, k, v));
             let made = tables(program, id, &env, sources, h)?;
             for (&draw, table) in program.select(id).tables.iter().zip(made) {
@@ -198,6 +201,61 @@ pub fn select(
         chosen.push(env.draws);
     }
     Ok(chosen)
+}
+
+/// Rows of a level for each head of the output, given the tables `chosen` of each: from the first slot that the launch
+/// has, as they are handed back to a caller. Nothing for heads that skip.
+///
+/// # Errors
+/// See [`OracleError`].
+pub fn level_rows(
+    program: &Program,
+    heads: &[Head<'_>],
+    [q, k, v]: [View<'_>; 3],
+    chosen: &[Vec<DrawTable>],
+    level: (LevelId, Side),
+) -> Result<Vec<Vec<f64>>, OracleError> {
+    check_shapes(heads, q, k, v)?;
+    let sources = read(heads, q, k, v);
+    let mut rows = Vec::new();
+    for (h, head) in heads.iter().enumerate() {
+        rows.push(match head.attention {
+            Some(_) => {
+                let env = Env { draws: chosen.get(h).cloned().unwrap_or_default(), ..head.env.clone() };
+                let kept = Chosen { draws: &env.draws }.channels(program, level.0);
+                level::handed_back(program, &env, &sources, level, h, &kept)?.data
+            }
+            None => Vec::new(),
+        });
+    }
+    Ok(rows)
+}
+
+/// Values of a score for each head of the output, row by row, and the number of candidates, likewise.
+///
+/// # Errors
+/// See [`OracleError`].
+pub fn score_rows(
+    program: &Program,
+    heads: &[Head<'_>],
+    [q, k, v]: [View<'_>; 3],
+    chosen: &[Vec<DrawTable>],
+    score: ScoreId,
+) -> Result<Vec<(usize, Vec<f64>)>, OracleError> {
+    check_shapes(heads, q, k, v)?;
+    let sources = read(heads, q, k, v);
+    let mut rows = Vec::new();
+    for (h, head) in heads.iter().enumerate() {
+        rows.push(match head.attention {
+            Some(_) => {
+                let env = Env { draws: chosen.get(h).cloned().unwrap_or_default(), ..head.env.clone() };
+                let rows = score::handed_back(program, score, &env, &sources, h)?;
+                (rows.first().map_or(0, Vec::len), rows.concat())
+            }
+            None => (0, Vec::new()),
+        });
+    }
+    Ok(rows)
 }
 
 /// As [`attend`], with the tables `chosen` of each head instead of the oracle's own.

@@ -7,7 +7,7 @@ use super::score::{self, at_level, candidates, rows};
 use super::select::Chosen;
 use super::sources::Sources;
 use crate::env::Env;
-use crate::program::{Index, Program, Select};
+use crate::program::{Index, Program, Score, Select};
 
 /// A candidate of a row.
 #[derive(Clone, Copy, Debug)]
@@ -41,9 +41,16 @@ pub(super) fn field(
 ) -> Result<Field, EvalError> {
     let chosen = Chosen { draws: &env.draws };
     let score = select.score.map(|id| program.score(id));
-    let plain = score.filter(|s| s.is_plain());
-    let made = match score {
-        Some(score) if plain.is_none() => Some(score::scores(program, score, env, sources, head, &chosen)?),
+    let given = match select.score {
+        Some(id) => score::given(program, id, env, head)?,
+        None => None,
+    };
+    // A given number of a pair is read where its row and its candidate stand, as it would be computed there.
+    let by_place = given.is_some() && score.is_some_and(Score::is_plain);
+    let plain = score.filter(|s| s.is_plain() && given.is_none());
+    let made = match (given, score) {
+        (Some(given), _) => Some(given),
+        (None, Some(score)) if plain.is_none() => Some(score::scores(program, score, env, sources, head, &chosen)?),
         _ => None,
     };
     let inner = match select.slots {
@@ -70,6 +77,10 @@ pub(super) fn field(
             let (besides, forced) = (holds(select.besides)?, holds(select.including)?);
             let (read_row, read_slot) = (reading.row(row, q), reading.slot(slot));
             let score = match (&made, value) {
+                (Some(made), _) if by_place => {
+                    let row = if reading.one { 0 } else { q };
+                    made.at(row, reading.last(slot).unwrap_or(-1))
+                }
                 (Some(made), _) => made.at(read_row, read_slot),
                 (None, Some(value)) => {
                     let k = reading.last(slot);

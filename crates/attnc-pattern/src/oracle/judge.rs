@@ -16,8 +16,8 @@ use super::level::size;
 use super::refine::refined;
 use super::select::rank;
 use crate::env::{DrawTable, Env};
-use crate::expr::SelectId;
-use crate::prepare::needs;
+use crate::expr::{DrawId, SelectId};
+use crate::prepare::needs_beside;
 use crate::program::{Among, Budget, Program, Select};
 use crate::tolerance::UNIT;
 
@@ -61,8 +61,20 @@ pub fn judge(
         let Some(attention) = head.attention else { continue };
         let draws = given.get(h).cloned().unwrap_or_else(|| own[h].clone());
         let env = Env { draws, ..head.env.clone() };
-        for id in needs(program, &[attention]).selects {
+        for id in needs_beside(program, &[attention], &env.exchange).selects {
             let select = program.select(id);
+            if env.exchange.selects.contains(&id) {
+                // What the caller gave is what there must be.
+                let same = |draw: &DrawId| {
+                    let of = |draws: &[DrawTable]| draws.get(draw.0 as usize).map(rows_of).unwrap_or_default();
+                    of(&env.draws) == of(&head.env.draws)
+                };
+                if !select.tables.iter().all(same) {
+                    let (selection, message) = (select.name.clone(), "is not what was given".to_owned());
+                    misfits.push(Misfit { selection, head: h, row: 0, message });
+                }
+                continue;
+            }
             let field = field(program, select, &env, &sources, h)?;
             let top = match &select.budget {
                 Budget::Top(count) => size(program, &env, *count)? as usize,
@@ -73,6 +85,12 @@ pub fn judge(
         }
     }
     Ok(misfits)
+}
+
+/// What each row of a table holds.
+fn rows_of(table: &DrawTable) -> Vec<Vec<i64>> {
+    let rows = table.chosen.chunks(table.count.max(1)).enumerate();
+    rows.map(|(i, row)| row[..table.chosen_for(i).min(row.len())].to_vec()).collect()
 }
 
 struct Judge<'a> {

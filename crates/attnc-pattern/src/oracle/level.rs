@@ -3,9 +3,10 @@
 use super::eval::Evaluator;
 use super::fault::{EvalError, Point};
 use super::sources::{Matrix, Sources};
-use crate::env::Env;
+use crate::env::{Env, Side};
 use crate::expr::{ExprId, LevelId};
 use crate::program::{Partition, Pool, Program};
+use crate::slots::by_output;
 
 /// Q, K and V of a level for one query head; what is not derived is that of the parent.
 #[derive(Clone, Debug)]
@@ -116,10 +117,22 @@ pub(super) fn pooled(
         }
     };
     let (derives_q, derives_k, derives_v) = (level.of.q, level.of.k, level.of.v);
+    // Rows that the caller gives take the place of those from slot `first` on.
+    let with_given = |side: Side, first: i64, mut made: Matrix| -> Matrix {
+        let Some(given) = env.exchange.levels.get(&(id, side)) else { return made };
+        let of = if by_output(program, id, side) { head } else { sources.kv_head[head] };
+        let cols = made.cols;
+        for (i, row) in given.head(of).chunks_exact(cols.max(1)).enumerate() {
+            if let Some(to) = made.data.chunks_exact_mut(cols).nth(first as usize + i) {
+                to.iter_mut().zip(row).for_each(|(to, x)| *to = f64::from(*x));
+            }
+        }
+        made
+    };
     let tokenwise = |f: &dyn Fn(&Matrix, i64) -> Matrix| Pooled {
-        q: if derives_q { f(&below.q, env.q_start) } else { below.q.clone() },
-        k: if derives_k { f(&below.k, env.k_start) } else { below.k.clone() },
-        v: if derives_v { f(&below.v, env.k_start) } else { below.v.clone() },
+        q: if derives_q { with_given(Side::Q, 0, f(&below.q, env.q_start)) } else { below.q.clone() },
+        k: if derives_k { with_given(Side::K, 0, f(&below.k, env.k_start)) } else { below.k.clone() },
+        v: if derives_v { with_given(Side::V, 0, f(&below.v, env.k_start)) } else { below.v.clone() },
     };
     match &level.pool {
         Pool::Nothing => return Ok(below),
@@ -163,8 +176,9 @@ pub(super) fn pooled(
         }
         pooled
     };
-    let q = if derives_q { all(&below.q, &members.of_q) } else { below.q.clone() };
-    let k = if derives_k { all(&below.k, &members.of_k) } else { below.k.clone() };
+    let first_q = first_of_queries(program, env, id)?;
+    let q = if derives_q { with_given(Side::Q, first_q, all(&below.q, &members.of_q)) } else { below.q.clone() };
+    let k = if derives_k { with_given(Side::K, 0, all(&below.k, &members.of_k)) } else { below.k.clone() };
     let v = match &level.pool {
         _ if !derives_v => below.v.clone(),
         Pool::SoftmaxMean => {
@@ -182,11 +196,48 @@ pub(super) fn pooled(
                 }
                 pooled.push(&row);
             }
-            pooled
+            with_given(Side::V, 0, pooled)
         }
-        _ => all(&below.v, &members.of_k),
+        _ => with_given(Side::V, 0, all(&below.v, &members.of_k)),
     };
     Ok(Pooled { q, k, v })
+}
+
+/// The first slot that rows of queries are given and handed back from.
+fn first_of_queries(program: &Program, env: &Env<'_>, id: LevelId) -> Result<i64, EvalError> {
+    if program.is_scattered(id) {
+        return Ok(0);
+    }
+    Ok(slots_of(program, env, id)?.0.into_iter().flatten().min().unwrap_or(0))
+}
+
+/// Rows of a level of one query head as they are handed back.
+pub(super) fn handed_back(
+    program: &Program,
+    env: &Env<'_>,
+    sources: &Sources,
+    (id, side): (LevelId, Side),
+    head: usize,
+    kept: &[i64],
+) -> Result<Matrix, EvalError> {
+    let made = pooled(program, env, sources, id, head, kept)?;
+    let tokenwise = matches!(program.level(id).pool, Pool::Channels(_) | Pool::Quantised { .. });
+    Ok(match side {
+        Side::Q if tokenwise => made.q,
+        Side::Q => {
+            let first = first_of_queries(program, env, id)?;
+            let end = if program.is_scattered(id) {
+                made.q.rows() as i64
+            } else {
+                slots_of(program, env, id)?.0.into_iter().flatten().max().map_or(first, |last| last + 1)
+            };
+            let mut rows = Matrix::new(made.q.cols);
+            (first..end).for_each(|slot| rows.push(made.q.row(slot as usize)));
+            rows
+        }
+        Side::K => made.k,
+        Side::V => made.v,
+    })
 }
 
 /// The place of each member in the weights of a convolution: in its block, or in its box with all its cells.

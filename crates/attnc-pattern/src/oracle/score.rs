@@ -7,7 +7,7 @@ use super::select::Chosen;
 use super::sources::{Matrix, Sources, dot};
 use super::steps::take;
 use crate::env::{Class, Env};
-use crate::expr::LevelId;
+use crate::expr::{LevelId, ScoreId};
 use crate::program::{Heads, Index, Operand, Program, Rows, Score};
 
 /// Values of all pairs of rows and candidates; -inf where there is none.
@@ -73,6 +73,71 @@ pub(super) fn candidates(program: &Program, env: &Env<'_>, index: Index) -> Resu
         Index::Branches(count) => 0..size(program, env, count)?,
         Index::Channels => 0..env.dim,
     })
+}
+
+/// The values that the caller gives of a score for one head, if it does.
+pub(super) fn given(program: &Program, id: ScoreId, env: &Env<'_>, head: usize) -> Result<Option<Scores>, EvalError> {
+    let Some(given) = env.exchange.scores.get(&id) else { return Ok(None) };
+    let score = program.score(id);
+    let first_row = first_row(program, env, score.rows)?;
+    let slots = candidates(program, env, score.slots)?;
+    let width = slots.clone().count();
+    let mut values = Vec::new();
+    for row in given.head(head).chunks_exact(given.cols.max(1)) {
+        let value = |x: &f32| if x.is_nan() { f64::NEG_INFINITY } else { f64::from(*x) };
+        values.push(row.iter().take(width).map(value).collect());
+    }
+    Ok(Some(Scores { first: (first_row, slots.start), values, largest: 0.0 }))
+}
+
+/// Number of the first row that a score is given and handed back from.
+fn first_row(program: &Program, env: &Env<'_>, index: Index) -> Result<i64, EvalError> {
+    match index {
+        Index::Slots(level) if program.is_scattered(level) => Ok(0),
+        _ => Ok(rows(program, env, index)?.first().map_or(0, |r| r.0)),
+    }
+}
+
+/// The values of a score for one head as they are handed back: a row for each row, from the first.
+pub(super) fn handed_back(
+    program: &Program,
+    id: ScoreId,
+    env: &Env<'_>,
+    sources: &Sources,
+    head: usize,
+) -> Result<Vec<Vec<f64>>, EvalError> {
+    let score = program.score(id);
+    let chosen = Chosen { draws: &env.draws };
+    let made = match given(program, id, env, head)? {
+        Some(given) => given,
+        None if score.is_plain() => plainly(program, score, env)?,
+        None => scores(program, score, env, sources, head, &chosen)?,
+    };
+    let numbers = match score.rows {
+        Index::Slots(level) if program.is_scattered(level) => candidates(program, env, score.rows)?,
+        _ => {
+            let rows = rows(program, env, score.rows)?;
+            rows.first().map_or(0, |r| r.0)..rows.last().map_or(0, |r| r.0 + 1)
+        }
+    };
+    let slots = candidates(program, env, score.slots)?;
+    Ok(numbers.map(|row| slots.clone().map(|slot| made.at(row, slot)).collect()).collect())
+}
+
+/// The values of a score that is a number of each pair and nothing else.
+fn plainly(program: &Program, score: &Score, env: &Env<'_>) -> Result<Scores, EvalError> {
+    let mut evaluator = Evaluator::new(program, env, &[score.value]);
+    let (rows, slots) = (rows(program, env, score.rows)?, candidates(program, env, score.slots)?);
+    let mut values = Vec::new();
+    for &(_, q) in &rows {
+        let mut of_row = Vec::new();
+        for k in slots.clone() {
+            let value = evaluator.real(score.value, Point::pair(q, k))?;
+            of_row.push(if value.is_nan() { f64::NEG_INFINITY } else { value });
+        }
+        values.push(of_row);
+    }
+    Ok(Scores { first: (rows.first().map_or(0, |r| r.0), slots.start), values, largest: 0.0 })
 }
 
 /// All values of a score for one head.
