@@ -233,6 +233,30 @@ def test_what_is_handed_back_is_given_again():
     assert np.array_equal(out, out_only) and list(back) == ["g.k"]
 
 
+def test_what_padded_items_hand_back_is_given_again():
+    kernel = attnc.compile_text(CHOSEN, "of_kept")
+    q, k, v = qkv()
+    lengths = [(100, 100), (61, 61)]
+    out, lse, back = kernel(q, k, v, lengths=lengths, returns=["kept", "means", "g.k", "g.v"])
+    # The second item has 16 slots, and selections of its own 61 queries.
+    assert (back["g.k"][1, :, 16:] == 0).all() and (back["kept"][1, :, 61:] == -1).all()
+    for given in (back, {"means": back["means"]}, {"kept": back["kept"]}):
+        again, again_lse = kernel(q, k, v, lengths=lengths, supplied=given)
+        assert np.array_equal(out, again) and np.array_equal(lse, again_lse)
+
+
+def test_a_cache_that_grows_is_pooled_where_it_is_new():
+    kernel = attnc.compile_text(CHOSEN, "of_kept")
+    q, k, v = qkv()
+    levels = {}
+    for n in range(90, 100):
+        step = q[:, :, n - 1 : n], k[:, :, :n], v[:, :, :n]
+        expected, _ = kernel(*step)
+        out, _, levels = kernel(*step, supplied=levels, returns=["g.k", "g.v"])
+        assert np.array_equal(out, expected)
+        levels = {name: rows[:, :, : n // 4] for name, rows in levels.items()}
+
+
 @pytest.mark.parametrize(
     ("supplied", "code", "said"),
     [
