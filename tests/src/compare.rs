@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use attnc::gpu::{self, Gpu, Variant};
 use attnc::{
     Chosen, Compiler, DType, Inputs, Isa, Kernel, MapInput, MapKind, Options, Output, PASSES, PlanOptions, Problem,
-    Resources, Returned, ReturnedValues, Select, Shape, Target, Tensor, TensorData, TensorMut, Threads, compare_rounded,
-    random,
+    Resources, Returned, ReturnedValues, Select, Shape, Target, Tensor, TensorData, TensorMut, Threads,
+    compare_rounded, random,
 };
 
 use crate::shelf::Shelf;

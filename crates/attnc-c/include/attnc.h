@@ -55,6 +55,11 @@ typedef struct attnc_kernel attnc_kernel;
 typedef struct attnc_module attnc_module;
 
 /*
+ Levels, scores and selections that a launch has handed back.
+ */
+typedef struct attnc_returned attnc_returned;
+
+/*
  Threads to run kernels on.
  */
 typedef struct attnc_threads attnc_threads;
@@ -238,6 +243,37 @@ typedef struct {
 } attnc_reals;
 
 /*
+ A level ("g.k"), a score or a selection of the file: row-major, of four axes: batch, heads, rows, and dimension,
+ candidates or slots.
+ */
+typedef struct {
+  /*
+   sizeof(attnc_supplied), the same for all of a list.
+   */
+  size_t size;
+  /*
+   Its name in the file.
+   */
+  const char *name;
+  /*
+   Elements of a level or a score; NULL of a selection.
+   */
+  const float *data;
+  /*
+   Elements of a selection: slots, and -1 behind the last of a row; NULL of a level or a score.
+   */
+  const int32_t *slots;
+  /*
+   Extents.
+   */
+  const size_t *shape;
+  /*
+   Number of extents: 4.
+   */
+  size_t ndim;
+} attnc_supplied;
+
+/*
  What a kernel is given.
  */
 typedef struct {
@@ -325,6 +361,14 @@ typedef struct {
    Threads to run on; NULL is as many as there are cores.
    */
   const attnc_threads *threads;
+  /*
+   Levels, scores and selections that are given instead of being computed.
+   */
+  const attnc_supplied *supplied;
+  /*
+   How many.
+   */
+  size_t supplied_count;
 } attnc_problem;
 
 /*
@@ -511,6 +555,35 @@ attnc_status attnc_count(const attnc_kernel *kernel,
  */
 attnc_status attnc_run(const attnc_kernel *kernel,
                        const attnc_problem *problem);
+
+/*
+ As attnc_run, and hands back the levels ("g.k"), scores and selections of these names: attnc_returned_get says where
+ they lie, in the form in which `problem->supplied` takes them. Free what is handed back with attnc_returned_free.
+
+ # Safety
+ As for attnc_run; `names` are `count` strings that end with a zero, `out` is a place for a handle.
+ */
+attnc_status attnc_run_returning(const attnc_kernel *kernel,
+                                 const attnc_problem *problem,
+                                 const char *const *names,
+                                 size_t count,
+                                 attnc_returned **out);
+
+/*
+ Where the level, score or selection of the name number `index` lies, until it is freed. `out->size` is
+ sizeof(attnc_supplied).
+
+ # Safety
+ `out` is a structure of the size that it says.
+ */
+attnc_status attnc_returned_get(const attnc_returned *returned,
+                                size_t index,
+                                attnc_supplied *out);
+
+/*
+ Frees what was handed back. NULL and what was freed before are left alone.
+ */
+void attnc_returned_free(attnc_returned *returned);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -8,14 +8,14 @@
 #![allow(rustdoc::broken_intra_doc_links, reason = "texts of the header: shapes in brackets are no links")]
 #![deny(improper_ctypes_definitions)]
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use attnc::{
     BROKEN_PLAN, Compiler, Diagnostic, Diagnostics, Inputs, Loader, MapInput, Memory, NO_TARGET, Options, Problem,
-    Resources, Select, Shape, Target, TensorData,
+    Resources, ReturnedValues, Select, Shape, Supply, Target, TensorData,
 };
 use attnc_host::foreign::{Axes, DLTensor, Raw, WRONG_ARGUMENT, apart, bytes_of_inputs};
 use attnc_host::kept::keeping;
@@ -55,6 +55,11 @@ pub struct attnc_kernel {
 
 /// Threads to run kernels on.
 pub struct attnc_threads {
+    _opaque: [u8; 0],
+}
+
+/// Levels, scores and selections that a launch has handed back.
+pub struct attnc_returned {
     _opaque: [u8; 0],
 }
 
@@ -139,6 +144,25 @@ pub struct attnc_reals {
     pub ndim: usize,
 }
 
+/// A level ("g.k"), a score or a selection of the file: row-major, of four axes: batch, heads, rows, and dimension,
+/// candidates or slots.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct attnc_supplied {
+    /// sizeof(attnc_supplied), the same for all of a list.
+    pub size: usize,
+    /// Its name in the file.
+    pub name: *const c_char,
+    /// Elements of a level or a score; NULL of a selection.
+    pub data: *const f32,
+    /// Elements of a selection: slots, and -1 behind the last of a row; NULL of a level or a score.
+    pub slots: *const i32,
+    /// Extents.
+    pub shape: *const usize,
+    /// Number of extents: 4.
+    pub ndim: usize,
+}
+
 /// What a kernel is given.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -185,6 +209,10 @@ pub struct attnc_problem {
     pub workspace_bytes: usize,
     /// Threads to run on; NULL is as many as there are cores.
     pub threads: *const attnc_threads,
+    /// Levels, scores and selections that are given instead of being computed.
+    pub supplied: *const attnc_supplied,
+    /// How many.
+    pub supplied_count: usize,
 }
 
 /// Lengths and counts.
@@ -670,13 +698,15 @@ const NOTHING: attnc_problem = attnc_problem {
     workspace: std::ptr::null_mut(),
     workspace_bytes: 0,
     threads: std::ptr::null(),
+    supplied: std::ptr::null(),
+    supplied_count: 0,
 };
 
 /// # Safety
 /// Null, or a structure of the size that it says.
 unsafe fn problem_of(problem: *const attnc_problem) -> Result<attnc_problem, Diagnostics> {
     // SAFETY: the caller's promise.
-    unsafe { structure("problem", problem, size_of::<attnc_problem>(), NOTHING) }
+    unsafe { structure("problem", problem, std::mem::offset_of!(attnc_problem, supplied), NOTHING) }
 }
 
 /// What is given beside tensors.
@@ -715,6 +745,19 @@ unsafe fn inputs<'a>(given: &attnc_problem) -> Result<Inputs<'a>, Diagnostics> {
             let data = list("problem.tensors", tensor.data, count)?;
             inputs.tensors.push((name, TensorData { data: data.into(), dims }));
         }
+        for supply in structures("problem.supplied", given.supplied, given.supplied_count)? {
+            let wrong = |what: &str| argument("problem.supplied", what);
+            let name = text("problem.supplied", supply.name)?.ok_or_else(|| wrong("has no name"))?;
+            let shape = list("problem.supplied", supply.shape, supply.ndim)?;
+            let count = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
+            let count = count.ok_or_else(|| wrong("has extents that no memory holds"))?;
+            let given = match (supply.data.is_null(), supply.slots.is_null()) {
+                (_, true) => Supply::Reals { data: list("problem.supplied", supply.data, count)?, shape },
+                (true, false) => Supply::Slots { data: list("problem.supplied", supply.slots, count)?, shape },
+                (false, false) => return Err(wrong("has both data and slots")),
+            };
+            inputs.supplied.push((name, given));
+        }
         let count = given.lengths_count.checked_mul(2).ok_or_else(|| argument("problem.lengths", "is too long"))?;
         let lengths = list("problem.lengths", given.lengths, count)?;
         inputs.lengths = lengths.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
@@ -729,60 +772,148 @@ unsafe fn inputs<'a>(given: &attnc_problem) -> Result<Inputs<'a>, Diagnostics> {
 /// that of `out` and `lse` written, while the function runs; nobody else writes it meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn attnc_run(kernel: *const attnc_kernel, problem: *const attnc_problem) -> attnc_status {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { launch(kernel, problem, |kernel, problem, resources| kernel.run(problem, resources)) })
+}
+
+/// As attnc_run, and hands back the levels ("g.k"), scores and selections of these names: attnc_returned_get says where
+/// they lie, in the form in which `problem->supplied` takes them. Free what is handed back with attnc_returned_free.
+///
+/// # Safety
+/// As for attnc_run; `names` are `count` strings that end with a zero, `out` is a place for a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn attnc_run_returning(
+    kernel: *const attnc_kernel,
+    problem: *const attnc_problem,
+    names: *const *const c_char,
+    count: usize,
+    out: *mut *mut attnc_returned,
+) -> attnc_status {
     guard(|| {
-        let kernel = kernel_of(kernel)?;
-        // SAFETY: the caller's promise.
-        let given = unsafe { problem_of(problem)? };
-        let raw = |name: &str, tensor: *const DLTensor, axes| -> Result<Raw, Diagnostics> {
-            // SAFETY: null, or a tensor whose shape and strides have as many numbers as it says.
-            unsafe {
-                let tensor = tensor.as_ref().ok_or_else(|| argument(name, "is null"))?;
-                if !(0..=8).contains(&tensor.ndim) || (tensor.ndim > 0 && tensor.shape.is_null()) {
-                    return Err(argument(name, "has no shape"));
-                }
-                Ok(Raw::of_dlpack(name, tensor, axes)?)
-            }
-        };
-        let (q, k) = (raw("q", given.q, Axes::Rows)?, raw("k", given.k, Axes::Rows)?);
-        let (v, out) = (raw("v", given.v, Axes::Rows)?, raw("out", given.out, Axes::Rows)?);
-        let lse = if given.lse.is_null() { None } else { Some(raw("lse", given.lse, Axes::Numbers)?) };
-        // SAFETY: the caller's promise.
-        let inputs = unsafe { inputs(&given)? };
-        let begin = given.workspace.addr();
-        let workspace = begin
-            ..begin
-                .checked_add(given.workspace_bytes)
-                .ok_or_else(|| argument("problem.workspace", "ends beyond memory"))?;
-        let mut used = vec![("q", q.bytes()), ("k", k.bytes()), ("v", v.bytes())];
-        used.extend(bytes_of_inputs(&inputs));
-        // What is written is apart from what is read, and from what else is written.
-        let written =
-            [Some(("out", out.bytes())), lse.as_ref().map(|lse| ("lse", lse.bytes())), Some(("workspace", workspace))];
-        for (name, bytes) in written.into_iter().flatten() {
-            apart(name, &bytes, used.iter().cloned())?;
-            used.push((name, bytes));
+        if out.is_null() {
+            return Err(argument("out", "is null"));
         }
-        let threads = match (given.threads.is_null(), handles::get(given.threads)) {
-            (true, _) => None,
-            (false, Some(Object::Threads(threads))) => Some(threads),
-            (false, _) => return Err(argument("problem.threads", "are no threads, or were freed")),
-        };
-        // SAFETY: the caller's promise; outputs share no memory with anything.
+        let mut wanted = Vec::new();
+        // SAFETY: the caller's promise.
         unsafe {
-            let mut problem = Problem {
-                q: q.tensor("q")?,
-                k: k.tensor("k")?,
-                v: v.tensor("v")?,
-                out: out.tensor_mut("out")?,
-                lse: lse.map(|lse| lse.tensor_mut("lse")).transpose()?,
-                inputs,
-            };
-            let workspace = match (given.workspace.is_null(), given.workspace_bytes) {
-                (true, _) => None,
-                (false, 0) => Some(&mut [][..]),
-                (false, bytes) => Some(std::slice::from_raw_parts_mut(given.workspace.cast::<u8>(), bytes)),
-            };
-            kernel.run(&mut problem, Resources { threads: threads.as_deref(), workspace, ready: None })
+            for &name in list("names", names, count)? {
+                wanted.push(text("names", name)?.ok_or_else(|| argument("names", "has a name that is null"))?);
+            }
         }
+        // SAFETY: the caller's promise.
+        let returned = unsafe {
+            launch(kernel, problem, |kernel, problem, resources| kernel.run_returning(problem, resources, &wanted))?
+        };
+        let named = |r: attnc::Returned| (CString::new(r.name.as_str()).unwrap_or_default(), r);
+        let returned: Vec<_> = returned.into_iter().map(named).collect();
+        // SAFETY: not null; the caller's promise.
+        unsafe { out.write(handles::add(Object::Returned(returned.into()))) };
+        Ok(())
     })
+}
+
+/// Where the level, score or selection of the name number `index` lies, until it is freed. `out->size` is
+/// sizeof(attnc_supplied).
+///
+/// # Safety
+/// `out` is a structure of the size that it says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn attnc_returned_get(
+    returned: *const attnc_returned,
+    index: usize,
+    out: *mut attnc_supplied,
+) -> attnc_status {
+    guard(|| {
+        let Some(Object::Returned(returned)) = handles::get(returned) else {
+            return Err(argument("returned", "is nothing that was handed back, or was freed"));
+        };
+        let (name, found) = returned.get(index).ok_or_else(|| argument("index", "is beyond the last name"))?;
+        if out.is_null() {
+            return Err(argument("out", "is null"));
+        }
+        // SAFETY: not null, and begins with its size.
+        let size = unsafe { out.cast::<usize>().read() };
+        if size < size_of::<attnc_supplied>() {
+            return Err(argument("out", "is too small: set `size` to sizeof(attnc_supplied)"));
+        }
+        let (data, slots) = match &found.values {
+            ReturnedValues::Reals(data) => (data.as_ptr(), std::ptr::null()),
+            ReturnedValues::Slots(slots) => (std::ptr::null(), slots.as_ptr()),
+        };
+        let told = attnc_supplied { size, name: name.as_ptr(), data, slots, shape: found.shape.as_ptr(), ndim: 4 };
+        // SAFETY: as large as it says.
+        unsafe { out.write(told) };
+        Ok(())
+    })
+}
+
+/// Frees what was handed back. NULL and what was freed before are left alone.
+#[unsafe(no_mangle)]
+pub extern "C" fn attnc_returned_free(returned: *mut attnc_returned) {
+    let _ = catch_unwind(|| handles::remove(returned.cast(), |o| matches!(o, Object::Returned(_))));
+}
+
+/// Does `work` with a kernel and the tensors of a problem.
+///
+/// # Safety
+/// As for [`attnc_run`].
+unsafe fn launch<T>(
+    kernel: *const attnc_kernel,
+    problem: *const attnc_problem,
+    work: impl FnOnce(&attnc::Kernel, &mut Problem<'_>, Resources<'_>) -> Result<T, Diagnostics>,
+) -> Result<T, Diagnostics> {
+    let kernel = kernel_of(kernel)?;
+    // SAFETY: the caller's promise.
+    let given = unsafe { problem_of(problem)? };
+    let raw = |name: &str, tensor: *const DLTensor, axes| -> Result<Raw, Diagnostics> {
+        // SAFETY: null, or a tensor whose shape and strides have as many numbers as it says.
+        unsafe {
+            let tensor = tensor.as_ref().ok_or_else(|| argument(name, "is null"))?;
+            if !(0..=8).contains(&tensor.ndim) || (tensor.ndim > 0 && tensor.shape.is_null()) {
+                return Err(argument(name, "has no shape"));
+            }
+            Ok(Raw::of_dlpack(name, tensor, axes)?)
+        }
+    };
+    let (q, k) = (raw("q", given.q, Axes::Rows)?, raw("k", given.k, Axes::Rows)?);
+    let (v, out) = (raw("v", given.v, Axes::Rows)?, raw("out", given.out, Axes::Rows)?);
+    let lse = if given.lse.is_null() { None } else { Some(raw("lse", given.lse, Axes::Numbers)?) };
+    // SAFETY: the caller's promise.
+    let inputs = unsafe { inputs(&given)? };
+    let begin = given.workspace.addr();
+    let workspace = begin
+        ..begin
+            .checked_add(given.workspace_bytes)
+            .ok_or_else(|| argument("problem.workspace", "ends beyond memory"))?;
+    let mut used = vec![("q", q.bytes()), ("k", k.bytes()), ("v", v.bytes())];
+    used.extend(bytes_of_inputs(&inputs));
+    // What is written is apart from what is read, and from what else is written.
+    let written =
+        [Some(("out", out.bytes())), lse.as_ref().map(|lse| ("lse", lse.bytes())), Some(("workspace", workspace))];
+    for (name, bytes) in written.into_iter().flatten() {
+        apart(name, &bytes, used.iter().cloned())?;
+        used.push((name, bytes));
+    }
+    let threads = match (given.threads.is_null(), handles::get(given.threads)) {
+        (true, _) => None,
+        (false, Some(Object::Threads(threads))) => Some(threads),
+        (false, _) => return Err(argument("problem.threads", "are no threads, or were freed")),
+    };
+    // SAFETY: the caller's promise; outputs share no memory with anything.
+    unsafe {
+        let mut problem = Problem {
+            q: q.tensor("q")?,
+            k: k.tensor("k")?,
+            v: v.tensor("v")?,
+            out: out.tensor_mut("out")?,
+            lse: lse.map(|lse| lse.tensor_mut("lse")).transpose()?,
+            inputs,
+        };
+        let workspace = match (given.workspace.is_null(), given.workspace_bytes) {
+            (true, _) => None,
+            (false, 0) => Some(&mut [][..]),
+            (false, bytes) => Some(std::slice::from_raw_parts_mut(given.workspace.cast::<u8>(), bytes)),
+        };
+        work(&kernel, &mut problem, Resources { threads: threads.as_deref(), workspace, ready: None })
+    }
 }

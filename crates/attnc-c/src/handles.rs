@@ -4,11 +4,11 @@
 //! or that is no handle at all is not in the table, and no number comes again.
 
 use std::collections::HashMap;
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use attnc::{Kernel, Module, Threads};
+use attnc::{Kernel, Module, Returned, Threads};
 use std::sync::Arc;
 
 /// What a handle stands for.
@@ -17,6 +17,7 @@ pub(crate) enum Object {
     Module(Module),
     Kernel(Kernel),
     Threads(Arc<Threads>),
+    Returned(Arc<[(CString, Returned)]>),
 }
 
 static TABLE: RwLock<Option<HashMap<usize, Object>>> = RwLock::new(None);

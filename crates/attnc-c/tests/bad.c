@@ -168,6 +168,43 @@ int main(void) {
     if (data[3][i] != 0.5f) printf("written by a refused call\n"), failed = 1;
   if (attnc_run(kernel, &good) || *attnc_last_error()) printf("%s", attnc_last_error()), failed = 1;
 
+  /* What is handed back is given to the next launch, which then writes the same; what does not fit is refused. */
+  static const char *CHOSEN = "level g = mean(2) of k\nselect best = top 2 of dot(q, g.k) per q among tokens within causal\n"
+                              "attention of_best {\n  empty = zero\n  attend causal & best\n}\n";
+  attnc_module *chosen = NULL;
+  attnc_kernel *choosing = NULL;
+  attnc_returned *back = NULL;
+  if (attnc_compile_text(CHOSEN, strlen(CHOSEN), NULL, &chosen)) return 2;
+  if (attnc_module_kernel(chosen, "of_best", 0, 0, &choosing)) return 2;
+  const char *names[3] = {"best", "g.k", "far"};
+  for (int i = 0; i < 80; i++) data[0][i] = (float)(i % 7), data[1][i] = (float)(i % 5);
+  p = good;
+  EXPECT(attnc_run_returning(choosing, &p, names, 3, &back), ATTNC_RUN, "no level, score or selection named `far`");
+  EXPECT(attnc_run_returning(choosing, &p, names, 2, NULL), ATTNC_ARGUMENT, "`out` is null");
+  EXPECT(attnc_run_returning(choosing, &p, NULL, 2, &back), ATTNC_ARGUMENT, "`names` is null");
+  if (back || attnc_run_returning(choosing, &p, names, 2, &back)) return 2;
+  attnc_supplied given[2] = {{.size = sizeof given[0]}, {.size = sizeof given[0]}}, none_given = {.size = 8};
+  if (attnc_returned_get(back, 0, &given[0]) || attnc_returned_get(back, 1, &given[1])) return 2;
+  EXPECT(attnc_returned_get(back, 2, &given[0]), ATTNC_ARGUMENT, "`index` is beyond the last name");
+  EXPECT(attnc_returned_get(back, 0, &none_given), ATTNC_ARGUMENT, "`out` is too small");
+  if (!given[0].slots || given[0].data || given[0].shape[2] != 5 || given[0].shape[3] != 2) failed = 1;
+  if (!given[1].data || given[1].shape[2] != 3 || given[1].shape[3] != 8) failed = 1;
+  float first[80];
+  memcpy(first, data[3], sizeof first);
+  p.supplied = given, p.supplied_count = 2;
+  if (attnc_run(choosing, &p) || memcmp(first, data[3], sizeof first)) printf("another output\n"), failed = 1;
+  int32_t slots[20] = {9};
+  given[0].slots = slots;
+  EXPECT(attnc_run(choosing, &p), ATTNC_RUN, "there is no slot 9");
+  given[0].data = first;
+  EXPECT(attnc_run(choosing, &p), ATTNC_ARGUMENT, "`problem.supplied` has both data and slots");
+  attnc_returned_free(back);
+  attnc_returned_free(back);
+  attnc_returned_free((attnc_returned *)kernel);
+  EXPECT(attnc_returned_get(back, 0, &given[0]), ATTNC_ARGUMENT, "`returned` is nothing that was handed back");
+  attnc_kernel_free(choosing);
+  attnc_module_free(chosen);
+
   /* The kernel outlives its module, and nothing outlives itself. */
   attnc_module_free(module);
   attnc_module_free(module);

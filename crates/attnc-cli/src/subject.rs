@@ -145,7 +145,7 @@ pub(crate) struct Data {
     /// Queries and keys of each batch item, where it is padded.
     pub(crate) lengths: Vec<(i64, i64)>,
     /// Levels, scores and selections.
-    supplied: Vec<Returned>,
+    pub(crate) supplied: Vec<Returned>,
 }
 
 /// A map, owned.
@@ -203,8 +203,10 @@ impl Data {
     pub(crate) fn read_supplied(&mut self, path: &Path, kernel: &Kernel) -> Outcome {
         let mut file = TensorFile::open(path)?;
         let known = kernel.exchanged();
-        let there: Vec<String> = known.iter().filter(|name| file.has(name)).cloned().collect();
-        for name in &there {
+        for name in &known {
+            if !file.has(name) {
+                continue;
+            }
             let stored = file.read(name)?;
             let Ok(shape) = <[usize; 4]>::try_from(stored.shape.as_slice()) else {
                 let message = format!("tensor `{name}` has shape {:?}", stored.shape);
@@ -220,7 +222,8 @@ impl Data {
             self.supplied.push(Returned { name: name.clone(), shape, values });
         }
         if self.supplied.is_empty() {
-            let message = format!("`{}` has no level, score or selection of `{}`", path.display(), kernel.select().name);
+            let message =
+                format!("`{}` has no level, score or selection of `{}`", path.display(), kernel.select().name);
             let help = match known.as_slice() {
                 [] => "it has none".to_owned(),
                 known => format!("they are: {}", known.join(", ")),

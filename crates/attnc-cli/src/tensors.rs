@@ -275,7 +275,8 @@ pub(crate) fn write(path: &Path, tensors: &[(&str, DType, &[usize], &[u8])], bes
         })
         .collect();
     let tensors = tensors.iter().map(|&(name, dtype, shape, bytes)| (name, of(dtype), shape, bytes));
-    let beside = beside.iter().zip(&bytes).map(|(r, (dtype, bytes))| (r.name.as_str(), *dtype, &r.shape[..], &bytes[..]));
+    let beside =
+        beside.iter().zip(&bytes).map(|(r, (dtype, bytes))| (r.name.as_str(), *dtype, &r.shape[..], &bytes[..]));
     store(path, None, &tensors.chain(beside).collect::<Vec<_>>())
 }
 

@@ -96,7 +96,8 @@ pub(crate) struct Sources {
 impl Sources {
     /// The first head of the output that reads a head of Q, or of K and V.
     fn output_of(&self, of: Of, head: usize) -> usize {
-        let reads = |(_, reads): &(&usize, &(usize, usize))| if of == Of::Q { reads.0 == head } else { reads.1 == head };
+        let reads =
+            |(_, reads): &(&usize, &(usize, usize))| if of == Of::Q { reads.0 == head } else { reads.1 == head };
         self.reads.iter().find(reads).map_or(head, |(&output, _)| output)
     }
 
@@ -367,9 +368,7 @@ impl Made {
                 _ => kv,
             };
             let known = if by_output { output } else { kv };
-            if let (Some(block), false) =
-                (self.levels.get(&(level.0 as usize, of, own)), found.contains_key(&known))
-            {
+            if let (Some(block), false) = (self.levels.get(&(level.0 as usize, of, own)), found.contains_key(&known)) {
                 // SAFETY: the block has these elements, and they have been made or given.
                 let rows = unsafe { std::slice::from_raw_parts(block.base, block.rows * block.dim) };
                 found.insert(known, rows.to_vec());

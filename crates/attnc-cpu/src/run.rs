@@ -652,8 +652,7 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
         }
     }
     // What only serves that which the caller gives may be absent.
-    let only = (!env.exchange.is_empty())
-        .then(|| needs_beside(program, &[kernel.plan().attention], &env.exchange));
+    let only = (!env.exchange.is_empty()).then(|| needs_beside(program, &[kernel.plan().attention], &env.exchange));
     let read = |t: usize| only.as_ref().is_none_or(|needs| needs.tensors.iter().any(|id| id.0 as usize == t));
     for &(t, rank) in tensors.iter().filter(|(t, _)| read(*t)) {
         let name = &program.tensors[t].name;
@@ -711,7 +710,10 @@ fn check_data(env: &Env<'_>, kernel: &CpuKernel) -> Result<(), String> {
             return Err(format!("slots of level `{}` are not given", program.levels[l].name));
         }
     }
-    if *docs && only.is_none_or(|needs| needs.docs) && (env.docs.is_empty() || !env.docs.is_sorted() || env.docs[0] != 0) {
+    if *docs
+        && only.is_none_or(|needs| needs.docs)
+        && (env.docs.is_empty() || !env.docs.is_sorted() || env.docs[0] != 0)
+    {
         return Err("document offsets should ascend from 0".to_owned());
     }
     Ok(())

@@ -15,8 +15,8 @@ use attnc_pattern::expr::{Bin, DrawId, ExprId, Exprs, Extent, LevelId, Node, Sel
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError, Needs};
 use attnc_pattern::program::{
-    Among, Budget, Chooser, Derived, Empty, Heads, Index, MergeKind, Norm, Operand,
-    Pool as Pooling, Program, Reduce, Rows, Select, Source, Step,
+    Among, Budget, Chooser, Derived, Empty, Heads, Index, MergeKind, Norm, Operand, Pool as Pooling, Program, Reduce,
+    Rows, Select, Source, Step,
 };
 use attnc_pattern::rowset::{RowSet, TileSet};
 use attnc_pattern::slots;

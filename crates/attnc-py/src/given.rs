@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code, reason = "memory of the buffer protocol")]
 
-use attnc::{Inputs, MapInput, Module, TensorData};
+use attnc::{Inputs, MapInput, Module, Supply, TensorData};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -25,6 +25,8 @@ pub(crate) struct Given {
     docs: Vec<i64>,
     maps: Vec<(String, Map)>,
     tensors: Vec<(String, Buffer, Vec<usize>)>,
+    /// Levels, scores and selections; whether they are of reals.
+    supplied: Vec<(String, Buffer, Vec<usize>, bool)>,
     pub(crate) q_start: Option<i64>,
     pub(crate) k_start: Option<i64>,
     lengths: Vec<(i64, i64)>,
@@ -37,6 +39,7 @@ pub(crate) struct Args<'a, 'py> {
     pub(crate) docs: Option<&'a Bound<'py, PyAny>>,
     pub(crate) maps: Option<&'a Bound<'py, PyDict>>,
     pub(crate) tensors: Option<&'a Bound<'py, PyDict>>,
+    pub(crate) supplied: Option<&'a Bound<'py, PyDict>>,
     pub(crate) q_start: Option<i64>,
     pub(crate) k_start: Option<i64>,
     pub(crate) lengths: Option<Vec<(i64, i64)>>,
@@ -85,6 +88,14 @@ impl Given {
             let (data, dims) = array(py, &value, &name, "float32")?;
             given.tensors.push((name, data, dims));
         }
+        for (name, value) in args.supplied.into_iter().flatten() {
+            let name = key("supplied", &name)?;
+            let kind: String =
+                numpy(py)?.call_method1("asarray", (&value,))?.getattr("dtype")?.getattr("kind")?.extract()?;
+            let reals = !matches!(kind.as_str(), "i" | "u");
+            let (data, dims) = array(py, &value, &name, if reals { "float32" } else { "int32" })?;
+            given.supplied.push((name, data, dims, reals));
+        }
         Ok(given)
     }
 
@@ -121,6 +132,16 @@ impl Given {
             let data = unsafe { data.slice::<f32>() };
             (name.as_str(), TensorData { data: data.into(), dims: dims.clone() })
         });
+        let supplied = self.supplied.iter().map(|(name, data, shape, reals)| {
+            // SAFETY: row-major, of the type that was asked for.
+            let supply = unsafe {
+                match reals {
+                    true => Supply::Reals { data: data.slice(), shape },
+                    false => Supply::Slots { data: data.slice(), shape },
+                }
+            };
+            (name.as_str(), supply)
+        });
         Inputs {
             sizes: self.sizes(),
             docs: &self.docs,
@@ -130,7 +151,7 @@ impl Given {
             q_start: self.q_start,
             k_start: self.k_start,
             lengths: self.lengths.clone(),
-            supplied: Vec::new(),
+            supplied: supplied.collect(),
         }
     }
 }

@@ -8,13 +8,16 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use attnc::{Compiler, DType, Inputs, Memory, Module, Options, Problem, Ready, Resources, Select, Shape, Target};
+use attnc::{
+    Compiler, DType, Inputs, Memory, Module, Options, Problem, Ready, Resources, Returned, ReturnedValues, Select,
+    Shape, Target,
+};
 use attnc_host::foreign::{Axes, apart, bytes_of_inputs};
 use attnc_host::kept::keeping;
 use attnc_host::{Disk, Grid, Subject};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyDict};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyTuple};
 
 use crate::error::Raise;
 use crate::export;
@@ -44,6 +47,10 @@ const PIXELS: i64 = 512;
 /// item of a padded batch, `docs` offsets where documents begin, `sizes`, `maps` and `tensors` dicts of what the
 /// file declares: a map is an array, or `(indptr, indices)` if it is `csr`.
 ///
+/// `returns` is a list of names of levels (`"g.k"`), scores and selections of the file, which come behind the results as
+/// a dict of numpy arrays. `supplied` is such a dict: what it holds is not computed, nor is what only serves it. Of a
+/// level the first slots may be given.
+///
 /// The interpreter is released while the kernel runs; arrays must not be written meanwhile. Raises `attnc.RunError`
 /// for arrays and numbers that do not fit; nothing is written then.
 #[pyclass(frozen, module = "attnc")]
@@ -52,6 +59,25 @@ pub(crate) struct Kernel {
     module: Module,
     /// What launches have left, and the memory that they work in, when no launch has it.
     ready: Mutex<Vec<Ready>>,
+}
+
+/// What a launch hands back: a dict of numpy arrays.
+fn handed_back<'py>(py: Python<'py>, returned: &[Returned]) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for Returned { name, shape, values } in returned {
+        let (bytes, dtype): (Vec<u8>, _) = match values {
+            ReturnedValues::Reals(reals) => (reals.iter().flat_map(|x| x.to_ne_bytes()).collect(), "float32"),
+            ReturnedValues::Slots(slots) => (slots.iter().flat_map(|x| x.to_ne_bytes()).collect(), "int32"),
+        };
+        let array = numpy(py)?.call_method1("empty", (PyTuple::new(py, shape)?, dtype))?;
+        if !bytes.is_empty() {
+            let mut buffer = Buffer::of(&array, true).ok_or_else(|| PyTypeError::new_err("numpy gave no memory"))?;
+            // SAFETY: a new array, which nobody else has.
+            unsafe { buffer.bytes_mut() }.copy_from_slice(&bytes);
+        }
+        dict.set_item(name, array)?;
+    }
+    Ok(dict)
 }
 
 /// The text of a value of a param.
@@ -229,7 +255,7 @@ impl Kernel {
 #[pymethods]
 impl Kernel {
     #[pyo3(signature = (q, k, v, *, out=None, lse=None, return_lse=true, q_start=None, k_start=None, lengths=None,
-                        docs=None, sizes=None, maps=None, tensors=None, threads=None))]
+                        docs=None, sizes=None, maps=None, tensors=None, supplied=None, returns=None, threads=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a function of Python")]
     fn __call__<'py>(
         &self,
@@ -247,6 +273,8 @@ impl Kernel {
         sizes: Option<&Bound<'py, PyDict>>,
         maps: Option<&Bound<'py, PyDict>>,
         tensors: Option<&Bound<'py, PyDict>>,
+        supplied: Option<&Bound<'py, PyDict>>,
+        returns: Option<Vec<String>>,
         threads: Option<&Threads>,
     ) -> PyResult<Py<PyAny>> {
         let [held_q, held_k, held_v] =
@@ -284,9 +312,9 @@ impl Kernel {
         let held_lse = lse.as_ref().map(|lse| Held::of(lse, "lse", Axes::Numbers, true)).transpose()?;
         let raw_lse = held_lse.as_ref().map(|held| held.raw);
         let mut given = Given::default();
-        let plain = docs.is_none() && sizes.is_none() && maps.is_none() && tensors.is_none();
+        let plain = docs.is_none() && sizes.is_none() && maps.is_none() && tensors.is_none() && supplied.is_none();
         if !plain || q_start.is_some() || k_start.is_some() || lengths.is_some() {
-            given = Given::new(py, Args { sizes, docs, maps, tensors, q_start, k_start, lengths })?;
+            given = Given::new(py, Args { sizes, docs, maps, tensors, supplied, q_start, k_start, lengths })?;
         }
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         given.complete(&self.module, count(n_k), count(n_q.max(n_k)));
@@ -305,7 +333,8 @@ impl Kernel {
             Some(threads) => threads.pool(py)?,
             None => pool::own(py)?,
         };
-        let ran = py.detach(|| -> Result<(), attnc::Diagnostics> {
+        let names: Vec<&str> = returns.iter().flatten().map(String::as_str).collect();
+        let ran = py.detach(|| -> Result<Vec<Returned>, attnc::Diagnostics> {
             // SAFETY: held until this call ends; whoever gives arrays does not write them meanwhile, outputs are apart
             // from inputs.
             let mut problem = unsafe {
@@ -320,20 +349,28 @@ impl Kernel {
             };
             let mut ready = self.ready();
             let resources = Resources { threads: Some(pool), workspace: None, ready: Some(&mut ready) };
-            let ran = self.kernel.run(&mut problem, resources);
+            let ran = match returns {
+                None => self.kernel.run(&mut problem, resources).map(|()| Vec::new()),
+                Some(_) => self.kernel.run_returning(&mut problem, resources, &names),
+            };
             self.give_back(ready);
             ran
         });
-        ran.raised(py)?;
+        let returned = ran.raised(py)?;
         drop((held_q, held_k, held_v, held_out, held_lse));
         let hand_over = |array, own| match &maker {
             Some(maker) if own => maker.hand_over(array),
             _ => Ok(array),
         };
         let out = hand_over(out, own_out)?;
-        match lse {
-            Some(lse) if return_lse => Ok((out, hand_over(lse, own_lse)?).into_pyobject(py)?.into_any().unbind()),
-            _ => Ok(out.unbind()),
+        let lse = lse.filter(|_| return_lse).map(|lse| hand_over(lse, own_lse)).transpose()?;
+        let results: Vec<Bound<'py, PyAny>> = match returns {
+            None => [out].into_iter().chain(lse).collect(),
+            Some(_) => [out].into_iter().chain(lse).chain([handed_back(py, &returned)?.into_any()]).collect(),
+        };
+        match <[Bound<'py, PyAny>; 1]>::try_from(results) {
+            Ok([out]) => Ok(out.unbind()),
+            Err(results) => Ok(PyTuple::new(py, results)?.into_any().unbind()),
         }
     }
 
@@ -359,7 +396,7 @@ impl Kernel {
         maps: Option<&Bound<'py, PyDict>>,
         tensors: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let mut given = Given::new(py, Args { sizes, docs, maps, tensors, q_start, k_start, lengths: None })?;
+        let mut given = Given::new(py, Args { sizes, docs, maps, tensors, q_start, k_start, ..Args::default() })?;
         let heads = heads.or(self.kernel.heads().is_none().then_some(head.saturating_add(1)));
         let shape = self.shape(py, &mut given, tokens, keys, heads)?;
         let array = numpy(py)?.call_method1("zeros", ((shape.n_q, shape.n_k), "bool"))?;
@@ -405,7 +442,7 @@ impl Kernel {
         maps: Option<&Bound<'py, PyDict>>,
         tensors: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Picture> {
-        let mut given = Given::new(py, Args { sizes, docs, maps, tensors, q_start, k_start, lengths: None })?;
+        let mut given = Given::new(py, Args { sizes, docs, maps, tensors, q_start, k_start, ..Args::default() })?;
         let heads = heads.or(self.kernel.heads().is_none().then_some(head.saturating_add(1)));
         // Small enough to see single pairs, where nothing fixes the length.
         let tokens = tokens.or(self.module.tokens(&given.sizes()).ok().flatten().is_none().then_some(CELLS));
@@ -465,7 +502,7 @@ impl Kernel {
         if !(1..=1 << 20).contains(&batch) {
             return Err(PyValueError::new_err(format!("{batch} batch items are not between 1 and {}", 1 << 20)));
         }
-        let mut given = Given::new(py, Args { sizes, docs, maps, tensors, q_start, k_start, lengths: None })?;
+        let mut given = Given::new(py, Args { sizes, docs, maps, tensors, q_start, k_start, ..Args::default() })?;
         let shape = Shape { dim, ..self.shape(py, &mut given, tokens, keys, heads)? };
         let inputs = given.inputs();
         let dim_v = dim_v.unwrap_or(dim);
@@ -516,7 +553,7 @@ impl Kernel {
         maps: Option<&Bound<'py, PyDict>>,
         tensors: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let mut given = Given::new(py, Args { sizes, docs, maps, tensors, q_start, k_start, lengths: None })?;
+        let mut given = Given::new(py, Args { sizes, docs, maps, tensors, q_start, k_start, ..Args::default() })?;
         let shape = self.shape(py, &mut given, tokens, keys, heads)?;
         let inputs: Inputs<'_> = given.inputs();
         export::export(py, &self.kernel, format, shape, (block, most, mask_only), &inputs)

@@ -196,3 +196,86 @@ def test_masks_pictures_and_costs(local):
 
 def test_a_text_in_the_one_layout():
     assert attnc.format("pattern p=q-k in 0..8") == "pattern p = q - k in 0 .. 8\n"
+
+
+CHOSEN = """
+level g = mean(4) of k, v
+score means = dot(q, g.k)
+select kept = top 6 of means per q among tokens within causal
+attention of_kept {
+  empty = zero
+  align = end
+  attend causal & (kept | q == k) ++ q - k in 4 .. @ g bias log(4)
+}
+"""
+
+
+def test_what_is_handed_back_is_given_again():
+    kernel = attnc.compile_text(CHOSEN, "of_kept")
+    q, k, v = qkv()
+    plain, plain_lse = kernel(q, k, v)
+    names = ["kept", "means", "g.k", "g.v"]
+    out, lse, back = kernel(q, k, v, returns=names)
+    assert list(back) == names
+    assert back["kept"].dtype == np.int32 and back["kept"].shape == (2, 4, 100, 6)
+    assert back["means"].shape == (2, 4, 100, 25) and back["g.v"].shape == (2, 2, 25, 24)
+    assert np.array_equal(plain, out) and np.array_equal(plain_lse, lse)
+    # Slots of keys are means of four.
+    close(back["g.k"], k.reshape(2, 2, 25, 4, k.shape[-1]).mean(axis=3))
+    for given in (back, {"kept": back["kept"]}, {"g.k": back["g.k"][:, :, :20], "g.v": back["g.v"][:, :, :7]}):
+        again, _, same = kernel(q, k, v, supplied=given, returns=["kept"])
+        assert np.array_equal(out, again) and np.array_equal(same["kept"], back["kept"])
+    # What is given is taken: nothing but the query itself, and no candidate beyond it.
+    nothing = np.full((2, 1, 100, 1), -1)
+    other, _, taken = kernel(q, k, v, supplied={"kept": nothing}, returns=["kept"])
+    assert not np.array_equal(out, other) and (taken["kept"] == -1).all()
+    out_only, back = kernel(q, k, v, returns=["g.k"], return_lse=False)
+    assert np.array_equal(out, out_only) and list(back) == ["g.k"]
+
+
+def test_what_padded_items_hand_back_is_given_again():
+    kernel = attnc.compile_text(CHOSEN, "of_kept")
+    q, k, v = qkv()
+    lengths = [(100, 100), (61, 61)]
+    out, lse, back = kernel(q, k, v, lengths=lengths, returns=["kept", "means", "g.k", "g.v"])
+    # The second item has 16 slots, and selections of its own 61 queries.
+    assert (back["g.k"][1, :, 16:] == 0).all() and (back["kept"][1, :, 61:] == -1).all()
+    for given in (back, {"means": back["means"]}, {"kept": back["kept"]}):
+        again, again_lse = kernel(q, k, v, lengths=lengths, supplied=given)
+        assert np.array_equal(out, again) and np.array_equal(lse, again_lse)
+
+
+def test_a_cache_that_grows_is_pooled_where_it_is_new():
+    kernel = attnc.compile_text(CHOSEN, "of_kept")
+    q, k, v = qkv()
+    levels = {}
+    for n in range(90, 100):
+        step = q[:, :, n - 1 : n], k[:, :, :n], v[:, :, :n]
+        expected, _ = kernel(*step)
+        out, _, levels = kernel(*step, supplied=levels, returns=["g.k", "g.v"])
+        assert np.array_equal(out, expected)
+        levels = {name: rows[:, :, : n // 4] for name, rows in levels.items()}
+
+
+@pytest.mark.parametrize(
+    ("supplied", "code", "said"),
+    [
+        ({"keep": np.zeros((2, 4, 100, 1), dtype=np.int32)}, "E0720", "no level, score or selection named `keep`"),
+        ({"kept": np.zeros((2, 4, 100), dtype=np.int32)}, "E0712", "is given as"),
+        ({"kept": np.zeros((2, 4, 100, 1))}, "E0712", "as reals"),
+        ({"kept": np.zeros((2, 3, 100, 1), dtype=np.int32)}, "E0712", "is given as"),
+        ({"kept": np.zeros((2, 4, 99, 1), dtype=np.int32)}, "E0712", "99 rows"),
+        ({"kept": np.full((2, 4, 100, 1), 100)}, "E0712", "no slot 100"),
+        ({"kept": np.full((2, 4, 100, 1), -2)}, "E0712", "-2 stands behind"),
+        ({"kept": np.zeros((2, 4, 100, 2), dtype=np.int32)}, "E0712", "given twice"),
+        ({"kept": np.tile(np.arange(7), (2, 1, 100, 1))}, "E0712", "7 slots are given"),
+        ({"g.k": np.zeros((2, 2, 26, 16))}, "E0712", "26 slots"),
+        ({"g.q": np.zeros((2, 4, 25, 16))}, "E0713", "does not derive"),
+        ({"means": np.zeros((2, 4, 100, 24))}, "E0712", "24 candidates"),
+    ],
+)
+def test_what_is_given_must_fit(supplied, code, said):
+    q, k, v = qkv()
+    with pytest.raises(attnc.RunError) as raised:
+        attnc.compile_text(CHOSEN, "of_kept")(q, k, v, supplied=supplied)
+    assert raised.value.code == code and said in raised.value.message

@@ -71,6 +71,21 @@ pub enum ReturnedValues {
 }
 
 impl Returned {
+    /// Only the first `rows` rows of each head: of a level the slots that are complete.
+    #[must_use]
+    pub fn first(&self, rows: usize) -> Returned {
+        let [batch, heads, all, cols] = self.shape;
+        let rows = rows.min(all);
+        fn cut<T: Copy>(values: &[T], from: usize, to: usize) -> Vec<T> {
+            values.chunks_exact(from.max(1)).flat_map(|head| &head[..to]).copied().collect()
+        }
+        let values = match &self.values {
+            ReturnedValues::Reals(values) => ReturnedValues::Reals(cut(values, all * cols, rows * cols)),
+            ReturnedValues::Slots(values) => ReturnedValues::Slots(cut(values, all * cols, rows * cols)),
+        };
+        Returned { name: self.name.clone(), shape: [batch, heads, rows, cols], values }
+    }
+
     /// As it is given to the next launch.
     #[must_use]
     pub fn supply(&self) -> (&str, Supply<'_>) {
@@ -186,9 +201,7 @@ impl What {
                     (rows(select.rows)?, most.min(candidates(select.slots)?))
                 }
                 What::Level(id, Side::Q) => (rows(Index::Slots(id))?, env.dim),
-                What::Level(id, side) => {
-                    (candidates(Index::Slots(id))?, if side == Side::V { dim_v } else { env.dim })
-                }
+                What::Level(id, side) => (candidates(Index::Slots(id))?, if side == Side::V { dim_v } else { env.dim }),
                 What::Score(id) => (rows(program.score(id).rows)?, candidates(program.score(id).slots)?),
             })
         };
@@ -277,7 +290,10 @@ impl<'a> Given<'a> {
                 (What::Level(id, side), Supply::Reals { data, .. }) => given.levels.push(((id, side), (data, extents))),
                 (What::Score(id), Supply::Reals { data, .. }) => given.scores.push((id, (data, extents))),
                 (What::Table(..), _) => {
-                    return Err(misfit(format!("selection `{name}` is given as reals"), "give slots as 32-bit integers"));
+                    return Err(misfit(
+                        format!("selection `{name}` is given as reals"),
+                        "give slots as 32-bit integers",
+                    ));
                 }
                 _ => {
                     let help = "give a level or a score as reals";
@@ -307,9 +323,10 @@ impl<'a> Given<'a> {
     }
 
     fn each(&self) -> impl Iterator<Item = (What, [usize; 4])> + '_ {
-        let tables = self.tables.iter().flat_map(|(&id, tables)| {
-            tables.iter().enumerate().map(move |(i, table)| (What::Table(id, i), table.1))
-        });
+        let tables = self
+            .tables
+            .iter()
+            .flat_map(|(&id, tables)| tables.iter().enumerate().map(move |(i, table)| (What::Table(id, i), table.1)));
         let levels = self.levels.iter().map(|&((id, side), (_, shape))| (What::Level(id, side), shape));
         tables.chain(levels).chain(self.scores.iter().map(|&(id, (_, shape))| (What::Score(id), shape)))
     }
@@ -583,9 +600,10 @@ impl Gather {
                 for (row, own) in data.chunks_exact((*width).max(1)).enumerate() {
                     let to = &mut all[from + row * cols..][..own.len()];
                     // Selections by one score ask for different pairs of it.
-                    to.iter_mut().zip(own).filter(|(_, x)| !matches!(what, What::Score(_)) || **x > blank).for_each(
-                        |(to, x)| *to = *x,
-                    );
+                    to.iter_mut()
+                        .zip(own)
+                        .filter(|(_, x)| !matches!(what, What::Score(_)) || **x > blank)
+                        .for_each(|(to, x)| *to = *x);
                 }
             }
             Returned { name, shape: [batch, heads, rows, cols], values: ReturnedValues::Reals(all) }
@@ -629,7 +647,12 @@ pub(crate) fn asked(
         let what = What::of(program, &needs, name)?;
         if !what.is_read(program, &needs) {
             let help = "ask for what the attention reads";
-            return Err(refused(what.span(program), format!("nothing that is run reads `{name}`"), "declared here", help));
+            return Err(refused(
+                what.span(program),
+                format!("nothing that is run reads `{name}`"),
+                "declared here",
+                help,
+            ));
         }
         if let What::Score(id) = what
             && !given.contains(name)

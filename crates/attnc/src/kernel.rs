@@ -605,6 +605,9 @@ impl Kernel {
         resources: Resources<'_>,
         names: &[&str],
     ) -> Result<Vec<Returned>, Diagnostics> {
+        if names.is_empty() {
+            return self.run(problem, resources).map(|()| Vec::new());
+        }
         let asked = self.asked(names, &problem.inputs)?;
         let heads = (self.output_heads(problem.q.shape()[1]), problem.k.shape()[1]);
         let mut gather = Gather::new(&self.shared.program, names, &asked, problem.q.shape()[0], heads);
@@ -666,12 +669,7 @@ impl Kernel {
     }
 
     /// What the oracle makes of what is asked for.
-    fn gather_oracle(
-        &self,
-        problem: &Problem<'_>,
-        asked: &[What],
-        gather: &mut Gather,
-    ) -> Result<(), Diagnostics> {
+    fn gather_oracle(&self, problem: &Problem<'_>, asked: &[What], gather: &mut Gather) -> Result<(), Diagnostics> {
         let mut items = Vec::new();
         self.each_item(problem, asked, |program, heads, views| {
             let [q, k, v] = views;
@@ -887,12 +885,7 @@ impl Kernel {
     }
 
     /// Runs parts, and adds what their selections chose to a list, if there is one.
-    fn noted(
-        &self,
-        parts: &[Part<'_>],
-        launch: &mut Launch<'_>,
-        noted: Option<&mut Noted>,
-    ) -> Result<(), Diagnostics> {
+    fn noted(&self, parts: &[Part<'_>], launch: &mut Launch<'_>, noted: Option<&mut Noted>) -> Result<(), Diagnostics> {
         let failed = |error| self.failed(&error);
         match noted {
             Some(noted) => {

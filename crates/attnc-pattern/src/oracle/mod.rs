@@ -23,9 +23,7 @@ mod sources;
 mod steps;
 pub mod value;
 
-pub use attend::{
-    Head, OracleError, Output, RowFacts, View, attend, attend_given, level_rows, score_rows, select,
-};
+pub use attend::{Head, OracleError, Output, RowFacts, View, attend, attend_given, level_rows, score_rows, select};
 pub use entries::{Attended, Slot, candidates, entries, mask, membership, row};
 pub use eval::Evaluator;
 pub use fault::{EvalError, FaultKind, Point};

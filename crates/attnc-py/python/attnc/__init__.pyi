@@ -87,6 +87,8 @@ class Kernel:
         sizes: Mapping[str, int] | None = None,
         maps: Mapping[str, _Map] | None = None,
         tensors: Mapping[str, npt.ArrayLike] | None = None,
+        supplied: Mapping[str, npt.ArrayLike] | None = None,
+        returns: None = None,
         threads: Threads | None = None,
     ) -> tuple[Any, Any]: ...
     @overload
@@ -106,8 +108,31 @@ class Kernel:
         sizes: Mapping[str, int] | None = None,
         maps: Mapping[str, _Map] | None = None,
         tensors: Mapping[str, npt.ArrayLike] | None = None,
+        supplied: Mapping[str, npt.ArrayLike] | None = None,
+        returns: None = None,
         threads: Threads | None = None,
     ) -> Any: ...
+    @overload
+    def __call__(
+        self,
+        q: _Array,
+        k: _Array,
+        v: _Array,
+        *,
+        out: _Array | None = None,
+        lse: _Array | None = None,
+        return_lse: bool = True,
+        q_start: int | None = None,
+        k_start: int | None = None,
+        lengths: Sequence[tuple[int, int]] | None = None,
+        docs: npt.ArrayLike | None = None,
+        sizes: Mapping[str, int] | None = None,
+        maps: Mapping[str, _Map] | None = None,
+        tensors: Mapping[str, npt.ArrayLike] | None = None,
+        supplied: Mapping[str, npt.ArrayLike] | None = None,
+        returns: Sequence[str],
+        threads: Threads | None = None,
+    ) -> tuple[Any, ...]: ...
     def mask(
         self,
         tokens: int | None = None,
