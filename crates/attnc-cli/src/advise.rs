@@ -3,16 +3,18 @@
 //! One idea: nothing is advised that was not tried. Every proposal is a plan or a file with one thing changed, which
 //! is compiled and counted; its time is the model's, and the pairs that it adds and removes are found row by row.
 //! A change of the schedule (tile, pass) leaves the set equal, and so does another layout of a grid's tokens, which is
-//! looked at before it is told; a change of a number may not. Nothing here is run.
+//! looked at before it is told; a change of a number may not. What the model finds cheaper is then run beside the pattern,
+//! and is not told if it takes longer.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use attnc::{
     Along, ChangedRows, Compiler, Difference, Forecast, Inputs, Isa, Kernel, Layout, LoadError, Loader, Module, Number,
-    Options, Select, Shape, Span, Strides,
+    Options, Problem, Resources, Select, Shape, Span, Strides, Tensor, TensorMut, Threads,
 };
 use serde::Serialize;
 
@@ -23,6 +25,7 @@ use crate::inspect::print_json;
 use crate::machine;
 use crate::report::{Failure, Outcome, Reporter};
 use crate::subject::{self, Data};
+use crate::tensors;
 
 /// Queries of a tile that a plan may have.
 const TILES: [usize; 4] = [16, 32, 48, 64];
@@ -33,6 +36,10 @@ const STRIDES_OF_GRIDS: [i64; 3] = [2, 4, 8];
 const NUMBERS: usize = 32;
 /// Most rows of pairs that are printed of a change.
 const ROWS: usize = 4;
+/// Runs of the pattern and of a change, in turn.
+const RUNS: usize = 5;
+/// Launches that are predicted to take longer are not run.
+const MOST_NANOS: u64 = 300_000_000;
 /// Seed of run-time data that is not given.
 const SEED: u64 = 1;
 
@@ -64,8 +71,10 @@ struct Proposal {
     predicted_ns: u64,
     executed_flops: u64,
     entries: u64,
-    /// Share of the time that is saved.
+    /// Share of the predicted time that is saved.
     gain: f64,
+    /// What the pattern and the change took, run in turn; `None` where they were not run.
+    measured_ns: Option<(u64, u64)>,
     /// The tokens lie otherwise, and pairs are told as equal where they are pairs of the same tokens.
     laid_out: bool,
     /// Pairs of one batch item that it adds and removes.
@@ -135,6 +144,13 @@ pub(crate) fn advise(args: &AdviseArgs, reporter: Reporter) -> Outcome {
         first
     });
     let proposals = side_by_side(&kept, |(change, counted)| trial.told(&base, change, counted));
+    let mut proposals: Vec<Proposal> = proposals.into_iter().collect::<Outcome<_>>()?;
+    if !args.no_run && base.counted.nanos <= MOST_NANOS {
+        for ((change, _), proposal) in kept.iter().zip(&mut proposals) {
+            proposal.measured_ns = trial.raced(&options, change, isa)?;
+        }
+        proposals.retain(|p| p.measured_ns.is_none_or(|(before, after)| after < before));
+    }
     let mut advice = Advice {
         schema: "attnc.advice/2",
         pattern: trial.select.name.clone(),
@@ -147,7 +163,7 @@ pub(crate) fn advise(args: &AdviseArgs, reporter: Reporter) -> Outcome {
         entries: base.counted.entries,
         chosen_by_data: by_data,
         tried,
-        proposals: proposals.into_iter().collect::<Outcome<_>>()?,
+        proposals,
     };
     // What changes no pair comes first, then what saves most.
     advice.proposals.sort_by(|a, b| {
@@ -219,7 +235,8 @@ struct Counted {
 
 impl Counted {
     fn gain(&self, base: &Base) -> f64 {
-        1.0 - self.nanos as f64 / base.counted.nanos.max(1) as f64
+        let saved = base.counted.nanos as f64 - self.nanos as f64;
+        saved / base.counted.nanos.max(1) as f64
     }
 
     /// Whether a change saves enough to be told of. That fewer pairs take less time goes without saying: of those that are
@@ -233,12 +250,7 @@ impl Counted {
 }
 
 impl<'a> Trial<'a> {
-    fn new(
-        args: &'a AdviseArgs,
-        module: &Module,
-        rates: &'a Calibrated,
-        disk: &'a Remembering,
-    ) -> Outcome<Trial<'a>> {
+    fn new(args: &'a AdviseArgs, module: &Module, rates: &'a Calibrated, disk: &'a Remembering) -> Outcome<Trial<'a>> {
         let name = subject::name_of(module, &args.subject)?;
         let (n_q, n_k) = subject::lengths(module, &args.lengths, &args.sizes)?;
         let kernel = subject::kernel(module, &name, &args.sizes)?;
@@ -306,12 +318,60 @@ impl<'a> Trial<'a> {
             executed_flops: counted.executed_flops,
             entries: counted.entries,
             gain: counted.gain(base),
+            measured_ns: None,
             laid_out: matches!(change.pairs, Pairs::LaidOut(_)),
             pairs_added: pairs.added,
             pairs_removed: pairs.removed,
             rows: pairs.rows.into_iter().map(Rows::of).collect(),
             rows_left_out: pairs.left_out,
         })
+    }
+}
+
+impl Trial<'_> {
+    /// What the pattern and a change of it take on this machine, the best of a few runs; `None` if it cannot run them.
+    fn raced(&self, options: &Options, change: &Change, isa: Isa) -> Outcome<Option<(u64, u64)>> {
+        let compiled = |options: &Options, edits: &[Edit]| {
+            let options = Options { target: attnc::Target::Cpu(Some(isa)), ..options.clone() };
+            let loader = Edited { disk: self.disk, edits };
+            let module = Compiler::new(options).compile(&loader, &self.args.subject.path).ok()?;
+            module.kernel(&self.select).ok()
+        };
+        let kernels = (compiled(options, &[]), compiled(&change.options, &change.edits));
+        let (Some(before), Some(after)) = kernels else { return Ok(None) };
+        let extent = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
+        let (shape, of) = (self.shape, &self.args.shape);
+        let (dtype, d_v) = (of.dtype.dtype(), of.dv.unwrap_or(of.dim));
+        let dims = |heads: i64, n: i64, d: i64| [of.batch, heads, n, d].map(extent);
+        let (of_q, of_k) = (dims(shape.heads, shape.n_q, of.dim), dims(self.kv_heads, shape.n_k, of.dim));
+        let (of_v, of_out) = (dims(self.kv_heads, shape.n_k, d_v), dims(shape.heads, shape.n_q, d_v));
+        let made = |of, seed| tensors::normal(dtype, of, seed);
+        let (q, k, v, mut out) = (made(of_q, 1)?, made(of_k, 2)?, made(of_v, 3)?, made(of_out, 4)?);
+        let layout = |e: attnc::LayoutError| tensors::layout("q", &e);
+        let mut problem = Problem {
+            q: Tensor::contiguous(q.data.bytes(), dtype, of_q).map_err(layout)?,
+            k: Tensor::contiguous(k.data.bytes(), dtype, of_k).map_err(layout)?,
+            v: Tensor::contiguous(v.data.bytes(), dtype, of_v).map_err(layout)?,
+            out: TensorMut::contiguous(out.data.bytes_mut(), dtype, of_out).map_err(layout)?,
+            lse: None,
+            inputs: self.inputs(),
+        };
+        let threads = Threads::new(self.threads).map_err(attnc::Diagnostics::from)?;
+        let mut best = [u64::MAX; 2];
+        // The first run of each touches memory for the first time.
+        for run in 0..=RUNS {
+            for (kernel, best) in [&before, &after].into_iter().zip(&mut best) {
+                let begin = Instant::now();
+                let resources = Resources { threads: Some(&threads), ..Resources::default() };
+                if kernel.run(&mut problem, resources).is_err() {
+                    return Ok(None);
+                }
+                if run > 0 {
+                    *best = machine::nanos(begin).min(*best);
+                }
+            }
+        }
+        Ok(Some((best[0], best[1])))
     }
 }
 
@@ -546,6 +606,9 @@ fn table(advice: &Advice) -> String {
     for p in &advice.proposals {
         let _ = writeln!(text, "\n  {}", p.change);
         let _ = writeln!(text, "    {} predicted, {:.1} % less", machine::time(p.predicted_ns), 100.0 * p.gain);
+        if let Some((before, after)) = p.measured_ns {
+            let _ = writeln!(text, "    {} measured, against {} as it is", machine::time(after), machine::time(before));
+        }
         let _ = match (p.pairs_added, p.pairs_removed) {
             (0, 0) if p.laid_out => writeln!(text, "    the set stays equal: each token attends to the same ones"),
             (0, 0) => writeln!(text, "    the set stays equal"),

@@ -766,6 +766,9 @@ pub(crate) struct AdviseArgs {
     /// Least gain that is worth a line.
     #[arg(long, value_name = "P%", default_value = "2%", value_parser = percent)]
     pub(crate) at_least: f64,
+    /// Run nothing: tell what the model predicts to be cheaper.
+    #[arg(long)]
+    pub(crate) no_run: bool,
     #[command(flatten)]
     pub(crate) calibration: CalibrationArgs,
     /// Text or JSON.

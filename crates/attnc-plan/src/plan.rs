@@ -11,9 +11,9 @@ use attnc_pattern::expr::{ExprId, Exprs, LevelId, OrderId, Var};
 use attnc_pattern::program::{Align, Empty, Pool, Program, Source};
 use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
-use crate::ordered;
 use crate::choose::{self, Choose, Missing, Pool as Level};
 use crate::inplace::InPlace;
+use crate::ordered;
 
 /// Which side a task owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

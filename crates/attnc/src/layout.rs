@@ -166,7 +166,8 @@ fn places(program: &Program, layout: &Layout, view: &View<'_>) -> Result<std::sy
     let order = match &layout.along {
         Along::Order(name) => program.orders.iter().position(|o| o.name == *name).ok_or("is no order")?,
         Along::Axes(names) => {
-            let segment = program.space.segments.iter().position(|s| s.name == layout.segment).ok_or("is no segment")?;
+            let segment =
+                program.space.segments.iter().position(|s| s.name == layout.segment).ok_or("is no segment")?;
             let axis = |name: &String| {
                 let of = |a: &AxisId| program.axis(*a).name == *name;
                 program.space.segments[segment].axes.iter().copied().find(of).ok_or("is no axis")
