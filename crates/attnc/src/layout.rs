@@ -270,10 +270,15 @@ mod tests {
         assert_eq!(found.len(), 5);
         assert!(found[0].0.contains("video(t = 2, w = 4, h = 3)") && found[4].0.contains("video(w = 4, h = 3, t = 2)"));
         assert!(found.iter().all(|(_, same)| *same));
-        assert_eq!(same(&format!("{SPACE}pattern p = near(h = 3, w = 3 by 2) & disc(t, w, 2)\n")), [true; 5]);
-        // What is said of positions is another set, and so is another draw.
-        assert_eq!(same(&format!("{SPACE}pattern p = causal & same t\n")), [false; 5]);
-        assert_eq!(same(&format!("{SPACE}pattern p = random 2 of same t per q seed 7\n")), [false; 5]);
+        assert_eq!(
+            same(&format!("{SPACE}pattern p = k in text | near(h = 3, w = 3 by 2) & disc(t, w, 2)\n")),
+            [true; 5]
+        );
+        // What is said of positions is the same set where they come in the same order: of one frame row by row.
+        let kept = [false, true, true, false, false];
+        assert_eq!(same(&format!("{SPACE}pattern p = k in text | causal & same t\n")), kept);
+        // Another draw.
+        assert_eq!(same(&format!("{SPACE}pattern p = k in text | random 2 of same t per q seed 7\n")), [false; 5]);
     }
 
     #[test]
@@ -288,7 +293,9 @@ mod tests {
     #[test]
     fn scores_that_read_positions_differ() {
         let of = |score: &str| {
-            same(&format!("{SPACE}attention a {{\n  score = {score}\n  align = end\n  attend same h, w\n}}\n"))
+            same(&format!(
+                "{SPACE}attention a {{\n  score = {score}\n  align = end\n  attend same h, w | k in text\n}}\n"
+            ))
         };
         assert_eq!(of("score * 0.5"), [true; 5]);
         assert_eq!(of("score - 0.5 * (q - k)"), [false; 5]);
