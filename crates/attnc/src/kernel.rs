@@ -1502,6 +1502,12 @@ impl Kernel {
         texts.join("\n")
     }
 
+    /// Whether a plan has no closed ends for a set and looks at every pair of a query and a key.
+    #[must_use]
+    pub fn tests_all(&self) -> bool {
+        self.plans().any(|built| built.plan.tests_all())
+    }
+
     /// Whether what a head attends to depends on the data of a launch.
     #[must_use]
     pub fn is_dynamic(&self, head: usize) -> bool {
@@ -1725,7 +1731,7 @@ impl Kernel {
     }
 
     /// Whether the sets of an attention differ between heads.
-    fn reads_head(&self, attention: usize) -> bool {
+    pub(crate) fn reads_head(&self, attention: usize) -> bool {
         let draws = attnc_pattern::prepare::needs(&self.shared.program, &[attention]).draws;
         !draws.is_empty() || self.counts_by_head(attention)
     }
