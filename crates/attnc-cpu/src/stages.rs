@@ -220,14 +220,28 @@ stages! {
         }
     }
 
-    /// Takes the scores of a chunk into the values of their slots.
+    /// Takes the scores of a chunk into the values of their slots and, if so asked, into the running maxima and sums.
     fn reduce(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr) {
         // SAFETY: as in `keep`.
         unsafe {
             let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
+            let kernels = &*ctx.table;
             let s = scratch.s.wrapping_add(chunk.lane as usize);
             let Chunk { keys, count, lane, lanes, mask, .. } = *chunk;
-            ((*ctx.table).reduce)(s, count, lane, lanes, scratch.bq, mask, keys, scratch.grid);
+            let bq = scratch.bq;
+            (kernels.reduce)(s, count, lane, lanes, bq, mask, keys, scratch.grid);
+            let totals = (*scratch.grid).totals;
+            if totals == 0 {
+                return;
+            }
+            if totals == 2 {
+                for row in 0..count {
+                    let row = std::slice::from_raw_parts_mut(s.wrapping_add((row * bq) as usize), lanes as usize);
+                    row.iter_mut().for_each(|s| *s = if s.is_nan() { f32::NEG_INFINITY } else { *s });
+                }
+            }
+            let [m, l, alpha] = [scratch.m, scratch.l, scratch.alpha].map(|p| p.wrapping_add(lane as usize));
+            (kernels.softmax)(s, count, lanes, bq, mask, m, l, alpha);
         }
     }
 

@@ -68,7 +68,7 @@ impl DType {
 }
 
 /// How rows of K or V are found. One (batch, KV head) at a time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct KvView {
     /// First element (strided) or first page (paged).

@@ -52,6 +52,58 @@ pub struct Choose {
     pub energy: Option<Energy>,
 }
 
+impl Choose {
+    /// Expressions that decide about its rows, candidates and scores, but for the operands of a product; then those of the
+    /// scores alone.
+    fn roots(&self, program: &Program) -> [Vec<ExprId>; 2] {
+        let select = program.select(self.select);
+        let score = select.score.map(|score| program.score(score));
+        let budget = if let Budget::Top(count) = select.budget { Some(count) } else { None };
+        let of_score: Vec<ExprId> = score.into_iter().flat_map(|s| s.only.into_iter().chain([s.value])).collect();
+        let sets = [select.within, select.besides, select.including, budget, Some(select.capacity)];
+        [sets.into_iter().flatten().chain(of_score.iter().copied()).collect(), of_score]
+    }
+
+    /// Whether its rows, candidates or scores read the number of the head, or a random choice, which heads may have of
+    /// their own.
+    #[must_use]
+    pub fn differs_by_head(&self, program: &Program) -> bool {
+        let [roots, _] = self.roots(program);
+        let random = |d: DrawId| matches!(program.draw(d).chooser, Chooser::Random { .. });
+        program.exprs.reachable(&roots).into_iter().any(|id| match *program.exprs.node(id) {
+            Node::Var(v) => v == Var::Head,
+            Node::Drawn(d, ..) | Node::DrawAt(d, ..) | Node::Un(Un::DrawCount(d), _) => random(d),
+            _ => false,
+        })
+    }
+
+    /// Tables of other selections that it reads; then those that its scores read.
+    #[must_use]
+    pub fn tables_read(&self, program: &Program) -> [Vec<DrawId>; 2] {
+        let counted = match program.select(self.select).budget {
+            Budget::CountOf(other) => program.select(other).tables.clone(),
+            _ => vec![],
+        };
+        let mut found = self.roots(program).map(|roots| {
+            let reached = program.exprs.reachable(&roots).into_iter();
+            let tables = reached.filter_map(|id| match *program.exprs.node(id) {
+                Node::Drawn(d, ..) | Node::DrawAt(d, ..) | Node::Un(Un::DrawCount(d), _) => Some(d),
+                _ => None,
+            });
+            tables.collect::<Vec<_>>()
+        });
+        found[0].extend(counted);
+        found
+    }
+
+    /// Whether its scores are brought to one scale over the head.
+    #[must_use]
+    pub fn normed_by_head(&self) -> bool {
+        let steps = self.scored.iter().flat_map(|s| &s.steps);
+        steps.into_iter().any(|s| matches!(s, Step::Norm { head: true, .. }))
+    }
+}
+
 /// Scores of channels: the mean square of a channel over these queries, times that over these keys.
 #[derive(Clone, Debug)]
 pub struct Energy {

@@ -54,14 +54,14 @@ impl Items {
         (self.score_slots.end - self.score_slots.start).max(0) as usize
     }
 
-    /// Items of a score that a selection with these rows ranks by.
+    /// Items of a score that a selection with these rows ranks by, for steps in the order in which they are taken.
     ///
     /// # Errors
     /// What has no value.
     pub fn new(
         program: &Program,
         select: &Select,
-        scored: &Scored,
+        (scored, steps): (&Scored, &[Step]),
         env: &Env<'_>,
         rows: &Range<i64>,
     ) -> Result<Items, String> {
@@ -87,7 +87,7 @@ impl Items {
         let (mut score_rows, mut score_slots) = (item_rows.clone(), candidates.clone());
         let (mut score_rows_of, mut score_slots_of) = (scored.item_rows, scored.items);
         let (mut slot_of, mut groups, mut width) = (None, None, (candidates.end - candidates.start).max(0) as usize);
-        for (i, step) in scored.steps.iter().enumerate() {
+        for (i, step) in steps.iter().enumerate() {
             match step {
                 Step::Keys { into, .. } => {
                     let of = candidates_of(program, score_slots_of, *into, env)?;
