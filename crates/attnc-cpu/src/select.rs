@@ -870,8 +870,15 @@ impl Choice<'_> {
             }
             if let Some(wanted) = wanted {
                 match growing.added(number, &ranges) {
+                    // Some more are put in their places, many are sorted with the others.
+                    Some(added) if added.iter().map(|range| range.len()).sum::<usize>() <= Growing::SOME => {
+                        added.into_iter().flatten().filter_map(scored).for_each(|key| growing.put(key, wanted));
+                    }
                     Some(added) => {
-                        added.into_iter().flatten().filter_map(scored).for_each(|key| growing.take(key, wanted));
+                        added.into_iter().flatten().filter_map(scored).for_each(|key| {
+                            growing.take(key, wanted);
+                        });
+                        growing.sorted.clear();
                     }
                     None => {
                         list.clear();
@@ -880,15 +887,18 @@ impl Choice<'_> {
                         list.truncate(count);
                         growing.kept.clear();
                         growing.kept.extend(list.iter().copied());
+                        growing.sorted.clear();
                     }
                 }
                 growing.number = Some(number);
                 std::mem::swap(&mut growing.ranges, &mut ranges);
-                chosen.clear();
-                chosen.extend(growing.kept.iter().map(|&k| index(k)));
-                sort(&mut chosen, &growing.ranges);
+                if growing.sorted.len() != growing.kept.len() {
+                    growing.sorted.clear();
+                    growing.sorted.extend(growing.kept.iter().map(|&k| index(k)));
+                    sort(&mut growing.sorted, &growing.ranges);
+                }
                 // SAFETY: the row is this task's.
-                unsafe { self.tables.write(self.setup, 0, row, &chosen) };
+                unsafe { self.tables.write(self.setup, 0, row, &growing.sorted) };
                 continue;
             }
             let forced: Vec<(u32, f32)> = sets.including(q)?.into_iter().map(|slot| (slot, value(slot))).collect();
@@ -1676,6 +1686,8 @@ struct Growing {
     /// Candidates that have been met, and those of them that are kept.
     ranges: Vec<Range<u32>>,
     kept: BinaryHeap<u64>,
+    /// The numbers of those that are kept, ascending; nothing where they have not been sorted.
+    sorted: Vec<u32>,
     /// Row of the score that they were met in.
     number: Option<usize>,
 }
@@ -1706,13 +1718,32 @@ impl Growing {
         (at == self.ranges.len()).then_some(added)
     }
 
-    fn take(&mut self, key: u64, wanted: usize) {
+    /// Most candidates that are put in their places one by one.
+    const SOME: usize = 8;
+
+    /// Takes in a candidate; the one that is not kept for it, or itself.
+    fn take(&mut self, key: u64, wanted: usize) -> Option<u64> {
         if self.kept.len() < wanted {
             self.kept.push(key);
-        } else if let Some(mut worst) = self.kept.peek_mut()
-            && key < *worst
-        {
-            *worst = key;
+            return None;
         }
+        match self.kept.peek_mut() {
+            Some(mut worst) if key < *worst => Some(std::mem::replace(&mut *worst, key)),
+            _ => Some(key),
+        }
+    }
+
+    /// As [`Self::take`]; those that are kept stay sorted.
+    fn put(&mut self, key: u64, wanted: usize) {
+        let known = self.sorted.len() == self.kept.len();
+        let left = self.take(key, wanted);
+        if !known || left == Some(key) {
+            return;
+        }
+        let place = |sorted: &[u32], key: u64| sorted.partition_point(|&other| other < index(key));
+        if let Some(left) = left {
+            self.sorted.remove(place(&self.sorted, left));
+        }
+        self.sorted.insert(place(&self.sorted, key), index(key));
     }
 }

@@ -13,6 +13,7 @@ use cranelift::codegen::ir::types::I64;
 use cranelift::codegen::ir::{InstBuilder, Value};
 
 use super::score::ScoreTile;
+use super::expr::LANES;
 use super::{Emitter, Form, dep, trusted};
 use crate::layout::{Ctx, Scratch, TensorRef};
 
@@ -93,6 +94,39 @@ impl Emitter<'_> {
             e.each_key(tile, (modifier, bias), ahead, &[], &tiles);
             vec![]
         });
+    }
+
+    /// Adds to every score what is known by the key alone, if that is all that is done to scores and it has a form on rows:
+    /// one row of all keys of the chunk. Whether it has.
+    pub(super) fn add_by_key(&mut self, tile: &ScoreTile, modifier: Option<ExprId>, bias: Option<ExprId>) -> bool {
+        let Some(added) = self.added(modifier, bias) else { return false };
+        if self.deps[added.0 as usize] & (LANES | dep(Var::K)) != dep(Var::K) {
+            return false;
+        }
+        self.across = dep(Var::K);
+        let has = self.have_rows(&[added]);
+        if has {
+            let none = self.int(0);
+            let some = self.ins().get().icmp(IntCC::SignedGreaterThan, tile.keys, none);
+            self.when(some, &[], |e| {
+                let k_start = e.variable(Var::KStart, Form::Scalar);
+                let row = e.row_of(BK as i64);
+                e.row_call("listed", &[row, tile.k, k_start, tile.keys]);
+                e.lanes = Some(tile.keys);
+                e.bind(Var::K, Form::Row, row);
+                let added = e.value(added, Form::Row);
+                let scratch = e.scratch;
+                let scores = e.field(scratch, std::mem::offset_of!(Scratch, s), I64);
+                let ahead = e.ins().get().ishl_imm_u(tile.lane, 2);
+                let scores = e.ins().get().iadd(scores, ahead);
+                let pitch = e.field(scratch, std::mem::offset_of!(Scratch, bq), I64);
+                e.row_call("add_columns", &[scores, pitch, added, tile.lanes, tile.keys]);
+                e.lanes = None;
+                vec![]
+            });
+        }
+        self.across = LANES;
+        has
     }
 
     /// Forgets what the innermost scope has computed: what it binds changes.
