@@ -976,18 +976,30 @@ impl Choice<'_> {
             forced.extend(own.iter().map(|&slot| (slot, row as u32, value(slot))));
             had += sets.besides(q)?.into_iter().map(value).filter(|s| s.is_finite()).map(f64::from).sum::<f64>();
         }
-        pairs.sort_unstable();
-        forced.sort_unstable_by_key(|f| (f.0, f.1));
-        let ranked: Vec<f32> = forced.iter().map(|f| f.2).chain(pairs.iter().map(|p| score(p.0))).collect();
         let mut of_rows: Vec<Vec<Vec<u32>>> = vec![vec![Vec::new(); rows]; self.select().tables.len()];
-        let take = self.take(None, &ranked, forced.len(), had)?;
-        for (table, range) in take.into_iter().enumerate() {
-            for rank in range {
-                let (slot, row) = match rank.checked_sub(forced.len()) {
-                    None => (forced[rank].0, forced[rank].1),
-                    Some(rank) => (index(pairs[rank].0), pairs[rank].1),
-                };
-                of_rows[table][row as usize].push(slot);
+        if let (Budget::Mass(p), []) = (&self.select().budget, &forced[..]) {
+            // No order among those that are taken.
+            let count = beginning(*p, &mut pairs, had);
+            let least = usize::try_from(self.select().at_least).unwrap_or(0).min(pairs.len());
+            if count < least {
+                pairs[count..].select_nth_unstable(least - count - 1);
+            }
+            for &(of, row) in &pairs[..count.max(least)] {
+                of_rows[0][row as usize].push(index(of));
+            }
+        } else {
+            pairs.sort_unstable();
+            forced.sort_unstable_by_key(|f| (f.0, f.1));
+            let ranked: Vec<f32> = forced.iter().map(|f| f.2).chain(pairs.iter().map(|p| score(p.0))).collect();
+            let take = self.take(None, &ranked, forced.len(), had)?;
+            for (table, range) in take.into_iter().enumerate() {
+                for rank in range {
+                    let (slot, row) = match rank.checked_sub(forced.len()) {
+                        None => (forced[rank].0, forced[rank].1),
+                        Some(rank) => (index(pairs[rank].0), pairs[rank].1),
+                    };
+                    of_rows[table][row as usize].push(slot);
+                }
             }
         }
         for (table, of_rows) in of_rows.iter_mut().enumerate() {
@@ -1193,6 +1205,32 @@ fn mass(p: f64, ranked: &[f32], had: f64) -> usize {
         }
     }
     ranked.len()
+}
+
+/// As [`mass`] of pairs by the number that ranks them, without an order among them: those that are taken are moved to the
+/// front.
+fn beginning(p: f64, pairs: &mut [(u64, u32)], had: f64) -> usize {
+    let sum = |pairs: &[(u64, u32)]| pairs.iter().map(|pair| weight(&score(pair.0))).sum::<f64>();
+    let total = sum(pairs) + had;
+    if total.is_nan() || total <= 0.0 {
+        return pairs.len();
+    }
+    if had >= p * total {
+        return 0;
+    }
+    // Of those before `first` all are taken, which with what was had hold `held`; of those from `end` on none but the first.
+    let (mut first, mut end, mut held) = (0, pairs.len(), had);
+    while first < end {
+        let middle = first + (end - first) / 2;
+        pairs[first..end].select_nth_unstable(middle - first);
+        let with = held + sum(&pairs[first..=middle]);
+        if with >= p * total {
+            end = middle;
+        } else {
+            (first, held) = (middle + 1, with);
+        }
+    }
+    pairs.len().min(first + 1)
 }
 
 /// Ranks of each band.
