@@ -36,7 +36,7 @@ impl Emitter<'_> {
         let exprs = &self.program.exprs;
         let real = exprs.ty(id) == Ty::Real;
         let operation = match exprs.node(id) {
-            Node::Var(Var::Q | Var::Score) | Node::Cmp(..) | Node::Not(_) | Node::Select(..) => true,
+            Node::Var(Var::Q | Var::K | Var::Score) | Node::Cmp(..) | Node::Not(_) | Node::Select(..) => true,
             Node::And(xs) | Node::Or(xs) => !xs.is_empty(),
             Node::Un(Un::Neg | Un::Abs, _) => true,
             Node::Un(Un::ToReal, a) => exprs.ty(*a) == Ty::Int,
