@@ -659,7 +659,7 @@ impl Choice<'_> {
                 continue;
             }
             let mut made = Vec::new();
-            let values = &*each.take_columns(candidates, of_items, columns, &mut made);
+            let values = each.take_columns(candidates, of_items, columns, &mut made);
             let slots = values.len() / bq;
             match queries {
                 Some(op) => {

@@ -12,8 +12,8 @@ use cranelift::codegen::ir::condcodes::IntCC;
 use cranelift::codegen::ir::types::I64;
 use cranelift::codegen::ir::{InstBuilder, Value};
 
-use super::score::ScoreTile;
 use super::expr::LANES;
+use super::score::ScoreTile;
 use super::{Emitter, Form, dep, trusted};
 use crate::layout::{Ctx, Scratch, TensorRef};
 
