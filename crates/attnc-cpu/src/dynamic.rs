@@ -17,9 +17,9 @@ use attnc_plan::choose::{cut_by_head, reads_all_heads};
 use attnc_plan::{Plan, View};
 
 use crate::compile::{CpuKernel, Uses};
-use crate::few::alike;
+use crate::few::{alike, same_map};
 use crate::inplace::{self, Stand};
-use crate::layout::{Bound, Scratch};
+use crate::layout::{Bound, DrawRef, Scratch};
 use crate::levels::{Made, Of, Sources, fetch, made_bytes, side};
 use crate::run::{Job, Launch, Marks, Memory, Part, RunError, kv_view, parallel};
 use crate::select::{Choice, Maker, Setup, Tables, tensor_rows};
@@ -34,8 +34,13 @@ pub(crate) fn setups(parts: &[Part<'_>]) -> Result<Setups, RunError> {
         let plan = part.kernel.plan();
         let mut found: Vec<Arc<Vec<Setup>>> = Vec::with_capacity(part.envs.len());
         if plan.is_dynamic() {
+            let by_head = plan.chooses.iter().any(|c| c.differs_by_head(&plan.program));
             for (at, env) in part.envs.iter().enumerate() {
-                let known = at.checked_sub(1).filter(|&before| shared(&part.envs[before], env, part.kernel.uses()));
+                let alike = |before: &usize| {
+                    let before = &part.envs[*before];
+                    (!by_head || before.head == env.head) && shared(before, env, part.kernel.uses())
+                };
+                let known = at.checked_sub(1).filter(alike);
                 found.push(match known {
                     Some(before) => found[before].clone(),
                     None => {
@@ -82,15 +87,23 @@ fn place(part: &Part<'_>, at: usize) -> (usize, usize) {
     (at / heads, part.heads.get(at % heads).copied().unwrap_or(0))
 }
 
-/// Whether two heads have the same rows and candidates.
+/// Whether two heads have the same rows and candidates, if nothing of these reads the number of the head.
 fn shared(a: &Env<'_>, b: &Env<'_>, uses: &Uses) -> bool {
-    let offsets = |e: &Env<'_>| match e.maps.as_slice() {
-        [] => true,
-        maps => maps.iter().all(|m| matches!(m, MapData::Absent)),
+    fn all<T>(a: &[T], b: &[T], same: impl Fn(&T, &T) -> bool) -> bool {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+    }
+    let maps = |a: &MapData<'_>, b: &MapData<'_>| match (a, b) {
+        (MapData::Absent, MapData::Absent) => true,
+        _ => same_map(a, b),
     };
-    let levels =
-        a.levels.len() == b.levels.len() && a.levels.iter().zip(&b.levels).all(|(x, y)| x.members == y.members);
-    alike(a, b, uses) && levels && a.sizes == b.sizes && offsets(a) && offsets(b)
+    // What is not compiled reads more than what is.
+    alike(a, b, uses)
+        && a.sizes == b.sizes
+        && (std::ptr::eq(a.docs, b.docs) || a.docs == b.docs)
+        && all(&a.levels, &b.levels, |x, y| x.members == y.members)
+        && all(&a.maps, &b.maps, maps)
+        && all(&a.tensors, &b.tensors, |x, y| std::ptr::eq(&*x.data, &*y.data) && x.dims == y.dims)
+        && all(&a.orders, &b.orders, Arc::ptr_eq)
 }
 
 /// Bytes that a launch needs beside scratches, and bytes of a scratch that its selections need; `None` if there are no
@@ -283,25 +296,32 @@ pub(crate) fn make<'a>(
     }
     let chooses = parts.iter().map(|p| p.kernel.plan().chooses.len()).max().unwrap_or(0);
     for number in 0..chooses {
+        let whose = whose(parts, bounds, jobs, number, setups, &made);
         let mut tables: Vec<Option<Tables>> = Vec::with_capacity(jobs.len());
         // Values that a caller asks for, and those that it gives of padded items.
         let mut asked: Vec<Option<Vec<f32>>> = vec![None; jobs.len()];
         let mut apart: Vec<Vec<f32>> = vec![Vec::new(); jobs.len()];
-        for ((job, asked), apart) in jobs.iter().zip(&mut asked).zip(&mut apart) {
-            let plan = job.kernel.plan();
-            let Some(choose) = plan.chooses.get(number) else {
+        for (((job, whose), asked), apart) in jobs.iter().zip(&whose).zip(&mut asked).zip(&mut apart) {
+            let (plan, Some(whose)) = (job.kernel.plan(), whose) else {
                 tables.push(None);
                 continue;
             };
-            let setup = &setups[job.part][job.env][number];
-            let base = setup.bytes(plan, choose).and_then(|bytes| memory.take(bytes));
-            let Some(mut own) = base.and_then(|base| Tables::new(plan, choose, setup, base)) else { return Ok(None) };
+            let (choose, setup) = (&plan.chooses[number], &setups[job.part][job.env][number]);
             let (select, env) = (plan.program.select(choose.select), &parts[job.part].envs[job.env]);
-            match setup.maker() {
-                // SAFETY: nothing reads the tables yet.
-                Maker::Caller => unsafe { own.fill(select, setup, env) },
-                Maker::Launch => {
-                    if let Some(given) = setup.given(select, env, apart) {
+            let own = match tables[..].get(whose.table).copied().flatten() {
+                Some(other) => other,
+                None if setup.maker() == Maker::Nobody => {
+                    tables.push(None);
+                    continue;
+                }
+                None => {
+                    let values = tables.get(whose.values).copied().flatten();
+                    let own = Tables::new(plan, choose, setup, values, |bytes| memory.take(bytes));
+                    let Some(mut own) = own else { return Ok(None) };
+                    if setup.maker() == Maker::Caller {
+                        // SAFETY: nothing reads the tables yet.
+                        unsafe { own.fill(select, setup, env) };
+                    } else if let Some(given) = setup.given(select, env, apart) {
                         if given.len() < setup.values() {
                             let what = "a score that is given has too few values".to_owned();
                             return Err(RunError::Env { batch: job.batch, head: job.head, what });
@@ -310,12 +330,9 @@ pub(crate) fn make<'a>(
                     } else if let Some(count) = setup.asked() {
                         own = own.with_values(asked.insert(vec![f32::NEG_INFINITY; count]).as_mut_ptr());
                     }
+                    own
                 }
-                Maker::Nobody => {
-                    tables.push(None);
-                    continue;
-                }
-            }
+            };
             for (table, &draw) in plan.program.select(choose.select).tables.iter().enumerate() {
                 if let Some(slot) = bounds[job.part][job.env].draws.get_mut(draw.0 as usize) {
                     *slot = own.draw(plan, choose, setup, table);
@@ -328,9 +345,13 @@ pub(crate) fn make<'a>(
         }
         let choices: Vec<(usize, Choice<'_>)> = jobs
             .iter()
-            .zip(&tables)
+            .zip(tables.iter().zip(&whose))
             .enumerate()
-            .filter_map(|(at, (job, own))| Some((at, choice(parts, job, number, setups, &made, (*own)?))))
+            .filter_map(|(at, (job, (own, whose)))| {
+                let (own, whose) = ((*own)?, whose.as_ref()?);
+                let scores = whose.values == at;
+                (whose.table == at).then(|| (at, choice(parts, job, number, setups, &made, (own, scores))))
+            })
             .collect();
         let failed: Mutex<Option<(usize, String)>> = Mutex::new(None);
         for round in 0..2 {
@@ -461,8 +482,86 @@ fn choice<'a>(
     number: usize,
     setups: &'a Setups,
     made: &BTreeMap<(usize, usize, usize), (Made, Sources)>,
-    tables: Tables,
+    (tables, scores): (Tables, bool),
 ) -> Choice<'a> {
+    let [q, k] = operands(parts, job, number, made);
+    let setup = &setups[job.part][job.env][number];
+    let (env, matches) = (&parts[job.part].envs[job.env], OnceLock::new());
+    Choice { kernel: job.kernel, number, setup, tables, scores, ctx: &job.ctx, env, q, k, matches }
+}
+
+/// Which jobs make what a job reads of a selection: these themselves, or the first like them.
+struct Whose {
+    table: usize,
+    values: usize,
+}
+
+/// For each job whose table and whose values of a selection are its own: heads for which all that decides is the same
+/// memory share them.
+fn whose(
+    parts: &[Part<'_>],
+    bounds: &[Vec<Bound<'_>>],
+    jobs: &[Job<'_>],
+    number: usize,
+    setups: &Setups,
+    made: &BTreeMap<(usize, usize, usize), (Made, Sources)>,
+) -> Vec<Option<Whose>> {
+    /// A job that makes a table.
+    struct Maker {
+        job: usize,
+        /// Rows of a product that are not the tokens' own, which are those of these heads.
+        operands: [Option<KvView>; 2],
+        of: (usize, usize, (usize, usize)),
+        /// Tables that it reads, and those of them that its scores read.
+        reads: [Vec<DrawRef>; 2],
+    }
+    let mut makers: Vec<Maker> = Vec::new();
+    let mut found: Vec<Option<Whose>> = Vec::with_capacity(jobs.len());
+    for (at, job) in jobs.iter().enumerate() {
+        let plan = job.kernel.plan();
+        let Some(choose) = plan.chooses.get(number) else {
+            found.push(None);
+            continue;
+        };
+        let draws = &bounds[job.part][job.env].draws;
+        let tables = choose.tables_read(&plan.program).map(|read| read.iter().map(|d| draws[d.0 as usize]).collect());
+        let operands = operands(parts, job, number, made);
+        let maker = Maker { job: at, operands, of: (job.part, job.batch, job.reads), reads: tables };
+        let dot = choose.scored.as_ref().is_some_and(|s| s.dot.is_some());
+        let setup = |at: usize| &setups[jobs[at].part][jobs[at].env];
+        // What a caller gives and asks for is each head's own.
+        let exchanged = setup(at)[number].is_exchanged();
+        let apart = exchanged || choose.energy.is_some() || choose.differs_by_head(&plan.program);
+        let like = |other: &&Maker| {
+            let given = maker.operands.iter().zip(&other.operands).all(|(a, b)| a.is_some() && a == b);
+            !apart
+                && maker.of.0 == other.of.0
+                && Arc::ptr_eq(setup(at), setup(other.job))
+                && (!dot || given || (maker.of == other.of && maker.operands == other.operands))
+        };
+        let first = |which: usize| {
+            let same = makers.iter().filter(like).find(|other| other.reads[which] == maker.reads[which]);
+            same.map_or(at, |other| other.job)
+        };
+        let table = first(0);
+        // A norm over the head is taken where the values lie.
+        let values = if choose.normed_by_head() { at } else { first(1) };
+        let values = found.get(values).and_then(|other| Some(other.as_ref()?.values)).unwrap_or(at);
+        found.push(Some(Whose { table, values }));
+        if table == at {
+            makers.push(maker);
+        }
+    }
+    found
+}
+
+/// Rows of the product of a selection of a job that are not the tokens' own.
+fn operands(
+    parts: &[Part<'_>],
+    job: &Job<'_>,
+    number: usize,
+    made: &BTreeMap<(usize, usize, usize), (Made, Sources)>,
+) -> [Option<KvView>; 2] {
     let plan = job.kernel.plan();
     let mut views: [Option<KvView>; 2] = [None, None];
     if let Some((a, b)) = plan.chooses[number].scored.as_ref().and_then(|s| s.dot) {
@@ -489,10 +588,7 @@ fn choice<'a>(
             }
         }
     }
-    let [q, k] = views;
-    let setup = &setups[job.part][job.env][number];
-    let (env, matches) = (&parts[job.part].envs[job.env], OnceLock::new());
-    Choice { kernel: job.kernel, number, setup, tables, ctx: &job.ctx, env, q, k, matches }
+    views
 }
 
 /// Tensors of the heads of a part.

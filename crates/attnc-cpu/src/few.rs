@@ -73,12 +73,7 @@ pub(crate) fn groups(
 pub(crate) fn alike(a: &Env<'_>, b: &Env<'_>, uses: &Uses) -> bool {
     let numbers = |e: &Env<'_>| [e.n_q, e.n_k, e.q_start, e.k_start, e.heads, e.layer, e.step, e.dim];
     let maps = |&m: &usize| match (a.maps.get(m), b.maps.get(m)) {
-        (Some(MapData::Dense { data: x, cols: i }), Some(MapData::Dense { data: y, cols: j })) => {
-            std::ptr::eq(*x, *y) && i == j
-        }
-        (Some(MapData::Csr { indptr: x, indices: i }), Some(MapData::Csr { indptr: y, indices: j })) => {
-            std::ptr::eq(*x, *y) && std::ptr::eq(*i, *j)
-        }
+        (Some(x), Some(y)) => same_map(x, y),
         _ => false,
     };
     let tensors = |&(t, _): &(usize, usize)| match (a.tensors.get(t), b.tensors.get(t)) {
@@ -100,6 +95,17 @@ pub(crate) fn alike(a: &Env<'_>, b: &Env<'_>, uses: &Uses) -> bool {
         && uses.tensors.iter().all(tensors)
         && uses.draws.iter().all(draws)
         && uses.orders.iter().chain(&uses.positions).all(orders)
+}
+
+/// Whether two maps are given, and are the same memory.
+pub(crate) fn same_map(a: &MapData<'_>, b: &MapData<'_>) -> bool {
+    match (a, b) {
+        (MapData::Dense { data: x, cols: i }, MapData::Dense { data: y, cols: j }) => std::ptr::eq(*x, *y) && i == j,
+        (MapData::Csr { indptr: x, indices: i }, MapData::Csr { indptr: y, indices: j }) => {
+            std::ptr::eq(*x, *y) && std::ptr::eq(*i, *j)
+        }
+        _ => false,
+    }
 }
 
 /// Rows of several heads as multiples of one distance.

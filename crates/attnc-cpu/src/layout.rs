@@ -146,7 +146,7 @@ pub(crate) struct TensorRef {
 }
 
 /// What a draw or a selection chose: row r has entries `r * count ..`, ascending.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct DrawRef {
     /// Of a draw: 64-bit integers, -1 after the last of a row.

@@ -50,6 +50,13 @@ pub(crate) struct Setup {
     scores_given: bool,
     /// The caller asks for its score.
     scores_asked: bool,
+    /// Steps of the score, in the order in which they are taken.
+    steps: Vec<Step>,
+    /// A softmax whose total is taken of items comes after the largest of their slots, see [`taken`].
+    totals: bool,
+    /// Candidates that follow one another and have the score of one slot, with that slot, where scores are those of
+    /// slots.
+    runs: Option<Vec<(Range<u32>, u32)>>,
 }
 
 /// Who makes the tables of a selection.
@@ -86,6 +93,9 @@ impl Setup {
                 maker,
                 scores_given,
                 scores_asked: false,
+                steps: Vec::new(),
+                totals: false,
+                runs: None,
             });
         }
         let Extents { rows, stands, slots, capacity } = Extents::new(program, select, env).map_err(said)?;
@@ -101,6 +111,9 @@ impl Setup {
                 maker,
                 scores_given,
                 scores_asked: false,
+                steps: Vec::new(),
+                totals: false,
+                runs: None,
             });
         }
         let all = (slots.end - slots.start).max(0);
@@ -119,9 +132,10 @@ impl Setup {
                 format!("tensor `{}` has no row of dimension d for each branch", program.tensor(tensor).name)
             })?;
         }
+        let (steps, totals) = choose.scored.as_ref().map_or((vec![], false), taken);
         let made = |s| match (scores_given, select.score) {
             (true, Some(score)) => Items::given(program, select, program.score(score), env, &rows),
-            _ => Items::new(program, select, s, env, &rows),
+            _ => Items::new(program, select, (s, &steps), env, &rows),
         };
         let mut items = choose.scored.as_ref().map(made).transpose()?;
         // Filled up to a whole tile.
@@ -129,12 +143,32 @@ impl Setup {
             let last = list.last().copied().unwrap_or(0);
             list.resize(list.len() + BQ_MAX, last);
         }
-        Ok(Setup { rows, stands, slots, capacity, wanted, items, maker, scores_given, scores_asked })
+        let of = items.as_ref().and_then(|i| i.candidate_of.as_deref());
+        let runs = of.map(|of| runs(of, slots.start as u32));
+        Ok(Setup {
+            rows,
+            stands,
+            slots,
+            capacity,
+            wanted,
+            items,
+            maker,
+            scores_given,
+            scores_asked,
+            steps,
+            totals,
+            runs,
+        })
     }
 
     /// Who makes its tables.
     pub(crate) fn maker(&self) -> Maker {
         self.maker
+    }
+
+    /// Whether a caller gives its tables or its score, or asks for the score.
+    pub(crate) fn is_exchanged(&self) -> bool {
+        self.maker != Maker::Launch || self.scores_given || self.scores_asked
     }
 
     /// Whether the launch ranks by scores that it computes.
@@ -248,11 +282,7 @@ impl Setup {
                 task = task.saturating_add(keys.saturating_mul(2));
             }
             let select = plan.program.select(choose.select);
-            let head = choose
-                .scored
-                .as_ref()
-                .is_some_and(|s| s.steps.iter().any(|s| matches!(s, Step::Norm { head: true, .. })));
-            if head || select.pool == Among::Head {
+            if choose.normed_by_head() || select.pool == Among::Head {
                 all = rows.max(held).saturating_mul(width.max(slots)).saturating_add(rows);
             }
         }
@@ -265,6 +295,33 @@ impl Setup {
         // Whoever asks for the scores wants all of them.
         self.wanted.filter(|_| !self.scores_asked).map_or(all, |wanted| capacity(wanted, all))
     }
+}
+
+/// The steps of a score in the order in which they are taken, and whether a softmax is taken of slots with a total of
+/// their items: it does not change which item of a slot is the largest, and there are fewer slots.
+fn taken(scored: &choose::Scored) -> (Vec<Step>, bool) {
+    let mut steps = scored.steps.clone();
+    let first = (steps.first(), steps.get(1));
+    let (softmax, largest) =
+        (Step::Norm { norm: Norm::Softmax, head: false }, |s: &Step| matches!(s, Step::Keys { op: Reduce::Max, .. }));
+    let totals = !scored.direct && !scored.searched && first.0 == Some(&softmax) && first.1.is_some_and(largest);
+    if totals {
+        steps.swap(0, 1);
+    }
+    (steps, totals)
+}
+
+/// Runs of candidates of one slot each, numbered from `first`; those without one are left out.
+fn runs(slot_of: &[u32], first: u32) -> Vec<(Range<u32>, u32)> {
+    let mut found: Vec<(Range<u32>, u32)> = Vec::new();
+    for (at, &slot) in (first..).zip(slot_of) {
+        match found.last_mut() {
+            Some((run, last)) if (run.end, *last) == (at, slot) => run.end += 1,
+            _ => found.push((at..at + 1, slot)),
+        }
+    }
+    found.retain(|run| run.1 != u32::MAX);
+    found
 }
 
 /// Rows of a tensor for the head of an environment, how many, and of how many elements.
@@ -288,12 +345,22 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// Tables without anything in memory of [`Setup::bytes`].
-    pub(crate) fn new(plan: &Plan, choose: &Choose, setup: &Setup, memory: *mut u8) -> Option<Tables> {
+    /// Tables without anything in memory that `take` gives, at most [`Setup::bytes`]; values are those of `other` tables,
+    /// if there are some with the same.
+    pub(crate) fn new(
+        plan: &Plan,
+        choose: &Choose,
+        setup: &Setup,
+        other: Option<Tables>,
+        mut take: impl FnMut(usize) -> Option<*mut u8>,
+    ) -> Option<Tables> {
         let tables = plan.program.select(choose.select).tables.len();
-        let entries: *mut u32 = memory.cast();
+        let entries: *mut u32 = take(setup.table_bytes(tables)?)?.cast();
         let counts = entries.wrapping_add(tables * setup.row_count() * setup.capacity);
-        let values = memory.wrapping_add(setup.table_bytes(tables)?).cast();
+        let values = match other {
+            Some(other) => other.values,
+            None => take(setup.grid_bytes(choose)?)?.cast(),
+        };
         Some(Tables { entries, counts, values })
     }
 
@@ -350,6 +417,26 @@ impl Tables {
     }
 }
 
+impl Tables {
+    /// As [`Self::write`], of ranges that ascend and lie apart.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn write_ranges(&self, setup: &Setup, table: usize, row: usize, chosen: &[Range<u32>]) {
+        let rows = setup.row_count();
+        // SAFETY: the table has these rows, each with room for `capacity` entries.
+        unsafe {
+            let to = self.entries.add((table * rows + row) * setup.capacity);
+            let mut count = 0;
+            for slot in chosen.iter().cloned().flatten().take(setup.capacity) {
+                to.add(count).write(slot);
+                count += 1;
+            }
+            *self.counts.add(table * rows + row) = count as u32;
+        }
+    }
+}
+
 /// A table that compiled code reads, as a value.
 ///
 /// # Safety
@@ -375,6 +462,8 @@ pub(crate) struct Choice<'a> {
     pub(crate) number: usize,
     pub(crate) setup: &'a Setup,
     pub(crate) tables: Tables,
+    /// Whether it makes the values of the score, which others may read too.
+    pub(crate) scores: bool,
     /// The head's own context.
     pub(crate) ctx: &'a Ctx,
     pub(crate) env: &'a Env<'a>,
@@ -426,9 +515,7 @@ impl Choice<'_> {
 
     /// Whether rows depend on all others of the head.
     fn together(&self) -> bool {
-        let scored = self.choose().scored.as_ref();
-        let head = scored.is_some_and(|s| s.steps.iter().any(|s| matches!(s, Step::Norm { head: true, .. })));
-        head || self.select().pool == Among::Head
+        self.choose().normed_by_head() || self.select().pool == Among::Head
     }
 
     /// Tasks of a round: scores first, then rankings of what is held.
@@ -440,6 +527,7 @@ impl Choice<'_> {
             (0, _) if self.searched().is_some() => rows,
             (_, _) if self.searched().is_some() => 0,
             (0, true) => rows.div_ceil(BQ_MAX),
+            (0, false) if !self.scores => 0,
             (0, false) => {
                 let of = self.setup.items.as_ref().map_or(0..0, |i| i.score_rows.clone());
                 ((of.end - of.start).max(0) as usize).div_ceil(self.rows_of_task())
@@ -638,26 +726,23 @@ impl Choice<'_> {
         let by = self.rows_of_task();
         let rows = task * by..((task + 1) * by).min(total);
         let group = |row: usize| items.groups.as_ref().map_or((row, row + 1), |g| g[row]);
-        let cut = scored.steps.iter().position(|s| matches!(s, Step::Queries { .. }));
-        let skip = usize::from(items.slot_of.is_some());
+        let steps = &self.setup.steps[..];
+        let cut = steps.iter().position(|s| matches!(s, Step::Queries { .. }));
+        let totals = self.setup.totals;
+        let skip = usize::from(items.slot_of.is_some()) + usize::from(totals);
         let (of_items, of_rows) = match cut {
-            Some(cut) => (&scored.steps[skip..cut], &scored.steps[cut + 1..]),
-            None => (&scored.steps[skip..], &[][..]),
+            Some(cut) => (&steps[skip..cut], &steps[cut + 1..]),
+            None => (&steps[skip..], &[][..]),
         };
-        let queries = cut.and_then(|cut| match scored.steps[cut] {
+        let queries = cut.and_then(|cut| match steps[cut] {
             Step::Queries { op, .. } => Some(op),
             _ => None,
         });
-        let first = scored.steps.first().filter(|_| skip > 0).and_then(|s| match s {
-            Step::Keys { op, .. } => Some(*op),
-            _ => None,
-        });
-        let mut each = Steps { isa: self.kernel.isa, program: &self.plan().program, env: self.env, known: Vec::new() };
-        let candidates = match (skip, scored.steps.first()) {
-            (1, Some(Step::Keys { into, .. })) => *into,
-            _ => scored.items,
+        let (first, candidates) = match steps.first() {
+            Some(Step::Keys { op, into }) if items.slot_of.is_some() => (Some(*op), *into),
+            _ => (None, scored.items),
         };
-        let (mut values, mut turned) = (Vec::new(), Vec::new());
+        let mut each = Steps { isa: self.kernel.isa, program: &self.plan().program, env: self.env, known: Vec::new() };
         let mut sums: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
         let mut met: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
         // The largest of exponentials is that of the largest, which is taken once.
@@ -667,77 +752,86 @@ impl Choice<'_> {
             (Some(Reduce::Max), [Step::Norm { norm: Norm::Exp, head: false }], _) => Some(true),
             _ => None,
         };
-        let tile = self.tile();
+        let (tile, slots) = (self.tile(), items.width);
         // Whole rows as far as they fit a tile; a row of more items is walked tile by tile.
         let some = || rows.clone().map(group).filter(|g| g.0 < g.1);
         let (begin, end) = (some().map(|g| g.0).min().unwrap_or(0), some().map(|g| g.1).max().unwrap_or(0));
         let mut at = begin;
         while at < end {
             let stop = (at + tile).min(end);
-            let slots = items.width;
             // SAFETY: the scratch has memory for values and counts of a tile, and this is its thread.
             let (grid, counts) = unsafe {
-                let grid = std::slice::from_raw_parts_mut(scratch.more.cast::<f32>(), slots * BQ_MAX);
-                let counts =
-                    std::slice::from_raw_parts_mut(scratch.more.cast::<f32>().add(slots * BQ_MAX), slots * BQ_MAX);
-                (grid, counts)
+                let (base, room) = (scratch.more.cast::<f32>(), slots * BQ_MAX);
+                (std::slice::from_raw_parts_mut(base, room), std::slice::from_raw_parts_mut(base.add(room), room))
             };
-            grid[..slots * tile].fill(f32::NEG_INFINITY);
             let mean = first == Some(Reduce::Mean);
-            if mean {
-                counts[..slots * tile].fill(0.0);
-            }
-            // SAFETY: as above; compiled code writes values of the lanes that the walk lists.
-            unsafe {
-                scratch.grid.write(Grid {
-                    values: grid.as_mut_ptr(),
-                    counts: if mean { counts.as_mut_ptr() } else { std::ptr::null_mut() },
-                    slot_of: items.slot_of.as_ref().map_or(std::ptr::null(), |s| s.as_ptr()),
-                    sums: i64::from(matches!(first, Some(Reduce::Sum | Reduce::Mean))),
-                    slots: slots as i64,
-                });
-                scratch.bq = tile as i64;
-                self.kernel.score(self.number, &self.walk(items, at, stop), scratch);
+            // A score that is not a number makes its row's total none: it is then left out.
+            for totals in if totals { 1..3 } else { 0..1 } {
+                grid[..slots * tile].fill(f32::NEG_INFINITY);
+                if mean {
+                    counts[..slots * tile].fill(0.0);
+                }
+                // SAFETY: as above; compiled code writes values of the lanes that the walk lists.
+                unsafe {
+                    scratch.grid.write(Grid {
+                        values: grid.as_mut_ptr(),
+                        counts: if mean { counts.as_mut_ptr() } else { std::ptr::null_mut() },
+                        slot_of: items.slot_of.as_ref().map_or(std::ptr::null(), |s| s.as_ptr()),
+                        sums: i64::from(matches!(first, Some(Reduce::Sum | Reduce::Mean))),
+                        slots: slots as i64,
+                        totals,
+                    });
+                    scratch.bq = tile as i64;
+                    self.kernel.score(self.number, &self.walk(items, at, stop), scratch);
+                    if !std::slice::from_raw_parts(scratch.l, stop - at).iter().any(|l| l.is_nan()) {
+                        break;
+                    }
+                }
             }
             let bq = scratch.bq as usize;
+            let mut columns = Columns { isa: self.kernel.isa, bq, values: &mut grid[..slots * bq] };
+            if mean {
+                columns.divide(&counts[..slots * bq]);
+            }
+            if totals {
+                // SAFETY: there is a maximum and a total for each lane of a tile.
+                let [m, l] = [scratch.m, scratch.l].map(|p| unsafe { std::slice::from_raw_parts(p, bq) });
+                columns.softmax_of(m, l);
+            }
+            let of_tile = |row: usize| {
+                let (from, to) = group(row);
+                from.max(at).min(stop) - at..to.min(stop).max(at) - at
+            };
             if let Some(exp) = largest {
                 for (row, sums) in rows.clone().zip(&mut sums) {
-                    let (from, to) = group(row);
-                    let of_tile = from.max(at) - at..to.min(stop).max(at) - at;
-                    if !of_tile.is_empty() {
-                        fold_largest(grid, bq, slots, of_tile, exp, sums);
+                    let lanes = of_tile(row);
+                    if !lanes.is_empty() {
+                        fold_largest(columns.values, bq, slots, lanes, exp, sums);
                     }
                 }
                 at = stop;
                 continue;
             }
-            for item in at..stop {
-                let lane = item - at;
-                // Rows of some lanes at once: those of a slot lie side by side.
-                let of_turn = lane % TURNED;
-                if of_turn == 0 {
-                    turn(grid, bq, slots, lane..(lane + TURNED).min(stop - at), &mut turned);
-                }
-                values.clear();
-                values.extend_from_slice(&turned[of_turn * slots..][..slots]);
-                if mean {
-                    for (s, value) in values.iter_mut().enumerate() {
-                        *value /= counts[s * bq + lane].max(1.0);
+            let mut made = Vec::new();
+            let values = each.take_columns(candidates, of_items, columns, &mut made);
+            let slots = values.len() / bq;
+            match queries {
+                Some(op) => {
+                    for ((row, sums), met) in rows.clone().zip(&mut sums).zip(&mut met) {
+                        let lanes = of_tile(row);
+                        if !lanes.is_empty() {
+                            sums.resize(slots, f32::NEG_INFINITY);
+                            met.resize(slots, 0.0);
+                            for ((sum, met), values) in sums.iter_mut().zip(met).zip(values.chunks_exact(bq)) {
+                                values[lanes.clone()].iter().for_each(|&value| fold(op, sum, met, value));
+                            }
+                        }
                     }
                 }
-                each.take(candidates, of_items, &mut values);
-                // The row of the score that it belongs to.
-                let Some(row) = rows.clone().position(|r| (group(r).0..group(r).1).contains(&item)) else { continue };
-                match queries {
-                    None => sums[row].clone_from(&values),
-                    Some(op) => {
-                        if sums[row].is_empty() {
-                            sums[row] = vec![f32::NEG_INFINITY; values.len()];
-                            met[row] = vec![0.0; values.len()];
-                        }
-                        for ((sum, met), &value) in sums[row].iter_mut().zip(&mut met[row]).zip(&values) {
-                            fold(op, sum, met, value);
-                        }
+                // A row of the score for each item.
+                None => {
+                    for (some, rows) in sums[at - begin..][..stop - at].chunks_mut(TURNED).enumerate() {
+                        turn(values, bq, slots, some * TURNED, rows);
                     }
                 }
             }
@@ -864,6 +958,7 @@ impl Choice<'_> {
                     slot_of: slot_of.as_ptr(),
                     sums: i64::from(matches!(keys_op, Some(Reduce::Sum | Reduce::Mean))),
                     slots: wide as i64,
+                    totals: 0,
                 });
                 scratch.bq = tile as i64;
                 self.kernel.score(self.number, &ctx, scratch);
@@ -896,8 +991,11 @@ impl Choice<'_> {
         let sets = Sets::new(self)?;
         let mut sets = sets.walks(self)?;
         let (mut list, mut chosen, mut ranges) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut forced, mut chosen_runs) = (Vec::new(), Vec::new());
+        let tables = self.select().tables.len();
         // Rows that take a number of the best of what others have ranked already.
-        let grows = self.select().tables.len() == 1 && sets.including.is_none();
+        let grows = tables == 1 && sets.including.is_none();
+        let by_runs = tables == 1 && !(grows && items.row_of.is_some());
         let wanted = self.setup.wanted.filter(|wanted| grows && *wanted > 0);
         let mut growing = Growing::default();
         for row in rows {
@@ -914,10 +1012,27 @@ impl Choice<'_> {
             // A NaN compares as false.
             let scored = |slot: u32| Some(value(slot)).filter(|&s| s > f32::NEG_INFINITY).map(|s| key(s, slot));
             sets.candidates.ranges(q, &mut ranges)?;
+            if let (Some(wanted), Some(of_slots), true) = (self.setup.wanted, &self.setup.runs, by_runs) {
+                forced.clear();
+                if let Some(including) = &mut sets.including {
+                    including.ranges(q, &mut forced)?;
+                }
+                best_runs(of_slots, values, (&ranges, &forced), wanted, &mut list, &mut chosen_runs);
+                // SAFETY: the row is this task's.
+                unsafe { self.tables.write_ranges(self.setup, 0, row, &chosen_runs) };
+                continue;
+            }
             if let Some(wanted) = wanted {
                 match growing.added(number, &ranges) {
+                    // Some more are put in their places, many are sorted with the others.
+                    Some(added) if added.iter().map(|range| range.len()).sum::<usize>() <= Growing::SOME => {
+                        added.into_iter().flatten().filter_map(scored).for_each(|key| growing.put(key, wanted));
+                    }
                     Some(added) => {
-                        added.into_iter().flatten().filter_map(scored).for_each(|key| growing.take(key, wanted));
+                        added.into_iter().flatten().filter_map(scored).for_each(|key| {
+                            growing.take(key, wanted);
+                        });
+                        growing.sorted.clear();
                     }
                     None => {
                         list.clear();
@@ -926,15 +1041,18 @@ impl Choice<'_> {
                         list.truncate(count);
                         growing.kept.clear();
                         growing.kept.extend(list.iter().copied());
+                        growing.sorted.clear();
                     }
                 }
                 growing.number = Some(number);
                 std::mem::swap(&mut growing.ranges, &mut ranges);
-                chosen.clear();
-                chosen.extend(growing.kept.iter().map(|&k| index(k)));
-                sort(&mut chosen, &growing.ranges);
+                if growing.sorted.len() != growing.kept.len() {
+                    growing.sorted.clear();
+                    growing.sorted.extend(growing.kept.iter().map(|&k| index(k)));
+                    sort(&mut growing.sorted, &growing.ranges);
+                }
                 // SAFETY: the row is this task's.
-                unsafe { self.tables.write(self.setup, 0, row, &chosen) };
+                unsafe { self.tables.write(self.setup, 0, row, &growing.sorted) };
                 continue;
             }
             let forced: Vec<(u32, f32)> = sets.including(q)?.into_iter().map(|slot| (slot, value(slot))).collect();
@@ -1015,18 +1133,30 @@ impl Choice<'_> {
             forced.extend(own.iter().map(|&slot| (slot, row as u32, value(slot))));
             had += sets.besides(q)?.into_iter().map(value).filter(|s| s.is_finite()).map(f64::from).sum::<f64>();
         }
-        pairs.sort_unstable();
-        forced.sort_unstable_by_key(|f| (f.0, f.1));
-        let ranked: Vec<f32> = forced.iter().map(|f| f.2).chain(pairs.iter().map(|p| score(p.0))).collect();
         let mut of_rows: Vec<Vec<Vec<u32>>> = vec![vec![Vec::new(); rows]; self.select().tables.len()];
-        let take = self.take(None, &ranked, forced.len(), had)?;
-        for (table, range) in take.into_iter().enumerate() {
-            for rank in range {
-                let (slot, row) = match rank.checked_sub(forced.len()) {
-                    None => (forced[rank].0, forced[rank].1),
-                    Some(rank) => (index(pairs[rank].0), pairs[rank].1),
-                };
-                of_rows[table][row as usize].push(slot);
+        if let (Budget::Mass(p), []) = (&self.select().budget, &forced[..]) {
+            // No order among those that are taken.
+            let count = beginning(*p, &mut pairs, had);
+            let least = usize::try_from(self.select().at_least).unwrap_or(0).min(pairs.len());
+            if count < least {
+                pairs[count..].select_nth_unstable(least - count - 1);
+            }
+            for &(of, row) in &pairs[..count.max(least)] {
+                of_rows[0][row as usize].push(index(of));
+            }
+        } else {
+            pairs.sort_unstable();
+            forced.sort_unstable_by_key(|f| (f.0, f.1));
+            let ranked: Vec<f32> = forced.iter().map(|f| f.2).chain(pairs.iter().map(|p| score(p.0))).collect();
+            let take = self.take(None, &ranked, forced.len(), had)?;
+            for (table, range) in take.into_iter().enumerate() {
+                for rank in range {
+                    let (slot, row) = match rank.checked_sub(forced.len()) {
+                        None => (forced[rank].0, forced[rank].1),
+                        Some(rank) => (index(pairs[rank].0), pairs[rank].1),
+                    };
+                    of_rows[table][row as usize].push(slot);
+                }
             }
         }
         for (table, of_rows) in of_rows.iter_mut().enumerate() {
@@ -1126,6 +1256,69 @@ impl Choice<'_> {
     }
 }
 
+/// The best `wanted` of the candidates of a row, as ranges that ascend, where those of a slot have one score: they are
+/// ranked as they follow one another. Those that are forced, which are among them, come first.
+fn best_runs(
+    of_slots: &[(Range<u32>, u32)],
+    values: &[f32],
+    (candidates, forced): (&[Range<u32>], &[Range<u32>]),
+    wanted: usize,
+    list: &mut Vec<u64>,
+    chosen: &mut Vec<Range<u32>>,
+) {
+    chosen.clear();
+    let mut left = wanted;
+    let mut take = |run: &Range<u32>| {
+        let count = (run.len()).min(left);
+        left -= count;
+        chosen.push(run.start..run.start + count as u32);
+        left > 0
+    };
+    if !forced.iter().filter(|run| !run.is_empty()).all(&mut take) {
+        return;
+    }
+    // A run of candidates by its first, in the order of its score: a NaN compares as false.
+    list.clear();
+    let mut at = 0;
+    let mut forced_at = 0;
+    let mut add = |run: Range<u32>| {
+        at += of_slots[at..].partition_point(|(other, _)| other.end <= run.start);
+        for (other, slot) in of_slots[at..].iter().take_while(|(other, _)| other.start < run.end) {
+            let score = values.get(*slot as usize).copied().unwrap_or(f32::NEG_INFINITY);
+            if score > f32::NEG_INFINITY {
+                list.push(key(score, other.start.max(run.start)));
+            }
+        }
+    };
+    for range in candidates {
+        let mut from = range.start;
+        while let Some(other) = forced.get(forced_at).filter(|other| other.start < range.end) {
+            if from < other.start {
+                add(from..other.start);
+            }
+            from = from.max(other.end.min(range.end));
+            if other.end > range.end {
+                break;
+            }
+            forced_at += 1;
+        }
+        if from < range.end {
+            add(from..range.end);
+        }
+    }
+    list.sort_unstable();
+    for &run in &*list {
+        let start = index(run);
+        let of_slot = &of_slots[of_slots.partition_point(|(other, _)| other.end <= start)].0;
+        let of_row = &candidates[candidates.partition_point(|other| other.end <= start)];
+        let next = forced.get(forced.partition_point(|other| other.start <= start)).map_or(u32::MAX, |f| f.start);
+        if !take(&(start..of_slot.end.min(of_row.end).min(next))) {
+            break;
+        }
+    }
+    chosen.sort_unstable_by_key(|run| run.start);
+}
+
 /// Sorts some of the numbers of ascending ranges: by a bit for each number where these are not many more.
 fn sort(chosen: &mut Vec<u32>, ranges: &[Range<u32>]) {
     let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return };
@@ -1169,6 +1362,32 @@ fn mass(p: f64, ranked: &[f32], had: f64) -> usize {
         }
     }
     ranked.len()
+}
+
+/// As [`mass`] of pairs by the number that ranks them, without an order among them: those that are taken are moved to the
+/// front.
+fn beginning(p: f64, pairs: &mut [(u64, u32)], had: f64) -> usize {
+    let sum = |pairs: &[(u64, u32)]| pairs.iter().map(|pair| weight(&score(pair.0))).sum::<f64>();
+    let total = sum(pairs) + had;
+    if total.is_nan() || total <= 0.0 {
+        return pairs.len();
+    }
+    if had >= p * total {
+        return 0;
+    }
+    // Of those before `first` all are taken, which with what was had hold `held`; of those from `end` on none but the first.
+    let (mut first, mut end, mut held) = (0, pairs.len(), had);
+    while first < end {
+        let middle = first + (end - first) / 2;
+        pairs[first..end].select_nth_unstable(middle - first);
+        let with = held + sum(&pairs[first..=middle]);
+        if with >= p * total {
+            end = middle;
+        } else {
+            (first, held) = (middle + 1, with);
+        }
+    }
+    pairs.len().min(first + 1)
 }
 
 /// Ranks of each band.
@@ -1222,16 +1441,175 @@ fn fold_largest(grid: &[f32], bq: usize, slots: usize, lanes: Range<usize>, less
 /// Lanes whose values become rows at once.
 const TURNED: usize = 16;
 
-/// The values `[slot][bq]` of some lanes as rows.
-fn turn(grid: &[f32], bq: usize, slots: usize, lanes: Range<usize>, rows: &mut Vec<f32>) {
-    rows.resize(TURNED * slots, 0.0);
+/// The values `[slot][bq]` of lanes from `first` on as rows.
+fn turn(grid: &[f32], bq: usize, slots: usize, first: usize, rows: &mut [Vec<f32>]) {
+    rows.iter_mut().for_each(|row| row.resize(slots, 0.0));
     // Slots that stay in the nearest cache from lane to lane.
-    for first in (0..slots).step_by(TURNED) {
-        let some = &grid[first * bq..];
-        for (row, lane) in rows.chunks_exact_mut(slots).zip(lanes.clone()) {
-            let row = row[first..].iter_mut().take(TURNED);
-            row.zip(some[lane..].iter().step_by(bq)).for_each(|(x, &value)| *x = value);
+    for at in (0..slots).step_by(TURNED) {
+        let some = &grid[at * bq..];
+        for (lane, row) in rows.iter_mut().enumerate() {
+            let row = row[at..].iter_mut().take(TURNED);
+            row.zip(some[first + lane..].iter().step_by(bq)).for_each(|(x, &value)| *x = value);
         }
+    }
+}
+
+/// Values `[slot][bq]` of the rows of a tile, side by side.
+struct Columns<'a> {
+    isa: Isa,
+    bq: usize,
+    values: &'a mut [f32],
+}
+
+/// Values that are brought to one scale at once.
+const SCALED: usize = 1024;
+
+impl Columns<'_> {
+    /// Replaces values that are there by others: `made` makes some of them, of lanes from the first on, from what they
+    /// are.
+    fn each(&mut self, mut made: impl FnMut(&mut [f32])) {
+        let mut some = [0.0_f32; SCALED];
+        for values in self.values.chunks_mut(SCALED / self.bq * self.bq) {
+            let some = &mut some[..values.len()];
+            some.copy_from_slice(values);
+            made(some);
+            for (value, &made) in values.iter_mut().zip(&*some) {
+                *value = if *value > f32::NEG_INFINITY { made } else { *value };
+            }
+        }
+    }
+
+    /// Divides by numbers, at least 1.
+    fn divide(&mut self, by: &[f32]) {
+        self.values.iter_mut().zip(by).for_each(|(value, &by)| *value /= if by > 1.0 { by } else { 1.0 });
+    }
+
+    /// Takes the values of each lane together, those that are -inf as if `none`; NaN is less than everything.
+    fn fold(&self, none: f32, op: impl Fn(f32, f32) -> f32) -> [f32; BQ_MAX] {
+        let mut folded = [none; BQ_MAX];
+        for values in self.values.chunks_exact(self.bq) {
+            for (folded, &x) in folded.iter_mut().zip(values) {
+                *folded = if x > f32::NEG_INFINITY { op(*folded, x) } else { *folded };
+            }
+        }
+        folded
+    }
+
+    /// Sums of each lane, of some slots after others.
+    fn sums(&self) -> [f64; BQ_MAX] {
+        let mut sums = [0.0; BQ_MAX];
+        for some in self.values.chunks(TURNED * self.bq) {
+            let mut of_some = [0.0_f32; BQ_MAX];
+            for values in some.chunks_exact(self.bq) {
+                for (sum, &x) in of_some.iter_mut().zip(values) {
+                    *sum += if x > f32::NEG_INFINITY { x } else { 0.0 };
+                }
+            }
+            sums.iter_mut().zip(of_some).for_each(|(sum, x)| *sum += f64::from(x));
+        }
+        sums
+    }
+
+    /// A softmax with these maxima and totals of lanes.
+    fn softmax_of(&mut self, max: &[f32], total: &[f32]) {
+        let (isa, bq) = (self.isa, self.bq);
+        self.each(|some| {
+            exponentials(isa, some, bq, max);
+            for row in some.chunks_exact_mut(bq) {
+                row.iter_mut().zip(total).for_each(|(x, total)| *x /= total);
+            }
+        });
+    }
+
+    /// Brings each lane to one scale, as [`normed`] does rows.
+    fn norm(&mut self, norm: Norm) {
+        let (isa, bq) = (self.isa, self.bq);
+        let greater = |a: f32, b: f32| if b > a { b } else { a };
+        match norm {
+            Norm::Softmax | Norm::Exp => {
+                let max = self.fold(f32::NEG_INFINITY, greater);
+                self.each(|some| exponentials(isa, some, bq, &max));
+                if norm == Norm::Softmax {
+                    self.scale(self.sums());
+                }
+            }
+            Norm::MinMax => {
+                let max = self.fold(f32::NEG_INFINITY, greater);
+                let min = self.fold(f32::INFINITY, |a, b| if b < a { b } else { a });
+                self.each(|some| {
+                    for row in some.chunks_exact_mut(bq) {
+                        for ((x, min), max) in row.iter_mut().zip(&min).zip(&max) {
+                            *x = if max > min { (*x - min) / (max - min) } else { 0.0 };
+                        }
+                    }
+                });
+            }
+            Norm::RowSum => {
+                let sums = self.sums();
+                // Of a sum that is 0 all are 0.
+                self.scale(sums.map(|sum| if sum == 0.0 { f64::INFINITY } else { sum }));
+            }
+        }
+    }
+
+    /// Divides each lane by a number.
+    fn scale(&mut self, by: [f64; BQ_MAX]) {
+        let bq = self.bq;
+        let by = by.map(|by| by as f32);
+        self.each(|some| {
+            for row in some.chunks_exact_mut(bq) {
+                row.iter_mut().zip(&by).for_each(|(x, by)| *x /= by);
+            }
+        });
+    }
+
+    /// Values of slots of another kind, each from those that `of` says are its own.
+    fn reduce(&self, op: Reduce, of: &[u32], slots: usize) -> Vec<f32> {
+        let bq = self.bq;
+        let (mut made, mut met) = (vec![f32::NEG_INFINITY; slots * bq], Vec::new());
+        if op == Reduce::Mean {
+            met.resize(slots * bq, 0.0_f32);
+        }
+        for (values, &slot) in self.values.chunks_exact(bq).zip(of) {
+            let at = slot as usize * bq;
+            let Some(made) = made.get_mut(at..at + bq) else { continue };
+            match op {
+                Reduce::Max => {
+                    made.iter_mut().zip(values).for_each(|(sum, &x)| *sum = if x > *sum { x } else { *sum });
+                }
+                Reduce::Sum | Reduce::Mean => {
+                    for (sum, &x) in made.iter_mut().zip(values) {
+                        let first = if *sum == f32::NEG_INFINITY { 0.0 } else { *sum };
+                        *sum = if x > f32::NEG_INFINITY { first + x } else { *sum };
+                    }
+                }
+            }
+            if let Some(met) = met.get_mut(at..at + bq) {
+                met.iter_mut().zip(values).for_each(|(met, &x)| *met += f32::from(u8::from(x > f32::NEG_INFINITY)));
+            }
+        }
+        if op == Reduce::Mean {
+            Columns { isa: self.isa, bq, values: &mut made }.divide(&met);
+        }
+        made
+    }
+}
+
+/// `exp(x - max)` for rows of values of `bq` lanes; of those that are -inf any number.
+fn exponentials(isa: Isa, values: &mut [f32], bq: usize, max: &[f32]) {
+    for row in values.chunks_exact_mut(bq) {
+        // The functions of rows are slow where they underflow.
+        row.iter_mut().zip(max).for_each(|(x, max)| *x = if *x > f32::NEG_INFINITY { *x - max } else { 0.0 });
+    }
+    exp(isa, values);
+}
+
+/// `exp` of each value.
+fn exp(isa: Isa, values: &mut [f32]) {
+    match abi::Rows::of(isa) {
+        // SAFETY: a row may be its own operand.
+        Some(rows) => unsafe { (rows.exp)(values.as_mut_ptr(), values.as_ptr(), values.len() as i64) },
+        None => values.iter_mut().for_each(|x| *x = x.exp()),
     }
 }
 
@@ -1290,6 +1668,32 @@ impl Steps<'_> {
         }
     }
 
+    /// As [`Self::take`], of the rows of a tile at once; what they become lies in `made` if there are other slots then.
+    fn take_columns<'v>(
+        &mut self,
+        mut candidates: Index,
+        steps: &[Step],
+        columns: Columns<'v>,
+        made: &'v mut Vec<f32>,
+    ) -> &'v [f32] {
+        let Columns { isa, bq, values } = columns;
+        let mut is_made = false;
+        for step in steps {
+            let mut columns = Columns { isa, bq, values: if is_made { &mut made[..] } else { &mut values[..] } };
+            match step {
+                Step::Norm { head: true, .. } => break,
+                Step::Norm { norm, .. } => columns.norm(*norm),
+                Step::Keys { op, into } => {
+                    let (of, slots) = self.members(candidates, *into);
+                    *made = columns.reduce(*op, of, slots);
+                    (candidates, is_made) = (*into, true);
+                }
+                Step::Queries { .. } => {}
+            }
+        }
+        if is_made { made } else { values }
+    }
+
     fn members(&mut self, from: Index, into: Index) -> (&[u32], usize) {
         let at = self.known.iter().position(|known| (known.0, known.1) == (from, into)).unwrap_or_else(|| {
             let of = candidates_of(self.program, from, into, self.env).unwrap_or_default();
@@ -1323,11 +1727,7 @@ fn normed(isa: Isa, norm: Norm, values: &mut [f32]) {
             let max = most(values);
             // The functions of rows are slow where they underflow.
             let mut made: Vec<f32> = values.iter().map(|&x| if there(x) { x - max } else { 0.0 }).collect();
-            match abi::Rows::of(isa) {
-                // SAFETY: a row may be its own operand.
-                Some(rows) => unsafe { (rows.exp)(made.as_mut_ptr(), made.as_ptr(), made.len() as i64) },
-                None => made.iter_mut().for_each(|x| *x = x.exp()),
-            }
+            exp(isa, &mut made);
             values.iter_mut().zip(made).filter(|(x, _)| there(**x)).for_each(|(x, made)| *x = made);
             if norm == Norm::Softmax {
                 let total = sum(values);
@@ -1482,6 +1882,8 @@ struct Growing {
     /// Candidates that have been met, and those of them that are kept.
     ranges: Vec<Range<u32>>,
     kept: BinaryHeap<u64>,
+    /// The numbers of those that are kept, ascending; nothing where they have not been sorted.
+    sorted: Vec<u32>,
     /// Row of the score that they were met in.
     number: Option<usize>,
 }
@@ -1512,13 +1914,32 @@ impl Growing {
         (at == self.ranges.len()).then_some(added)
     }
 
-    fn take(&mut self, key: u64, wanted: usize) {
+    /// Most candidates that are put in their places one by one.
+    const SOME: usize = 8;
+
+    /// Takes in a candidate; the one that is not kept for it, or itself.
+    fn take(&mut self, key: u64, wanted: usize) -> Option<u64> {
         if self.kept.len() < wanted {
             self.kept.push(key);
-        } else if let Some(mut worst) = self.kept.peek_mut()
-            && key < *worst
-        {
-            *worst = key;
+            return None;
         }
+        match self.kept.peek_mut() {
+            Some(mut worst) if key < *worst => Some(std::mem::replace(&mut *worst, key)),
+            _ => Some(key),
+        }
+    }
+
+    /// As [`Self::take`]; those that are kept stay sorted.
+    fn put(&mut self, key: u64, wanted: usize) {
+        let known = self.sorted.len() == self.kept.len();
+        let left = self.take(key, wanted);
+        if !known || left == Some(key) {
+            return;
+        }
+        let place = |sorted: &[u32], key: u64| sorted.partition_point(|&other| other < index(key));
+        if let Some(left) = left {
+            self.sorted.remove(place(&self.sorted, left));
+        }
+        self.sorted.insert(place(&self.sorted, key), index(key));
     }
 }

@@ -118,7 +118,7 @@ impl Setup {
             Budget::Nearest(n) => (*n).min(all),
             _ => 0,
         };
-        let items = choose.scored.as_ref().map(|s| Items::new(program, select, s, env, &rows)).transpose();
+        let items = choose.scored.as_ref().map(|s| Items::new(program, select, (s, &s.steps), env, &rows)).transpose();
         let items = items.map_err(LaunchError::Data)?;
         if let Some((Operand { rows: OperandRows::Tensor(tensor), .. }, _)) = choose.scored.as_ref().and_then(|s| s.dot)
         {

@@ -50,6 +50,9 @@ pub struct Grid {
     pub sums: i64,
     /// Number of slots.
     pub slots: i64,
+    /// Not 0: the driver keeps a running maximum and sum of exponentials of all scores of a lane, with 2 of those that are
+    /// numbers. Kernels do not look at it.
+    pub totals: i64,
 }
 
 /// Room for the best `wanted` of `candidates`: all of them if they are few, else so much that cutting costs little.

@@ -15,8 +15,8 @@ use attnc_pattern::expr::{Bin, DrawId, ExprId, Exprs, Extent, LevelId, Node, Sel
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError, Needs};
 use attnc_pattern::program::{
-    Among, Budget, Chooser, Derived, Empty, Heads, Index, MergeKind, Norm, Operand, Pool as Pooling, Program, Reduce,
-    Rows, Select, Source, Step,
+    Among, Budget, Chooser, Derived, Empty, Heads, Index, Level, MergeKind, Norm, Operand, Partition, Pool as Pooling,
+    Program, Reduce, Rows, Select, Source, Step,
 };
 use attnc_pattern::rowset::{RowSet, TileSet};
 use attnc_pattern::slots;
@@ -51,6 +51,58 @@ pub struct Choose {
     pub scored: Option<Scored>,
     /// What the scores of channels are taken over.
     pub energy: Option<Energy>,
+}
+
+impl Choose {
+    /// Expressions that decide about its rows, candidates and scores, but for the operands of a product; then those of the
+    /// scores alone.
+    fn roots(&self, program: &Program) -> [Vec<ExprId>; 2] {
+        let select = program.select(self.select);
+        let score = select.score.map(|score| program.score(score));
+        let budget = if let Budget::Top(count) = select.budget { Some(count) } else { None };
+        let of_score: Vec<ExprId> = score.into_iter().flat_map(|s| s.only.into_iter().chain([s.value])).collect();
+        let sets = [select.within, select.besides, select.including, budget, Some(select.capacity)];
+        [sets.into_iter().flatten().chain(of_score.iter().copied()).collect(), of_score]
+    }
+
+    /// Whether its rows, candidates or scores read the number of the head, or a random choice, which heads may have of
+    /// their own.
+    #[must_use]
+    pub fn differs_by_head(&self, program: &Program) -> bool {
+        let [roots, _] = self.roots(program);
+        let random = |d: DrawId| matches!(program.draw(d).chooser, Chooser::Random { .. });
+        program.exprs.reachable(&roots).into_iter().any(|id| match *program.exprs.node(id) {
+            Node::Var(v) => v == Var::Head,
+            Node::Drawn(d, ..) | Node::DrawAt(d, ..) | Node::Un(Un::DrawCount(d), _) => random(d),
+            _ => false,
+        })
+    }
+
+    /// Tables of other selections that it reads; then those that its scores read.
+    #[must_use]
+    pub fn tables_read(&self, program: &Program) -> [Vec<DrawId>; 2] {
+        let counted = match program.select(self.select).budget {
+            Budget::CountOf(other) => program.select(other).tables.clone(),
+            _ => vec![],
+        };
+        let mut found = self.roots(program).map(|roots| {
+            let reached = program.exprs.reachable(&roots).into_iter();
+            let tables = reached.filter_map(|id| match *program.exprs.node(id) {
+                Node::Drawn(d, ..) | Node::DrawAt(d, ..) | Node::Un(Un::DrawCount(d), _) => Some(d),
+                _ => None,
+            });
+            tables.collect::<Vec<_>>()
+        });
+        found[0].extend(counted);
+        found
+    }
+
+    /// Whether its scores are brought to one scale over the head.
+    #[must_use]
+    pub fn normed_by_head(&self) -> bool {
+        let steps = self.scored.iter().flat_map(|s| &s.steps);
+        steps.into_iter().any(|s| matches!(s, Step::Norm { head: true, .. }))
+    }
 }
 
 /// Scores of channels: the mean square of a channel over these queries, times that over these keys.
@@ -116,7 +168,7 @@ pub struct Scored {
     pub direct: bool,
     /// Only items of listed candidates are scored, round by round.
     pub searched: bool,
-    /// Which item rows have items at all: over queries alone. Rows without are left out where queries are reduced.
+    /// Which item rows there are: over queries alone. Others have no items, or their values are not asked for.
     pub sampled: Option<ExprId>,
     /// Which items there are, where that is the same for every row: these alone are walked, by their number among them.
     /// The set then says nothing of items.
@@ -402,6 +454,44 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
             set = if sampled.is_some() { exprs.bool(true) } else { of_rows };
         }
     }
+    // Pairs whose values are read, or say what those of their blocks are.
+    let mut sampled = sampled;
+    if score.dot.is_none() && !searched && !direct && listed.is_none() {
+        let (levels, exprs) = (&program.levels, &mut program.exprs);
+        let plain = |level: LevelId| match &levels[level.0 as usize] {
+            Level { partition: Partition::Blocks(size), parent: None, order: None, .. } => Some(*size),
+            _ => None,
+        };
+        let alike = |exprs: &Exprs, var: Var, size: i64| {
+            [Some(score.value), score.only].into_iter().flatten().all(|e| constant_in_blocks(exprs, e, var, size))
+        };
+        let of_queries = match (score.steps.as_slice(), item_rows, select.rows) {
+            ([], Index::Queries, Index::Slots(level)) => plain(level),
+            (steps, Index::Queries, _) => steps.iter().find_map(|step| match step {
+                Step::Queries { op: Reduce::Max, into: Index::Slots(level) } => {
+                    plain(*level).filter(|&size| alike(exprs, Var::Q, size))
+                }
+                _ => None,
+            }),
+            _ => None,
+        };
+        let of_keys = match (score.steps.first(), items, select.slots) {
+            (None, Index::Keys, Index::Slots(level)) => plain(level),
+            (Some(Step::Keys { op: Reduce::Max, into: Index::Slots(level) }), Index::Keys, _) => {
+                plain(*level).filter(|&size| alike(exprs, Var::K, size))
+            }
+            _ => None,
+        };
+        if let Some(size) = of_queries {
+            let last = last_of_blocks(exprs, [Var::Q, Var::QStart, Var::NQ], size);
+            sampled = Some(exprs.and(sampled.into_iter().chain([last])));
+        }
+        if let Some(size) = of_keys {
+            let last = last_of_blocks(exprs, [Var::K, Var::KStart, Var::NK], size);
+            set = exprs.and([set, last]);
+        }
+    }
+    let exprs = &mut program.exprs;
     let (mut scale, mut value) = factor(exprs, score.value).filter(|_| score.dot.is_some()).unwrap_or_else(|| {
         let identity = *exprs.node(score.value) == Node::Var(Var::Score);
         (exprs.real(1.0), (!identity).then_some(score.value))
@@ -427,6 +517,31 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
     let scored =
         Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched, sampled, listed };
     Ok(made(Some(scored)))
+}
+
+/// Whether an expression is the same for all values of a variable in a block of `size` positions.
+fn constant_in_blocks(exprs: &Exprs, id: ExprId, var: Var, size: i64) -> bool {
+    match *exprs.node(id) {
+        Node::Var(v) => v != var,
+        Node::Bin(Bin::Div, of, by)
+            if *exprs.node(of) == Node::Var(var) && exprs.as_int(by).is_some_and(|by| by > 0 && by % size == 0) =>
+        {
+            true
+        }
+        _ => exprs.operands(id).iter().all(|&o| constant_in_blocks(exprs, o, var, size)),
+    }
+}
+
+/// Whether a position is the last of its block of `size` that the launch has, from the first and how many there are.
+fn last_of_blocks(exprs: &mut Exprs, [position, start, count]: [Var; 3], size: i64) -> ExprId {
+    let [position, start, count] = [position, start, count].map(|v| exprs.var(v));
+    let (size, last, one) = (exprs.int(size), exprs.int(size - 1), exprs.int(1));
+    let within = exprs.modulo(position, size);
+    let of_block = exprs.eq(within, last);
+    let end = exprs.add(start, count);
+    let end = exprs.sub(end, one);
+    let of_launch = exprs.eq(position, end);
+    exprs.or([of_block, of_launch])
 }
 
 /// The factor of a product that is all there is to a value, and what is left of the value: nothing.

@@ -54,14 +54,14 @@ impl Items {
         (self.score_slots.end - self.score_slots.start).max(0) as usize
     }
 
-    /// Items of a score that a selection with these rows ranks by.
+    /// Items of a score that a selection with these rows ranks by, for steps in the order in which they are taken.
     ///
     /// # Errors
     /// What has no value.
     pub fn new(
         program: &Program,
         select: &Select,
-        scored: &Scored,
+        (scored, steps): (&Scored, &[Step]),
         env: &Env<'_>,
         rows: &Range<i64>,
     ) -> Result<Items, String> {
@@ -87,7 +87,7 @@ impl Items {
         let (mut score_rows, mut score_slots) = (item_rows.clone(), candidates.clone());
         let (mut score_rows_of, mut score_slots_of) = (scored.item_rows, scored.items);
         let (mut slot_of, mut groups, mut width) = (None, None, (candidates.end - candidates.start).max(0) as usize);
-        for (i, step) in scored.steps.iter().enumerate() {
+        for (i, step) in steps.iter().enumerate() {
             match step {
                 Step::Keys { into, .. } => {
                     let of = candidates_of(program, score_slots_of, *into, env)?;
@@ -106,11 +106,19 @@ impl Items {
                 Step::Norm { .. } => {}
             }
         }
-        let row_of = if score_rows_of == select.rows {
+        let some = scored.sampled.is_some() && groups.is_none();
+        let row_of = if score_rows_of == select.rows && !some {
             None
         } else {
-            let stood = stands(program, select.rows, env, rows.clone()).map_err(said)?;
-            Some(row_numbers(program, score_rows_of, env, &stood, &score_rows)?)
+            let asked = stands(program, select.rows, env, rows.clone()).map_err(said)?;
+            if some {
+                // Rows of the score are those that are there.
+                let number = |q: &i64| stood.binary_search(q).map_or(u32::MAX, |at| at as u32);
+                score_rows = 0..stood.len() as i64;
+                Some(asked.iter().map(number).collect())
+            } else {
+                Some(row_numbers(program, score_rows_of, env, &asked, &score_rows)?)
+            }
         };
         let candidate_of = if score_slots_of == select.slots {
             None

@@ -248,7 +248,20 @@ impl<'a> Envs<'a> {
         }
         let given = Given::new(program, attentions, &inputs.supplied)?;
         let (orders, asked, exchanges) = Default::default();
-        Ok(Envs { program, inputs, shape, sizes, tensors, candidates, orders, given, asked, exchanges, from, made: None })
+        Ok(Envs {
+            program,
+            inputs,
+            shape,
+            sizes,
+            tensors,
+            candidates,
+            orders,
+            given,
+            asked,
+            exchanges,
+            from,
+            made: None,
+        })
     }
 
     /// Asks for levels, scores and selections.
