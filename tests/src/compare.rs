@@ -416,7 +416,8 @@ fn near(own: &Returned, defined: &Returned) -> Result<(), String> {
     }
     let most = expected.iter().filter(|x| x.is_finite()).fold(1.0_f32, |most, x| most.max(x.abs()));
     let wrong = values.iter().zip(expected).position(|(x, y)| {
-        *x != f32::NEG_INFINITY && x.to_bits() != y.to_bits() && !((x - y).abs() <= most * 2.0_f32.powi(-12))
+        let close = (x - y).abs() <= most * 2.0_f32.powi(-12);
+        *x != f32::NEG_INFINITY && x.to_bits() != y.to_bits() && !close
     });
     match wrong {
         Some(at) => Err(format!("{}[{at}] is {}, and by definition {}", own.name, values[at], expected[at])),

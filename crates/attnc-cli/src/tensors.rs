@@ -407,7 +407,7 @@ mod tests {
     fn what_is_written_is_read_again() {
         let path = scratch("round");
         let made = normal(DType::Bf16, [1, 2, 3, 5], 7).expect("fits");
-        write(&path, &[("out", DType::Bf16, &[2, 3, 5], made.data.bytes()), ("lse", DType::F32, &[0], &[])])
+        write(&path, &[("out", DType::Bf16, &[2, 3, 5], made.data.bytes()), ("lse", DType::F32, &[0], &[])], &[])
             .expect("writes");
         let mut file = TensorFile::open(&path).expect("opens");
         let read = file.read("out").expect("is there");
@@ -419,7 +419,7 @@ mod tests {
     #[test]
     fn lies_are_seen() {
         let path = scratch("lies");
-        write(&path, &[("q", DType::F32, &[2, 2], &[0; 16])]).expect("writes");
+        write(&path, &[("q", DType::F32, &[2, 2], &[0; 16])], &[]).expect("writes");
         let good = std::fs::read(&path).expect("reads");
         let mut cases: Vec<Vec<u8>> = (0..good.len()).map(|n| good[..n].to_vec()).collect();
         cases.push([&good[..], b"x"].concat());

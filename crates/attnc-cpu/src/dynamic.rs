@@ -75,10 +75,25 @@ fn makers(plan: &Plan, env: &Env<'_>) -> Vec<Maker> {
 /// What of a launch a caller has asked for, as far as it is no table.
 #[derive(Debug, Default)]
 pub struct HandedBack {
-    /// Rows of levels: of a batch item, by the head under which the caller knows them.
-    pub levels: Vec<(usize, usize, (LevelId, Side), Vec<f32>)>,
-    /// Values of scores: of a batch item and a head of the output, in rows of so many candidates.
-    pub scores: Vec<(usize, usize, ScoreId, usize, Vec<f32>)>,
+    /// Rows of levels, by the head under which the caller knows them.
+    pub levels: Vec<HandedRows<(LevelId, Side)>>,
+    /// Values of scores, by head of the output: a row for each row, of all candidates.
+    pub scores: Vec<HandedRows<ScoreId>>,
+}
+
+/// Rows of one head that are handed back.
+#[derive(Debug)]
+pub struct HandedRows<T> {
+    /// Batch item.
+    pub batch: usize,
+    /// Head.
+    pub head: usize,
+    /// Of what.
+    pub what: T,
+    /// Elements of a row.
+    pub width: usize,
+    /// The rows, one after the other.
+    pub rows: Vec<f32>,
 }
 
 /// Batch item and head of an environment.
@@ -278,7 +293,8 @@ pub(crate) fn make<'a>(
         for &level in &part.envs[item * part.heads.len() + place].exchange.asked_levels {
             // SAFETY: levels have been made.
             let rows = unsafe { made.handed_back(program, level, sources) };
-            handed_back.levels.extend(rows.into_iter().map(|(head, rows)| (item, head, level, rows)));
+            let of_head = |(head, (width, rows))| HandedRows { batch: item, head, what: level, width, rows };
+            handed_back.levels.extend(rows.into_iter().map(of_head));
         }
     }
     for job in jobs.iter_mut() {
@@ -383,7 +399,8 @@ pub(crate) fn make<'a>(
             let score = plan.chooses.get(number).and_then(|c| plan.program.select(c.select).score);
             if let (Some(values), Some(score)) = (values, score) {
                 let width = setups[job.part][job.env][number].width();
-                handed_back.scores.push((job.batch, job.head, score, width, values));
+                let (batch, head) = (job.batch, job.head);
+                handed_back.scores.push(HandedRows { batch, head, what: score, width, rows: values });
             }
         }
     }

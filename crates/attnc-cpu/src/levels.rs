@@ -348,7 +348,7 @@ impl Made {
         self.levels.get(&(level.0 as usize, Of::Q, q_head)).map(Block::view)
     }
 
-    /// Rows of a level that a caller has asked for, by the head under which it knows them.
+    /// Rows of a level that a caller has asked for, by the head under which it knows them, and the elements of a row.
     ///
     /// # Safety
     /// The level is made.
@@ -357,7 +357,7 @@ impl Made {
         program: &Program,
         (level, side): (LevelId, Side),
         sources: &Sources,
-    ) -> BTreeMap<usize, Vec<f32>> {
+    ) -> BTreeMap<usize, (usize, Vec<f32>)> {
         let mut found = BTreeMap::new();
         let Some(of) = [Of::Q, Of::K, Of::V].into_iter().find(|of| of.side() == side) else { return found };
         let by_output = slots::by_output(program, level, side);
@@ -371,7 +371,7 @@ impl Made {
             if let (Some(block), false) = (self.levels.get(&(level.0 as usize, of, own)), found.contains_key(&known)) {
                 // SAFETY: the block has these elements, and they have been made or given.
                 let rows = unsafe { std::slice::from_raw_parts(block.base, block.rows * block.dim) };
-                found.insert(known, rows.to_vec());
+                found.insert(known, (block.dim, rows.to_vec()));
             }
         }
         found

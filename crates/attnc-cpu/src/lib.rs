@@ -59,7 +59,7 @@ pub use attnc_kernels::Isa;
 pub use attnc_kernels::abi::DType;
 pub use attnc_plan::choose::Chosen;
 pub use compile::{CompileError, CpuKernel, Options, compile, compile_kept};
-pub use dynamic::{HandedBack, lists_bytes};
+pub use dynamic::{HandedBack, HandedRows, lists_bytes};
 pub use ready::{OwnedPart, Ready};
 pub use run::{Launch, Part, RunError, conversion_bytes, conversion_of, run, run_chosen, workspace_bytes};
 pub use store::{Store, Unusable, usable};

@@ -90,9 +90,14 @@ impl Given {
         }
         for (name, value) in args.supplied.into_iter().flatten() {
             let name = key("supplied", &name)?;
-            let kind: String =
-                numpy(py)?.call_method1("asarray", (&value,))?.getattr("dtype")?.getattr("kind")?.extract()?;
+            let mut value = numpy(py)?.call_method1("asarray", (&value,))?;
+            let kind: String = value.getattr("dtype")?.getattr("kind")?.extract()?;
             let reals = !matches!(kind.as_str(), "i" | "u");
+            if !reals {
+                // What 32 bits do not hold is a slot that is not there, and not another one.
+                value =
+                    value.call_method1("astype", ("int64",))?.call_method1("clip", (-2_i64, i64::from(i32::MAX)))?;
+            }
             let (data, dims) = array(py, &value, &name, if reals { "float32" } else { "int32" })?;
             given.supplied.push((name, data, dims, reals));
         }

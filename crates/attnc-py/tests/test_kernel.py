@@ -267,6 +267,7 @@ def test_a_cache_that_grows_is_pooled_where_it_is_new():
         ({"kept": np.zeros((2, 4, 99, 1), dtype=np.int32)}, "E0712", "99 rows"),
         ({"kept": np.full((2, 4, 100, 1), 100)}, "E0712", "no slot 100"),
         ({"kept": np.full((2, 4, 100, 1), -2)}, "E0712", "-2 stands behind"),
+        ({"kept": np.full((2, 4, 100, 1), 2**32)}, "E0712", "no slot 2147483647"),
         ({"kept": np.zeros((2, 4, 100, 2), dtype=np.int32)}, "E0712", "given twice"),
         ({"kept": np.tile(np.arange(7), (2, 1, 100, 1))}, "E0712", "7 slots are given"),
         ({"g.k": np.zeros((2, 2, 26, 16))}, "E0712", "26 slots"),

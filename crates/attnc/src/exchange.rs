@@ -278,7 +278,9 @@ impl<'a> Given<'a> {
                 let help = "four axes are wanted: batch, heads, rows, and slots, candidates or dimension";
                 return Err(misfit(format!("`{name}` is given as {shape:?}"), help));
             };
-            if extents.iter().try_fold(1_usize, |n, &d| n.checked_mul(d)) != Some(count) {
+            // Of extents of 0 too the others are numbers of something.
+            let whole = extents.iter().try_fold(1_usize, |n, &d| n.checked_mul(d.max(1)));
+            if whole.is_none() || extents.iter().fold(1, |n: usize, &d| n.saturating_mul(d)) != count {
                 let help = "give as many elements as its extents say";
                 return Err(misfit(format!("`{name}` is {shape:?} and has {count} elements"), help));
             }

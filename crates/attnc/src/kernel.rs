@@ -628,12 +628,11 @@ impl Kernel {
                 }
             }
         }
-        for (item, head, (level, side), rows) in &noted.handed_back.levels {
-            let dim = if *side == Side::V { problem.v.shape()[3] } else { problem.q.shape()[3] };
-            gather.reals(What::Level(*level, *side), (*item, *head), dim, rows);
+        for found in &noted.handed_back.levels {
+            gather.reals(What::Level(found.what.0, found.what.1), (found.batch, found.head), found.width, &found.rows);
         }
-        for (item, head, score, width, rows) in &noted.handed_back.scores {
-            gather.reals(What::Score(*score), (*item, *head), *width, rows);
+        for found in &noted.handed_back.scores {
+            gather.reals(What::Score(found.what), (found.batch, found.head), found.width, &found.rows);
         }
         Ok(gather.finish(&problem.inputs.supplied))
     }
