@@ -433,6 +433,8 @@ Rows {
     /// Adds to `keys` rows of `to`, `pitch` elements apart, as many rows of `from`, `step` elements apart.
     add_rows: fn(to: *mut f32 => Ptr, pitch: i64 => I64, from: *const f32 => Ptr, step: i64 => I64, lanes: i64 => I64,
                  keys: i64 => I64);
+    /// Adds to `keys` rows of `to`, `pitch` elements apart, an element of `from` each.
+    add_columns: fn(to: *mut f32 => Ptr, pitch: i64 => I64, from: *const f32 => Ptr, lanes: i64 => I64, keys: i64 => I64);
 }}
 
 #[cfg(target_arch = "x86_64")]

@@ -153,7 +153,7 @@ macro_rules! table {
         pub(super) const TABLE: Rows = Rows {
             set_real, set_int, count, listed, copy, add, sub, mul, div, min, max, neg, abs, sqrt, exp, log, tanh, add_int,
             sub_int, mul_int, min_int, max_int, neg_int, abs_int, to_real, less, at_most, equal, less_int, at_most_int,
-            equal_int, and, or, not, select, load, load_keys, add_keys, add_rows,
+            equal_int, and, or, not, select, load, load_keys, add_keys, add_rows, add_columns,
         };
 
         entries! { $(#[$features])*
@@ -242,6 +242,12 @@ macro_rules! table {
                 for key in 0..keys as isize {
                     let (to, from) = (to.offset(key * pitch as isize), from.offset(key * step as isize));
                     each2(to, to, from, lanes, |a: f32, b| a + b);
+                }
+            }
+            fn add_columns(to: *mut f32, pitch: i64, from: *const f32, lanes: i64, keys: i64) {
+                for key in 0..keys as isize {
+                    let (to, x) = (to.offset(key * pitch as isize), *from.offset(key));
+                    each1(to, to, lanes, |a: f32| a + x);
                 }
             }
         }

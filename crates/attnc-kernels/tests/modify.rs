@@ -250,6 +250,22 @@ fn rows_are_added_to_rows() {
 }
 
 #[test]
+fn elements_are_added_to_rows() {
+    let from: Vec<f32> = (0..3).map(|i| 1.0 + i as f32).collect();
+    for (isa, t) in tables() {
+        for lanes in [64, 48, 16, 5, 1] {
+            let mut to: Vec<f32> = (0..3 * PITCH).map(|i| 1000.0 * i as f32).collect();
+            // SAFETY: the table is made for this machine; rows of both are within the slices.
+            unsafe { (t.add_columns)(to.as_mut_ptr(), PITCH as i64, from.as_ptr(), lanes, 3) };
+            for (i, &x) in to.iter().enumerate() {
+                let more = if (i % PITCH) < lanes as usize { from[i / PITCH] } else { 0.0 };
+                assert_eq!(x, 1000.0 * i as f32 + more, "{}: key {}, lane {}", isa.name(), i / PITCH, i % PITCH);
+            }
+        }
+    }
+}
+
+#[test]
 fn loads_clamp_and_find_every_element() {
     let data: Vec<f32> = (0..40 * 100).map(|i| i as f32).collect();
     let at = |i: i64, extent: i64, stride: i64| (i.clamp(0, extent - 1) * stride) as f32;

@@ -18,7 +18,7 @@ use crate::layout::{Ctx, DrawRef, MapRef, OrderRef, SlotsRef, TensorRef};
 use crate::stages::Stage;
 
 /// Bits that make a value differ between the queries of a group.
-const LANES: Deps = dep(Var::Q) | dep(Var::Score);
+pub(super) const LANES: Deps = dep(Var::Q) | dep(Var::Score);
 
 impl Emitter<'_> {
     /// The value of an expression in the innermost scope.
@@ -85,9 +85,9 @@ impl Emitter<'_> {
         matches!(self.program.exprs.node(id), Node::Int(_) | Node::Real(_) | Node::Bool(_))
     }
 
-    /// Whether an expression differs between the queries of a group.
+    /// Whether an expression differs between the queries of a group, or its keys where rows are made of these.
     pub(super) fn differs(&self, id: ExprId) -> bool {
-        self.deps[id.0 as usize] & LANES != 0
+        self.deps[id.0 as usize] & self.across != 0
     }
 
     /// The form under which a value is kept: one for all lanes where they agree.
@@ -130,7 +130,7 @@ impl Emitter<'_> {
     /// The value of a variable in a form.
     pub(super) fn variable(&mut self, var: Var, form: Form) -> Value {
         // What is the same for all queries of a group is bound once.
-        let form = if dep(var) & LANES == 0 { Form::Scalar } else { form };
+        let form = if dep(var) & self.across == 0 { Form::Scalar } else { form };
         let bound = self.scopes.iter().rev().find_map(|s| s.values.get(&(var, form)).copied());
         if let Some(value) = bound {
             return value;

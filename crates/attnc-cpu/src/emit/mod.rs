@@ -138,6 +138,8 @@ pub(crate) struct Emitter<'a> {
     parts: FxHashMap<(Value, i32), Value>,
     uses: Uses,
     tensors: BTreeMap<usize, usize>,
+    /// What elements of rows differ by: queries and scores, or keys while rows of keys are made.
+    across: Deps,
     /// Elements of rows that differ from query to query.
     lanes: Option<Value>,
     /// An expression whose row is to be made at this address.
@@ -187,6 +189,7 @@ impl<'a> Emitter<'a> {
             parts: FxHashMap::default(),
             uses: Uses::default(),
             tensors: BTreeMap::new(),
+            across: expr::LANES,
             lanes: None,
             target: None,
             refused: None,

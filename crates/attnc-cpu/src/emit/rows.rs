@@ -12,6 +12,7 @@ use cranelift::codegen::ir::condcodes::IntCC;
 use cranelift::codegen::ir::types::I64;
 use cranelift::codegen::ir::{InstBuilder, Value};
 
+use super::expr::LANES;
 use super::score::ScoreTile;
 use super::{Emitter, Form, dep, trusted};
 use crate::layout::{Ctx, Scratch, TensorRef};
@@ -35,7 +36,7 @@ impl Emitter<'_> {
         let exprs = &self.program.exprs;
         let real = exprs.ty(id) == Ty::Real;
         let operation = match exprs.node(id) {
-            Node::Var(Var::Q | Var::Score) | Node::Cmp(..) | Node::Not(_) | Node::Select(..) => true,
+            Node::Var(Var::Q | Var::K | Var::Score) | Node::Cmp(..) | Node::Not(_) | Node::Select(..) => true,
             Node::And(xs) | Node::Or(xs) => !xs.is_empty(),
             Node::Un(Un::Neg | Un::Abs, _) => true,
             Node::Un(Un::ToReal, a) => exprs.ty(*a) == Ty::Int,
@@ -93,6 +94,39 @@ impl Emitter<'_> {
             e.each_key(tile, (modifier, bias), ahead, &[], &tiles);
             vec![]
         });
+    }
+
+    /// Adds to every score what is known by the key alone, if that is all that is done to scores and it has a form on rows:
+    /// one row of all keys of the chunk. Whether it has.
+    pub(super) fn add_by_key(&mut self, tile: &ScoreTile, modifier: Option<ExprId>, bias: Option<ExprId>) -> bool {
+        let Some(added) = self.added(modifier, bias) else { return false };
+        if self.deps[added.0 as usize] & (LANES | dep(Var::K)) != dep(Var::K) {
+            return false;
+        }
+        self.across = dep(Var::K);
+        let has = self.have_rows(&[added]);
+        if has {
+            let none = self.int(0);
+            let some = self.ins().get().icmp(IntCC::SignedGreaterThan, tile.keys, none);
+            self.when(some, &[], |e| {
+                let k_start = e.variable(Var::KStart, Form::Scalar);
+                let row = e.row_of(BK as i64);
+                e.row_call("listed", &[row, tile.k, k_start, tile.keys]);
+                e.lanes = Some(tile.keys);
+                e.bind(Var::K, Form::Row, row);
+                let added = e.value(added, Form::Row);
+                let scratch = e.scratch;
+                let scores = e.field(scratch, std::mem::offset_of!(Scratch, s), I64);
+                let ahead = e.ins().get().ishl_imm_u(tile.lane, 2);
+                let scores = e.ins().get().iadd(scores, ahead);
+                let pitch = e.field(scratch, std::mem::offset_of!(Scratch, bq), I64);
+                e.row_call("add_columns", &[scores, pitch, added, tile.lanes, tile.keys]);
+                e.lanes = None;
+                vec![]
+            });
+        }
+        self.across = LANES;
+        has
     }
 
     /// Forgets what the innermost scope has computed: what it binds changes.
