@@ -378,6 +378,12 @@ stages! {
                 Chosen::Drawn(chosen) => {
                     mark_ranges(marks, whole != 0, ranges.of(some(chosen, first, last).iter().copied()));
                 }
+                // Entries that are a key each, run by run.
+                Chosen::Selected(chosen) if (unit, end) == (1, begin + 1) => {
+                    let runs = runs(some(chosen, first, last));
+                    let runs = runs.map(|(from, to)| ((from + begin).max(lo), (to + begin).min(hi)));
+                    mark_ranges(marks, whole != 0, runs.filter(|r| r.0 < r.1));
+                }
                 Chosen::Selected(chosen) => {
                     mark_ranges(marks, whole != 0, ranges.of(some(chosen, first, last).iter().map(|&c| i64::from(c))));
                 }
@@ -421,6 +427,24 @@ impl Ranges {
         });
         all.filter(|r| r.0 < r.1)
     }
+}
+
+/// Ascending entries as runs of those that follow one another.
+fn runs(entries: &[u32]) -> impl Iterator<Item = (i64, i64)> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let first = *entries.get(at)?;
+        let from = at;
+        let follows = |at: usize| entries.get(at) == Some(&(first + (at - from) as u32));
+        at += 1;
+        while follows(at + BK - 1) {
+            at += BK;
+        }
+        while follows(at) {
+            at += 1;
+        }
+        Some((i64::from(first), i64::from(first) + (at - from) as i64))
+    })
 }
 
 /// Adds ranges, whose ends ascend and which lie in the window, to the rows of bits of some lanes: a word of each tile at a
@@ -470,11 +494,12 @@ fn add_keys(window: &mut Window, lanes: Range<usize>, entries: &[u32], Ranges { 
         rows => rows.iter_mut().for_each(|row| *row |= word),
     };
     let (mut column, mut word, mut here) = (0, 0_u64, -1);
-    for &entry in entries {
+    let within = |bound: i64| entries.partition_point(|&entry| i64::from(entry) + begin < bound);
+    let (mut next, last) = (within(lo), within(hi));
+    while next < last {
+        let entry = entries[next];
+        next += 1;
         let key = i64::from(entry) + begin;
-        if key < lo || key >= hi {
-            continue;
-        }
         let at = key / BK as i64;
         if at != here {
             if word != 0 {
@@ -487,6 +512,13 @@ fn add_keys(window: &mut Window, lanes: Range<usize>, entries: &[u32], Ranges { 
                 None => return,
                 Some(&next) if next == at => here = at,
                 Some(_) => continue,
+            }
+            // All the rest of a tile at once.
+            let more = BK - 1 - (key % BK as i64) as usize;
+            if more > 0 && next + more <= last && entries[next + more - 1] == entry + more as u32 {
+                word |= u64::MAX << (key % BK as i64);
+                next += more;
+                continue;
             }
         }
         word |= 1 << (key % BK as i64);

@@ -468,7 +468,8 @@ fn each_window<'p>(
 /// Bytes from the rows of bits of one partial tile to those of the next.
 const COLUMN: i64 = (BQ_MAX * size_of::<u64>()) as i64;
 
-/// The partial tiles of a window.
+/// The partial tiles of a window, or some of their keys.
+#[derive(Clone, Copy)]
 struct Span {
     window: Value,
     /// Position of the first key of the first.
@@ -814,7 +815,10 @@ fn fill_chosen(e: &mut Emitter<'_>, ranges: &ChosenRanges, (first, last): (Value
         e.ins().get().isub(sum, k_start)
     };
     let (begin, end) = (sum(e, &ranges.begin.terms), sum(e, &ranges.end.terms));
-    let (lo, hi) = (e.int(0), e.variable(Var::NK, Form::Scalar));
+    let (lo, hi) = match into.span() {
+        Some(span) => (e.ins().get().isub(span.from, k_start), e.ins().get().isub(span.to, k_start)),
+        None => (e.int(0), e.variable(Var::NK, Form::Scalar)),
+    };
     let (lo, hi) = clipped(e, ranges, lo, hi);
     let of = [address, row, first, last, unit, begin, end, lo, hi];
     match *into {
@@ -851,8 +855,8 @@ fn clipped(e: &mut Emitter<'_>, ranges: &ChosenRanges, mut lo: Value, mut hi: Va
     (lo, hi)
 }
 
-/// Fills the rows of bits of a piece whose queries have the same keys but for what clips them: at once where that clips
-/// none of the window.
+/// Fills the rows of bits of a piece whose queries have the same keys but for what clips them: at once those that it clips
+/// of none, then the others.
 fn fill_alike(
     e: &mut Emitter<'_>,
     t: &QueryTile<'_>,
@@ -869,24 +873,28 @@ fn fill_alike(
             vec![lo, hi]
         });
         let k_start = e.variable(Var::KStart, Form::Scalar);
-        let (from, to) = (e.ins().get().isub(span.from, k_start), e.ins().get().isub(span.to, k_start));
-        let after = e.ins().get().icmp(IntCC::SignedLessThanOrEqual, common[0], from);
-        let before = e.ins().get().icmp(IntCC::SignedLessThanOrEqual, to, common[1]);
-        let alike = e.ins().get().band(after, before);
-        e.when(alike, &[], |e| {
-            fill(e, bare, 0, &Sink::Lanes(span, first, end));
-            vec![]
-        });
-        let apart = e.ins().get().bxor_imm_u(alike, 1);
-        e.when(apart, &[], |e| {
-            e.loop_for((first, end), 1, &[], |e, r, _| {
-                let q = query_of(e, t, r);
-                e.bind(Var::Q, Form::Scalar, q);
-                fill(e, piece, 0, &Sink::Window(span, r));
+        let (lo, hi) = (e.ins().get().iadd(common[0], k_start), e.ins().get().iadd(common[1], k_start));
+        let (from, to) = (e.ins().get().smax(span.from, lo), e.ins().get().smin(span.to, hi));
+        fill(e, bare, 0, &Sink::Lanes(&Span { from, to, ..*span }, first, end));
+        let mut rest = Vec::new();
+        if !ranges.begin.clips.is_empty() {
+            rest.push(Span { to: e.ins().get().smin(span.to, lo), ..*span });
+        }
+        if !ranges.end.clips.is_empty() {
+            rest.push(Span { from: e.ins().get().smax(span.from, hi), ..*span });
+        }
+        for span in rest {
+            let some = e.ins().get().icmp(IntCC::SignedLessThan, span.from, span.to);
+            e.when(some, &[], |e| {
+                e.loop_for((first, end), 1, &[], |e, r, _| {
+                    let q = query_of(e, t, r);
+                    e.bind(Var::Q, Form::Scalar, q);
+                    fill(e, piece, 0, &Sink::Window(&span, r));
+                    vec![]
+                });
                 vec![]
             });
-            vec![]
-        });
+        }
     });
 }
 
