@@ -15,7 +15,7 @@ use attnc_pattern::expr::{Bin, DrawId, ExprId, Exprs, Extent, LevelId, Node, Sel
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError, Needs};
 use attnc_pattern::program::{
-    Among, Budget, Chooser, Derived, Empty, Heads, Index, MergeKind, Norm, Operand, OrderKind, Partition,
+    Among, Budget, Chooser, Derived, Empty, Heads, Index, Level, MergeKind, Norm, Operand, OrderKind, Partition,
     Pool as Pooling, Program, Reduce, Rows, Select, Source, Step,
 };
 use attnc_pattern::rowset::{RowSet, TileSet};
@@ -147,7 +147,7 @@ pub struct Scored {
     pub direct: bool,
     /// Only items of listed candidates are scored, round by round.
     pub searched: bool,
-    /// Which item rows have items at all: over queries alone. Rows without are left out where queries are reduced.
+    /// Which item rows there are: over queries alone. Others have no items, or their values are not asked for.
     pub sampled: Option<ExprId>,
     /// Which items there are, where that is the same for every row: these alone are walked, by their number among them.
     /// The set then says nothing of items.
@@ -453,6 +453,44 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
             set = if sampled.is_some() { exprs.bool(true) } else { of_rows };
         }
     }
+    // Pairs whose values are read, or say what those of their blocks are.
+    let mut sampled = sampled;
+    if score.dot.is_none() && !searched && !direct && listed.is_none() {
+        let (levels, exprs) = (&program.levels, &mut program.exprs);
+        let plain = |level: LevelId| match &levels[level.0 as usize] {
+            Level { partition: Partition::Blocks(size), parent: None, order: None, .. } => Some(*size),
+            _ => None,
+        };
+        let alike = |exprs: &Exprs, var: Var, size: i64| {
+            [Some(score.value), score.only].into_iter().flatten().all(|e| constant_in_blocks(exprs, e, var, size))
+        };
+        let of_queries = match (score.steps.as_slice(), item_rows, select.rows) {
+            ([], Index::Queries, Index::Slots(level)) => plain(level),
+            (steps, Index::Queries, _) => steps.iter().find_map(|step| match step {
+                Step::Queries { op: Reduce::Max, into: Index::Slots(level) } => {
+                    plain(*level).filter(|&size| alike(exprs, Var::Q, size))
+                }
+                _ => None,
+            }),
+            _ => None,
+        };
+        let of_keys = match (score.steps.first(), items, select.slots) {
+            (None, Index::Keys, Index::Slots(level)) => plain(level),
+            (Some(Step::Keys { op: Reduce::Max, into: Index::Slots(level) }), Index::Keys, _) => {
+                plain(*level).filter(|&size| alike(exprs, Var::K, size))
+            }
+            _ => None,
+        };
+        if let Some(size) = of_queries {
+            let last = last_of_blocks(exprs, [Var::Q, Var::QStart, Var::NQ], size);
+            sampled = Some(exprs.and(sampled.into_iter().chain([last])));
+        }
+        if let Some(size) = of_keys {
+            let last = last_of_blocks(exprs, [Var::K, Var::KStart, Var::NK], size);
+            set = exprs.and([set, last]);
+        }
+    }
+    let exprs = &mut program.exprs;
     let (mut scale, mut value) = factor(exprs, score.value).filter(|_| score.dot.is_some()).unwrap_or_else(|| {
         let identity = *exprs.node(score.value) == Node::Var(Var::Score);
         (exprs.real(1.0), (!identity).then_some(score.value))
@@ -478,6 +516,31 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
     let scored =
         Scored { walk, dot: score.dot, steps: score.steps, item_rows, items, direct, searched, sampled, listed };
     Ok(made(Some(scored)))
+}
+
+/// Whether an expression is the same for all values of a variable in a block of `size` positions.
+fn constant_in_blocks(exprs: &Exprs, id: ExprId, var: Var, size: i64) -> bool {
+    match *exprs.node(id) {
+        Node::Var(v) => v != var,
+        Node::Bin(Bin::Div, of, by)
+            if *exprs.node(of) == Node::Var(var) && exprs.as_int(by).is_some_and(|by| by > 0 && by % size == 0) =>
+        {
+            true
+        }
+        _ => exprs.operands(id).iter().all(|&o| constant_in_blocks(exprs, o, var, size)),
+    }
+}
+
+/// Whether a position is the last of its block of `size` that the launch has, from the first and how many there are.
+fn last_of_blocks(exprs: &mut Exprs, [position, start, count]: [Var; 3], size: i64) -> ExprId {
+    let [position, start, count] = [position, start, count].map(|v| exprs.var(v));
+    let (size, last, one) = (exprs.int(size), exprs.int(size - 1), exprs.int(1));
+    let within = exprs.modulo(position, size);
+    let of_block = exprs.eq(within, last);
+    let end = exprs.add(start, count);
+    let end = exprs.sub(end, one);
+    let of_launch = exprs.eq(position, end);
+    exprs.or([of_block, of_launch])
 }
 
 /// The factor of a product that is all there is to a value, and what is left of the value: nothing.

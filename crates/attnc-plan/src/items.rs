@@ -106,11 +106,19 @@ impl Items {
                 Step::Norm { .. } => {}
             }
         }
-        let row_of = if score_rows_of == select.rows {
+        let some = scored.sampled.is_some() && groups.is_none();
+        let row_of = if score_rows_of == select.rows && !some {
             None
         } else {
-            let stood = stands(program, select.rows, env, rows.clone()).map_err(said)?;
-            Some(row_numbers(program, score_rows_of, env, &stood, &score_rows)?)
+            let asked = stands(program, select.rows, env, rows.clone()).map_err(said)?;
+            if some {
+                // Rows of the score are those that are there.
+                let number = |q: &i64| stood.binary_search(q).map_or(u32::MAX, |at| at as u32);
+                score_rows = 0..stood.len() as i64;
+                Some(asked.iter().map(number).collect())
+            } else {
+                Some(row_numbers(program, score_rows_of, env, &asked, &score_rows)?)
+            }
         };
         let candidate_of = if score_slots_of == select.slots {
             None
