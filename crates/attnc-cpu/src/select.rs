@@ -659,7 +659,7 @@ impl Choice<'_> {
                 continue;
             }
             let mut made = Vec::new();
-            let values = &*each.take_columns(candidates, of_items, columns, &mut made);
+            let values = each.take_columns(candidates, of_items, columns, &mut made);
             let slots = values.len() / bq;
             match queries {
                 Some(op) => {
@@ -870,8 +870,15 @@ impl Choice<'_> {
             }
             if let Some(wanted) = wanted {
                 match growing.added(number, &ranges) {
+                    // Some more are put in their places, many are sorted with the others.
+                    Some(added) if added.iter().map(|range| range.len()).sum::<usize>() <= Growing::SOME => {
+                        added.into_iter().flatten().filter_map(scored).for_each(|key| growing.put(key, wanted));
+                    }
                     Some(added) => {
-                        added.into_iter().flatten().filter_map(scored).for_each(|key| growing.take(key, wanted));
+                        added.into_iter().flatten().filter_map(scored).for_each(|key| {
+                            growing.take(key, wanted);
+                        });
+                        growing.sorted.clear();
                     }
                     None => {
                         list.clear();
@@ -880,15 +887,18 @@ impl Choice<'_> {
                         list.truncate(count);
                         growing.kept.clear();
                         growing.kept.extend(list.iter().copied());
+                        growing.sorted.clear();
                     }
                 }
                 growing.number = Some(number);
                 std::mem::swap(&mut growing.ranges, &mut ranges);
-                chosen.clear();
-                chosen.extend(growing.kept.iter().map(|&k| index(k)));
-                sort(&mut chosen, &growing.ranges);
+                if growing.sorted.len() != growing.kept.len() {
+                    growing.sorted.clear();
+                    growing.sorted.extend(growing.kept.iter().map(|&k| index(k)));
+                    sort(&mut growing.sorted, &growing.ranges);
+                }
                 // SAFETY: the row is this task's.
-                unsafe { self.tables.write(self.setup, 0, row, &chosen) };
+                unsafe { self.tables.write(self.setup, 0, row, &growing.sorted) };
                 continue;
             }
             let forced: Vec<(u32, f32)> = sets.including(q)?.into_iter().map(|slot| (slot, value(slot))).collect();
@@ -966,18 +976,30 @@ impl Choice<'_> {
             forced.extend(own.iter().map(|&slot| (slot, row as u32, value(slot))));
             had += sets.besides(q)?.into_iter().map(value).filter(|s| s.is_finite()).map(f64::from).sum::<f64>();
         }
-        pairs.sort_unstable();
-        forced.sort_unstable_by_key(|f| (f.0, f.1));
-        let ranked: Vec<f32> = forced.iter().map(|f| f.2).chain(pairs.iter().map(|p| score(p.0))).collect();
         let mut of_rows: Vec<Vec<Vec<u32>>> = vec![vec![Vec::new(); rows]; self.select().tables.len()];
-        let take = self.take(None, &ranked, forced.len(), had)?;
-        for (table, range) in take.into_iter().enumerate() {
-            for rank in range {
-                let (slot, row) = match rank.checked_sub(forced.len()) {
-                    None => (forced[rank].0, forced[rank].1),
-                    Some(rank) => (index(pairs[rank].0), pairs[rank].1),
-                };
-                of_rows[table][row as usize].push(slot);
+        if let (Budget::Mass(p), []) = (&self.select().budget, &forced[..]) {
+            // No order among those that are taken.
+            let count = beginning(*p, &mut pairs, had);
+            let least = usize::try_from(self.select().at_least).unwrap_or(0).min(pairs.len());
+            if count < least {
+                pairs[count..].select_nth_unstable(least - count - 1);
+            }
+            for &(of, row) in &pairs[..count.max(least)] {
+                of_rows[0][row as usize].push(index(of));
+            }
+        } else {
+            pairs.sort_unstable();
+            forced.sort_unstable_by_key(|f| (f.0, f.1));
+            let ranked: Vec<f32> = forced.iter().map(|f| f.2).chain(pairs.iter().map(|p| score(p.0))).collect();
+            let take = self.take(None, &ranked, forced.len(), had)?;
+            for (table, range) in take.into_iter().enumerate() {
+                for rank in range {
+                    let (slot, row) = match rank.checked_sub(forced.len()) {
+                        None => (forced[rank].0, forced[rank].1),
+                        Some(rank) => (index(pairs[rank].0), pairs[rank].1),
+                    };
+                    of_rows[table][row as usize].push(slot);
+                }
             }
         }
         for (table, of_rows) in of_rows.iter_mut().enumerate() {
@@ -1183,6 +1205,32 @@ fn mass(p: f64, ranked: &[f32], had: f64) -> usize {
         }
     }
     ranked.len()
+}
+
+/// As [`mass`] of pairs by the number that ranks them, without an order among them: those that are taken are moved to the
+/// front.
+fn beginning(p: f64, pairs: &mut [(u64, u32)], had: f64) -> usize {
+    let sum = |pairs: &[(u64, u32)]| pairs.iter().map(|pair| weight(&score(pair.0))).sum::<f64>();
+    let total = sum(pairs) + had;
+    if total.is_nan() || total <= 0.0 {
+        return pairs.len();
+    }
+    if had >= p * total {
+        return 0;
+    }
+    // Of those before `first` all are taken, which with what was had hold `held`; of those from `end` on none but the first.
+    let (mut first, mut end, mut held) = (0, pairs.len(), had);
+    while first < end {
+        let middle = first + (end - first) / 2;
+        pairs[first..end].select_nth_unstable(middle - first);
+        let with = held + sum(&pairs[first..=middle]);
+        if with >= p * total {
+            end = middle;
+        } else {
+            (first, held) = (middle + 1, with);
+        }
+    }
+    pairs.len().min(first + 1)
 }
 
 /// Ranks of each band.
@@ -1676,6 +1724,8 @@ struct Growing {
     /// Candidates that have been met, and those of them that are kept.
     ranges: Vec<Range<u32>>,
     kept: BinaryHeap<u64>,
+    /// The numbers of those that are kept, ascending; nothing where they have not been sorted.
+    sorted: Vec<u32>,
     /// Row of the score that they were met in.
     number: Option<usize>,
 }
@@ -1706,13 +1756,32 @@ impl Growing {
         (at == self.ranges.len()).then_some(added)
     }
 
-    fn take(&mut self, key: u64, wanted: usize) {
+    /// Most candidates that are put in their places one by one.
+    const SOME: usize = 8;
+
+    /// Takes in a candidate; the one that is not kept for it, or itself.
+    fn take(&mut self, key: u64, wanted: usize) -> Option<u64> {
         if self.kept.len() < wanted {
             self.kept.push(key);
-        } else if let Some(mut worst) = self.kept.peek_mut()
-            && key < *worst
-        {
-            *worst = key;
+            return None;
         }
+        match self.kept.peek_mut() {
+            Some(mut worst) if key < *worst => Some(std::mem::replace(&mut *worst, key)),
+            _ => Some(key),
+        }
+    }
+
+    /// As [`Self::take`]; those that are kept stay sorted.
+    fn put(&mut self, key: u64, wanted: usize) {
+        let known = self.sorted.len() == self.kept.len();
+        let left = self.take(key, wanted);
+        if !known || left == Some(key) {
+            return;
+        }
+        let place = |sorted: &[u32], key: u64| sorted.partition_point(|&other| other < index(key));
+        if let Some(left) = left {
+            self.sorted.remove(place(&self.sorted, left));
+        }
+        self.sorted.insert(place(&self.sorted, key), index(key));
     }
 }
