@@ -2,12 +2,15 @@
 
     cargo build --release -p attnc-cli
     VENV/bin/python tests/peers/papers.py [--threads 2] [--target cpu:avx2] [--attnc BINARY] [--only NAME]...
+    VENV/bin/python tests/peers/papers.py --choosing [--tokens 32768]
     VENV/bin/python tests/peers/papers.py --pictures patterns/papers/pictures
 
 Random queries, keys and values, f32, D 64, defaults of each paper; sizes of about 8,192 tokens. Prints a table: density
 (entries over pairs; what is possible at most where the data decide how many are chosen), time, and how many times as
 fast it is as our dense attention and, where torch is installed, as SDPA of all pairs of as many heads. With
-`--pictures` it draws the first picture of each file into a folder instead.
+`--choosing` it prints instead what share of the time of block methods is choosing, with one head and with heads that
+share keys: the time of the same selections with an attention to those of their keys that are key 0. With
+`--pictures` it draws the first picture of each file into a folder.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import pathlib
 import shlex
 import statistics
 import subprocess
+import tempfile
 import time
 
 from own import IMAGE, LINE, ROOT, TEXT, VIDEO, bench
@@ -46,6 +50,37 @@ PAPERS = [
     ("powerattention:powerattention", LINE, 4, 4), ("masformer", LINE, None, None), ("bigbird", LINE, 4, 4),
     ("longformer", LINE, 4, 4), ("neighbourhood_2d:neighbourhood_2d", IMAGE, 4, 4),
 ]
+
+
+# Block methods: a file, what attends, and a selection that it reads.
+CHOOSERS = [
+    ("dhsa", "dhsa", "kept"), ("proxyattn", "proxyattn", "kept"), ("proxyattn", "proxyattn_all", "kept_all"),
+    ("psa", "psa", "ranked.full"), ("vmoba", "frames", "times"), ("vmoba", "frames_of_query", "times_of_query"),
+]
+
+
+def choosing(args):
+    """What share of the time is choosing."""
+    print("| pattern | tokens | heads | KV heads | ms | x dense | choosing |\n| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    video = ["--size", f"video.t={args.tokens // 1024}", "--size", "video.h=32", "--size", "video.w=32"]
+    for file, name, selection in CHOOSERS:
+        if args.only and not any(only in name for only in args.only):
+            continue
+        text = (ROOT / "patterns/papers" / f"{file}.attn").read_text()
+        alone = f"\nattention only_choosing {{\n  empty = zero\n  attend k < 1 & {selection}\n}}\n"
+        with tempfile.TemporaryDirectory() as folder:
+            made = pathlib.Path(folder) / file
+            made.with_suffix(".attn").write_text(text + alone)
+            for heads, kv_heads in [(1, 1), (8, 2)]:
+                sizes = video if file == "vmoba" else ["--tokens", args.tokens]
+                shape = [*sizes, "--heads", heads, "--kv-heads", kv_heads, "--dim", 64, "--min-time", 300]
+                whole, why = bench(args, f"{made}:{name}", *shape, "--against", "dense")
+                part, part_why = bench(args, f"{made}:only_choosing", *shape)
+                if whole is None or part is None:
+                    print(f"| {name} | {why or part_why} |", flush=True)
+                    continue
+                ms, dense, only = (r["run_ns"]["median"] / 1e6 for r in [*whole, *part])
+                print(f"| {name} | {args.tokens} | {heads} | {kv_heads} | {ms:.1f} | {dense / ms:.2f} | {only / ms:.0%} |", flush=True)
 
 
 def sdpa(heads, tokens, threads):
@@ -81,10 +116,14 @@ def main():
     parser.add_argument("--attnc", default=str(ROOT / "target/release/attnc"))
     parser.add_argument("--calibration", help="a file of `attnc calibrate`")
     parser.add_argument("--only", action="append", help="a pattern to run, by a part of its name")
+    parser.add_argument("--choosing", action="store_true", help="the share of choosing instead")
+    parser.add_argument("--tokens", type=int, default=32768, help="for --choosing")
     parser.add_argument("--pictures", type=pathlib.Path, help="a folder to draw into")
     args = parser.parse_args()
     if args.pictures:
         return draw(args.attnc, args.pictures)
+    if args.choosing:
+        return choosing(args)
     known = {}
     print("| pattern | tokens | heads | density | ms | dense | SDPA |\n| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for pattern, sizes, heads, kv_heads in PAPERS:
