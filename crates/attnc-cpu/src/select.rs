@@ -435,39 +435,26 @@ impl Choice<'_> {
     /// As for [`Self::run`].
     unsafe fn channels(&self, energy: &choose::Energy, scratch: &Scratch) -> Result<(), String> {
         let program = &*self.plan().program;
-        let exchanged = Env {
-            n_q: self.env.n_k,
-            n_k: self.env.n_q,
-            q_start: self.env.k_start,
-            k_start: self.env.q_start,
-            ..self.env.clone()
-        };
         let Rows { base, dtype, row_stride, col_stride, .. } = self.ctx.q;
         let queries =
             KvView { base, dtype: dtype as u32, row_stride, col_stride, dim: self.ctx.dim as u64, ..self.ctx.k };
         let d = self.ctx.dim as usize;
         let mut energies = vec![1.0_f64; d];
-        for (listed, env, view) in [(&energy.queries, &exchanged, &queries), (&energy.keys, self.env, &self.ctx.k)] {
-            let row = Ranges::new(program, &listed.rows).row(env, env.q_start).map_err(|e| e.to_string())?;
-            let (mut sums, mut count, mut from) = (vec![0.0_f64; d], 0_i64, env.k_start);
-            while let Some((start, end)) = row.next_from(from) {
-                let (mut at, end) = (start.max(env.k_start), end.min(env.k_start + env.n_k));
-                from = end.max(from + 1);
+        let ranges = energy.ranges(program, self.env).map_err(|e| e.to_string())?;
+        for (ranges, view) in ranges.into_iter().zip([&queries, &self.ctx.k]) {
+            let (mut sums, mut count) = (vec![0.0_f64; d], 0_i64);
+            for Range { start: mut at, end } in ranges {
                 while at < end {
                     let n = (end - at).min(BK as i64);
                     // SAFETY: the rows are within the tensor, which the launch has checked; the scratch is this thread's.
-                    let (rows, stride) = unsafe {
-                        fetch(self.kernel.kernels(), view, std::ptr::null(), at - env.k_start, n as usize, scratch)
-                    };
+                    let (rows, stride) =
+                        unsafe { fetch(self.kernel.kernels(), view, std::ptr::null(), at, n as usize, scratch) };
                     for i in 0..n as isize {
                         // SAFETY: as above.
                         let row = unsafe { std::slice::from_raw_parts(rows.offset(i * stride as isize), d) };
                         sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
                     }
                     (at, count) = (at + n, count + n);
-                }
-                if from >= env.k_start + env.n_k {
-                    break;
                 }
             }
             energies.iter_mut().zip(sums).for_each(|(e, sum)| *e *= sum / count as f64);

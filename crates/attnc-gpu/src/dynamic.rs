@@ -10,12 +10,11 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use attnc_pattern::analysis::Rows as Ranges;
 use attnc_pattern::env::{DrawTable, Env, MapData};
 use attnc_pattern::expr::{DrawId, ExprId, LevelId, Node, Var};
 use attnc_pattern::program::{Budget, Heads, Index, Operand, Partition, Pool as Pooling, Program, Rows as OperandRows};
 use attnc_pattern::slots;
-use attnc_plan::choose::{self, Chosen, Extents, Listed, cut_by_head, level_of, of_queries, prepared};
+use attnc_plan::choose::{self, Chosen, Extents, cut_by_head, level_of, of_queries, prepared};
 use attnc_plan::items::{Items, candidates_of, inverse};
 use attnc_plan::members::{Members, Slots, members};
 use attnc_plan::{Choose, Energy, InPlace, Plan, Reads, inplace};
@@ -189,17 +188,8 @@ impl Setup {
 
 /// Rows over which the energy of channels is taken.
 fn energy_rows(program: &Program, energy: &Energy, env: &Env<'_>) -> Result<[Vec<u32>; 2], LaunchError> {
-    let exchanged = Env { n_q: env.n_k, n_k: env.n_q, q_start: env.k_start, k_start: env.q_start, ..env.clone() };
-    let listed = |listed: &Listed, of: &Env<'_>| -> Result<Vec<u32>, LaunchError> {
-        let row = Ranges::new(program, &listed.rows).row(of, env.q_start).map_err(said)?;
-        let (mut found, mut from, end_of) = (Vec::new(), of.k_start, of.k_start + of.n_k);
-        while let Some((start, end)) = row.next_from(from).filter(|_| from < end_of) {
-            found.extend((start.max(of.k_start)..end.min(end_of)).map(|k| (k - of.k_start) as u32));
-            from = end.max(from + 1);
-        }
-        Ok(found)
-    };
-    Ok([listed(&energy.queries, &exchanged)?, listed(&energy.keys, env)?])
+    let ranges = energy.ranges(program, env).map_err(said)?;
+    Ok(ranges.map(|of| of.into_iter().flatten().map(|row| row as u32).collect()))
 }
 
 /// Whether all pairs of a head are ranked together.

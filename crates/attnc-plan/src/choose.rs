@@ -61,6 +61,26 @@ pub struct Energy {
     pub keys: Listed,
 }
 
+impl Energy {
+    /// Rows of Q and rows of K over which it is taken: ranges, counted from the first row of each.
+    ///
+    /// # Errors
+    /// An expression that has no value under these lengths.
+    pub fn ranges(&self, program: &Program, env: &Env<'_>) -> Result<[Vec<Range<i64>>; 2], EvalError> {
+        let exchanged = Env { n_q: env.n_k, n_k: env.n_q, q_start: env.k_start, k_start: env.q_start, ..env.clone() };
+        let listed = |listed: &Listed, of: &Env<'_>| {
+            let row = Ranges::new(program, &listed.rows).row(of, of.q_start)?;
+            let (mut found, mut from, last) = (Vec::new(), of.k_start, of.k_start + of.n_k);
+            while let Some((start, end)) = row.next_from(from).filter(|_| from < last) {
+                found.push(start.max(of.k_start) - of.k_start..end.min(last) - of.k_start);
+                from = end.max(from + 1);
+            }
+            Ok(found)
+        };
+        Ok([listed(&self.queries, &exchanged)?, listed(&self.keys, env)?])
+    }
+}
+
 /// A set of candidates, and for each row the ranges of them.
 #[derive(Clone, Debug)]
 pub struct Listed {
