@@ -521,6 +521,8 @@ impl Count {
                 let full: i64 = full.iter().map(|(a, b)| b - a).sum();
                 let used = (rows as usize).div_ceil(PANEL);
                 let Tiles { tiles, keys, visited, .. } = visits::<V>(rows as usize, &panels[..used]);
+                // Of queries that go one by one, keys that no two share are rows that lie apart.
+                let apart = if stage.own && pairs_own <= keys { keys } else { 0 };
                 let Visited { pairs, chunks, gathered } =
                     if stage.own { Visited { pairs: pairs_own, chunks: tiles, gathered: 0 } } else { visited };
                 // What lanes take for each pair.
@@ -544,7 +546,8 @@ impl Count {
                     (Term::Softmax, lanes),
                     (Term::Masked, lanes.saturating_sub(whole)),
                     (Term::Own, own),
-                    (far, keys),
+                    (far, keys - apart),
+                    (Term::Strided, apart),
                     (Term::Gathered, gathered),
                     (Term::Chunks, chunks),
                     (Term::Tiles, tiles - known),
