@@ -2,14 +2,19 @@
 //!
 //! One idea: nothing is advised that was not tried. Every proposal is a plan or a file with one thing changed, which
 //! is compiled and counted; its time is the model's, and the pairs that it adds and removes are found row by row.
-//! A change of the schedule (tile, pass) leaves the set equal; a change of a number may not. Nothing here is run.
+//! A change of the schedule (tile, pass) leaves the set equal, and so does another layout of a grid's tokens, which is
+//! looked at before it is told; a change of a number may not. What the model finds cheaper is then run beside the pattern,
+//! and is not told if it takes longer.
 
-use std::cell::RefCell;
+use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use attnc::{
-    ChangedRows, Compiler, Difference, Forecast, Inputs, Isa, Kernel, LoadError, Loader, Module, Number, Options,
-    Select, Shape,
+    Along, ChangedRows, Compiler, Difference, Forecast, Inputs, Isa, Kernel, Layout, LoadError, Loader, Module, Number,
+    Options, Problem, Resources, Select, Shape, Span, Strides, Tensor, TensorMut, Threads,
 };
 use serde::Serialize;
 
@@ -20,26 +25,39 @@ use crate::inspect::print_json;
 use crate::machine;
 use crate::report::{Failure, Outcome, Reporter};
 use crate::subject::{self, Data};
+use crate::tensors;
 
 /// Queries of a tile that a plan may have.
 const TILES: [usize; 4] = [16, 32, 48, 64];
+/// Strides that the windows of a neighbourhood may move by: on a line, and on each axis of a grid.
+const STRIDES: [i64; 5] = [2, 4, 8, 16, 64];
+const STRIDES_OF_GRIDS: [i64; 3] = [2, 4, 8];
 /// Most numbers of a file that are tried.
 const NUMBERS: usize = 32;
 /// Most rows of pairs that are printed of a change.
 const ROWS: usize = 4;
+/// Runs of the pattern and of a change, in turn.
+const RUNS: usize = 5;
+/// Launches that are predicted to take longer are not run.
+const MOST_NANOS: u64 = 300_000_000;
 /// Seed of run-time data that is not given.
 const SEED: u64 = 1;
 
-/// What is printed; the schema is `attnc.advice/1`.
+/// What is printed; the schema is `attnc.advice/2`.
 #[derive(Debug, Serialize)]
 struct Advice {
     schema: &'static str,
     pattern: String,
+    /// The layer, of a model.
+    layer: Option<i64>,
     tokens: i64,
     keys: i64,
     threads: usize,
     predicted_ns: u64,
     executed_flops: u64,
+    entries: u64,
+    /// Data decide what is attended to: what is counted is the most that there can be, and sets are left as they are.
+    chosen_by_data: bool,
     /// Changes that were tried.
     tried: usize,
     proposals: Vec<Proposal>,
@@ -52,8 +70,13 @@ struct Proposal {
     change: String,
     predicted_ns: u64,
     executed_flops: u64,
-    /// Share of the time that is saved.
+    entries: u64,
+    /// Share of the predicted time that is saved.
     gain: f64,
+    /// What the pattern and the change took, run in turn; `None` where they were not run.
+    measured_ns: Option<(u64, u64)>,
+    /// The tokens lie otherwise, and pairs are told as equal where they are pairs of the same tokens.
+    laid_out: bool,
     /// Pairs of one batch item that it adds and removes.
     pairs_added: u64,
     pairs_removed: u64,
@@ -98,55 +121,50 @@ pub(crate) fn advise(args: &AdviseArgs, reporter: Reporter) -> Outcome {
     let disk = Remembering::default();
     let module = Compiler::new(options.clone()).compile(&disk, &args.subject.path)?;
     reporter.print(&module.warnings());
-    let trial = Trial::new(args, &module, &rates)?;
-    let base = trial.kernel(&module)?;
-    let forecast = trial.forecast(&base)?;
-    let now = trial.nanos(&forecast);
+    let trial = Trial::new(args, &module, &rates, &disk)?;
+    let base = Base::new(&trial, &module)?;
+    let by_data = base.kernel.attentions().iter().any(|&a| base.kernel.program().is_dynamic(a));
 
+    let mut changes = schedules(&options);
+    if !by_data {
+        changes.extend(layouts(&module, &options));
+        changes.extend(strides(&module, &options));
+        changes.extend(numbers(&module, &options, &trial.data.sizes));
+    }
+    let found = side_by_side(&changes, |change| trial.counted(&base, change));
+    let tried = found.iter().flatten().count();
+    let mut kept: Vec<(&Change, Counted)> = changes.iter().zip(found).filter_map(|(c, f)| Some((c, f?))).collect();
+    kept.retain(|(change, counted)| counted.is_worth(&base, change, args.at_least));
+    // Of one thing the change is told that saves most.
+    kept.sort_by_key(|(_, counted)| counted.nanos);
+    let mut things: Vec<&str> = Vec::new();
+    kept.retain(|(change, _)| {
+        let first = !things.contains(&change.of.as_str());
+        things.push(&change.of);
+        first
+    });
+    let proposals = side_by_side(&kept, |(change, counted)| trial.told(&base, change, counted));
+    let mut proposals: Vec<Proposal> = proposals.into_iter().collect::<Outcome<_>>()?;
+    if !args.no_run && base.counted.nanos <= MOST_NANOS {
+        for ((change, _), proposal) in kept.iter().zip(&mut proposals) {
+            proposal.measured_ns = trial.raced(&options, change, isa)?;
+        }
+        proposals.retain(|p| p.measured_ns.is_none_or(|(before, after)| after < before));
+    }
     let mut advice = Advice {
-        schema: "attnc.advice/1",
+        schema: "attnc.advice/2",
         pattern: trial.select.name.clone(),
+        layer: base.kernel.heads().map(|_| trial.select.layer),
         tokens: trial.shape.n_q,
         keys: trial.shape.n_k,
         threads: trial.threads,
-        predicted_ns: now,
-        executed_flops: forecast.cost.executed_flops,
-        tried: 0,
-        proposals: Vec::new(),
+        predicted_ns: base.counted.nanos,
+        executed_flops: base.counted.executed_flops,
+        entries: base.counted.entries,
+        chosen_by_data: by_data,
+        tried,
+        proposals,
     };
-    for change in schedules(&options).into_iter().chain(numbers(&module, &options)) {
-        let loader = Edited { disk: &disk, edit: change.edit.as_ref() };
-        // A number that another construct refuses is no proposal.
-        let Ok(changed) = Compiler::new(change.options).compile(&loader, &args.subject.path) else { continue };
-        if changed.tokens(&subject::sizes_of(&trial.data.sizes)).ok() != Some(trial.tokens) {
-            continue;
-        }
-        let Ok(kernel) = trial.kernel(&changed) else { continue };
-        if kernel.hash() == base.hash() || kernel.heads() != base.heads() {
-            continue;
-        }
-        let Ok(forecast) = trial.forecast(&kernel) else { continue };
-        advice.tried += 1;
-        let nanos = trial.nanos(&forecast);
-        let gain = 1.0 - nanos as f64 / now.max(1) as f64;
-        if gain < args.at_least.max(f64::MIN_POSITIVE) {
-            continue;
-        }
-        let inputs = trial.inputs();
-        let pairs = if change.of_set { base.difference(&kernel, trial.shape, &inputs)? } else { Difference::default() };
-        let executed_flops = forecast.cost.executed_flops;
-        let change = change.text;
-        advice.proposals.push(Proposal {
-            change,
-            predicted_ns: nanos,
-            executed_flops,
-            gain,
-            pairs_added: pairs.added,
-            pairs_removed: pairs.removed,
-            rows: pairs.rows.into_iter().map(Rows::of).collect(),
-            rows_left_out: pairs.left_out,
-        });
-    }
     // What changes no pair comes first, then what saves most.
     advice.proposals.sort_by(|a, b| {
         let pairs = |p: &Proposal| p.pairs_added + p.pairs_removed > 0;
@@ -158,10 +176,32 @@ pub(crate) fn advise(args: &AdviseArgs, reporter: Reporter) -> Outcome {
     }
 }
 
+/// What `work` makes of each of a list, in its order, on all cores.
+fn side_by_side<T: Sync, R: Send>(list: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(list.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..machine::cores().min(list.len()) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = list.get(at) else { break };
+                    let made = work(item);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((at, made));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, made)| made).collect()
+}
+
 /// What every change is tried on.
 struct Trial<'a> {
     args: &'a AdviseArgs,
     rates: &'a Calibrated,
+    disk: &'a Remembering,
     select: Select,
     shape: Shape,
     kv_heads: i64,
@@ -171,8 +211,46 @@ struct Trial<'a> {
     threads: usize,
 }
 
+/// The pattern as it is.
+struct Base {
+    kernel: Kernel,
+    counted: Counted,
+}
+
+impl Base {
+    fn new(trial: &Trial<'_>, module: &Module) -> Outcome<Base> {
+        let kernel = module.kernel(&trial.select)?;
+        let counted = trial.count(&kernel)?;
+        Ok(Base { kernel, counted })
+    }
+}
+
+/// What a launch takes, as the model has it.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    nanos: u64,
+    executed_flops: u64,
+    entries: u64,
+}
+
+impl Counted {
+    fn gain(&self, base: &Base) -> f64 {
+        let saved = base.counted.nanos as f64 - self.nanos as f64;
+        saved / base.counted.nanos.max(1) as f64
+    }
+
+    /// Whether a change saves enough to be told of. That fewer pairs take less time goes without saying: of those that are
+    /// left, one has to take less too.
+    fn is_worth(&self, base: &Base, change: &Change, at_least: f64) -> bool {
+        let at_least = at_least.max(f64::MIN_POSITIVE);
+        let left = self.entries as f64 / base.counted.entries.max(1) as f64;
+        let of_one = 1.0 - (1.0 - self.gain(base)) / left.clamp(f64::MIN_POSITIVE, 1.0);
+        self.gain(base) >= at_least && (!matches!(change.pairs, Pairs::Differ) || of_one >= at_least)
+    }
+}
+
 impl<'a> Trial<'a> {
-    fn new(args: &'a AdviseArgs, module: &Module, rates: &'a Calibrated) -> Outcome<Trial<'a>> {
+    fn new(args: &'a AdviseArgs, module: &Module, rates: &'a Calibrated, disk: &'a Remembering) -> Outcome<Trial<'a>> {
         let name = subject::name_of(module, &args.subject)?;
         let (n_q, n_k) = subject::lengths(module, &args.lengths, &args.sizes)?;
         let kernel = subject::kernel(module, &name, &args.sizes)?;
@@ -183,53 +261,163 @@ impl<'a> Trial<'a> {
         let tokens = module.tokens(&subject::sizes_of(&data.sizes))?;
         let select = Select::named(name).layer(args.sizes.layer).step(args.sizes.step);
         let threads = args.threads.map_or_else(machine::cores, |t| usize::try_from(t).unwrap_or(usize::MAX));
-        Ok(Trial { args, rates, select, shape, kv_heads, tokens, data, threads })
-    }
-
-    fn kernel(&self, module: &Module) -> Outcome<Kernel> {
-        Ok(module.kernel(&self.select)?)
+        Ok(Trial { args, rates, disk, select, shape, kv_heads, tokens, data, threads })
     }
 
     fn inputs(&self) -> Inputs<'_> {
         self.data.inputs()
     }
 
-    fn forecast(&self, kernel: &Kernel) -> Outcome<Forecast> {
+    fn count(&self, kernel: &Kernel) -> Outcome<Counted> {
         let shape = &self.args.shape;
         let (dv, size) = (shape.dv.unwrap_or(shape.dim), shape.dtype.dtype().size() as u64);
-        Ok(kernel.forecast(self.shape, self.kv_heads, dv, size, shape.batch.unsigned_abs(), &self.inputs())?)
+        let batch = shape.batch.unsigned_abs();
+        let forecast: Forecast = kernel.forecast(self.shape, self.kv_heads, dv, size, batch, &self.inputs())?;
+        let nanos = self.rates.predict(&forecast, shape.dtype.dtype(), self.threads);
+        let cost = forecast.cost;
+        Ok(Counted { nanos, executed_flops: cost.executed_flops, entries: cost.entries })
     }
 
-    fn nanos(&self, forecast: &Forecast) -> u64 {
-        self.rates.predict(forecast, self.args.shape.dtype.dtype(), self.threads)
+    /// The kernel of a changed file or plan; `None` if another construct refuses it, or it is of other tokens.
+    fn changed(&self, base: &Base, change: &Change) -> Option<Kernel> {
+        let loader = Edited { disk: self.disk, edits: &change.edits };
+        let module = Compiler::new(change.options.clone()).compile(&loader, &self.args.subject.path).ok()?;
+        let tokens = module.tokens(&subject::sizes_of(&self.data.sizes)).ok()?;
+        let kernel = module.kernel(&self.select).ok()?;
+        (tokens == self.tokens && kernel.heads() == base.kernel.heads()).then_some(kernel)
+    }
+
+    /// What a change takes, if it is one. A layout counts as one where the set stays what it is.
+    fn counted(&self, base: &Base, change: &Change) -> Option<Counted> {
+        let kernel = self.changed(base, change)?;
+        // To look at every pair takes longer than to know which there are, to run as to count.
+        if kernel.hash() == base.kernel.hash() || (kernel.tests_all() && !base.kernel.tests_all()) {
+            return None;
+        }
+        let counted = self.count(&kernel).ok()?;
+        if let Pairs::LaidOut(layout) = &change.pairs
+            && counted.is_worth(base, change, self.args.at_least)
+        {
+            let same = base.kernel.same_laid_out(&kernel, layout, self.shape, &self.inputs());
+            same.ok().filter(|same| *same)?;
+        }
+        Some(counted)
+    }
+
+    /// A change that is worth it, with the pairs that it adds and removes.
+    fn told(&self, base: &Base, change: &Change, counted: &Counted) -> Outcome<Proposal> {
+        let mut pairs = Difference::default();
+        if matches!(change.pairs, Pairs::Differ)
+            && let Some(kernel) = self.changed(base, change)
+        {
+            pairs = base.kernel.difference(&kernel, self.shape, &self.inputs())?;
+        }
+        Ok(Proposal {
+            change: change.text.clone(),
+            predicted_ns: counted.nanos,
+            executed_flops: counted.executed_flops,
+            entries: counted.entries,
+            gain: counted.gain(base),
+            measured_ns: None,
+            laid_out: matches!(change.pairs, Pairs::LaidOut(_)),
+            pairs_added: pairs.added,
+            pairs_removed: pairs.removed,
+            rows: pairs.rows.into_iter().map(Rows::of).collect(),
+            rows_left_out: pairs.left_out,
+        })
+    }
+}
+
+impl Trial<'_> {
+    /// What the pattern and a change of it take on this machine, the best of a few runs; `None` if it cannot run them.
+    fn raced(&self, options: &Options, change: &Change, isa: Isa) -> Outcome<Option<(u64, u64)>> {
+        let compiled = |options: &Options, edits: &[Edit]| {
+            let options = Options { target: attnc::Target::Cpu(Some(isa)), ..options.clone() };
+            let loader = Edited { disk: self.disk, edits };
+            let module = Compiler::new(options).compile(&loader, &self.args.subject.path).ok()?;
+            module.kernel(&self.select).ok()
+        };
+        let kernels = (compiled(options, &[]), compiled(&change.options, &change.edits));
+        let (Some(before), Some(after)) = kernels else { return Ok(None) };
+        let extent = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
+        let (shape, of) = (self.shape, &self.args.shape);
+        let (dtype, d_v) = (of.dtype.dtype(), of.dv.unwrap_or(of.dim));
+        let dims = |heads: i64, n: i64, d: i64| [of.batch, heads, n, d].map(extent);
+        let (of_q, of_k) = (dims(shape.heads, shape.n_q, of.dim), dims(self.kv_heads, shape.n_k, of.dim));
+        let (of_v, of_out) = (dims(self.kv_heads, shape.n_k, d_v), dims(shape.heads, shape.n_q, d_v));
+        let made = |of, seed| tensors::normal(dtype, of, seed);
+        let (q, k, v, mut out) = (made(of_q, 1)?, made(of_k, 2)?, made(of_v, 3)?, made(of_out, 4)?);
+        let layout = |e: attnc::LayoutError| tensors::layout("q", &e);
+        let mut problem = Problem {
+            q: Tensor::contiguous(q.data.bytes(), dtype, of_q).map_err(layout)?,
+            k: Tensor::contiguous(k.data.bytes(), dtype, of_k).map_err(layout)?,
+            v: Tensor::contiguous(v.data.bytes(), dtype, of_v).map_err(layout)?,
+            out: TensorMut::contiguous(out.data.bytes_mut(), dtype, of_out).map_err(layout)?,
+            lse: None,
+            inputs: self.inputs(),
+        };
+        let threads = Threads::new(self.threads).map_err(attnc::Diagnostics::from)?;
+        let mut best = [u64::MAX; 2];
+        // The first run of each touches memory for the first time.
+        for run in 0..=RUNS {
+            for (kernel, best) in [&before, &after].into_iter().zip(&mut best) {
+                let begin = Instant::now();
+                let resources = Resources { threads: Some(&threads), ..Resources::default() };
+                if kernel.run(&mut problem, resources).is_err() {
+                    return Ok(None);
+                }
+                if run > 0 {
+                    *best = machine::nanos(begin).min(*best);
+                }
+            }
+        }
+        Ok(Some((best[0], best[1])))
     }
 }
 
 /// A change to try.
 struct Change {
     text: String,
+    /// What it changes; of one thing one change is told.
+    of: String,
     options: Options,
-    edit: Option<Edit>,
-    /// Whether pairs may change.
-    of_set: bool,
+    edits: Vec<Edit>,
+    pairs: Pairs,
 }
 
-/// A number of the named file, replaced.
+/// What becomes of the pairs.
+enum Pairs {
+    /// They stay: it is another schedule.
+    Same,
+    /// They may differ.
+    Differ,
+    /// They stay pairs of the same tokens, which lie otherwise.
+    LaidOut(Layout),
+}
+
+/// A part of the named file, replaced.
 struct Edit {
     bytes: std::ops::Range<usize>,
-    value: i64,
+    text: String,
+}
+
+impl Edit {
+    fn of((span, text): &(Span, String)) -> Edit {
+        Edit { bytes: span.start as usize..span.end as usize, text: text.clone() }
+    }
 }
 
 /// Other tiles, and each optional pass switched.
 fn schedules(options: &Options) -> Vec<Change> {
-    let change = |text: String, plan: attnc::PlanOptions| {
+    let change = |of: &str, text: String, plan: attnc::PlanOptions| {
         let options = Options { plan, ..options.clone() };
-        Change { text, options, edit: None, of_set: false }
+        Change { text, of: of.to_owned(), options, edits: Vec::new(), pairs: Pairs::Same }
     };
     let mut changes: Vec<Change> = TILES
         .iter()
         .map(|&q| {
-            change(format!("tiles of {q} queries"), attnc::PlanOptions { tile_q: Some(q), ..options.plan.clone() })
+            let plan = attnc::PlanOptions { tile_q: Some(q), ..options.plan.clone() };
+            change("pass tile", format!("tiles of {q} queries: `--tile {q}`"), plan)
         })
         .collect();
     for pass in optional_passes() {
@@ -240,18 +428,56 @@ fn schedules(options: &Options) -> Vec<Change> {
             plan.without.push(pass.name.to_owned());
         }
         let text = match (pass.name, off) {
-            ("reorder", false) => "in the order given: without the pass `reorder`".to_owned(),
+            ("reorder", false) => "in the order given: `--no-pass reorder`".to_owned(),
             ("reorder", true) => "in the order in which the set is dense: with the pass `reorder`".to_owned(),
             (name, true) => format!("with the pass `{name}` ({})", pass.about),
-            (name, false) => format!("without the pass `{name}` ({})", pass.about),
+            (name, false) => format!("without the pass `{name}` ({}): `--no-pass {name}`", pass.about),
         };
-        changes.push(change(text, plan));
+        changes.push(change(&format!("pass {}", pass.name), text, plan));
+    }
+    changes
+}
+
+/// Other orders of a grid's tokens.
+fn layouts(module: &Module, options: &Options) -> Vec<Change> {
+    let change = |layout: Layout| {
+        let text = match &layout.along {
+            Along::Axes(axes) => format!("lay the tokens of `{}` out as ({})", layout.segment, axes.join(", ")),
+            Along::Order(name) => format!("lay the tokens of `{}` out along `{name}`", layout.segment),
+        };
+        let edits = layout.edits.iter().map(Edit::of).collect();
+        let of = format!("layout {}", layout.segment);
+        Change { text, of, options: options.clone(), edits, pairs: Pairs::LaidOut(layout) }
+    };
+    module.layouts().into_iter().map(change).collect()
+}
+
+/// Windows of neighbourhoods that groups of queries share.
+fn strides(module: &Module, options: &Options) -> Vec<Change> {
+    let change = |near: &Strides, stride: i64| {
+        let place = near.places.first().map_or_else(String::new, |span| place(module, *span));
+        let on = if near.places.len() > 1 { " on each of its axes" } else { "" };
+        Change {
+            text: format!(
+                "`near` of `{}`, {place}: `by {stride}`{on}: groups of queries share their windows",
+                near.owner
+            ),
+            of: format!("near {place}"),
+            options: options.clone(),
+            edits: near.edits(stride).iter().map(Edit::of).collect(),
+            pairs: Pairs::Differ,
+        }
+    };
+    let mut changes = Vec::new();
+    for near in module.strides() {
+        let strides = if near.places.len() > 1 { &STRIDES_OF_GRIDS[..] } else { &STRIDES };
+        changes.extend(strides.iter().map(|&stride| change(&near, stride)));
     }
     changes
 }
 
 /// Other values of each number that decides the set.
-fn numbers(module: &Module, options: &Options) -> Vec<Change> {
+fn numbers(module: &Module, options: &Options, sizes: &[(String, i64)]) -> Vec<Change> {
     let mut changes = Vec::new();
     for number in module.numbers().iter().take(NUMBERS) {
         let given = options.set.iter().rfind(|(name, _)| number.param && *name == number.owner);
@@ -262,56 +488,64 @@ fn numbers(module: &Module, options: &Options) -> Vec<Change> {
             },
             None => number.value,
         };
-        for (other, why) in others(value) {
+        for (other, why) in others(value, sizes) {
             let mut options = options.clone();
-            let (text, edit) = if number.param {
+            let (text, edits) = if number.param {
                 options.set.push((number.owner.clone(), other.to_string()));
-                (format!("`{}` = {other} for {value}: {why}", number.owner), None)
+                (format!("`{}` = {other} for {value}: {why}", number.owner), vec![])
             } else {
-                let bytes = number.span.start as usize..number.span.end as usize;
-                (at(module, number, other, why), Some(Edit { bytes, value: other }))
+                let edit = Edit::of(&(number.span, other.to_string()));
+                (at(module, number, other, &why), vec![edit])
             };
-            changes.push(Change { text, options, edit, of_set: true });
+            let of = format!("number {}", number.span.start);
+            changes.push(Change { text, of, options, edits, pairs: Pairs::Differ });
         }
     }
     changes
 }
 
 /// Values beside one, each with what it is: none further away than a third of it.
-fn others(value: i64) -> Vec<(i64, &'static str)> {
-    const TILE: i64 = 64;
-    let mut found: Vec<(i64, &'static str)> = Vec::new();
-    let mut add = |other: i64, why| {
+fn others(value: i64, sizes: &[(String, i64)]) -> Vec<(i64, Cow<'static, str>)> {
+    let mut found: Vec<(i64, Cow<'static, str>)> = Vec::new();
+    let mut add = |other: i64, why: Cow<'static, str>| {
         let near = other.abs_diff(value) <= (value / 3).unsigned_abs().max(1);
         if near && other >= 1 && other != value && found.iter().all(|(known, _)| *known != other) {
             found.push((other, why));
         }
     };
+    for (name, size) in sizes {
+        add(*size, format!("`{name}`").into());
+    }
     if value >= 2 {
-        let down = value / TILE * TILE;
-        add(down, "a multiple of 64");
-        if value > TILE
-            && let Some(up) = down.checked_add(TILE).filter(|_| value % TILE != 0)
-        {
-            add(up, "a multiple of 64");
+        // Tiles of keys, and queries that visit a key together.
+        for (unit, why) in [(64, "a multiple of 64"), (16, "a multiple of 16")] {
+            let down = value / unit * unit;
+            add(down, why.into());
+            if let Some(up) = down.checked_add(unit).filter(|_| value > unit && value % unit != 0) {
+                add(up, why.into());
+            }
         }
         let below = 1_i64 << (63 - value.leading_zeros());
-        add(below, "a power of two");
+        add(below, "a power of two".into());
         if let Some(above) = below.checked_mul(2).filter(|_| below != value) {
-            add(above, "a power of two");
+            add(above, "a power of two".into());
         }
-        add(value - 1, "one less");
     }
     found
 }
 
 /// A number of a pattern, changed, in words.
 fn at(module: &Module, number: &Number, other: i64, why: &str) -> String {
-    let text = module.sources().get(number.span.file).map_or("", |source| source.text.as_ref());
-    let before = text.get(..number.span.start as usize).unwrap_or("");
+    format!("`{}`, {}: {other} for {}: {why}", number.owner, place(module, number.span), number.value)
+}
+
+/// Where a span begins, in words.
+fn place(module: &Module, span: Span) -> String {
+    let text = module.sources().get(span.file).map_or("", |source| source.text.as_ref());
+    let before = text.get(..span.start as usize).unwrap_or("");
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-    format!("`{}`, line {line}, column {column}: {other} for {}: {why}", number.owner, number.value)
+    format!("line {line}, column {column}")
 }
 
 /// What a loader answers: a canonical name and bytes, or why not.
@@ -319,11 +553,11 @@ type Loaded = Result<(String, Vec<u8>), LoadError>;
 
 /// Reads each file once: standard input can be read only once.
 #[derive(Default)]
-struct Remembering(RefCell<Vec<(Option<String>, String, Loaded)>>);
+struct Remembering(Mutex<Vec<(Option<String>, String, Loaded)>>);
 
 impl Loader for Remembering {
     fn load(&self, from: Option<&str>, path: &str) -> Loaded {
-        let mut known = self.0.borrow_mut();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((.., loaded)) = known.iter().find(|(f, p, _)| (f.as_deref(), p.as_str()) == (from, path)) {
             return loaded.clone();
         }
@@ -333,19 +567,24 @@ impl Loader for Remembering {
     }
 }
 
-/// Files with a number of the first one changed.
+/// Files with parts of the first one changed.
 struct Edited<'a> {
     disk: &'a Remembering,
-    edit: Option<&'a Edit>,
+    edits: &'a [Edit],
 }
 
 impl Loader for Edited<'_> {
     fn load(&self, from: Option<&str>, path: &str) -> Loaded {
         let (name, mut bytes) = self.disk.load(from, path)?;
-        if let (None, Some(edit)) = (from, self.edit)
-            && bytes.get(edit.bytes.clone()).is_some()
-        {
-            bytes.splice(edit.bytes.clone(), edit.value.to_string().into_bytes());
+        if from.is_none() {
+            let mut edits: Vec<&Edit> = self.edits.iter().collect();
+            // From the end, so that those before stay where they are.
+            edits.sort_by_key(|edit| std::cmp::Reverse(edit.bytes.start));
+            for edit in edits {
+                if bytes.get(edit.bytes.clone()).is_some() {
+                    bytes.splice(edit.bytes.clone(), edit.text.bytes());
+                }
+            }
         }
         Ok((name, bytes))
     }
@@ -353,16 +592,25 @@ impl Loader for Edited<'_> {
 
 fn table(advice: &Advice) -> String {
     let Advice { pattern, tokens, threads, predicted_ns, .. } = advice;
+    let layer = advice.layer.map_or_else(String::new, |layer| format!(", layer {layer}"));
+    let threads = if *threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
     let mut text =
-        format!("{pattern}, {tokens} tokens on {threads} threads: {} predicted\n", machine::time(*predicted_ns));
+        format!("{pattern}{layer}, {tokens} tokens on {threads}: {} predicted\n", machine::time(*predicted_ns));
+    // Writing to a string does not fail.
+    if advice.chosen_by_data {
+        let _ = writeln!(text, "  data decide what is attended to: the most is counted, and the set is left as it is");
+    }
     if advice.proposals.is_empty() {
-        // Writing to a string does not fail.
         let _ = writeln!(text, "  nothing of {} changes is cheaper", advice.tried);
     }
     for p in &advice.proposals {
         let _ = writeln!(text, "\n  {}", p.change);
         let _ = writeln!(text, "    {} predicted, {:.1} % less", machine::time(p.predicted_ns), 100.0 * p.gain);
+        if let Some((before, after)) = p.measured_ns {
+            let _ = writeln!(text, "    {} measured, against {} as it is", machine::time(after), machine::time(before));
+        }
         let _ = match (p.pairs_added, p.pairs_removed) {
+            (0, 0) if p.laid_out => writeln!(text, "    the set stays equal: each token attends to the same ones"),
             (0, 0) => writeln!(text, "    the set stays equal"),
             (added, removed) => writeln!(text, "    {added} pairs added, {removed} removed"),
         };
@@ -388,23 +636,59 @@ mod tests {
 
     #[test]
     fn values_beside_one() {
-        let of = |value| others(value).into_iter().map(|(other, _)| other).collect::<Vec<_>>();
-        assert_eq!(of(100), [128, 99]);
-        assert_eq!(of(64), [63]);
-        assert_eq!(of(13), [16, 12]);
-        assert_eq!(of(600), [576, 640, 512, 599]);
-        assert_eq!((of(2), of(1), of(0), of(-3)), (vec![1], vec![], vec![], vec![]));
+        let of = |value| others(value, &[]).into_iter().map(|(other, _)| other).collect::<Vec<_>>();
+        assert_eq!(of(100), [128, 96, 112]);
+        assert!(of(64).is_empty());
+        assert_eq!(of(13), [16]);
+        assert_eq!(of(600), [576, 640, 592, 608, 512]);
+        assert_eq!((of(3), of(2), of(1), of(-3)), (vec![2, 4], vec![], vec![], vec![]));
         assert!(of(i64::MAX).iter().all(|&v| v >= 1));
+        // The extent of an axis is one of them, if it is near.
+        let sizes = [("image.h".to_owned(), 14), ("image.w".to_owned(), 40)];
+        assert_eq!(others(13, &sizes)[0], (14, "`image.h`".into()));
+        assert_eq!(others(13, &sizes).len(), 2);
     }
 
     #[test]
-    fn one_number_is_replaced() {
+    fn parts_are_replaced_from_the_end() {
         let disk = Remembering::default();
-        disk.0.borrow_mut().push((None, "a".to_owned(), Ok(("a".to_owned(), b"k in 0 .. 100".to_vec()))));
-        let edit = Edit { bytes: 10..13, value: 64 };
-        let load = |edit| Edited { disk: &disk, edit }.load(None, "a").map(|(_, bytes)| bytes).ok();
-        assert_eq!(load(Some(&edit)), Some(b"k in 0 .. 64".to_vec()));
-        assert_eq!(load(None), Some(b"k in 0 .. 100".to_vec()));
-        assert_eq!(load(Some(&Edit { bytes: 90..91, value: 1 })), Some(b"k in 0 .. 100".to_vec()));
+        let text = b"k in 0 .. 100".to_vec();
+        let known = (None, "a".to_owned(), Ok(("a".to_owned(), text)));
+        disk.0.lock().unwrap_or_else(PoisonError::into_inner).push(known);
+        let edit = |bytes, text: &str| Edit { bytes, text: text.to_owned() };
+        let load = |edits: &[Edit]| {
+            let loaded = Edited { disk: &disk, edits }.load(None, "a");
+            String::from_utf8(loaded.expect("is known").1).expect("is text")
+        };
+        assert_eq!(load(&[edit(5..6, "-30"), edit(10..13, "64")]), "k in -30 .. 64");
+        assert_eq!(load(&[]), "k in 0 .. 100");
+        assert_eq!(load(&[edit(90..91, "1")]), "k in 0 .. 100");
+    }
+
+    #[test]
+    fn work_side_by_side_keeps_its_order() {
+        let list: Vec<u64> = (0..100).collect();
+        assert_eq!(side_by_side(&list, |x| x * x), list.iter().map(|x| x * x).collect::<Vec<_>>());
+        assert!(side_by_side(&[] as &[u64], |x| *x).is_empty());
+    }
+
+    #[test]
+    fn fewer_pairs_have_to_take_less_each() {
+        let counted = |nanos, entries| Counted { nanos, executed_flops: 0, entries };
+        let module = Compiler::new(Options { target: attnc::Target::Oracle, ..Options::default() });
+        let module = module.source("pattern p = causal\n").expect("compiles");
+        let kernel = module.kernel(&Select::named("p")).expect("is planned");
+        let base = Base { kernel, counted: counted(1000, 100) };
+        let worth = |pairs, nanos, entries| {
+            let (text, of, options) = (String::new(), String::new(), Options::default());
+            let change = Change { text, of, options, edits: vec![], pairs };
+            counted(nanos, entries).is_worth(&base, &change, 0.02)
+        };
+        assert!(worth(Pairs::Same, 980, 100) && !worth(Pairs::Same, 990, 100));
+        // Less time and as many pairs, or more.
+        assert!(worth(Pairs::Differ, 980, 100) && worth(Pairs::Differ, 980, 120));
+        // A tenth of the pairs less saves a tenth of the time in any case.
+        assert!(!worth(Pairs::Differ, 900, 90) && worth(Pairs::Differ, 850, 90));
+        assert!(!worth(Pairs::Differ, 500, 0));
     }
 }

@@ -203,12 +203,15 @@ pub(crate) struct PassArgs {
     /// Run these optional passes alone.
     #[arg(long, value_name = "A,B,..", value_delimiter = ',', value_parser = optional_pass)]
     passes: Option<Vec<String>>,
+    /// Queries of a tile, in place of what the pass `tile` chooses.
+    #[arg(long, value_name = "16|32|48|64", value_parser = tile)]
+    pub(crate) tile: Option<usize>,
 }
 
 impl PassArgs {
     /// Runs only these passes, in addition to the required ones.
     pub(crate) fn only(passes: Vec<String>) -> PassArgs {
-        PassArgs { no_pass: Vec::new(), passes: Some(passes) }
+        PassArgs { passes: Some(passes), ..PassArgs::default() }
     }
 
     /// Names of the passes to leave out.
@@ -224,6 +227,12 @@ impl PassArgs {
 /// The passes that can be left out.
 pub(crate) fn optional_passes() -> impl Iterator<Item = &'static attnc::Pass> {
     attnc::PASSES.iter().filter(|pass| !pass.required)
+}
+
+/// Queries that a tile may have.
+fn tile(text: &str) -> Result<usize, String> {
+    let tile = text.parse().ok().filter(|tile| [16, 32, 48, 64].contains(tile));
+    tile.ok_or_else(|| format!("a tile has 16, 32, 48 or 64 queries, not `{text}`"))
 }
 
 /// The name of an optional pass.
@@ -757,6 +766,9 @@ pub(crate) struct AdviseArgs {
     /// Least gain that is worth a line.
     #[arg(long, value_name = "P%", default_value = "2%", value_parser = percent)]
     pub(crate) at_least: f64,
+    /// Run nothing: tell what the model predicts to be cheaper.
+    #[arg(long)]
+    pub(crate) no_run: bool,
     #[command(flatten)]
     pub(crate) calibration: CalibrationArgs,
     /// Text or JSON.
@@ -921,7 +933,7 @@ mod tests {
         assert!(PassArgs::default().without().is_empty());
         assert_eq!(PassArgs::only(vec![]).without(), all);
         assert_eq!(PassArgs::only(vec![all[0].to_owned()]).without(), all[1..]);
-        assert_eq!(PassArgs { no_pass: vec![all[0].to_owned()], passes: None }.without(), all[..1]);
+        assert_eq!(PassArgs { no_pass: vec![all[0].to_owned()], ..PassArgs::default() }.without(), all[..1]);
         assert!(optional_pass("rows").is_err_and(|e| e.contains("cannot be left out") && e.contains(all[0])));
         assert!(optional_pass("row").is_err_and(|e| e.contains("is no pass")));
     }

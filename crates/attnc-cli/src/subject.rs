@@ -24,7 +24,8 @@ pub(crate) fn options(set: &SetArgs, target: &Target) -> Options {
         #[cfg(feature = "gpu")]
         Target::Gpu(name) => attnc::Target::Gpu(name.variant),
     };
-    let plan = attnc::PlanOptions { without: set.passes.without(), ..attnc::PlanOptions::default() };
+    let (without, tile_q) = (set.passes.without(), set.passes.tile);
+    let plan = attnc::PlanOptions { without, tile_q, ..attnc::PlanOptions::default() };
     Options { set: set.set.clone(), target, plan, ..Options::default() }
 }
 

@@ -206,6 +206,9 @@ fn choices(args: &VerifyArgs) -> Vec<(String, PassArgs)> {
             choices.push((name, PassArgs::only(chosen)));
         }
     }
+    for (_, passes) in &mut choices {
+        passes.tile = args.set.passes.tile;
+    }
     choices
 }
 

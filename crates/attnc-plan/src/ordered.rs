@@ -337,7 +337,7 @@ fn coordinate(exprs: &mut Exprs, space: &Space, axis: AxisId, at: ExprId) -> Exp
 }
 
 /// Whether every key there is would be tested.
-fn tests_all(exprs: &Exprs, piece: &Piece) -> bool {
+pub(crate) fn tests_all(exprs: &Exprs, piece: &Piece) -> bool {
     let everything = *exprs.node(piece.start) == Node::Var(Var::KStart) && is_end(exprs, piece.end);
     piece.filter.is_some() && piece.loops.is_empty() && piece.combs.is_empty() && everything
 }

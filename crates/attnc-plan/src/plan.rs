@@ -13,6 +13,7 @@ use attnc_pattern::rowset::{Piece, RowSet, TileSet};
 
 use crate::choose::{self, Choose, Missing, Pool as Level};
 use crate::inplace::InPlace;
+use crate::ordered;
 
 /// Which side a task owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -179,6 +180,13 @@ impl Plan {
             && stage.view != View::Rows
             && self.rows.is_none()
             && (stage.entries.iter().all(plain) || stage.common_bias(&self.program.exprs).is_some())
+    }
+
+    /// Whether a stage looks at every pair of a query and a key: its set has no closed ends in the stage's order.
+    #[must_use]
+    pub fn tests_all(&self) -> bool {
+        let pieces = self.stages.iter().flat_map(|stage| &stage.entries).flat_map(Entry::pieces);
+        pieces.into_iter().any(|piece| ordered::tests_all(&self.program.exprs, piece))
     }
 }
 

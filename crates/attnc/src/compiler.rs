@@ -21,8 +21,9 @@ use attnc_syntax::diag::{CodeInfo, Diagnostic, FileId, Severity};
 use rayon::prelude::*;
 
 use crate::kernel::{Kernel, Select};
+use crate::layout::{self, Layout};
 use crate::loader::{self, LoadError, Loader, Memory, Sources, any_error};
-use crate::numbers::Number;
+use crate::numbers::{Number, Strides};
 use crate::problem;
 
 /// Code of a target that this machine lacks.
@@ -379,6 +380,18 @@ impl Module {
     #[must_use]
     pub fn numbers(&self) -> Vec<Number> {
         crate::numbers::numbers(&self.0.ast)
+    }
+
+    /// The neighbourhoods of the named file, each with where the strides of its axes stand or may stand.
+    #[must_use]
+    pub fn strides(&self) -> Vec<Strides> {
+        crate::numbers::strides(&self.0.ast)
+    }
+
+    /// Other orders in which the tokens of the named file's grids may lie, see [`Kernel::same_laid_out`].
+    #[must_use]
+    pub fn layouts(&self) -> Vec<Layout> {
+        layout::layouts(&self.0.ast, &self.0.sources)
     }
 
     /// The syntax tree as text.

@@ -7,6 +7,8 @@ use crate::view::Run;
 
 /// Most ranges of keys that a difference tells of.
 const MOST: usize = 1 << 12;
+/// Most of them that are told in words of one row.
+const IN_WORDS: usize = 6;
 
 /// What another set has more, and less, than one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +39,7 @@ pub struct ChangedRows {
 }
 
 impl ChangedRows {
-    /// In words: `queries 64 ..= 90: keys q - 65 ..= q - 64 removed`.
+    /// In words, the first ranges of each row: `queries 64 ..= 90: keys q - 65 ..= q - 64 removed`.
     #[must_use]
     pub fn text(&self) -> String {
         let place = |at: i64| match (self.relative, at) {
@@ -48,8 +50,12 @@ impl ChangedRows {
         let range = |&(a, b): &(i64, i64)| if a == b { place(a) } else { format!("{} ..= {}", place(a), place(b)) };
         let one = |list: &[(i64, i64)], what: &str| {
             let key = if matches!(list, [(a, b)] if a == b) { "key" } else { "keys" };
-            let ranges: Vec<String> = list.iter().map(range).collect();
-            (!list.is_empty()).then(|| format!("{key} {} {what}", ranges.join(", ")))
+            let ranges: Vec<String> = list.iter().take(IN_WORDS).map(range).collect();
+            let more = match list.len().saturating_sub(IN_WORDS) {
+                0 => String::new(),
+                more => format!(" and {more} ranges more"),
+            };
+            (!list.is_empty()).then(|| format!("{key} {}{more} {what}", ranges.join(", ")))
         };
         let changes: Vec<String> =
             [one(&self.added, "added"), one(&self.removed, "removed")].into_iter().flatten().collect();

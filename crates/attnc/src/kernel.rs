@@ -1240,6 +1240,12 @@ impl Kernel {
         texts.join("\n")
     }
 
+    /// Whether a plan has no closed ends for a set and looks at every pair of a query and a key.
+    #[must_use]
+    pub fn tests_all(&self) -> bool {
+        self.plans().any(|built| built.plan.tests_all())
+    }
+
     /// Whether what a head attends to depends on the data of a launch.
     #[must_use]
     pub fn is_dynamic(&self, head: usize) -> bool {
@@ -1448,7 +1454,7 @@ impl Kernel {
     }
 
     /// Whether the sets of an attention differ between heads.
-    fn reads_head(&self, attention: usize) -> bool {
+    pub(crate) fn reads_head(&self, attention: usize) -> bool {
         use attnc_pattern::expr::{Node, Var};
         let program = &self.shared.program;
         let needs = attnc_pattern::prepare::needs(program, &[attention]);

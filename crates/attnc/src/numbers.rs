@@ -1,9 +1,9 @@
-//! The integers of a file that decide its sets: values of params, and those written in patterns.
+//! The integers of a file that decide its sets: values of params, those written in patterns, strides that may be written.
 //!
 //! One idea: a tool that tries another window or stride asks where the numbers stand, and compiles the file anew
 //! with one of them changed. Nothing here knows which change would be of use.
 
-use attnc_syntax::ast::{Expr, ExprKind, File, InSet, ItemKind, RangeExpr, Span, Stmt};
+use attnc_syntax::ast::{Expr, ExprKind, File, InSet, Item, ItemKind, NearAxis, RangeExpr, Span, Stmt};
 
 /// An integer of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,40 +18,84 @@ pub struct Number {
     pub span: Span,
 }
 
+/// Where a neighbourhood of a file has its strides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strides {
+    /// The pattern or attention in which it stands.
+    pub owner: String,
+    /// For each axis where its stride stands, or, where it has none, the empty place for `by S`.
+    pub places: Vec<Span>,
+}
+
+impl Strides {
+    /// What is to be written in each place for windows that move by `stride`.
+    #[must_use]
+    pub fn edits(&self, stride: i64) -> Vec<(Span, String)> {
+        let text = |place: &Span| if place.start < place.end { stride.to_string() } else { format!(" by {stride}") };
+        self.places.iter().map(|place| (*place, text(place))).collect()
+    }
+}
+
 /// Numbers of params and of sets, in the order written.
 pub(crate) fn numbers(file: &File) -> Vec<Number> {
     let mut found = Vec::new();
     for item in &file.items {
-        match &item.kind {
-            ItemKind::Param { name, value } => {
-                if let ExprKind::Int(number) = value.kind {
-                    found.push(Number { owner: name.text.clone(), param: true, value: number, span: value.span });
-                }
-            }
-            ItemKind::Pattern { name, body, .. } => collect(&name.text, body, &mut found),
-            ItemKind::Attention { name, stmts } => {
-                let entries =
-                    stmts.iter().filter_map(|s| if let Stmt::Attend(list, _) = s { Some(list) } else { None });
-                for set in entries.flatten().filter_map(|entry| entry.set.as_ref()) {
-                    collect(&name.text, set, &mut found);
-                }
-            }
-            _ => {}
+        if let ItemKind::Param { name, value } = &item.kind
+            && let ExprKind::Int(number) = value.kind
+        {
+            found.push(Number { owner: name.text.clone(), param: true, value: number, span: value.span });
         }
+        each_set(item, |owner, set| {
+            each_part(set, &mut |part| {
+                if let ExprKind::Int(value) = part.kind {
+                    found.push(Number { owner: owner.to_owned(), param: false, value, span: part.span });
+                }
+            });
+        });
     }
     found
 }
 
-/// Adds the integers of an expression.
-fn collect(owner: &str, expr: &Expr, found: &mut Vec<Number>) {
+/// Strides of neighbourhoods, in the order written.
+pub(crate) fn strides(file: &File) -> Vec<Strides> {
+    let mut found = Vec::new();
+    for item in &file.items {
+        each_set(item, |owner, set| {
+            each_part(set, &mut |part| {
+                if let ExprKind::Near(axes) = &part.kind {
+                    let place = |axis: &NearAxis| match &axis.stride {
+                        Some(stride) => stride.span,
+                        None => Span { start: axis.window.span.end, ..axis.window.span },
+                    };
+                    found.push(Strides { owner: owner.to_owned(), places: axes.iter().map(place).collect() });
+                }
+            });
+        });
+    }
+    found
+}
+
+/// The sets that an item is written with, each with the item's name.
+fn each_set<'a>(item: &'a Item, mut with: impl FnMut(&'a str, &'a Expr)) {
+    match &item.kind {
+        ItemKind::Pattern { name, body, .. } => with(&name.text, body),
+        ItemKind::Attention { name, stmts } => {
+            let entries = stmts.iter().filter_map(|s| if let Stmt::Attend(list, _) = s { Some(list) } else { None });
+            entries.flatten().filter_map(|entry| entry.set.as_ref()).for_each(|set| with(&name.text, set));
+        }
+        _ => {}
+    }
+}
+
+/// An expression and all that it is made of, as written.
+fn each_part<'a>(expr: &'a Expr, with: &mut impl FnMut(&'a Expr)) {
     fn range(r: &RangeExpr) -> impl Iterator<Item = &Expr> {
         [&r.lo, &r.hi, &r.step].into_iter().filter_map(|e| e.as_deref())
     }
+    with(expr);
     let mut parts: Vec<&Expr> = Vec::new();
     match &expr.kind {
-        ExprKind::Int(value) => {
-            found.push(Number { owner: owner.to_owned(), param: false, value: *value, span: expr.span });
-        }
+        ExprKind::Int(_) => {}
         ExprKind::Float(_) | ExprKind::Name(_) | ExprKind::Field(..) | ExprKind::SameDoc | ExprKind::SameAxes(_) => {}
         ExprKind::Pow2 | ExprKind::Map(_) => {}
         ExprKind::Call(_, list) | ExprKind::Index(_, list) | ExprKind::And(list) | ExprKind::Or(list) => {
@@ -84,7 +128,7 @@ fn collect(owner: &str, expr: &Expr, found: &mut Vec<Number>) {
         ExprKind::Random { count, of, .. } => parts.extend([&**count, &**of]),
     }
     for part in parts {
-        collect(owner, part, found);
+        each_part(part, with);
     }
 }
 
@@ -102,5 +146,22 @@ mod tests {
         assert_eq!(seen, [("w", true, 8), ("a", false, 0), ("a", false, 3), ("a", false, 16)]);
         let of = |i: usize| &text[found[i].span.start as usize..found[i].span.end as usize];
         assert_eq!((of(0), of(2), of(3)), ("8", "3", "16"));
+    }
+    #[test]
+    fn strides_of_neighbourhoods_are_found() {
+        let text = "space i(h, w)\npattern p = near(h = 5 by 2, w = 7 causal) | near(pos = 3 dilate 2)\n";
+        let module = Compiler::default().source(text).expect("compiles");
+        let edited = module.strides().into_iter().map(|strides| {
+            let mut text = text.to_owned();
+            for (span, new) in strides.edits(4).into_iter().rev() {
+                text.replace_range(span.start as usize..span.end as usize, &new);
+            }
+            text.lines().nth(1).unwrap_or("").to_owned()
+        });
+        let expected = [
+            "pattern p = near(h = 5 by 4, w = 7 by 4 causal) | near(pos = 3 dilate 2)",
+            "pattern p = near(h = 5 by 2, w = 7 causal) | near(pos = 3 by 4 dilate 2)",
+        ];
+        assert_eq!(edited.collect::<Vec<_>>(), expected);
     }
 }

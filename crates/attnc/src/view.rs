@@ -72,6 +72,11 @@ impl<'a> View<'a> {
         View { env, rows, tiles, nulls, tile: plan.stages[0].tile }
     }
 
+    /// What it is under.
+    pub(crate) fn env(&self) -> &Env<'a> {
+        &self.env
+    }
+
     /// Queries and keys.
     #[must_use]
     pub fn lengths(&self) -> (i64, i64) {
