@@ -39,19 +39,22 @@ pub enum Along {
     Order(String),
 }
 
+/// Axes as written, each with its extent.
+type Axes = Vec<(Name, Option<Expr>)>;
+
 /// Layouts of a file's grids: every other nesting of their axes, and its orders along curves.
 pub(crate) fn layouts(file: &File, sources: &Sources) -> Vec<Layout> {
     let text = |span: Span| {
         let source = sources.get(span.file).map_or("", |source| source.text.as_ref());
         source.get(span.start as usize..span.end as usize).unwrap_or("").to_owned()
     };
-    let grids: Vec<(&Name, &[(Name, Option<Expr>)])> = file
+    let grids: Vec<(&Name, &Axes)> = file
         .items
         .iter()
         .filter_map(|item| if let ItemKind::Space(segments) = &item.kind { Some(segments) } else { None })
         .flatten()
         .filter_map(|segment| match &segment.shape {
-            SegmentShape::Grid(axes) => Some((&segment.name, axes.as_slice())),
+            SegmentShape::Grid(axes) => Some((&segment.name, axes)),
             SegmentShape::Line(_) => None,
         })
         .collect();
@@ -74,7 +77,7 @@ pub(crate) fn layouts(file: &File, sources: &Sources) -> Vec<Layout> {
         if matches!(curve.text.as_str(), "raster" | "sort") {
             continue;
         }
-        let has = |own: &[(Name, Option<Expr>)], axis: &Name| own.iter().any(|(name, _)| name.text == axis.text);
+        let has = |own: &Axes, axis: &Name| own.iter().any(|(name, _)| name.text == axis.text);
         let of = grids.iter().find(|(_, own)| axes.iter().all(|(axis, _)| has(own, axis)));
         let Some((segment, own)) = of else { continue };
         let names: Vec<&str> = own.iter().map(|(name, _)| name.text.as_str()).collect();
