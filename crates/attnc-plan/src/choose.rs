@@ -454,7 +454,7 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
             set = if sampled.is_some() { exprs.bool(true) } else { of_rows };
         }
     }
-    // Pairs whose values are read, or say what those of their blocks are.
+    // Pairs whose values are those of their blocks.
     let mut sampled = sampled;
     if score.dot.is_none() && !searched && !direct && listed.is_none() {
         let (levels, exprs) = (&program.levels, &mut program.exprs);
@@ -465,9 +465,8 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         let alike = |exprs: &Exprs, var: Var, size: i64| {
             [Some(score.value), score.only].into_iter().flatten().all(|e| constant_in_blocks(exprs, e, var, size))
         };
-        let of_queries = match (score.steps.as_slice(), item_rows, select.rows) {
-            ([], Index::Queries, Index::Slots(level)) => plain(level),
-            (steps, Index::Queries, _) => steps.iter().find_map(|step| match step {
+        let of_queries = match item_rows {
+            Index::Queries => score.steps.iter().find_map(|step| match step {
                 Step::Queries { op: Reduce::Max, into: Index::Slots(level) } => {
                     plain(*level).filter(|&size| alike(exprs, Var::Q, size))
                 }
@@ -475,9 +474,8 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
             }),
             _ => None,
         };
-        let of_keys = match (score.steps.first(), items, select.slots) {
-            (None, Index::Keys, Index::Slots(level)) => plain(level),
-            (Some(Step::Keys { op: Reduce::Max, into: Index::Slots(level) }), Index::Keys, _) => {
+        let of_keys = match (score.steps.first(), items) {
+            (Some(Step::Keys { op: Reduce::Max, into: Index::Slots(level) }), Index::Keys) => {
                 plain(*level).filter(|&size| alike(exprs, Var::K, size))
             }
             _ => None,
