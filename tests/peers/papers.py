@@ -3,17 +3,21 @@
     cargo build --release -p attnc-cli
     VENV/bin/python tests/peers/papers.py [--threads 2] [--target cpu:avx2] [--attnc BINARY] [--only NAME]...
     VENV/bin/python tests/peers/papers.py --choosing [--tokens 32768]
+    VENV/bin/python tests/peers/papers.py --growth
     VENV/bin/python tests/peers/papers.py --pictures patterns/papers/pictures
 
 Random queries, keys and values, f32, D 64, defaults of each paper; sizes of about 8,192 tokens. Prints a table: density
 (entries over pairs; what is possible at most where the data decide how many are chosen), time, and how many times as
 fast it is as our dense attention and, where torch is installed, as SDPA of all pairs of as many heads. With
 `--choosing` it prints instead what share of the time of block methods is choosing, with one head and with heads that
-share keys: the time of the same selections with an attention to those of their keys that are key 0. With
+share keys: the time of the same selections with an attention to those of their keys that are key 0. With `--growth` it
+prints how scores that are looked at and time grow over five doublings, of one head, beside n log2 n. With
 `--pictures` it draws the first picture of each file into a folder.
 """
 
 import argparse
+import json
+import math
 import pathlib
 import shlex
 import statistics
@@ -83,6 +87,36 @@ def choosing(args):
                 print(f"| {name} | {args.tokens} | {heads} | {kv_heads} | {ms:.1f} | {dense / ms:.2f} | {only / ms:.0%} |", flush=True)
 
 
+# What grows as n log n: name, its sizes by number of tokens, the first number.
+GROWING = [
+    ("hip:hip", lambda n: ["--set", "kept=64", "--tokens", n], 65536),
+    ("hip:hip", lambda n: ["--tokens", n], 4096),
+    ("llsa:llsa", lambda n: ["--size", f"image.h={n // 64}", "--size", "image.w=64"], 4096),
+    ("llsa:llsa_three", lambda n: ["--size", f"image.h={n // 64}", "--size", "image.w=64"], 16384),
+]
+
+
+def growth(args):
+    """How scores and time grow over five doublings."""
+    print("| pattern | tokens | ms | scores | of n log2 n: ms, scores |\n| --- | --- | --- | --- | --- |", flush=True)
+    for name, sizes, least in GROWING:
+        if args.only and not any(only in name for only in args.only):
+            continue
+        first = None
+        for n in [least << i for i in range(6)]:
+            shape = [*sizes(n), "--heads", 1, "--kv-heads", 1, "--dim", 64]
+            result, why = bench(args, f"papers/{name}", *shape, "--min-time", 200)
+            if result is None:
+                print(f"| {name} | {n} | {why} |", flush=True)
+                break
+            counted = subprocess.run([args.attnc, "cost", f"{ROOT / 'patterns/papers' / name.replace(':', '.attn:')}",
+                                      *map(str, shape), "--format", "json"], check=True, capture_output=True)
+            ms, scores = result[0]["run_ns"]["median"] / 1e6, json.loads(counted.stdout)["score_evaluations"]
+            unit = n * math.log2(n)
+            first = first or (ms / unit, scores / unit)
+            print(f"| {name} | {n} | {ms:.1f} | {scores} | x {ms / unit / first[0]:.2f}, x {scores / unit / first[1]:.2f} |", flush=True)
+
+
 def sdpa(heads, tokens, threads):
     """Milliseconds of PyTorch's dense attention; None without torch."""
     try:
@@ -117,6 +151,7 @@ def main():
     parser.add_argument("--calibration", help="a file of `attnc calibrate`")
     parser.add_argument("--only", action="append", help="a pattern to run, by a part of its name")
     parser.add_argument("--choosing", action="store_true", help="the share of choosing instead")
+    parser.add_argument("--growth", action="store_true", help="how scores and time grow instead")
     parser.add_argument("--tokens", type=int, default=32768, help="for --choosing")
     parser.add_argument("--pictures", type=pathlib.Path, help="a folder to draw into")
     args = parser.parse_args()
@@ -124,6 +159,8 @@ def main():
         return draw(args.attnc, args.pictures)
     if args.choosing:
         return choosing(args)
+    if args.growth:
+        return growth(args)
     known = {}
     print("| pattern | tokens | heads | density | ms | dense | SDPA |\n| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for pattern, sizes, heads, kv_heads in PAPERS:
