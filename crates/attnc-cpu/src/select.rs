@@ -859,9 +859,25 @@ impl Choice<'_> {
     /// As for [`Self::run`].
     unsafe fn search(&self, row: usize, scratch: &mut Scratch) -> Result<(), String> {
         let (Some(items), Some(refine)) = (&self.setup.items, self.searched()) else { return Ok(()) };
-        let candidates = Sets::new(self)?.walks(self)?.candidates.row(self.setup.stands[row])?;
-        let (c, n) = (candidates.len(), usize::try_from(refine.leaves).unwrap_or(usize::MAX));
+        // A search looks at few of the candidates: they are not listed.
+        let mut ranges = Vec::new();
+        Sets::new(self)?.walks(self)?.candidates.ranges(self.setup.stands[row], &mut ranges)?;
+        let before: Vec<usize> = ranges
+            .iter()
+            .scan(0, |sum, range| {
+                let before = *sum;
+                *sum += range.len();
+                Some(before)
+            })
+            .collect();
+        let candidate = |number: usize| {
+            let at = before.partition_point(|&before| before <= number) - 1;
+            ranges[at].start + (number - before[at]) as u32
+        };
+        let c = ranges.iter().map(|range| range.len()).sum::<usize>();
+        let n = usize::try_from(refine.leaves).unwrap_or(usize::MAX);
         if c <= n {
+            let candidates: Vec<u32> = ranges.into_iter().flatten().collect();
             // SAFETY: the row is this task's.
             unsafe { self.tables.write(self.setup, 0, row, &candidates) };
             return Ok(());
@@ -880,8 +896,8 @@ impl Choice<'_> {
             }
             asked.clear();
             asked.extend(halves.iter().map(|&(b, s)| match refine.rep {
-                Rep::First => candidates[b],
-                Rep::Center => candidates[b + s / 2],
+                Rep::First => candidate(b),
+                Rep::Center => candidate(b + s / 2),
             }));
             // SAFETY: promised by the caller.
             unsafe { self.scores_of(items, row, &asked, scratch, &mut scores) };
@@ -895,7 +911,7 @@ impl Choice<'_> {
             nodes = ranked.into_iter().map(|(_, at)| halves[at]).collect();
             nodes.sort_unstable();
         }
-        let chosen: Vec<u32> = nodes.iter().map(|&(b, _)| candidates[b]).collect();
+        let chosen: Vec<u32> = nodes.iter().map(|&(b, _)| candidate(b)).collect();
         // SAFETY: the row is this task's.
         unsafe { self.tables.write(self.setup, 0, row, &chosen) };
         Ok(())

@@ -427,7 +427,7 @@ impl Printer<'_> {
                 p.out.text(" = ");
                 p.expr(&band.upto);
                 if let Some(least) = &band.least {
-                    p.out.text(&format!(" {} ", least.word.text));
+                    p.out.text(format!(" {} ", least.word.text));
                     p.expr(&least.value);
                 }
                 if let Some(align) = &band.align {
