@@ -770,7 +770,7 @@ impl Kernel {
             Target::Cpu(_) => {}
         }
         let Resources { threads, mut workspace, ready } = resources;
-        let (mut kept, mut memory) = match ready.filter(|_| chosen.is_none() && !self.reads_rows()) {
+        let (mut kept, mut memory) = match ready.filter(|_| chosen.is_none()) {
             Some(Ready { kept, memory }) => (Some(kept), Some(memory)),
             None => (None, None),
         };
@@ -848,8 +848,8 @@ impl Kernel {
         let out = (&mut problem.out, problem.lse.as_mut());
         let mut launch = launch([q, k, v], out, workspace, threads).map_err(layout)?;
         (launch.q_heads, launch.kv_heads, launch.apart) = (&reads.q, &reads.kv, apart);
-        // A merge is launched several times.
-        if let Some(kept) = kept.filter(|_| merges.is_empty()) {
+        // A merge is launched several times, and buckets are those of these values.
+        if let Some(kept) = kept.filter(|_| merges.is_empty() && !self.reads_rows()) {
             let parts = groups.iter().zip(made).zip(&lengths).filter_map(|(((piece, heads), envs), lengths)| {
                 let kernel = piece.code.clone()?;
                 Some(OwnedPart { kernel, heads: heads.clone(), envs, forward: lengths.falling })
