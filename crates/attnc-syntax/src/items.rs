@@ -182,10 +182,12 @@ impl<'s> Cutter<'s, '_> {
             self.report(foreign_characters(self.source, self.file, lexeme.start as usize, lexeme.end as usize));
         }
         // `at least` is one word.
-        if lexeme.token == Token::Ident("least") && self.before(1) == Some(Token::Clause("at least")) {
-            if let Some(last) = self.items.last_mut().and_then(|item| item.tokens.last_mut()) {
-                last.2 = lexeme.end;
-            }
+        if lexeme.token == Token::Ident("least")
+            && let Some(last) = self.items.last_mut().and_then(|item| item.tokens.last_mut())
+            && last.1 == Token::Clause("at least")
+            && last.2 - last.0 == "at".len() as u32
+        {
+            last.2 = lexeme.end;
             return;
         }
         let token = self.in_context(lexeme, next);
