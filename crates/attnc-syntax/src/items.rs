@@ -330,10 +330,14 @@ impl<'s> Cutter<'s, '_> {
                     .is_some_and(|item| item.tokens.len() == 4 && item.tokens[0].1 == Token::SelectItem);
                 let word = matches!(self.kind(), Some(Kind::Least | Kind::Parts))
                     && matches!(self.before(2), Some(Token::LParen | Token::LBrace | Token::Semicolon));
+                // The floor of a band: `at least (0.1)` is no call.
+                let floor = self.kind() == Some(Kind::List)
+                    && last == Some(Token::Ident("least"))
+                    && self.before(2) == Some(Token::Ident("at"));
                 self.open(
                     match last {
                         Some(Token::Halves) => Kind::Least,
-                        _ if call && !word && !amount => Kind::Call,
+                        _ if call && !word && !amount && !floor => Kind::Call,
                         _ => Kind::Group,
                     },
                     token,
