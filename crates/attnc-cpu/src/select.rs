@@ -81,41 +81,29 @@ impl Setup {
         let exchange = &env.exchange;
         let scores_given = select.score.is_some_and(|score| exchange.scores.contains_key(&score));
         let scores_asked = !scores_given && select.score.is_some_and(|score| exchange.asked_scores.contains(&score));
+        // What is not ranked has no scores.
+        let unranked = |Extents { rows, stands, slots, capacity }| Setup {
+            rows,
+            stands,
+            slots,
+            capacity,
+            wanted: None,
+            items: None,
+            maker,
+            scores_given,
+            scores_asked: false,
+            steps: Vec::new(),
+            totals: false,
+            runs: None,
+        };
         if maker == Maker::Nobody {
-            let (stands, items) = (Vec::new(), None);
-            return Ok(Setup {
-                rows: 0..0,
-                stands,
-                slots: 0..0,
-                capacity: 0,
-                wanted: None,
-                items,
-                maker,
-                scores_given,
-                scores_asked: false,
-                steps: Vec::new(),
-                totals: false,
-                runs: None,
-            });
+            return Ok(unranked(Extents { rows: 0..0, stands: Vec::new(), slots: 0..0, capacity: 0 }));
         }
-        let Extents { rows, stands, slots, capacity } = Extents::new(program, select, env).map_err(said)?;
+        let extents = Extents::new(program, select, env).map_err(said)?;
         if maker == Maker::Caller {
-            let (wanted, items) = (None, None);
-            return Ok(Setup {
-                rows,
-                stands,
-                slots,
-                capacity,
-                wanted,
-                items,
-                maker,
-                scores_given,
-                scores_asked: false,
-                steps: Vec::new(),
-                totals: false,
-                runs: None,
-            });
+            return Ok(unranked(extents));
         }
+        let (rows, slots) = (extents.rows.clone(), extents.slots.clone());
         let all = (slots.end - slots.start).max(0);
         let wanted = match &select.budget {
             Budget::Top(count) => {
@@ -145,20 +133,7 @@ impl Setup {
         }
         let of = items.as_ref().and_then(|i| i.candidate_of.as_deref());
         let runs = of.map(|of| runs(of, slots.start as u32));
-        Ok(Setup {
-            rows,
-            stands,
-            slots,
-            capacity,
-            wanted,
-            items,
-            maker,
-            scores_given,
-            scores_asked,
-            steps,
-            totals,
-            runs,
-        })
+        Ok(Setup { wanted, items, scores_asked, steps, totals, runs, ..unranked(extents) })
     }
 
     /// Who makes its tables.

@@ -62,6 +62,9 @@ pub enum Made {
     Hash(Hash),
 }
 
+/// Bits of a bucket's number at most: an f32 holds all of them.
+pub const MOST_BITS: usize = 24;
+
 /// A locality-sensitive hash by planes: bit r of a row x tells whether <x, P_r> > 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hash {

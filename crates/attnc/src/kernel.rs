@@ -16,7 +16,7 @@ use attnc_pattern::env::{DrawTable, Env, Reals, Side, TensorData};
 use attnc_pattern::expr::{DrawId, TensorId};
 use attnc_pattern::oracle::{self, Evaluator, Misfit, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
-use attnc_pattern::program::{Chooser, Made, MergeKind, Model, Program};
+use attnc_pattern::program::{Chooser, MOST_BITS, Made, MergeKind, Model, Program};
 use attnc_pattern::tolerance::{self, Dtype, Report, Rounding};
 use attnc_plan::model::Work;
 use attnc_plan::{Built, Cost, Counted, LayerPlan};
@@ -1165,8 +1165,8 @@ impl Kernel {
         let extent = |n: i64| usize::try_from(n).unwrap_or(0);
         let of = |id: &TensorId| match program.tensor(*id).of {
             Some(Made::Hash(_)) => {
-                let rows = threads.saturating_mul(extent(shape.dim) + made::MOST_BITS);
-                let planes = extent(self.told(shape).heads).saturating_mul(extent(shape.dim) * made::MOST_BITS);
+                let rows = threads.saturating_mul(extent(shape.dim) + MOST_BITS);
+                let planes = extent(self.told(shape).heads).saturating_mul(extent(shape.dim) * MOST_BITS);
                 rows.saturating_add(planes).saturating_mul(size_of::<f64>())
             }
             _ => 0,

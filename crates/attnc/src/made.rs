@@ -18,9 +18,6 @@ use crate::kernel::Threads;
 use crate::problem::one;
 use crate::tensor::Tensor;
 
-/// Bits of a bucket at most.
-pub(crate) const MOST_BITS: usize = 24;
-
 /// Rows of a launch.
 #[derive(Clone, Debug)]
 pub(crate) struct Rows<'a> {

@@ -10,10 +10,7 @@ use super::names::{ItemRef, declared, noun};
 use super::scope::{CONSTANT, Cx, ELEMENT, TENSOR_EXTENT, Val};
 use super::{Checker, Param};
 use crate::expr::{ExprId, MapId, Node, SizeId, TensorId, Ty, Var};
-use crate::program::{Hash, Made, Map, MapKind, Size, Tensor};
-
-/// Bits of a bucket's number: an f32 holds all of them.
-const MOST_BITS: i64 = 24;
+use crate::program::{Hash, MOST_BITS, Made, Map, MapKind, Size, Tensor};
 
 /// The tensor whose elements are being lowered, and the hashes that they read.
 #[derive(Clone, Debug)]
@@ -232,7 +229,7 @@ impl<'a> Checker<'a> {
             _ => false,
         };
         let bits = dims.last().and_then(|&bits| self.exprs.as_int(bits));
-        if !fits || bits.is_none_or(|bits| bits > MOST_BITS) {
+        if !fits || bits.is_none_or(|bits| bits > MOST_BITS as i64) {
             let message = format!("planes are `[d, bits]` or `[heads, d, bits]`, of at most {MOST_BITS} bits");
             let error = Diagnostic::error("E0314", span_of_planes, message, "has other axes");
             return self.fail(cx, error.label(self.program.tensor(planes).span, "declared here").help(help));
