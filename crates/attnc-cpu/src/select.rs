@@ -1383,29 +1383,15 @@ fn beginning(p: f64, pairs: &mut [(u64, u32)], had: f64) -> usize {
 
 /// Ranks of each band.
 fn bands(bands: &[Band], ranked: &[f32], had: f64) -> Vec<Range<usize>> {
-    let c = ranked.len();
     let total = ranked.iter().map(weight).sum::<f64>() + had;
-    let mut begin = 0_usize;
-    let mut found = Vec::with_capacity(bands.len());
-    for band in bands {
-        let end = if band.mass {
-            let mut sum = had;
-            let within = ranked.iter().take_while(|score| {
-                sum += weight(score);
-                sum <= band.upto * total
-            });
-            1 + within.count()
-        } else {
-            slots::floor_share(band.upto, c as i64) as usize
-        };
-        let end = band.least.map_or(end, |least| end.max(slots::floor_share(least, c as i64) as usize + 1));
-        let align = band.align.max(1) as usize;
-        let up = end.min(c).saturating_sub(begin).next_multiple_of(align);
-        let length = if begin + up > c { (c - begin) / align * align } else { up };
-        found.push(begin..begin + length);
-        begin += length;
-    }
-    found
+    choose::bands(bands, ranked.len(), |share| {
+        let mut sum = had;
+        let within = ranked.iter().take_while(|score| {
+            sum += weight(score);
+            sum <= share * total
+        });
+        1 + within.count()
+    })
 }
 
 /// Takes the largest values of some lanes of `[slot][bq]` into those of a row; with `less`, less the largest of their

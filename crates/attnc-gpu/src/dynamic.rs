@@ -205,7 +205,7 @@ fn by_head(plan: &Plan) -> bool {
     for choose in &plan.chooses {
         let select = program.select(choose.select);
         roots.push(select.capacity);
-        roots.extend(choose.scored.iter().flat_map(|s| s.sampled.into_iter().chain(s.listed.as_ref().map(|l| l.set))));
+        roots.extend(choose.scored.iter().flat_map(|s| s.sampled.iter().chain(&s.listed)).map(|l| l.set));
         if let Budget::Top(count) = select.budget {
             roots.push(count);
         }

@@ -15,8 +15,8 @@ use attnc_pattern::expr::{Bin, DrawId, ExprId, Exprs, Extent, LevelId, Node, Sel
 use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::prepare::{self, EnvError, Needs};
 use attnc_pattern::program::{
-    Among, Budget, Chooser, Derived, Empty, Heads, Index, Level, MergeKind, Norm, Operand, Partition, Pool as Pooling,
-    Program, Reduce, Rows, Select, Source, Step,
+    Among, Band, Budget, Chooser, Derived, Empty, Heads, Index, Level, MergeKind, Norm, Operand, Partition,
+    Pool as Pooling, Program, Reduce, Rows, Select, Source, Step,
 };
 use attnc_pattern::rowset::{RowSet, TileSet};
 use attnc_pattern::slots;
@@ -120,18 +120,18 @@ impl Energy {
     /// # Errors
     /// An expression that has no value under these lengths.
     pub fn ranges(&self, program: &Program, env: &Env<'_>) -> Result<[Vec<Range<i64>>; 2], EvalError> {
-        let exchanged = Env { n_q: env.n_k, n_k: env.n_q, q_start: env.k_start, k_start: env.q_start, ..env.clone() };
+        let exchanged = exchanged(env);
         let listed = |listed: &Listed, of: &Env<'_>| {
-            let row = Ranges::new(program, &listed.rows).row(of, of.q_start)?;
-            let (mut found, mut from, last) = (Vec::new(), of.k_start, of.k_start + of.n_k);
-            while let Some((start, end)) = row.next_from(from).filter(|_| from < last) {
-                found.push(start.max(of.k_start) - of.k_start..end.min(last) - of.k_start);
-                from = end.max(from + 1);
-            }
-            Ok(found)
+            let ranges = listed.ranges(program, of)?;
+            Ok(ranges.into_iter().map(|r| r.start - of.k_start..r.end - of.k_start).collect())
         };
         Ok([listed(&self.queries, &exchanged)?, listed(&self.keys, env)?])
     }
+}
+
+/// The environment of a set with query and key exchanged ([`transpose`]).
+fn exchanged<'a>(env: &Env<'a>) -> Env<'a> {
+    Env { n_q: env.n_k, n_k: env.n_q, q_start: env.k_start, k_start: env.q_start, ..env.clone() }
 }
 
 /// A set of candidates, and for each row the ranges of them.
@@ -146,6 +146,17 @@ pub struct Listed {
 impl Listed {
     pub(crate) fn of(set: ExprId) -> Listed {
         Listed { set, rows: RowSet::default() }
+    }
+
+    /// The candidates, where these are the same for every row.
+    fn ranges(&self, program: &Program, env: &Env<'_>) -> Result<Vec<Range<i64>>, EvalError> {
+        let row = Ranges::new(program, &self.rows).row(env, env.q_start)?;
+        let (mut found, mut from, last) = (Vec::new(), env.k_start, env.k_start + env.n_k);
+        while let Some((start, end)) = row.next_from(from).filter(|_| from < last) {
+            found.push(start.max(env.k_start)..end.min(last));
+            from = end.max(from + 1);
+        }
+        Ok(found)
     }
 }
 
@@ -168,8 +179,9 @@ pub struct Scored {
     pub direct: bool,
     /// Only items of listed candidates are scored, round by round.
     pub searched: bool,
-    /// Which item rows there are: over queries alone. Others have no items, or their values are not asked for.
-    pub sampled: Option<ExprId>,
+    /// Which item rows there are, with query and key exchanged: candidates are positions of queries. Others have no
+    /// items, or their values are not asked for.
+    pub sampled: Option<Listed>,
     /// Which items there are, where that is the same for every row: these alone are walked, by their number among them.
     /// The set then says nothing of items.
     pub listed: Option<Listed>,
@@ -490,6 +502,7 @@ fn choose(program: &mut Program, id: SelectId) -> Result<Choose, Missing> {
         }
     }
     let exprs = &mut program.exprs;
+    let sampled = sampled.map(|set| Listed::of(transpose(exprs, set)));
     let (mut scale, mut value) = factor(exprs, score.value).filter(|_| score.dot.is_some()).unwrap_or_else(|| {
         let identity = *exprs.node(score.value) == Node::Var(Var::Score);
         (exprs.real(1.0), (!identity).then_some(score.value))
@@ -680,15 +693,34 @@ impl Scored {
         let missing = |e: EnvError| EvalError::Missing { what: e.to_string() };
         let all = slots::candidates(program, self.items, env).map_err(missing)?;
         let pairs = env_of(program, self.items, env).map_err(missing)?;
-        // Of which row does not matter.
-        let set = Ranges::new(program, &listed.rows);
-        let row = set.row(&pairs, env.q_start)?;
-        let (mut found, mut from) = (Vec::new(), all.start);
-        while let Some((start, end)) = row.next_from(from) {
-            found.extend((start.max(all.start)..end.min(all.end)).map(|item| (item - all.start) as u32));
-            from = end;
+        let mut found = Vec::new();
+        for range in listed.ranges(program, &pairs)? {
+            found.extend((range.start.max(all.start)..range.end.min(all.end)).map(|item| (item - all.start) as u32));
         }
         Ok(Some(found))
+    }
+
+    /// For each of these positions of item rows, whether the row is there.
+    ///
+    /// # Errors
+    /// An expression that has no value under these lengths.
+    pub fn rows_there(&self, program: &Program, env: &Env<'_>, stands: &[i64]) -> Result<Vec<bool>, EvalError> {
+        let Some(sampled) = &self.sampled else { return Ok(vec![true; stands.len()]) };
+        let missing = |e: EnvError| EvalError::Missing { what: e.to_string() };
+        let pairs = env_of(program, self.items, env).map_err(missing)?;
+        let ranges = sampled.ranges(program, &exchanged(&pairs))?;
+        // Positions that ascend are looked for from the last one on.
+        let mut at = 0;
+        let there = |&q: &i64| {
+            if at > 0 && ranges[at - 1].end > q {
+                at = ranges.partition_point(|range| range.end <= q);
+            }
+            while ranges.get(at).is_some_and(|range| range.end <= q) {
+                at += 1;
+            }
+            ranges.get(at).is_some_and(|range| range.start <= q)
+        };
+        Ok(stands.iter().map(there).collect())
     }
 }
 
@@ -705,6 +737,24 @@ pub fn taken(program: &Program, select: &Select, env: &Env<'_>, c: i64) -> Resul
         Budget::Mass(_) | Budget::Above(_) | Budget::CountOf(_) | Budget::Bands(_) => c,
     };
     Ok(count.max(select.at_least).clamp(0, c))
+}
+
+/// Ranks of `c` candidates that each band takes; `end` is the rank at which a share of their mass is reached.
+#[must_use]
+pub fn bands(bands: &[Band], c: usize, end: impl Fn(f64) -> usize) -> Vec<Range<usize>> {
+    let mut begin = 0_usize;
+    let mut found = Vec::with_capacity(bands.len());
+    for band in bands {
+        let floor = |share| slots::floor_share(share, c as i64) as usize;
+        let end = if band.mass { end(band.upto) } else { floor(band.upto) };
+        let end = band.least.map_or(end, |least| end.max(floor(least) + 1));
+        let align = band.align.max(1) as usize;
+        let up = end.min(c).saturating_sub(begin).next_multiple_of(align);
+        let length = if begin + up > c { (c - begin) / align * align } else { up };
+        found.push(begin..begin + length);
+        begin += length;
+    }
+    found
 }
 
 /// Tables as the selections of a plan might fill them, for whoever counts before there is data: as many candidates as
@@ -748,10 +798,14 @@ pub fn stand_in(plan: &Plan, env: &Env<'_>) -> Result<Vec<DrawTable>, EvalError>
         }
         let width = lists.iter().map(Vec::len).max().unwrap_or(0).max(1);
         for (number, &draw) in select.tables.iter().enumerate() {
-            // Bands share the candidates.
-            let share = |list: &[i64]| match select.tables.len() {
-                1 => list.to_vec(),
-                n => list.iter().skip(number).step_by(n).copied().collect(),
+            // Bands of ranks are as long as they will be, spread likewise; those of mass share the candidates.
+            let share = |list: &[i64]| match &select.budget {
+                Budget::Bands(of) if !of.iter().any(|band| band.mass) => {
+                    let (c, count) = (list.len(), bands(of, list.len(), |_| 0)[number].len());
+                    (0..count).map(|i| list[i * c / count]).collect()
+                }
+                Budget::Bands(of) => list.iter().skip(number).step_by(of.len()).copied().collect(),
+                _ => list.to_vec(),
             };
             let each = lists.iter().map(|list| share(list)).map(|mut list| {
                 list.resize(width, -1);
@@ -853,7 +907,7 @@ impl Plan {
                 select.within.into_iter().chain(select.besides).chain(select.including).collect();
             if let Some(scored) = &c.scored {
                 roots.extend(sets(&scored.walk));
-                roots.extend(scored.listed.as_ref().map(|l| l.set));
+                roots.extend(scored.sampled.iter().chain(&scored.listed).map(|l| l.set));
                 let operands = scored.dot.iter().flat_map(|(a, b)| [a.rows, b.rows]);
                 let levels = operands.filter_map(|rows| match rows {
                     Rows::LevelQ(level) => origin(program, level, |of| of.q),

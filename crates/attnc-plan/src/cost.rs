@@ -9,7 +9,6 @@
 use attnc_pattern::analysis::{EvalError, Row, RowWalker, Rows};
 use attnc_pattern::env::Env;
 use attnc_pattern::expr::{Bin, ExprId, Node, OrderId, Ty, Un, Var};
-use attnc_pattern::oracle::{Evaluator, Point};
 use attnc_pattern::order;
 use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{Budget, Empty, Index, Program};
@@ -317,12 +316,9 @@ fn choice<V: Visits>(plan: &Plan, choose: &Choose, env: &Env<'_>, shape: Shape) 
     let program = &*plan.program;
     let rows = slots::rows(program, scored.item_rows, env).map_err(no_value)?;
     let mut stands = stands(program, scored.item_rows, env, rows).map_err(no_value)?;
-    if let Some(sampled) = scored.sampled {
-        let of = env_of(program, scored.items, env).map_err(no_value)?;
-        let mut evaluator = Evaluator::new(program, &of, &[sampled]);
-        // A row without a value has no items either.
-        stands.retain(|&q| evaluator.truth(sampled, Point { q: Some(q), ..Point::default() }).unwrap_or(false));
-    }
+    let there = scored.rows_there(program, env, &stands)?;
+    let mut there = there.iter();
+    stands.retain(|_| there.next().is_some_and(|there| *there));
     let mut of = env_of(program, scored.items, env).map_err(no_value)?;
     if scored.searched {
         count.total = search(plan, choose, env, (stands.len(), of.n_k, shape.d_k))?;

@@ -12,7 +12,7 @@ use attnc_pattern::prepare::EnvError;
 use attnc_pattern::program::{Index, Level, Partition, Program, Score, Select, Step};
 use attnc_pattern::slots;
 
-use crate::choose::{Scored, env_of, stands};
+use crate::choose::{Scored, stands};
 
 fn said(e: EnvError) -> String {
     e.to_string()
@@ -68,15 +68,9 @@ impl Items {
         let item_rows = slots::rows(program, scored.item_rows, env).map_err(said)?;
         let mut stood = stands(program, scored.item_rows, env, item_rows.clone()).map_err(said)?;
         let mut item_numbers: Vec<i64> = item_rows.clone().collect();
-        if let Some(sampled) = scored.sampled {
+        if scored.sampled.is_some() {
             // Rows without an item would fill lanes.
-            let of = env_of(program, scored.items, env).map_err(said)?;
-            let mut evaluator = Evaluator::new(program, &of, &[sampled]);
-            let mut kept = Vec::with_capacity(stood.len());
-            for &q in &stood {
-                let point = Point { q: Some(q), ..Point::default() };
-                kept.push(evaluator.truth(sampled, point).map_err(|e| EnvError::from(e).to_string())?);
-            }
+            let kept = scored.rows_there(program, env, &stood).map_err(|e| e.to_string())?;
             let mut kept_of = kept.iter();
             item_numbers.retain(|_| *kept_of.next().unwrap_or(&true));
             let mut kept_of = kept.iter();

@@ -223,7 +223,7 @@ fn rows(plan: &mut Plan, _: &Options, notes: &mut Vec<Note>) {
         listed.rows = analysis::row_set(program, listed.set, analysis::Role::Row).rows;
     }
     for c in &mut plan.chooses {
-        let items = c.scored.as_mut().and_then(|s| s.listed.as_mut());
+        let items = c.scored.iter_mut().flat_map(|s| s.sampled.iter_mut().chain(&mut s.listed));
         for listed in [&mut c.candidates].into_iter().chain(&mut c.besides).chain(&mut c.including).chain(items) {
             listed.rows = analysis::row_set(program, listed.set, analysis::Role::Row).rows;
         }

@@ -44,6 +44,9 @@ impl Plan {
             if let Some(value) = scored.walk.score {
                 let _ = writeln!(out, "    value {}", expr(value));
             }
+            if let Some(sampled) = &scored.sampled {
+                indented(&mut out, "sampled", &rows_text(&self.program, &sampled.rows));
+            }
             if let Some(listed) = &scored.listed {
                 indented(&mut out, "items", &rows_text(&self.program, &listed.rows));
             }

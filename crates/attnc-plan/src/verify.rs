@@ -71,7 +71,7 @@ pub(crate) fn check(plan: &Plan, stage: Stage) -> Result<(), Refusal> {
     for choose in &plan.chooses {
         let select = plan.program.select(choose.select);
         c.expr("capacity", select.capacity, Ty::Int, launch)?;
-        if let Some(listed) = choose.scored.as_ref().and_then(|s| s.listed.as_ref()) {
+        for listed in choose.scored.iter().flat_map(|s| s.sampled.iter().chain(&s.listed)) {
             c.expr("items", listed.set, Ty::Bool, |v| launch(v) || v == Var::K)?;
         }
         match (&choose.scored, &select.budget) {
