@@ -11,12 +11,11 @@ Random queries, keys and values, f32, D 64, defaults of each paper; sizes of abo
 fast it is as our dense attention and, where torch is installed, as SDPA of all pairs of as many heads. With
 `--choosing` it prints instead what share of the time of block methods is choosing, with one head and with heads that
 share keys: the time of the same selections with an attention to those of their keys that are key 0. With `--growth` it
-prints how scores that are looked at and time grow over five doublings, of one head, beside n log2 n. With
-`--pictures` it draws the first picture of each file into a folder.
+prints how scores that are looked at and time grow over five doublings, of one head, beside n log2 n, or beside the
+formula of a block method. With `--pictures` it draws the first picture of each file into a folder.
 """
 
 import argparse
-import json
 import math
 import pathlib
 import shlex
@@ -96,10 +95,30 @@ GROWING = [
 ]
 
 
+# Block methods: name, sizes, the first number of tokens, and a formula of n for the scores.
+BY_FORMULA = [
+    ("psa:psa", lambda n: ["--tokens", n], 4096, "n^2 / 16"),
+    ("vmoba:frames", lambda n: ["--size", f"video.t={n // 1024}", "--size", "video.h=32", "--size", "video.w=32"], 4096,
+     "n^2 / 2048"),
+    ("dhsa", lambda n: ["--tokens", n], 4096, "n^2 / 8192"),
+    ("proxyattn:proxyattn", lambda n: ["--tokens", n], 4096, "n^2 / 32 + 128 n"),
+]
+
+FORMULAS = {
+    "n log2(n)": lambda n: n * math.log2(n),
+    "n^2 / 16": lambda n: n**2 / 16,
+    "n^2 / 2048": lambda n: n**2 / 2048,
+    "n^2 / 8192": lambda n: n**2 / 8192,
+    "n^2 / 32 + 128 n": lambda n: n**2 / 32 + 128 * n,
+}
+
+
 def growth(args):
     """How scores and time grow over five doublings."""
-    print("| pattern | tokens | ms | scores | of n log2 n: ms, scores |\n| --- | --- | --- | --- | --- |", flush=True)
-    for name, sizes, least in GROWING:
+    cases = [(*case, "n log2(n)") for case in GROWING] + BY_FORMULA
+    print("| pattern | tokens | ms | scores | over | constant | grows | time grows | entries | executed over useful |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for name, sizes, least, formula in cases:
         if args.only and not any(only in name for only in args.only):
             continue
         first = None
@@ -109,12 +128,13 @@ def growth(args):
             if result is None:
                 print(f"| {name} | {n} | {why} |", flush=True)
                 break
-            counted = subprocess.run([args.attnc, "cost", f"{ROOT / 'patterns/papers' / name.replace(':', '.attn:')}",
-                                      *map(str, shape), "--format", "json"], check=True, capture_output=True)
-            ms, scores = result[0]["run_ns"]["median"] / 1e6, json.loads(counted.stdout)["score_evaluations"]
-            unit = n * math.log2(n)
-            first = first or (ms / unit, scores / unit)
-            print(f"| {name} | {n} | {ms:.1f} | {scores} | x {ms / unit / first[0]:.2f}, x {scores / unit / first[1]:.2f} |", flush=True)
+            r = result[0]
+            ms, scores, entries = r["run_ns"]["median"] / 1e6, r["score_evaluations"], r["entries"]
+            # Of block methods time goes with scores and entries: one multiply-add of an element, and two.
+            constant, unit = scores / FORMULAS[formula](n), FORMULAS[formula](n) if formula == "n log2(n)" else scores + 2 * entries
+            first = first or (constant, ms / unit)
+            print(f"| {name} | {n} | {ms:.1f} | {scores} | {formula} | {constant:.3f} | x {constant / first[0]:.2f} "
+                  f"| x {ms / unit / first[1]:.2f} | {entries} | {r['executed_flops'] / r['useful_flops']:.2f} |", flush=True)
 
 
 def sdpa(heads, tokens, threads):

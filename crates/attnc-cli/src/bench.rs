@@ -11,7 +11,9 @@ use std::io::IsTerminal;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use attnc::{Compiler, Isa, Kernel, LoadError, Loader, Memory, Options, Resources, Select, Shape, Threads};
+use attnc::{
+    Compiler, Cost, Isa, Kernel, LoadError, Loader, Memory, Options, Resources, Returned, Select, Shape, Threads,
+};
 use attnc_host::kept::keeping;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -70,8 +72,14 @@ struct Measured {
     dtype: &'static str,
     threads: usize,
     entries: u64,
+    /// The data decide how many entries there are, of which this is the most.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    bounded: bool,
     useful_flops: u64,
     executed_flops: u64,
+    /// Scores of pairs that selections look at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score_evaluations: Option<u64>,
     useful_gflops: f64,
     /// Of this CPU; `None` where something else ran.
     machine_peak_gflops: Option<f64>,
@@ -434,6 +442,23 @@ impl Work {
         let slowness = pace.map(|pace| pace.slowness());
         let predicted_ns = calibrated_ns.map(|ns| (ns as f64 * slowness.unwrap_or(1.0)) as u64);
 
+        // What was chosen says how many entries there are.
+        let chosen: Vec<String> = if cost.bounded { self.kernel.selection_names() } else { Vec::new() };
+        let names: Vec<&str> = chosen.iter().map(String::as_str).collect();
+        let resources = Resources { threads: Some(threads), workspace: Some(&mut workspace), ready: None };
+        let on_cpu = !names.is_empty() && self.kernel.isa().is_some();
+        let cost = match on_cpu.then(|| self.kernel.run_returning(&mut problem, resources, &names)) {
+            Some(Ok(tables)) => {
+                let mut inputs = self.data.inputs();
+                inputs.rows = Some([given.q.tensor("q")?, given.k.tensor("k")?]);
+                inputs.supplied = tables.iter().map(Returned::supply).collect();
+                let of_chosen = self.kernel.cost(shape, dv, dtype.size() as u64, &inputs)?;
+                let executed_flops = of_chosen.executed_flops.saturating_add(cost.score_flops);
+                Cost { scores: cost.scores, executed_flops, ..of_chosen }
+            }
+            _ => cost,
+        };
+
         let samples = Samples::new(samples);
         let gflops = cost.useful_flops as f64 / samples.median().max(1) as f64;
         Ok(Measured {
@@ -450,8 +475,10 @@ impl Work {
             dtype: tensors::type_name(dtype),
             threads: threads.count(),
             entries: cost.entries,
+            bounded: cost.bounded,
             useful_flops: cost.useful_flops,
             executed_flops: cost.executed_flops,
+            score_evaluations: (cost.scores > 0).then_some(cost.scores),
             useful_gflops: gflops,
             machine_peak_gflops: limits.gflops,
             peak_ratio: limits.gflops.map(|peak| gflops / peak),
@@ -595,7 +622,8 @@ fn table(report: &Report) -> String {
             }
             _ => String::new(),
         };
-        let _ = writeln!(text, "  speed    {:.1} GFLOP/s useful{of_peak}", r.useful_gflops);
+        let most = if r.bounded { "at most " } else { "" };
+        let _ = writeln!(text, "  speed    {most}{:.1} GFLOP/s useful{of_peak}", r.useful_gflops);
         if let Some(read) = r.machine_read_gbps {
             let share = 100.0 * r.gbps / read;
             let _ = writeln!(
@@ -607,7 +635,8 @@ fn table(report: &Report) -> String {
         let driver = r.driver_ns.map_or(String::new(), |ns| format!("; {} more in the driver", machine::time(ns)));
         let _ = writeln!(text, "  compile  {}{driver}", r.compile_ns);
         let rss = r.peak_rss_bytes.map_or("unknown".to_owned(), |b| format!("{:.1} MiB", b as f64 / 1_048_576.0));
-        let _ = writeln!(text, "  entries  {}; peak memory {rss}", r.entries);
+        let scores = r.score_evaluations.map_or(String::new(), |n| format!("; {n} scores of pairs"));
+        let _ = writeln!(text, "  entries  {most}{}{scores}; peak memory {rss}", r.entries);
     }
     for f in &report.files {
         let _ = writeln!(text, "\n{}\n  compile  {} plans in {}, {} threads", f.file, f.plans, f.compile_ns, f.threads);

@@ -238,7 +238,7 @@ impl Data {
     ///
     /// Tensors are uniform in 0 .. 1. A dense map holds a pair with probability 1/4 and in any case the pairs on
     /// the line from its first corner to its last; a row of a compressed map holds up to 33 columns, the one on that line
-    /// among them. Documents, and parts of `offsets`, have uniform lengths of 1 to n / 3 + 1.
+    /// among them. Documents have uniform lengths of 1 to n / 3 + 1, parts of `offsets` of at most 127 of these.
     pub(crate) fn fill(&mut self, wants: &Wants, shape: Shape, seed: u64) -> Outcome {
         let positions = (self.q_start.unwrap_or(0) + shape.n_q).max(self.k_start.unwrap_or(0) + shape.n_k);
         let mut seed = seed.wrapping_mul(1 << 32);
@@ -266,13 +266,13 @@ impl Data {
                         dense(&mut stream, map.per_head, heads, rows, cols)?
                     }
                     MapKind::Csr => compressed(&mut stream, heads, shape.n_q, shape.n_k)?,
-                    MapKind::Offsets => Map::Csr(parts(&mut stream, shape.n_k), vec![]),
+                    MapKind::Offsets => Map::Csr(parts(&mut stream, shape.n_k, 127), vec![]),
                 };
                 self.maps.push((map.name.clone(), made));
             }
         }
         if wants.docs && self.docs.is_empty() {
-            self.docs = parts(&mut stream(), positions);
+            self.docs = parts(&mut stream(), positions, u32::MAX);
         }
         Ok(())
     }
@@ -337,9 +337,9 @@ fn dense(stream: &mut attnc::random::Stream, per_head: bool, heads: i64, rows: i
     Ok(Map::Dense(data, shape))
 }
 
-/// Boundaries of parts of 1 to n / 3 + 1 positions.
-fn parts(stream: &mut attnc::random::Stream, positions: i64) -> Vec<i64> {
-    let longest = u32::try_from(positions / 3 + 1).unwrap_or(u32::MAX);
+/// Boundaries of parts of 1 to n / 3 + 1 positions, and at most `most`.
+fn parts(stream: &mut attnc::random::Stream, positions: i64, most: u32) -> Vec<i64> {
+    let longest = u32::try_from(positions / 3 + 1).unwrap_or(u32::MAX).min(most);
     let mut parts = vec![0];
     let mut at = 0;
     while at < positions {

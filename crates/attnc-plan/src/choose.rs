@@ -97,6 +97,12 @@ impl Choose {
         found
     }
 
+    /// Whether the caller gives its tables.
+    #[must_use]
+    pub fn is_given(&self, env: &Env<'_>) -> bool {
+        env.exchange.selects.contains(&self.select)
+    }
+
     /// Whether its scores are brought to one scale over the head.
     #[must_use]
     pub fn normed_by_head(&self) -> bool {
@@ -758,16 +764,17 @@ pub fn bands(bands: &[Band], c: usize, end: impl Fn(f64) -> usize) -> Vec<Range<
 }
 
 /// Tables as the selections of a plan might fill them, for whoever counts before there is data: as many candidates as
-/// the budget takes, or all where that depends on scores, spread over those that a row has.
+/// the budget takes, or all where that depends on scores, spread over those that a row has. Tables that are given stay.
 ///
 /// # Errors
 /// A number without a value.
 pub fn stand_in(plan: &Plan, env: &Env<'_>) -> Result<Vec<DrawTable>, EvalError> {
     let program = &*plan.program;
-    let mut env = env.clone();
+    let launch = env;
+    let mut env = launch.clone();
     env.draws.resize(program.draws.len(), DrawTable::default());
     let missing = |e: EnvError| EvalError::Missing { what: e.to_string() };
-    for choose in &plan.chooses {
+    for choose in plan.chooses.iter().filter(|c| !c.is_given(launch)) {
         let select = program.select(choose.select);
         let rows = slots::rows(program, select.rows, &env).map_err(missing)?;
         let stands = stands(program, select.rows, &env, rows.clone()).map_err(missing)?;

@@ -40,6 +40,8 @@ pub struct Cost {
     pub max_row: u64,
     /// Values of pairs of a row and a candidate that selections compute.
     pub scores: u64,
+    /// What of `executed_flops` is for them.
+    pub score_flops: u64,
     /// Slots of levels that are computed, of Q, K and V each.
     pub pooled: u64,
     /// Something of it depends on the data: it is then what is possible at most.
@@ -63,6 +65,7 @@ impl Cost {
             empty_rows: self.empty_rows.saturating_add(other.empty_rows),
             max_row: self.max_row.max(other.max_row),
             scores: self.scores.saturating_add(other.scores),
+            score_flops: self.score_flops.saturating_add(other.score_flops),
             pooled: self.pooled.saturating_add(other.pooled),
             bounded: self.bounded || other.bounded,
             bytes_min: self.bytes_min.saturating_add(other.bytes_min),
@@ -157,14 +160,15 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
         filled = Env { draws: stand_in(plan, env)?, ..env.clone() };
         env = &filled;
     }
-    for choose in &plan.chooses {
+    let made = || plan.chooses.iter().filter(|c| !c.is_given(env));
+    for choose in made() {
         let more = choice::<V>(plan, choose, env, shape)?;
         count.total = count.total.and(more.total);
         stages.push(more.tasks);
     }
     if plan.is_dynamic() {
         count.total.pooled = pooled(plan, env)?;
-        count.total.bounded = plan.chooses.iter().any(|c| {
+        count.total.bounded = made().any(|c| {
             let budget = &plan.program.select(c.select).budget;
             !matches!(budget, Budget::Top(_) | Budget::Frac(_) | Budget::Nearest(_) | Budget::Refine(_))
         });
@@ -334,6 +338,7 @@ fn choice<V: Visits>(plan: &Plan, choose: &Choose, env: &Env<'_>, shape: Shape) 
     count.total = Cost {
         scores: count.total.entries,
         executed_flops: flops,
+        score_flops: flops,
         bytes_tiles: count.total.bytes_tiles,
         ..Cost::default()
     };
@@ -367,7 +372,8 @@ fn search(
         let each = rounds.saturating_mul(leaves.saturating_mul(2).min(c)).saturating_mul(keys);
         scores = each.saturating_mul(queries).saturating_add(scores);
     }
-    Ok(Cost { scores, executed_flops: scores.saturating_mul(2 * d), ..Cost::default() })
+    let flops = scores.saturating_mul(2 * d);
+    Ok(Cost { scores, executed_flops: flops, score_flops: flops, ..Cost::default() })
 }
 
 /// Slots of levels that are computed, of all operands.

@@ -635,6 +635,15 @@ pub(crate) fn names(program: &Program, attentions: &[usize]) -> Vec<String> {
     names
 }
 
+/// Names of the selections that what is run reads.
+pub(crate) fn selections(program: &Program, attentions: &[usize]) -> Vec<String> {
+    let needs = prepare::needs(program, attentions);
+    let table = |name: &String| {
+        What::of(program, &needs, name).is_ok_and(|w| matches!(w, What::Table(..)) && w.is_read(program, &needs))
+    };
+    names(program, attentions).into_iter().filter(table).collect()
+}
+
 /// What of the names is asked for, of what is run.
 pub(crate) fn asked(
     program: &Program,

@@ -643,6 +643,13 @@ impl Kernel {
         exchange::names(&self.shared.program, &self.attentions())
     }
 
+    /// Names of the selections that it reads; given back to [`Kernel::cost`] as [`Inputs::supplied`] their tables make
+    /// the cost that of what was chosen.
+    #[must_use]
+    pub fn selection_names(&self) -> Vec<String> {
+        exchange::selections(&self.shared.program, &self.attentions())
+    }
+
     /// What names of levels, scores and selections are, of what this kernel computes.
     fn asked(&self, names: &[&str], inputs: &Inputs<'_>) -> Result<Vec<What>, Diagnostics> {
         let program = &*self.shared.program;
