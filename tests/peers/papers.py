@@ -40,7 +40,7 @@ PAPERS = [
     ("papers/proxyattn:proxyattn", LINE, 4, 4), ("papers/hax", LINE, 4, 4),
     ("papers/routing:routing", [*LINE, *GROUP], 4, 4),
     ("papers/hyperattention:hyper", LINE, 4, 4), ("papers/hyperattention:hyper_causal", LINE, 4, 4),
-    ("papers/dhsa", LINE, 4, 4), ("papers/combiner:fixed", LINE, 4, 4), ("papers/combiner:log_sparse", LINE, 4, 4),
+    ("papers/dhsa", LINE, 4, 4), ("papers/combiner:fixed", LINE, 4, 4), ("papers/combiner:log_sparse", ["--tokens", "4096"], 4, 4),
     ("papers/combiner_axial", IMAGE, 4, 4), ("papers/think", LINE, 4, 4), ("papers/ultragen:ultragen", VIDEO, 4, 4),
     ("papers/longca_dynamic:uniform", LINE, 4, 4), ("papers/longca_dynamic:spread", LINE, 4, 4),
     ("papers/sqa:sqa", LINE, None, None), ("papers/lean", LINE, 4, 4),
@@ -49,7 +49,7 @@ PAPERS = [
     ("papers/gna:gna", [*TEXT, "--size", "video.t=18", "--size", "video.h=24", "--size", "video.w=24"], 4, 4),
     ("papers/token_merging", LINE, 4, 4),
     ("sparse_vdit", [*TEXT, *VIDEO], None, None), ("paro:example", VIDEO, 4, 4),
-    ("clear", [*TEXT, *IMAGE], 4, 4), ("freeswim", VIDEO, 4, 4),
+    ("clear", [*TEXT, *IMAGE], 4, 4), ("freeswim", ["--size", "video.t=4", "--size", "video.h=40", "--size", "video.w=56"], 4, 4),
     ("powerattention:powerattention", LINE, 4, 4), ("masformer", LINE, None, None), ("bigbird", LINE, 4, 4),
     ("longformer", LINE, 4, 4), ("neighbourhood_2d:neighbourhood_2d", IMAGE, 4, 4),
 ]
@@ -100,7 +100,7 @@ BY_FORMULA = [
     ("psa:psa", lambda n: ["--tokens", n], 4096, "n^2 / 16"),
     ("vmoba:frames", lambda n: ["--size", f"video.t={n // 1024}", "--size", "video.h=32", "--size", "video.w=32"], 4096,
      "n^2 / 2048"),
-    ("dhsa", lambda n: ["--tokens", n], 4096, "n^2 / 8192"),
+    ("dhsa", lambda n: ["--tokens", n], 4096, "n^2 / 4096"),
     ("proxyattn:proxyattn", lambda n: ["--tokens", n], 4096, "n^2 / 32 + 128 n"),
 ]
 
@@ -108,7 +108,7 @@ FORMULAS = {
     "n log2(n)": lambda n: n * math.log2(n),
     "n^2 / 16": lambda n: n**2 / 16,
     "n^2 / 2048": lambda n: n**2 / 2048,
-    "n^2 / 8192": lambda n: n**2 / 8192,
+    "n^2 / 4096": lambda n: n**2 / 4096,
     "n^2 / 32 + 128 n": lambda n: n**2 / 32 + 128 * n,
 }
 
