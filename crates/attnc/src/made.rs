@@ -139,16 +139,20 @@ fn buckets(
     if positions == 0 || dim == 0 {
         return found;
     }
+    let side_by_side: Vec<Vec<Beside>> = planes.iter().map(|planes| beside(planes, dim)).collect();
     let of_head = |(head, found): (usize, &mut [f32])| {
-        let planes = &planes[if planes.len() == 1 { 0 } else { head }];
+        let of = if planes.len() == 1 { 0 } else { head };
         let (q_head, kv_head) = rows.heads[head];
         let read = if hash.queries { q_head } else { kv_head };
         found[start..start + count].par_iter_mut().enumerate().for_each_init(
-            || (vec![0.0; dim], vec![0.0; planes.len() / dim]),
-            |(row, sums), (at, bucket)| {
-                row.iter_mut().enumerate().for_each(|(c, x)| *x = f64::from(tensor.get([batch, read, at, c])));
-                let number =
-                    if plainly { oracle::bucket(hash, row, planes) } else { numbered(hash, row, planes, sums) };
+            || (vec![0.0; dim], vec![0.0; dim]),
+            |(singles, row), (at, bucket)| {
+                tensor.row([batch, read, at], singles);
+                row.iter_mut().zip(&*singles).for_each(|(x, &single)| *x = f64::from(single));
+                let number = match plainly {
+                    true => oracle::bucket(hash, row, &planes[of]),
+                    false => numbered(hash, row, &side_by_side[of]),
+                };
                 *bucket = number as f32;
             },
         );
@@ -161,12 +165,27 @@ fn buckets(
     found
 }
 
-/// The bucket of a row: products with all planes are summed side by side.
-fn numbered(hash: Hash, row: &[f64], planes: &[f64], sums: &mut [f64]) -> u32 {
-    sums.fill(0.0);
-    for (x, planes) in row.iter().zip(planes.chunks_exact(sums.len().max(1))) {
-        sums.iter_mut().zip(planes).for_each(|(sum, plane)| *sum += x * plane);
+/// Elements of some planes, whose products are summed side by side.
+type Beside = [f64; 8];
+
+/// Planes `[d, bits]` as `[bits / 8][d]`, filled up with zeros.
+fn beside(planes: &[f64], dim: usize) -> Vec<Beside> {
+    let bits = planes.len() / dim;
+    let element = |c: usize, plane: usize| if plane < bits { planes[c * bits + plane] } else { 0.0 };
+    let group = |first: usize| (0..dim).map(move |c| std::array::from_fn(|i| element(c, first + i)));
+    (0..bits).step_by(8).flat_map(group).collect()
+}
+
+/// The bucket of a row.
+fn numbered(hash: Hash, row: &[f64], planes: &[Beside]) -> u32 {
+    let mut number = 0;
+    for (group, planes) in planes.chunks_exact(row.len()).enumerate() {
+        let mut sums = [0.0; 8];
+        for (x, planes) in row.iter().zip(planes) {
+            sums.iter_mut().zip(planes).for_each(|(sum, plane)| *sum += x * plane);
+        }
+        let bits = sums.iter().rev().fold(0, |bits, &sum| bits << 1 | u32::from(sum > 0.0));
+        number |= bits << (8 * group);
     }
-    let number = sums.iter().rev().fold(0, |number, &sum| number << 1 | u32::from(sum > 0.0));
     if hash.gray { number ^ (number >> 1) } else { number }
 }

@@ -84,13 +84,24 @@ impl<'a> Tensor<'a> {
     #[must_use]
     pub(crate) fn item(&self, batch: usize, heads: &[usize]) -> Vec<f32> {
         let [.., rows, dim] = self.shape;
-        let mut values = Vec::with_capacity(heads.len() * rows * dim);
-        for &head in heads {
-            for row in 0..rows {
-                values.extend((0..dim).map(|col| self.get([batch, head, row, col])));
-            }
+        let mut values = vec![0.0; heads.len() * rows * dim];
+        let places = heads.iter().flat_map(|&head| (0..rows).map(move |row| [batch, head, row]));
+        for (at, to) in places.zip(values.chunks_exact_mut(dim.max(1))) {
+            self.row(at, to);
         }
         values
+    }
+
+    /// The elements of a row.
+    pub(crate) fn row(&self, [batch, head, row]: [usize; 3], to: &mut [f32]) {
+        match self.data {
+            Data::Bytes { bytes, offset, dtype: DType::F32, strides } if strides[3] == 4 && !to.is_empty() => {
+                let at = byte_at(offset, &strides, self.shape, [batch, head, row, 0]);
+                let (elements, _) = bytes[at..at + 4 * to.len()].as_chunks::<4>();
+                to.iter_mut().zip(elements).for_each(|(to, bytes)| *to = f32::from_le_bytes(*bytes));
+            }
+            _ => to.iter_mut().enumerate().for_each(|(col, to)| *to = self.get([batch, head, row, col])),
+        }
     }
 
     /// The element at an index within the shape.
