@@ -89,6 +89,7 @@ def choosing(args):
 # What grows as n log n: name, its sizes by number of tokens, the first number.
 GROWING = [
     ("hip:hip", lambda n: ["--set", "kept=64", "--tokens", n], 65536),
+    ("hip:hip", lambda n: ["--set", "kept=32", "--tokens", n], 32768),
     ("hip:hip", lambda n: ["--tokens", n], 4096),
     ("llsa:llsa", lambda n: ["--size", f"image.h={n // 64}", "--size", "image.w=64"], 4096),
     ("llsa:llsa_three", lambda n: ["--size", f"image.h={n // 64}", "--size", "image.w=64"], 16384),

@@ -351,8 +351,10 @@ fn scores(command: &Command<'_>, kernel: &Kernel, module: &Module) -> Result<Str
             .map(|((name, _), indptr)| (name.as_str(), MapInput::Csr { indptr, indices: &[] }));
         let sizes = sizes.iter().map(|(n, v)| (n.as_str(), *v)).collect();
         let inputs = Inputs { sizes, maps: maps.collect(), ..Inputs::default() };
-        let shape = Shape { n_q: tokens, n_k: tokens, heads: command.int("heads", 1)?, dim: 64 };
-        let cost = kernel.cost(shape, 64, 4, &inputs).map_err(|e| e.to_string())?;
+        let heads = command.int("heads", 1)?;
+        let shape = Shape { n_q: tokens, n_k: tokens, heads, dim: 64 };
+        let kv_heads = command.int("kv_heads", heads)?;
+        let cost = kernel.forecast(shape, kv_heads, 64, 4, 1, &inputs).map_err(|e| e.to_string())?.cost;
         let share = cost.scores as f64 / by(tokens as f64, kept as f64);
         let _ = writeln!(text, "{tokens} tokens: {} scores, {share:.4} {about}", cost.scores);
     }

@@ -11,7 +11,7 @@ use attnc_kernels::abi::{BK, DType, KvView};
 use attnc_pattern::env::{DrawTable, Env, MapData, Side};
 use attnc_pattern::expr::{DrawId, LevelId, ScoreId};
 use attnc_pattern::prepare::needs_beside;
-use attnc_pattern::program::{Pool, Rows};
+use attnc_pattern::program::{Heads, Pool, Rows};
 use attnc_pattern::slots;
 use attnc_plan::choose::{cut_by_head, reads_all_heads};
 use attnc_plan::{Plan, View};
@@ -312,7 +312,7 @@ pub(crate) fn make<'a>(
     }
     let chooses = parts.iter().map(|p| p.kernel.plan().chooses.len()).max().unwrap_or(0);
     for number in 0..chooses {
-        let whose = whose(parts, bounds, jobs, number, setups, &made);
+        let whose = whose(bounds, jobs, number, setups);
         let mut tables: Vec<Option<Tables>> = Vec::with_capacity(jobs.len());
         // Values that a caller asks for, and those that it gives of padded items.
         let mut asked: Vec<Option<Vec<f32>>> = vec![None; jobs.len()];
@@ -515,20 +515,10 @@ struct Whose {
 
 /// For each job whose table and whose values of a selection are its own: heads for which all that decides is the same
 /// memory share them.
-fn whose(
-    parts: &[Part<'_>],
-    bounds: &[Vec<Bound<'_>>],
-    jobs: &[Job<'_>],
-    number: usize,
-    setups: &Setups,
-    made: &BTreeMap<(usize, usize, usize), (Made, Sources)>,
-) -> Vec<Option<Whose>> {
+fn whose(bounds: &[Vec<Bound<'_>>], jobs: &[Job<'_>], number: usize, setups: &Setups) -> Vec<Option<Whose>> {
     /// A job that makes a table.
     struct Maker {
         job: usize,
-        /// Rows of a product that are not the tokens' own, which are those of these heads.
-        operands: [Option<KvView>; 2],
-        of: (usize, usize, (usize, usize)),
         /// Tables that it reads, and those of them that its scores read.
         reads: [Vec<DrawRef>; 2],
     }
@@ -542,23 +532,24 @@ fn whose(
         };
         let draws = &bounds[job.part][job.env].draws;
         let tables = choose.tables_read(&plan.program).map(|read| read.iter().map(|d| draws[d.0 as usize]).collect());
-        let operands = operands(parts, job, number, made);
-        let maker = Maker { job: at, operands, of: (job.part, job.batch, job.reads), reads: tables };
-        let dot = choose.scored.as_ref().is_some_and(|s| s.dot.is_some());
+        let maker = Maker { job: at, reads: tables };
+        let common = [choose.tables_common(plan), choose.scores_common(plan)];
         let setup = |at: usize| &setups[jobs[at].part][jobs[at].env];
         // What a caller gives and asks for is each head's own.
         let exchanged = setup(at)[number].is_exchanged();
-        let apart = exchanged || choose.energy.is_some() || choose.differs_by_head(&plan.program);
         let like = |other: &&Maker| {
-            let given = maker.operands.iter().zip(&other.operands).all(|(a, b)| a.is_some() && a == b);
-            !apart
-                && maker.of.0 == other.of.0
-                && Arc::ptr_eq(setup(at), setup(other.job))
-                && (!dot || given || (maker.of == other.of && maker.operands == other.operands))
+            let of = &jobs[other.job];
+            !exchanged && (of.part, of.batch) == (job.part, job.batch) && Arc::ptr_eq(setup(at), setup(other.job))
         };
         let first = |which: usize| {
-            let same = makers.iter().filter(like).find(|other| other.reads[which] == maker.reads[which]);
-            same.map_or(at, |other| other.job)
+            let common = |other: &&Maker| match (common[which], jobs[other.job].reads) {
+                (None, _) => false,
+                (Some(Heads::Own), reads) => reads == job.reads,
+                (Some(Heads::Group), reads) => reads.1 == job.reads.1,
+                (Some(Heads::All), _) => true,
+            };
+            let mut same = makers.iter().filter(like).filter(common);
+            same.find(|other| other.reads[which] == maker.reads[which]).map_or(at, |other| other.job)
         };
         let table = first(0);
         // A norm over the head is taken where the values lie.

@@ -76,6 +76,8 @@ pub(crate) struct Ctx {
     /// Keys that a search looks at, ascending, and how many.
     pub(crate) listed: *const u32,
     pub(crate) listed_count: i64,
+    /// The place of each among the slots whose values are asked for.
+    pub(crate) listed_slots: *const u32,
     /// 1 if null slots are among what is attended to here, else 0.
     pub(crate) nulls: i64,
     /// Output of the stages before this one.

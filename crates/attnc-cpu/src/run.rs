@@ -1194,6 +1194,7 @@ fn context(
         end_tile: i64::MAX,
         listed: std::ptr::null(),
         listed_count: 0,
+        listed_slots: std::ptr::null(),
         nulls: 1,
         from: Rows { base: std::ptr::null(), dtype: 0, row_stride: 0, col_stride: 0, index: std::ptr::null() },
         from_lse: std::ptr::null(),

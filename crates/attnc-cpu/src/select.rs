@@ -11,7 +11,7 @@ use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use attnc_kernels::abi::{self, BK, BQ_MAX, KvView};
+use attnc_kernels::abi::{self, BK, BQ_MAX, KvView, LANE_STEP};
 use attnc_kernels::isa::Isa;
 use attnc_kernels::select::{Grid, Kept, best, capacity, index, key, score};
 use attnc_pattern::analysis::{Matches, RowWalker, Rows as Ranges};
@@ -23,7 +23,7 @@ use attnc_pattern::program::{
 };
 use attnc_pattern::slots;
 use attnc_plan::choose::{self, Extents, env_of};
-use attnc_plan::items::{Items, candidates_of};
+use attnc_plan::items::{Items, Members, candidates_of};
 use attnc_plan::{Choose, Plan};
 
 use crate::compile::CpuKernel;
@@ -224,9 +224,8 @@ impl Setup {
             return self.list_capacity().max(1).checked_mul(BQ_MAX * size_of::<u64>());
         }
         if let Budget::Refine(refine) = budget {
-            // Of the halves of all nodes, and a slot of each key.
-            let halves = usize::try_from(refine.leaves).ok()?.checked_mul(2 * 2 * BQ_MAX)?;
-            return halves.checked_add(usize::try_from(items.keys.1).ok()?)?.checked_mul(size_of::<f32>());
+            // Of the halves of all nodes.
+            return usize::try_from(refine.leaves).ok()?.checked_mul(2 * 2 * BQ_MAX)?.checked_mul(size_of::<f32>());
         }
         // Values and how many pairs they are made of.
         items.width.max(1).checked_mul(2 * BQ_MAX * size_of::<f32>())
@@ -246,6 +245,7 @@ impl Setup {
         let rows = self.row_count();
         let slots = (self.slots.end - self.slots.start).max(0) as usize;
         let (mut own, mut task, mut all) = (rows.saturating_add(slots), slots, 0);
+        let select = plan.program.select(choose.select);
         if let Some(items) = &self.items {
             let keys = items.keys.1.max(0) as usize;
             let (width, held) = (items.score_width(), (items.score_rows.end - items.score_rows.start).max(0) as usize);
@@ -253,10 +253,14 @@ impl Setup {
             // Values of the rows of a task.
             let of_rows = items.width.max(width).saturating_mul(BQ_MAX).saturating_mul(size_of::<f32>()) / EACH * 4;
             task = [width, items.width, of_rows].into_iter().fold(task, usize::saturating_add);
-            if choose.scored.as_ref().is_some_and(|s| s.searched) {
-                task = task.saturating_add(keys.saturating_mul(2));
+            if let Budget::Refine(refine) = &select.budget {
+                let nodes = usize::try_from(refine.leaves).unwrap_or(0).saturating_mul(2).min(slots);
+                let looked_at = match &items.items_of {
+                    Some(Members::Blocks { size, .. }) => nodes.saturating_mul(*size).min(keys),
+                    _ => keys,
+                };
+                task = task.saturating_add(nodes.saturating_add(looked_at).saturating_mul(SIDE_BY_SIDE));
             }
-            let select = plan.program.select(choose.select);
             if choose.normed_by_head() || select.pool == Among::Head {
                 all = rows.max(held).saturating_mul(width.max(slots)).saturating_add(rows);
             }
@@ -430,6 +434,98 @@ pub(crate) unsafe fn table_of(of: &DrawRef) -> DrawTable {
     DrawTable { chosen: chosen.into(), count: width, first: of.first, counts: counts.into(), times: [].into() }
 }
 
+/// Rows that a task of a search goes through side by side: what one looks at next comes from memory meanwhile.
+const SIDE_BY_SIDE: usize = 4;
+
+/// The search of a row.
+struct Search {
+    row: usize,
+    /// Its candidates, which are not listed, and how many there are before each range.
+    ranges: Vec<Range<u32>>,
+    before: Vec<usize>,
+    /// What is looked at, ascending: the first candidate of each and how many it stands for.
+    nodes: Vec<(u32, u32)>,
+    /// Rounds that are left after the one that it is in, if it is in one.
+    rounds: u32,
+    looks: bool,
+    /// Items that are scored, ascending, and for each the node that it is of.
+    listed: Vec<u32>,
+    slots: Vec<u32>,
+    /// Nodes as they are ranked.
+    ranked: Vec<u64>,
+}
+
+impl Search {
+    fn new(row: usize, ranges: Vec<Range<u32>>, leaves: usize) -> Search {
+        let (mut c, mut before) = (0, Vec::with_capacity(ranges.len()));
+        for range in &ranges {
+            before.push(c);
+            c += range.len();
+        }
+        let n = leaves.min(c);
+        let nodes = (0..n).map(|i| ((i * c / n) as u32, ((i + 1) * c / n - i * c / n) as u32)).collect();
+        let mut rounds = 0;
+        while c > leaves << rounds {
+            rounds += 1;
+        }
+        let (listed, slots, ranked) = (Vec::new(), Vec::new(), Vec::new());
+        Search { row, ranges, before, nodes, rounds, looks: false, listed, slots, ranked }
+    }
+
+    fn candidate(&self, number: u32) -> u32 {
+        let at = self.before.partition_point(|&before| before <= number as usize) - 1;
+        self.ranges[at].start + (number - self.before[at] as u32)
+    }
+
+    /// Begins a round, if one is left: nodes become their halves, and items of the slots that stand for these are listed.
+    fn look(&mut self, rep: Rep, items: &Items) {
+        self.listed.clear();
+        self.slots.clear();
+        self.looks = self.rounds > 0;
+        let Some(members) = items.items_of.as_ref().filter(|_| self.looks) else { return };
+        self.rounds -= 1;
+        let halves = self.nodes.iter().flat_map(|&(b, s)| [(b, s / 2), (b + s / 2, s - s / 2)]);
+        self.nodes = halves.filter(|&(_, s)| s > 0).collect();
+        let mut ascends = true;
+        for (at, &(b, s)) in self.nodes.iter().enumerate() {
+            let slot = match rep {
+                Rep::First => self.candidate(b),
+                Rep::Center => self.candidate(b + s / 2),
+            };
+            members.each(slot as usize, |item| {
+                ascends &= self.listed.last().is_none_or(|&last| last < item);
+                self.listed.push(item);
+                self.slots.push(at as u32);
+            });
+        }
+        if !ascends {
+            let mut pairs: Vec<(u32, u32)> = self.listed.iter().copied().zip(self.slots.iter().copied()).collect();
+            pairs.sort_unstable();
+            (self.listed, self.slots) = pairs.into_iter().unzip();
+        }
+    }
+
+    /// Keeps as many of the nodes as there are leaves: higher scores first, of equal ones the lower first candidate.
+    fn choose(&mut self, scores: &[f32], leaves: usize) {
+        if leaves >= self.nodes.len() {
+            return;
+        }
+        let number = |(node, score): (&(u32, u32), &f32)| key(*score, node.0);
+        self.ranked.clear();
+        self.ranked.extend(self.nodes.iter().zip(scores).map(number));
+        let (_, &mut worst, _) = self.ranked.select_nth_unstable(leaves - 1);
+        let mut kept = self.nodes.iter().zip(scores).map(|pair| number(pair) <= worst);
+        // They stay in their order.
+        let kept: Vec<(u32, u32)> = self.nodes.iter().copied().filter(|_| kept.next().unwrap_or(false)).collect();
+        self.nodes = kept;
+    }
+
+    /// The candidates that were found: nodes of one, or first ones.
+    fn chosen(&self) -> Vec<u32> {
+        self.nodes.iter().map(|&(b, _)| self.candidate(b)).collect()
+    }
+}
+
 /// A selection of one head, as its tasks see it.
 pub(crate) struct Choice<'a> {
     pub(crate) kernel: &'a CpuKernel,
@@ -499,7 +595,7 @@ impl Choice<'_> {
         match (round, self.direct()) {
             _ if self.setup.maker != Maker::Launch => 0,
             (0, false) if self.setup.scores_given => 0,
-            (0, _) if self.searched().is_some() => rows,
+            (0, _) if self.searched().is_some() => rows.div_ceil(SIDE_BY_SIDE),
             (_, _) if self.searched().is_some() => 0,
             (0, true) => rows.div_ceil(BQ_MAX),
             (0, false) if !self.scores => 0,
@@ -828,83 +924,54 @@ impl Choice<'_> {
         }
     }
 
-    /// Searches for the best candidates of a row.
+    /// Searches for the best candidates of some rows, side by side: what a row looks at next is asked for before the
+    /// others are scored.
     ///
     /// # Safety
     /// As for [`Self::run`].
-    unsafe fn search(&self, row: usize, scratch: &mut Scratch) -> Result<(), String> {
+    unsafe fn search(&self, task: usize, scratch: &mut Scratch) -> Result<(), String> {
         let (Some(items), Some(refine)) = (&self.setup.items, self.searched()) else { return Ok(()) };
-        // A search looks at few of the candidates: they are not listed.
-        let mut ranges = Vec::new();
-        Sets::new(self)?.walks(self)?.candidates.ranges(self.setup.stands[row], &mut ranges)?;
-        let before: Vec<usize> = ranges
-            .iter()
-            .scan(0, |sum, range| {
-                let before = *sum;
-                *sum += range.len();
-                Some(before)
-            })
-            .collect();
-        let candidate = |number: usize| {
-            let at = before.partition_point(|&before| before <= number) - 1;
-            ranges[at].start + (number - before[at]) as u32
-        };
-        let c = ranges.iter().map(|range| range.len()).sum::<usize>();
-        let n = usize::try_from(refine.leaves).unwrap_or(usize::MAX);
-        if c <= n {
-            let candidates: Vec<u32> = ranges.into_iter().flatten().collect();
+        let leaves = usize::try_from(refine.leaves).unwrap_or(usize::MAX);
+        let rows = task * SIDE_BY_SIDE..((task + 1) * SIDE_BY_SIDE).min(self.setup.row_count());
+        let sets = Sets::new(self)?;
+        let mut sets = sets.walks(self)?;
+        let mut searches = Vec::with_capacity(SIDE_BY_SIDE);
+        for row in rows {
+            let mut ranges = Vec::new();
+            sets.candidates.ranges(self.setup.stands[row], &mut ranges)?;
+            searches.push(Search::new(row, ranges, leaves));
+        }
+        let keys = self.walk(items, 0, 0).k;
+        let mut scores = Vec::new();
+        let mut going = true;
+        while std::mem::take(&mut going) {
+            for search in &mut searches {
+                if search.looks {
+                    // SAFETY: promised by the caller.
+                    unsafe { self.scores_of(items, search, scratch, &mut scores) };
+                    search.choose(&scores, leaves);
+                }
+                search.look(refine.rep, items);
+                if search.looks {
+                    // SAFETY: the launch has checked the tensor, which holds the items.
+                    unsafe { keys.ask(&search.listed) };
+                    going = true;
+                }
+            }
+        }
+        for search in &searches {
             // SAFETY: the row is this task's.
-            unsafe { self.tables.write(self.setup, 0, row, &candidates) };
-            return Ok(());
+            unsafe { self.tables.write(self.setup, 0, search.row, &search.chosen()) };
         }
-        let mut nodes: Vec<(usize, usize)> = (0..n).map(|i| (i * c / n, (i + 1) * c / n - i * c / n)).collect();
-        let mut rounds = 0;
-        while c > n << rounds {
-            rounds += 1;
-        }
-        let (mut halves, mut asked, mut scores) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            halves.clear();
-            for &(b, s) in &nodes {
-                let h = s / 2;
-                halves.extend([(b, h), (b + h, s - h)].into_iter().filter(|&(_, s)| s > 0));
-            }
-            asked.clear();
-            asked.extend(halves.iter().map(|&(b, s)| match refine.rep {
-                Rep::First => candidate(b),
-                Rep::Center => candidate(b + s / 2),
-            }));
-            // SAFETY: promised by the caller.
-            unsafe { self.scores_of(items, row, &asked, scratch, &mut scores) };
-            // Higher scores first, of equal ones the lower first candidate.
-            let mut ranked: Vec<(u64, usize)> =
-                halves.iter().zip(&scores).enumerate().map(|(at, (node, &s))| (key(s, node.0 as u32), at)).collect();
-            if n < ranked.len() {
-                ranked.select_nth_unstable(n - 1);
-                ranked.truncate(n);
-            }
-            nodes = ranked.into_iter().map(|(_, at)| halves[at]).collect();
-            nodes.sort_unstable();
-        }
-        let chosen: Vec<u32> = nodes.iter().map(|&(b, _)| candidate(b)).collect();
-        // SAFETY: the row is this task's.
-        unsafe { self.tables.write(self.setup, 0, row, &chosen) };
         Ok(())
     }
 
-    /// Scores of ascending candidates of a row; -inf for those without a pair.
+    /// Scores of the slots that a search looks at; -inf for those without a pair.
     ///
     /// # Safety
     /// As for [`Self::run`].
-    unsafe fn scores_of(&self, items: &Items, row: usize, asked: &[u32], scratch: &mut Scratch, scores: &mut Vec<f32>) {
-        let (Some(scored), Some((begin, list))) = (&self.choose().scored, &items.items_of) else { return };
-        let (mut listed, mut place) = (Vec::new(), Vec::new());
-        for (at, &slot) in asked.iter().enumerate() {
-            let of = list.get(begin[slot as usize]..begin[slot as usize + 1]).unwrap_or(&[]);
-            place.extend(of.iter().map(|&item| (item, at as u32)));
-        }
-        place.sort_unstable();
-        listed.extend(place.iter().map(|p| p.0));
+    unsafe fn scores_of(&self, items: &Items, search: &Search, scratch: &mut Scratch, scores: &mut Vec<f32>) {
+        let Some(scored) = &self.choose().scored else { return };
         let keys_op = scored.steps.iter().find_map(|s| match s {
             Step::Keys { op, .. } => Some(*op),
             _ => None,
@@ -913,55 +980,57 @@ impl Choice<'_> {
             Step::Queries { op, .. } => Some(*op),
             _ => None,
         });
-        let (from, to) = items.groups.as_ref().map_or((row, row + 1), |g| g[row]);
-        let (tile, wide) = (self.tile(), asked.len());
+        let (from, to) = items.groups.as_ref().map_or((search.row, search.row + 1), |g| g[search.row]);
+        let (tile, wide) = (self.tile(), search.nodes.len());
         scores.clear();
         scores.resize(wide, f32::NEG_INFINITY);
-        let mut met = vec![0.0; wide];
+        let mean = keys_op == Some(Reduce::Mean);
+        let mut met = if queries_op == Some(Reduce::Mean) { vec![0.0; wide] } else { Vec::new() };
         let mut at = from;
         while at < to {
             let stop = (at + tile).min(to);
-            let mean = keys_op == Some(Reduce::Mean);
-            // SAFETY: the scratch has memory for values and counts of a tile for as many candidates as are asked for,
-            // then for a slot of each key; this is its thread.
-            let (values, counts, slot_of) = unsafe {
-                let base = scratch.more.cast::<f32>();
-                let room = wide * BQ_MAX;
-                let values = std::slice::from_raw_parts_mut(base, room);
-                let counts = std::slice::from_raw_parts_mut(base.add(room), room);
-                let most = 2 * self.searched().map_or(0, |r| r.leaves.max(0) as usize) * BQ_MAX;
-                let slots = base.add(2 * most).cast::<u32>();
-                (values, counts, std::slice::from_raw_parts_mut(slots, items.keys.1 as usize))
+            // SAFETY: the scratch has memory for values and counts of a tile for as many candidates as a search looks at;
+            // this is its thread.
+            let (values, counts) = unsafe {
+                let (base, room) = (scratch.more.cast::<f32>(), wide * BQ_MAX);
+                (std::slice::from_raw_parts_mut(base, room), std::slice::from_raw_parts_mut(base.add(room), room))
             };
-            values[..wide * tile].fill(f32::NEG_INFINITY);
-            counts[..wide * tile].fill(0.0);
-            // Keys that are not listed are not visited: what stands for them here does not matter.
-            for &(item, at) in &place {
-                slot_of[item as usize] = at;
+            // No more lanes than there are rows.
+            let bq = (stop - at).next_multiple_of(LANE_STEP).min(tile);
+            values[..wide * bq].fill(f32::NEG_INFINITY);
+            if mean {
+                counts[..wide * bq].fill(0.0);
             }
             let mut ctx = self.walk(items, at, stop);
-            (ctx.listed, ctx.listed_count) = (listed.as_ptr(), listed.len() as i64);
+            (ctx.listed, ctx.listed_count) = (search.listed.as_ptr(), search.listed.len() as i64);
+            ctx.listed_slots = search.slots.as_ptr();
             // SAFETY: as in `values`.
             unsafe {
                 scratch.grid.write(Grid {
                     values: values.as_mut_ptr(),
                     counts: if mean { counts.as_mut_ptr() } else { std::ptr::null_mut() },
-                    slot_of: slot_of.as_ptr(),
+                    slot_of: std::ptr::null(),
                     sums: i64::from(matches!(keys_op, Some(Reduce::Sum | Reduce::Mean))),
                     slots: wide as i64,
                     totals: 0,
                 });
-                scratch.bq = tile as i64;
+                scratch.bq = bq as i64;
                 self.kernel.score(self.number, &ctx, scratch);
             }
             let bq = scratch.bq as usize;
-            for slot in 0..wide {
-                for lane in 0..stop - at {
-                    let mut value = values[slot * bq + lane];
-                    if mean {
-                        value /= counts[slot * bq + lane].max(1.0);
+            let columns = values.chunks_exact_mut(bq).zip(counts.chunks_exact(bq)).zip(scores.iter_mut()).enumerate();
+            for (slot, ((values, counts), score)) in columns {
+                let values = &mut values[..stop - at];
+                if mean {
+                    values.iter_mut().zip(counts).for_each(|(value, count)| *value /= count.max(1.0));
+                }
+                let (mut none, met) = (0.0, met.get_mut(slot));
+                let met = met.unwrap_or(&mut none);
+                match queries_op {
+                    Some(op @ (Reduce::Sum | Reduce::Mean)) => {
+                        values.iter().for_each(|&value| fold(op, score, met, value));
                     }
-                    fold(queries_op.unwrap_or(Reduce::Max), &mut scores[slot], &mut met[slot], value);
+                    _ => fold(Reduce::Max, score, met, most(values)),
                 }
             }
             at = stop;

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use attnc_kernels::abi::{Ahead, Arg, BK, DType, FEW, KvView, LANE_STEP, Next, Support, Table};
 use attnc_kernels::tiles::TileMarks;
-use attnc_kernels::window::{Chunk, Window};
+use attnc_kernels::window::{Chunk, WINDOW_TILES, Window};
 
-use crate::layout::{Ctx, DrawRef, MapRef, Scratch};
+use crate::layout::{Ctx, DrawRef, MapRef, Rows, Scratch};
 
 macro_rules! stages {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident : $ty:ty => $kind:ident),*) $(-> $ret:ty => $ret_kind:ident)? $body:block)*) => {
@@ -47,22 +47,13 @@ stages! {
     fn begin(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, first: i64 => I64, rows: i64 => I64, scale: f32 => F32) {
         // SAFETY: compiled code passes the `Ctx` and `Scratch` of its own call, `first + rows <= n_q`, `rows <= bq`;
         // the launch has checked the tensors behind them and cut the scratch for these sizes.
-        unsafe {
-            let (ctx, scratch) = (&*ctx, &mut *scratch);
-            let kernels = &*ctx.table;
-            let dv = ctx.v.dim as i64;
-            let few = rows as usize <= FEW;
-            let lanes = if few { rows } else { (rows as usize).next_multiple_of(LANE_STEP) as i64 };
-            if few {
-                scratch.bq = FEW as i64;
-            }
-            (scratch.first, scratch.rows) = (first, rows);
-            let (src, index) = ctx.q.from(ctx.q.base, first);
-            (kernels.pack_q)(
-                src, ctx.q.dtype, ctx.q.row_stride, ctx.q.col_stride, index, rows, scratch.bq, ctx.dim, scale, scratch.q,
-            );
-            (kernels.start)(lanes, scratch.bq, dv, scratch.m, scratch.l, scratch.acc);
-        }
+        unsafe { begun(&*ctx, &mut *scratch, (first, rows), scale, (*ctx).v.dim as i64) }
+    }
+
+    /// As `begin`, where no values are summed.
+    fn begin_scores(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, first: i64 => I64, rows: i64 => I64, scale: f32 => F32) {
+        // SAFETY: as in `begin`.
+        unsafe { begun(&*ctx, &mut *scratch, (first, rows), scale, 0) }
     }
 
     /// As `begin`, of queries that go one by one: their rows stay rows.
@@ -162,13 +153,33 @@ stages! {
             // Values are read next, and where they are.
             let values = ctx.v_singles.or(&ctx.v, (chunk.first, chunk.count));
             addresses(values, chunk, scratch.values);
-            let next = Next::of(scratch.values, row_bytes(values));
-            let k = ctx.k_singles.make(kernels, &ctx.k, (chunk.first, chunk.count), ctx.n_k);
-            let k = rows(kernels, k, chunk, scratch, scratch.keys);
-            // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
-            let lane = chunk.lane as usize;
-            let (q, s) = (scratch.q.wrapping_add(lane * ctx.dim as usize), scratch.s.wrapping_add(lane));
-            (kernels.qk)(q, k, chunk.count, ctx.dim, chunk.lanes, scratch.bq, s, &next);
+            product(ctx, chunk, scratch, &Next::of(scratch.values, row_bytes(values)));
+        }
+    }
+
+    /// As `scores`, where nothing is done with values: the keys of the next chunk are read next.
+    fn scores_alone(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr) {
+        // SAFETY: as in `scores`.
+        unsafe {
+            let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
+            let kernels = &*ctx.table;
+            let after = (*scratch.window).after(chunk);
+            if scratch.bq == FEW as i64 {
+                let (k, dtype, stride) = few_rows(kernels, &ctx.k, chunk, scratch);
+                let next = after.map_or((-1, 0), |next| (next.first, next.count));
+                let next = ahead(&ctx.k, next.0, next.1);
+                (kernels.few_qk)(scratch.q, k, dtype, stride, chunk.count, ctx.dim, chunk.lanes, scratch.s, &next);
+                return;
+            }
+            let next = match after {
+                Some(next) => {
+                    let keys = ctx.k_singles.or(&ctx.k, (next.first, next.count));
+                    addresses(keys, next, scratch.values);
+                    Next::of(scratch.values, row_bytes(keys))
+                }
+                None => Next::NOTHING,
+            };
+            product(ctx, chunk, scratch, &next);
         }
     }
 
@@ -227,7 +238,11 @@ stages! {
             let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
             let kernels = &*ctx.table;
             let s = scratch.s.wrapping_add(chunk.lane as usize);
-            let Chunk { keys, count, lane, lanes, mask, .. } = *chunk;
+            let Chunk { mut keys, count, lane, lanes, mask, .. } = *chunk;
+            if !ctx.listed.is_null() {
+                // Chunks are parts of the list, and slots are listed beside it.
+                keys = ctx.listed_slots.wrapping_offset(keys.offset_from(ctx.listed));
+            }
             let bq = scratch.bq;
             (kernels.reduce)(s, count, lane, lanes, bq, mask, keys, scratch.grid);
             let totals = (*scratch.grid).totals;
@@ -245,33 +260,31 @@ stages! {
         }
     }
 
-    /// Marks the tiles of the keys that are listed.
-    fn mark_listed(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr) {
-        // SAFETY: as in `begin`; a search has listed keys below `n_k`.
+    /// Begins a window of the keys that are listed, from the one numbered `from` on; the number of the first that it does
+    /// not hold, or -1 where none are left.
+    fn listed_next(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, rows: i64 => I64, from: i64 => I64) -> i64 => I64 {
+        // SAFETY: as in `begin`; a search has listed keys below `n_k`, which stay as long as it takes their scores.
         unsafe {
-            let (support, marks) = (Support::get(), (*scratch).marks);
-            (support.marks_clear)(marks);
-            for &key in std::slice::from_raw_parts((*ctx).listed, (*ctx).listed_count as usize) {
-                (support.marks_mark)(marks, i64::from(key), i64::from(key) + 1, 0, 0);
+            let listed = std::slice::from_raw_parts((*ctx).listed, (*ctx).listed_count as usize);
+            let to = listed.len().min(from as usize + WINDOW_TILES * BK);
+            if from as usize >= to {
+                return -1;
             }
+            Window::list((*scratch).window, rows as usize, &listed[from as usize..to]);
+            to as i64
         }
     }
 
-    /// Takes keys that are not listed out of the rows of bits of a window.
-    fn only_listed(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr) {
-        // SAFETY: as in `mark_listed`; the window is the driver's own.
-        unsafe {
-            let listed = std::slice::from_raw_parts((*ctx).listed, (*ctx).listed_count as usize);
-            let window = &mut *(*scratch).window;
-            let tiles = &window.tile[..window.partial as usize];
-            for (&tile, rows) in tiles.iter().zip(&mut window.bits) {
-                let first = tile * BK as i64;
-                let from = listed.partition_point(|&k| i64::from(k) < first);
-                let of_tile = listed[from..].iter().take_while(|&&k| i64::from(k) < first + BK as i64);
-                let bits = of_tile.fold(0_u64, |bits, &k| bits | 1 << (i64::from(k) - first));
-                rows.iter_mut().for_each(|row| *row &= bits);
-            }
-        }
+    /// Bits of the listed keys of a column of a window that are among `start .. end`.
+    fn listed_bits(window: *const Window => Ptr, column: i64 => I64, start: i64 => I64, end: i64 => I64) -> u64 => I64 {
+        // SAFETY: compiled code passes its own window, which has the column.
+        unsafe { (*window).listed_bits(column as usize, start, end) }
+    }
+
+    /// Makes chunks of the keys of a window of listed keys; how many.
+    fn listed_chunks(window: *mut Window => Ptr) -> i64 => I64 {
+        // SAFETY: compiled code passes its own window.
+        unsafe { (*window).listed_chunks() }
     }
 
     /// One null slot of logit `bias` for query `lane` of the tile.
@@ -355,6 +368,14 @@ stages! {
         let (lo, hi) = (lo.max(window.from), hi.min(window.to));
         let ranges = Ranges { unit, begin, end, lo, hi };
         match chosen {
+            Chosen::Drawn(chosen) if window.is_listed() => {
+                let ranges = ranges.of(some(chosen, first, last).iter().copied());
+                ranges.for_each(|(start, end)| window.add_listed(lanes.clone(), start, end));
+            }
+            Chosen::Selected(chosen) if window.is_listed() => {
+                let ranges = ranges.of(some(chosen, first, last).iter().map(|&c| i64::from(c)));
+                ranges.for_each(|(start, end)| window.add_listed(lanes.clone(), start, end));
+            }
             Chosen::Selected(chosen) if (unit, end) == (1, begin + 1) => {
                 add_keys(window, lanes, some(chosen, first, last), ranges);
             }
@@ -398,6 +419,44 @@ stages! {
             Chosen::Drawn(chosen) => chosen.partition_point(|&c| c >= 0 && c < candidate) as i64,
             Chosen::Selected(chosen) => chosen.partition_point(|&c| i64::from(c) < candidate) as i64,
         }
+    }
+}
+
+/// Begins a tile whose values have `dv` elements: queries `first .. first + rows` packed and scaled, running values reset.
+///
+/// # Safety
+/// As for the stages.
+unsafe fn begun(ctx: &Ctx, scratch: &mut Scratch, (first, rows): (i64, i64), scale: f32, dv: i64) {
+    let few = rows as usize <= FEW;
+    let lanes = if few { rows } else { (rows as usize).next_multiple_of(LANE_STEP) as i64 };
+    if few {
+        scratch.bq = FEW as i64;
+    }
+    (scratch.first, scratch.rows) = (first, rows);
+    let Rows { dtype, row_stride, col_stride, .. } = ctx.q;
+    let (src, index) = ctx.q.from(ctx.q.base, first);
+    // SAFETY: promised by the caller.
+    unsafe {
+        let kernels = &*ctx.table;
+        (kernels.pack_q)(src, dtype, row_stride, col_stride, index, rows, scratch.bq, ctx.dim, scale, scratch.q);
+        (kernels.start)(lanes, scratch.bq, dv, scratch.m, scratch.l, scratch.acc);
+    }
+}
+
+/// Scores of the keys of a chunk against the queries of a tile that are more than a few.
+///
+/// # Safety
+/// As for the stages.
+unsafe fn product(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch, next: &Next) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let kernels = &*ctx.table;
+        let k = ctx.k_singles.make(kernels, &ctx.k, (chunk.first, chunk.count), ctx.n_k);
+        let k = rows(kernels, k, chunk, scratch, scratch.keys);
+        // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
+        let lane = chunk.lane as usize;
+        let (q, s) = (scratch.q.wrapping_add(lane * ctx.dim as usize), scratch.s.wrapping_add(lane));
+        (kernels.qk)(q, k, chunk.count, ctx.dim, chunk.lanes, scratch.bq, s, next);
     }
 }
 

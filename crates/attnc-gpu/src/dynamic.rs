@@ -1168,10 +1168,7 @@ impl Making<'_> {
                 };
                 let of_items = || -> Result<(Vec<u32>, Vec<u32>), LaunchError> {
                     let items = items.ok_or_else(missing)?;
-                    let (begin, list) = match &items.items_of {
-                        Some(found) => found.clone(),
-                        None => inverse(items.slot_of.as_deref(), items.keys.1 as usize, items.width),
-                    };
+                    let (begin, list) = inverse(items.slot_of.as_deref(), items.keys.1 as usize, items.width);
                     Ok((begin.into_iter().map(|b| b as u32).collect(), list))
                 };
                 let list = |list: Option<&Vec<u32>>, words: &mut Words| -> Result<i64, LaunchError> {

@@ -74,6 +74,19 @@ impl KvView {
             .wrapping_offset((row & (page_rows - 1)) as isize * self.row_stride as isize)
     }
 
+    /// Asks memory for rows, to the second-level cache: they are read later, and others before them.
+    ///
+    /// # Safety
+    /// As for [`Self::addresses`], for the rows that are numbered.
+    pub unsafe fn ask(&self, numbers: &[u32]) {
+        let bytes = self.dim as usize * DType::of_code(i64::from(self.dtype)).size();
+        for &number in numbers {
+            // SAFETY: promised by the caller.
+            let row = unsafe { self.row(number as usize) };
+            (0..bytes).step_by(CACHE_LINE).for_each(|byte| ask(row.wrapping_add(byte)));
+        }
+    }
+
     /// Stores the addresses of rows `first .. first + keys`, of any type, to `to`.
     ///
     /// # Safety

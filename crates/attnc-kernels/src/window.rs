@@ -7,6 +7,9 @@
 //! not a tile. Chunks depend only on the rows of bits and not on how tiles fall into windows: what is gathered is kept
 //! until a chunk is full ([`Visits`] foretells what is visited).
 //!
+//! Where keys are *listed*, as in a search, there are no tiles: a row of bits is one of listed keys, and every
+//! [`BK`] of them are a chunk as they are.
+//!
 //! Everything is total: ranges are clipped, and nothing overflows. The contract of each function is in
 //! [`crate::abi::Support`]. Nothing here knows of patterns.
 
@@ -87,6 +90,10 @@ pub struct Window {
     rows: usize,
     /// By tile, which keys are there; null where all are.
     present: *const u64,
+    /// Keys of the window where they are listed, ascending; else null.
+    pub listed: *const u32,
+    /// How many they are.
+    listed_count: usize,
 }
 
 /// Keys from the first useful one to the last.
@@ -258,6 +265,76 @@ impl Window {
         }
     }
 
+    /// Begins a window of listed keys, ascending, at least one and at most [`WINDOW_TILES`] chunks of them, which stay
+    /// where they are; rows of bits are empty.
+    ///
+    /// # Safety
+    /// The window is in memory whose bytes have been written, and for as long as it is used the keys are there.
+    pub unsafe fn list(window: *mut Window, rows: usize, keys: &[u32]) {
+        // SAFETY: as in `window_begin`.
+        unsafe { window_begin(window, rows as i64, 0, 0, std::ptr::null()) };
+        // SAFETY: as there.
+        let w = unsafe { &mut *window };
+        let (Some(&first), Some(&last)) = (keys.first(), keys.last()) else { return };
+        (w.listed, w.listed_count, w.chunks) = (keys.as_ptr(), keys.len(), 0);
+        (w.from, w.to) = (i64::from(first), i64::from(last) + 1);
+        w.partial = keys.len().div_ceil(BK) as i64;
+        let lanes = w.panels() * LANE_STEP;
+        w.bits[..w.partial as usize].iter_mut().for_each(|rows| rows[..lanes].fill(0));
+    }
+
+    /// Whether the window is one of listed keys.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        !self.listed.is_null()
+    }
+
+    /// The listed keys of a partial "tile".
+    fn listed(&self, column: usize) -> &[u32] {
+        // SAFETY: who has listed the keys has promised that they are there.
+        let keys = unsafe { std::slice::from_raw_parts(self.listed, self.listed_count) };
+        &keys[column * BK..self.listed_count.min((column + 1) * BK)]
+    }
+
+    /// Bits of the listed keys of a column that are among `start .. end`.
+    #[must_use]
+    pub fn listed_bits(&self, column: usize, start: i64, end: i64) -> u64 {
+        let keys = self.listed(column);
+        let (Some(&first), Some(&last)) = (keys.first(), keys.last()) else { return 0 };
+        let before = |at: i64| keys.partition_point(|&key| i64::from(key) < at);
+        let from = if start <= i64::from(first) { 0 } else { before(start) };
+        let to = if end > i64::from(last) { keys.len() } else { before(end) };
+        if from < to { (u64::MAX >> (BK - (to - from))) << from } else { 0 }
+    }
+
+    /// Adds those of the listed keys that are among `start .. end` to the rows of some lanes.
+    pub fn add_listed(&mut self, lanes: std::ops::Range<usize>, start: i64, end: i64) {
+        for column in 0..self.partial as usize {
+            let bits = self.listed_bits(column, start, end);
+            self.bits[column][lanes.clone()].iter_mut().for_each(|row| *row |= bits);
+        }
+    }
+
+    /// Makes chunks of listed keys; how many.
+    pub fn listed_chunks(&mut self) -> i64 {
+        let rows = self.rows;
+        for column in 0..self.partial as usize {
+            let count = self.listed(column).len();
+            let panels = some_of_panels(&self.bits[column][..rows]);
+            let (Some(from), Some(to)) = (panels.iter().position(|&p| p != 0), panels.iter().rposition(|&p| p != 0))
+            else {
+                continue;
+            };
+            let wanted = u64::MAX >> (BK - count);
+            let lanes = from * LANE_STEP..((to + 1) * LANE_STEP).min(rows);
+            let whole = self.bits[column][lanes].iter().all(|&row| row == wanted);
+            let mask = if whole { std::ptr::null() } else { self.bits[column].as_ptr() };
+            self.add(-1, count as u32, (from, to + 1), mask);
+            self.chunk[self.chunks - 1].keys = self.listed.wrapping_add(column * BK);
+        }
+        self.chunks as i64
+    }
+
     /// The chunk after `chunk`, which is one of these.
     #[must_use]
     pub fn after(&self, chunk: &Chunk) -> Option<&Chunk> {
@@ -293,6 +370,7 @@ pub(crate) unsafe extern "C" fn window_begin(window: *mut Window, rows: i64, n_k
         (&raw mut (*window).last).write(false);
         let w = &mut *window;
         (w.rows, w.n_k, w.end, w.pending_count, w.present) = (rows as usize, n_k, end, 0, present);
+        w.listed = std::ptr::null();
         w.pending.fill(0);
     }
 }
@@ -352,6 +430,9 @@ pub(crate) unsafe extern "C" fn window_range(window: *mut Window, lane: i64, sta
     if start >= end {
         return;
     }
+    if w.is_listed() {
+        return w.add_listed(lane as usize..lane as usize + 1, start, end);
+    }
     // Most ranges, of which there are many, lie in one tile.
     let (tile, at) = (start as u64 / BK as u64, (start as u64 / BK as u64 - w.from as u64 / BK as u64) as usize);
     if tile == (end - 1) as u64 / BK as u64 && at + 1 < NEAR {
@@ -371,6 +452,9 @@ pub(crate) unsafe extern "C" fn window_rows(window: *mut Window, from: i64, to: 
     // SAFETY: as in `window_next`.
     let w = unsafe { &mut *window };
     let (start, end) = (start.max(w.from), end.min(w.to));
+    if w.is_listed() {
+        return w.add_listed(from as usize..to as usize, start, end);
+    }
     for column in w.columns(start, end) {
         let bits = range_bits(start, end, w.tile[column] * TILE);
         w.bits[column][from as usize..to as usize].iter_mut().for_each(|row| *row |= bits);
@@ -390,6 +474,16 @@ pub(crate) unsafe extern "C" fn window_comb(
     // SAFETY: as in `window_next`.
     let w = unsafe { &mut *window };
     let (start, end) = (start.max(w.from), end.min(w.to));
+    if w.is_listed() {
+        for column in 0..w.partial as usize {
+            let mut bits = w.listed_bits(column, start, end);
+            for (j, &key) in w.listed(column).iter().enumerate() {
+                bits &= !(u64::from(comb_bits(i64::from(key), period, width, phase) & 1 == 0) << j);
+            }
+            w.bits[column][lane as usize] |= bits;
+        }
+        return;
+    }
     for column in w.columns(start, end) {
         let at = w.tile[column] * TILE;
         w.bits[column][lane as usize] |= range_bits(start, end, at) & comb_bits(at, period, width, phase);

@@ -661,7 +661,7 @@ pub fn prepare<'a>(
         env.orders[id.0 as usize] = order::index(program, id, &env).map_err(|e| vec![e])?;
     }
     env.positions = env.orders.iter().map(|index| order::inverse(index)).collect();
-    env.levels = levels(program, &needs, &env).map_err(|e| vec![e])?;
+    env.levels = tables(program, &needs, |id| slots::level_table(program, id, &env)).map_err(|e| vec![e])?;
     env.draws = vec![DrawTable::default(); program.draws.len()];
     for id in needs.draws {
         let draw = program.draw(id);
@@ -677,9 +677,21 @@ pub fn prepare<'a>(
 /// # Errors
 /// An expression without a value.
 pub fn levels(program: &Program, needs: &Needs, env: &Env<'_>) -> Result<Vec<LevelTable>, EnvError> {
+    tables(program, needs, |id| match slots::block_table(program, id, env)? {
+        Some(table) => Ok(table),
+        None => slots::level_table(program, id, env),
+    })
+}
+
+/// A table of each level that needs one.
+fn tables(
+    program: &Program,
+    needs: &Needs,
+    of: impl Fn(LevelId) -> Result<LevelTable, EnvError>,
+) -> Result<Vec<LevelTable>, EnvError> {
     let mut tables = vec![LevelTable::default(); program.levels.len()];
     for &id in needs.levels.iter().filter(|&&id| program.is_scattered(id)) {
-        tables[id.0 as usize] = slots::level_table(program, id, env)?;
+        tables[id.0 as usize] = of(id)?;
     }
     Ok(tables)
 }

@@ -94,6 +94,34 @@ pub fn level_table(program: &Program, id: LevelId, env: &Env<'_>) -> Result<Leve
     Ok(LevelTable { begin: begin.into(), members: members.into(), last: last.into() })
 }
 
+/// As [`level_table`], of blocks along an order of all positions that the launch has: the order says who they are. `None`
+/// for other levels.
+///
+/// # Errors
+/// A number of slots that has no value.
+pub fn block_table(program: &Program, id: LevelId, env: &Env<'_>) -> Result<Option<LevelTable>, EnvError> {
+    let (mut at, mut of_slot, mut order) = (Some(id), 1_usize, None);
+    while let Some(level) = at.map(|id| program.level(id)) {
+        let (Partition::Blocks(size), None) = (&level.partition, level.inside) else { return Ok(None) };
+        let Ok(size) = usize::try_from(*size) else { return Ok(None) };
+        of_slot = of_slot.saturating_mul(size);
+        (at, order) = (level.parent, level.order);
+    }
+    let places = order.and_then(|o| env.orders.get(o.0 as usize)).filter(|p| p.len() as i64 == env.n_k);
+    let (Some(places), 0, 1..) = (places, env.k_start, of_slot) else { return Ok(None) };
+    let mut members = vec![-1; places.len()];
+    for (k, &place) in places.iter().enumerate() {
+        members[place as usize] = k as i64;
+    }
+    let slots = usize::try_from(size(program, env, program.level(id).slots)?).unwrap_or(0);
+    if slots != members.len().div_ceil(of_slot) {
+        return Ok(None);
+    }
+    let begin = (0..=slots).map(|slot| (slot * of_slot).min(members.len()) as i64).collect();
+    let last = members.chunks(of_slot).map(|of| of.iter().copied().max().unwrap_or(-1)).collect();
+    Ok(Some(LevelTable { begin, members: members.into(), last }))
+}
+
 /// The level of tokens that a level is made of in the end.
 #[must_use]
 pub fn root(program: &Program, mut id: LevelId) -> LevelId {

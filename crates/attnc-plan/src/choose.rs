@@ -103,6 +103,56 @@ impl Choose {
         env.exchange.selects.contains(&self.select)
     }
 
+    /// Heads that have its tables in common, as all that decides about them is the same: those that read the same head of
+    /// Q and of K ([`Heads::Own`]), those that read the same of K, or all; `None` where each head has its own. What a
+    /// caller gives or asks for is each head's own besides.
+    #[must_use]
+    pub fn tables_common(&self, plan: &Plan) -> Option<Heads> {
+        self.common(plan, &self.tables_read(&plan.program)[0])
+    }
+
+    /// As [`Self::tables_common`], of its scores, which are made once for these heads.
+    #[must_use]
+    pub fn scores_common(&self, plan: &Plan) -> Option<Heads> {
+        // As they are ranked they are not held, and a norm over the head is taken where they lie.
+        if self.normed_by_head() || self.scored.as_ref().is_none_or(|s| s.direct || s.searched) {
+            return self.tables_common(plan);
+        }
+        self.common(plan, &self.tables_read(&plan.program)[1])
+    }
+
+    /// Heads for which the operands of the product and tables that are read are the same.
+    fn common(&self, plan: &Plan, tables: &[DrawId]) -> Option<Heads> {
+        let program = &*plan.program;
+        if self.energy.is_some() || self.differs_by_head(program) {
+            return None;
+        }
+        // Levels that are cut by head are made for each.
+        let apart = plan.pools.iter().any(|p| cut_by_head(program, p.level));
+        let of_operand = |operand: Operand| match (operand.rows, operand.heads) {
+            (Rows::Tensor(tensor), _) => (program.tensor(tensor).dims.len() == 2).then_some(Heads::All),
+            _ if apart => None,
+            (_, Heads::Own) if of_queries(operand) => Some(Heads::Own),
+            (_, Heads::Own) => Some(Heads::Group),
+            (_, heads) => Some(heads),
+        };
+        let of_table = |draw: &DrawId| match program.draw(*draw).chooser {
+            Chooser::Select { .. } => {
+                let makes = |c: &&Choose| program.select(c.select).tables.contains(draw);
+                plan.chooses.iter().find(makes).and_then(|c| c.tables_common(plan))
+            }
+            _ => None,
+        };
+        let dot = self.scored.as_ref().and_then(|s| s.dot);
+        let operands = dot.into_iter().flat_map(|(a, b)| [a, b]).map(of_operand);
+        let narrower = |a: Option<Heads>, b: Option<Heads>| match (a?, b?) {
+            (Heads::Own, _) | (_, Heads::Own) => Some(Heads::Own),
+            (Heads::Group, _) | (_, Heads::Group) => Some(Heads::Group),
+            (Heads::All, Heads::All) => Some(Heads::All),
+        };
+        operands.chain(tables.iter().map(of_table)).fold(Some(Heads::All), narrower)
+    }
+
     /// Whether its scores are brought to one scale over the head.
     #[must_use]
     pub fn normed_by_head(&self) -> bool {

@@ -135,8 +135,31 @@ pub struct Counted {
     pub cost: Cost,
     /// What a launch does once for all heads of this plan, on one thread.
     pub once: Work,
-    /// For each stage its tasks, in ascending order. A stage begins when the one before it is done.
+    /// For each stage its tasks, in ascending order. A stage begins when the one before it is done. Those that choose
+    /// come first.
     pub stages: Vec<Vec<Work>>,
+    /// What of the cost each stage that chooses has.
+    pub choosing: Vec<Cost>,
+}
+
+impl Counted {
+    /// The same of a head that lacks some of the stages that choose, as their scores are made for another.
+    #[must_use]
+    pub fn without(&self, stages: &[bool]) -> Counted {
+        let mut rest = self.clone();
+        for (at, cost) in self.choosing.iter().enumerate().filter(|(at, _)| stages.get(*at) == Some(&true)) {
+            rest.stages[at].clear();
+            for (sum, part) in [
+                (&mut rest.cost.scores, cost.scores),
+                (&mut rest.cost.executed_flops, cost.executed_flops),
+                (&mut rest.cost.bytes_tiles, cost.bytes_tiles),
+            ] {
+                // What does not fit stays what does not fit.
+                *sum = if *sum == u64::MAX { *sum } else { sum.saturating_sub(part) };
+            }
+        }
+        rest
+    }
 }
 
 /// Counts one head under `env`.
@@ -153,7 +176,7 @@ pub fn cost<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Resu
 /// As for [`cost`].
 pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Result<Counted, EvalError> {
     let mut count = Count::of(shape);
-    let mut stages = Vec::with_capacity(plan.stages.len());
+    let (mut stages, mut choosing) = (Vec::with_capacity(plan.stages.len()), Vec::new());
     let filled;
     let mut env = env;
     if !plan.chooses.is_empty() {
@@ -164,6 +187,7 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
     for choose in made() {
         let more = choice::<V>(plan, choose, env, shape)?;
         count.total = count.total.and(more.total);
+        choosing.push(more.total);
         stages.push(more.tasks);
     }
     if plan.is_dynamic() {
@@ -235,7 +259,7 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
     }
     total.useful_flops = total.entries.saturating_mul(2 * (shape.d_k + shape.d_v));
     total.bytes_min = (env.n_q + env.n_k).unsigned_abs().saturating_mul(count.row_bytes);
-    Ok(Counted { cost: total, once: count.once, stages })
+    Ok(Counted { cost: total, once: count.once, stages, choosing })
 }
 
 /// Counts the queries of `env`, which is in the numbering of the stage, with each of several tiles: what the tasks do.

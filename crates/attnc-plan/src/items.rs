@@ -39,8 +39,8 @@ pub struct Items {
     pub score_rows: Range<i64>,
     /// Candidates of the score.
     pub score_slots: Range<i64>,
-    /// Items of each candidate, for a search: candidate j has `items[begin[j] .. begin[j + 1]]`.
-    pub items_of: Option<(Vec<usize>, Vec<u32>)>,
+    /// Items of each candidate, for a search.
+    pub items_of: Option<Members>,
     /// Row of the score for each row of the table, where they differ.
     pub row_of: Option<Vec<u32>>,
     /// Candidate of the score for each of the selection's, where they differ.
@@ -137,7 +137,7 @@ impl Items {
             Some(listed) => (0, listed.len() as i64),
             None => (candidates.start, (candidates.end - candidates.start).max(0)),
         };
-        let items_of = scored.searched.then(|| inverse(slot_of.as_deref(), keys.1 as usize, width));
+        let items_of = scored.searched.then(|| Members::new(slot_of.as_deref(), keys.1 as usize, width));
         Ok(Items {
             items_of,
             numbers,
@@ -201,6 +201,56 @@ impl Items {
             None => (i64::from(slot) - self.score_slots.start) as u32,
         };
         values.get(at as usize).copied().unwrap_or(f32::NEG_INFINITY)
+    }
+}
+
+/// Items of each slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Members {
+    /// Slot j has items `j * size ..`, `size` of them, as far as there are `items`.
+    Blocks {
+        /// Items of a slot but the last.
+        size: usize,
+        /// Number of items.
+        items: usize,
+    },
+    /// Slot j has items `list[begin[j] .. begin[j + 1]]`.
+    Lists {
+        /// Where each slot begins, and the last one ends.
+        begin: Vec<usize>,
+        /// Items, ascending in a slot.
+        list: Vec<u32>,
+    },
+}
+
+impl Members {
+    /// Items by the slot that they go to: each item is its own without a list.
+    #[must_use]
+    pub fn new(slot_of: Option<&[u32]>, items: usize, slots: usize) -> Members {
+        let size = match slot_of {
+            None => 1,
+            Some(of) => of.iter().take_while(|&&slot| slot == 0).count(),
+        };
+        let of_slot = |(slot, of): (usize, &[u32])| of.iter().all(|&other| other as usize == slot);
+        let blocks = size > 0 && items.div_ceil(size) == slots;
+        if blocks && slot_of.is_none_or(|of| of.len() == items && of.chunks(size).enumerate().all(of_slot)) {
+            return Members::Blocks { size, items };
+        }
+        let (begin, list) = inverse(slot_of, items, slots);
+        Members::Lists { begin, list }
+    }
+
+    /// Calls `each` with the items of a slot, ascending.
+    pub fn each(&self, slot: usize, mut each: impl FnMut(u32)) {
+        match self {
+            Members::Blocks { size, items } => {
+                (slot * size..((slot + 1) * size).min(*items)).for_each(|item| each(item as u32));
+            }
+            Members::Lists { begin, list } => {
+                let of = begin.get(slot).zip(begin.get(slot + 1)).and_then(|(&from, &to)| list.get(from..to));
+                of.unwrap_or(&[]).iter().for_each(|&item| each(item));
+            }
+        }
     }
 }
 

@@ -673,7 +673,8 @@ pub(crate) const CODES: &[CodeInfo] = &[
         code: "E0620",
         title: "the GPU variant does not take these tensors",
         explain: "The variants `f16` and `matrix` compute with f16: f32 and bf16 would be narrowed, which is never done silently. \
-                  Dimensions are at most 256, and 128 for `matrix`. `--target gpu` chooses a variant by the tensors.",
+                  Dimensions are at most 256, and 128 for `matrix`. `--target gpu` chooses a variant by the tensors. \
+                  Shaders make levels, scores and selections themselves: they take none that a caller gives, and hand none back.",
         example: "",
     },
     CodeInfo {

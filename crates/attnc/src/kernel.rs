@@ -16,7 +16,7 @@ use attnc_pattern::env::{DrawTable, Env, Reals, Side, TensorData};
 use attnc_pattern::expr::{DrawId, TensorId};
 use attnc_pattern::oracle::{self, Evaluator, Misfit, OracleError, Output, Point};
 use attnc_pattern::prepare::EnvError;
-use attnc_pattern::program::{Chooser, MOST_BITS, Made, MergeKind, Model, Program};
+use attnc_pattern::program::{Chooser, Heads, MOST_BITS, Made, MergeKind, Model, Program};
 use attnc_pattern::tolerance::{self, Dtype, Report, Rounding};
 use attnc_plan::model::Work;
 use attnc_plan::{Built, Cost, Counted, LayerPlan};
@@ -1351,14 +1351,17 @@ impl Kernel {
             // How many heads each job folds, the jobs in the order of their first heads.
             let mut folds: Vec<(usize, &Env<'_>, usize)> = Vec::new();
             // The last head that was counted, and the jobs made of it: by number of heads, in `counted`.
-            let mut last: Option<(Counted, Vec<(usize, usize)>)> = None;
+            let mut last: Option<(Counted, Vec<((usize, Vec<bool>), usize)>)> = None;
+            // For each selection the heads whose scores have been made for all that have them in common.
+            let common: Vec<Option<Heads>> = plan.chooses.iter().map(|c| c.scores_common(plan)).collect();
+            let mut scored: Vec<Vec<Option<usize>>> = vec![Vec::new(); common.len()];
             for (place, &head) in of_piece.iter().enumerate() {
                 match folds.iter_mut().find(|(of, _, n)| kv.get(*of) == kv.get(head) && *n < most) {
                     Some((_, _, n)) if most > 1 => *n += 1,
                     _ => folds.extend(envs.get(if alike { 0 } else { place }).map(|env| (head, env, 1))),
                 }
             }
-            for (i, (_, env, folded)) in folds.into_iter().enumerate() {
+            for (i, (head, env, folded)) in folds.into_iter().enumerate() {
                 // Heads whose sets do not depend on the head cost the same.
                 if !alike || last.is_none() {
                     let mut found = attnc_plan::count::<attnc_cpu::Visits>(plan, env, of_plan)
@@ -1373,16 +1376,28 @@ impl Kernel {
                     last = Some((found, Vec::new()));
                 }
                 let Some((found, known)) = &mut last else { continue };
-                for _ in 0..folded {
-                    total = total.and(found.cost);
+                let mut had = vec![false; common.len()];
+                for ((common, scored), had) in common.iter().zip(&mut scored).zip(&mut had) {
+                    let of = match common {
+                        Some(Heads::All) if alike => None,
+                        Some(Heads::Group) if alike => kv.get(head).copied(),
+                        _ => continue,
+                    };
+                    *had = scored.contains(&of);
+                    scored.extend((!*had).then_some(of));
                 }
-                let job = match known.iter().find(|(n, _)| *n == folded) {
+                let left = found.without(&had);
+                for _ in 0..folded {
+                    total = total.and(left.cost);
+                }
+                let as_before = (folded, had);
+                let job = match known.iter().find(|(of, _)| *of == as_before) {
                     Some(&(_, job)) => job,
                     None => {
                         let tasks = |t: &Vec<Work>| attnc_cpu::few_tasks(plan, t, folded, shape.n_q, shape.n_k);
-                        let stages = found.stages.iter().map(tasks).collect();
-                        counted.push(Counted { stages, ..found.clone() });
-                        known.push((folded, counted.len() - 1));
+                        let stages = left.stages.iter().map(tasks).collect();
+                        counted.push(Counted { stages, ..left });
+                        known.push((as_before, counted.len() - 1));
                         counted.len() - 1
                     }
                 };

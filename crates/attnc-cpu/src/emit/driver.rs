@@ -262,19 +262,14 @@ fn score(plan: &Plan, scored: &Scored, callees: &Callees, conv: CallConv) -> Res
     let (mut e, number) = Emitter::new(&plan.program, callees, conv, false);
     let t = query_tile(&mut e, &scored.walk, number, Tiled::Folded);
     let scale = e.scalar(scored.walk.scale);
-    e.stage(Stage::begin, &[e.ctx, e.scratch, t.first, t.rows, scale]);
+    e.stage(Stage::begin_scores, &[e.ctx, e.scratch, t.first, t.rows, scale]);
     let take = if scored.direct { Stage::keep } else { Stage::reduce };
     for entry in &scored.walk.entries {
         if let Entry::Tokens { rows, tiles, .. } = entry {
-            let found = if scored.searched {
-                e.stage(Stage::mark_listed, &[e.ctx, e.scratch]);
-                vec![]
-            } else {
-                mark(&mut e, &t, rows, tiles)
-            };
+            let found = if scored.searched { vec![] } else { mark(&mut e, &t, rows, tiles) };
             each_chunk(&mut e, &t, (rows, &found), scored.searched, |e, chunk| {
                 if scored.dot.is_some() {
-                    e.stage(Stage::scores, &[e.ctx, e.scratch, chunk]);
+                    e.stage(Stage::scores_alone, &[e.ctx, e.scratch, chunk]);
                 }
                 let scores = score_tile(e, &t, chunk);
                 e.modify(&scores, t.attend.score, None);
@@ -301,7 +296,7 @@ fn check(plan: &Plan, attend: &Attend, callees: &Callees, conv: CallConv) -> Res
     for entry in &attend.entries {
         let Entry::Tokens { rows, tiles, .. } = entry else { continue };
         let found = mark(e, &t, rows, tiles);
-        each_window(e, &t, (rows, &found), |e| e.support_unit("window_seen", &[t.window]));
+        each_window(e, &t, (rows, &found), false, |e| e.support_unit("window_seen", &[t.window]));
     }
     // Numbers of rows need not ascend in a tile. Without a sign, -1 is more than all of them.
     let rows = ordered.then(|| e.field(e.ctx, offset_of!(Ctx, q) + offset_of!(Rows<*const u8>, index), I64));
@@ -347,11 +342,12 @@ fn each_chunk<'p>(
     listed: bool,
     body: impl FnOnce(&mut Emitter<'p>, Value),
 ) {
-    each_window(e, t, rows, |e| {
-        if listed {
-            e.stage(Stage::only_listed, &[e.ctx, e.scratch]);
-        }
-        let chunks = e.support(if t.attend.own { "window_own" } else { "window_chunks" }, &[t.window]);
+    each_window(e, t, rows, listed, |e| {
+        let chunks = match (listed, t.attend.own) {
+            (true, _) => e.stage(Stage::listed_chunks, &[t.window]).expect("the stage returns an integer"),
+            (_, true) => e.support("window_own", &[t.window]),
+            _ => e.support("window_chunks", &[t.window]),
+        };
         let first = e.ins().get().iadd_imm_s(t.window, offset_of!(Window, chunk) as i64);
         let bytes = e.ins().get().imul_imm_s(chunks, size_of::<Chunk>() as i64);
         let end = e.ins().get().iadd(first, bytes);
@@ -403,20 +399,28 @@ fn each_row<'p>(e: &mut Emitter<'p>, t: &QueryTile<'_>, body: impl FnOnce(&mut E
 }
 
 /// Runs `body` for each window of marked tiles, with the rows of bits of its partial tiles; `found` are runs of rows, of
-/// pieces for which they are known.
+/// pieces for which they are known. Where keys are `listed`, windows are of those alone.
 fn each_window<'p>(
     e: &mut Emitter<'p>,
     t: &QueryTile<'_>,
     (rows, found): (&RowSet, &[Option<Runs>]),
+    listed: bool,
     body: impl FnOnce(&mut Emitter<'p>),
 ) {
     let n_k = e.variable(Var::NK, Form::Scalar);
     let k_start = e.variable(Var::KStart, Form::Scalar);
-    let first = e.field(e.ctx, offset_of!(Ctx, first_tile), I64);
-    let end = e.field(e.ctx, offset_of!(Ctx, end_tile), I64);
-    let present = e.field(e.ctx, offset_of!(Ctx, present), I64);
-    e.support_unit("window_begin", &[t.window, t.rows, n_k, end, present]);
-    let next = |e: &mut Emitter<'p>, from| e.support("window_next", &[t.window, t.marks, from]);
+    let first = if listed {
+        e.int(0)
+    } else {
+        let end = e.field(e.ctx, offset_of!(Ctx, end_tile), I64);
+        let present = e.field(e.ctx, offset_of!(Ctx, present), I64);
+        e.support_unit("window_begin", &[t.window, t.rows, n_k, end, present]);
+        e.field(e.ctx, offset_of!(Ctx, first_tile), I64)
+    };
+    let next = |e: &mut Emitter<'p>, from| match listed {
+        true => e.stage(Stage::listed_next, &[e.ctx, e.scratch, t.rows, from]).expect("the stage returns an integer"),
+        false => e.support("window_next", &[t.window, t.marks, from]),
+    };
     let from = next(e, first);
     e.loop_while(
         &[from],
@@ -434,7 +438,7 @@ fn each_window<'p>(
                 let bits_end = e.ins().get().imul_imm_s(partial, COLUMN);
                 let bits_end = e.ins().get().iadd(bits, bits_end);
                 let tiles = e.ins().get().iadd_imm_s(t.window, offset_of!(Window, tile) as i64);
-                let span = Span { window: t.window, from, to, bits, bits_end, tiles };
+                let span = Span { window: t.window, from, to, bits, bits_end, tiles, listed };
                 let mut single = Vec::new();
                 for (i, piece) in rows.pieces.iter().enumerate() {
                     let fill_run = |e: &mut Emitter<'p>, r, end| fill(e, piece, 0, &Sink::Lanes(&span, r, end));
@@ -482,6 +486,8 @@ struct Span {
     bits_end: Value,
     /// Their numbers.
     tiles: Value,
+    /// They are no tiles but chunks of listed keys.
+    listed: bool,
 }
 
 /// Marks the tiles to visit: by the tile set where there is one, else row by row. The runs that were found of each piece.
@@ -967,6 +973,7 @@ fn fill_range(e: &mut Emitter<'_>, piece: &Piece, into: &Sink<'_>) {
             let (start, end, phase) = (row_of(e, start), row_of(e, end), row_of(e, phase));
             e.support_unit("window_comb", &[span.window, lane, start, end, period, width, phase]);
         }
+        _ if span.listed => fill_listed(e, piece, (start, end), (span, lane)),
         _ => {
             let slot = e.ins().get().ishl_imm_u(lane, 3);
             let from = e.ins().get().iadd(span.bits, slot);
@@ -985,6 +992,45 @@ fn fill_range(e: &mut Emitter<'_>, piece: &Piece, into: &Sink<'_>) {
     }
 }
 
+/// Notes those listed keys of a range that are in every comb of a piece and satisfy its filter.
+fn fill_listed(e: &mut Emitter<'_>, piece: &Piece, (start, end): (Value, Value), (span, lane): (&Span, Value)) {
+    let k_start = e.variable(Var::KStart, Form::Scalar);
+    let (start, end) = (e.ins().get().isub(start, k_start), e.ins().get().isub(end, k_start));
+    let combs: Vec<[Value; 3]> =
+        piece.combs.iter().map(|c| [e.scalar(c.period), e.scalar(c.width), e.scalar(c.phase)]).collect();
+    let slot = e.ins().get().ishl_imm_u(lane, 3);
+    let from = e.ins().get().iadd(span.bits, slot);
+    let (none, keys) = (e.int(0), e.field(span.window, offset_of!(Window, listed), I64));
+    e.loop_for((from, span.bits_end), COLUMN, &[none, keys], |e, row, state| {
+        let (column, keys) = (state[0], state[1]);
+        let bits = e.stage(Stage::listed_bits, &[span.window, column, start, end]);
+        let bits = bits.expect("the stage returns an integer");
+        let holds = |e: &mut Emitter<'_>, j| {
+            let at = listed(e, keys, j);
+            let k = e.ins().get().uload32(trusted(), at, 0);
+            let k = e.ins().get().iadd(k, k_start);
+            let mut all = e.int(1);
+            for &[period, width, phase] in &combs {
+                let teeth = e.support("comb_bits", &[k, period, width, phase]);
+                all = e.ins().get().band(all, teeth);
+            }
+            if let Some(filter) = piece.filter {
+                e.bind(Var::K, Form::Scalar, k);
+                let holds = e.scalar(filter);
+                let holds = e.ins().get().uextend(I64, holds);
+                all = e.ins().get().band(all, holds);
+            }
+            all
+        };
+        let bits = each_bit(e, bits, holds);
+        let known = e.ins().get().load(I64, trusted(), row, 0);
+        let bits = e.ins().get().bor(known, bits);
+        e.ins().get().store(trusted(), bits, row, 0);
+        let column = e.ins().get().iadd_imm_s(column, 1);
+        vec![column, e.ins().get().iadd_imm_s(keys, (BK * size_of::<u32>()) as i64)]
+    });
+}
+
 /// Bits of the keys from position `at` up that lie in a range, in every comb of a piece, and satisfy its filter.
 fn tile_bits(e: &mut Emitter<'_>, piece: &Piece, (start, end): (Value, Value), at: Value) -> Value {
     let mut bits = e.support("range_bits", &[start, end, at]);
@@ -1001,16 +1047,23 @@ fn tile_bits(e: &mut Emitter<'_>, piece: &Piece, (start, end): (Value, Value), a
 
 /// Those of `bits` whose keys satisfy a predicate.
 fn filter_bits(e: &mut Emitter<'_>, filter: ExprId, at: Value, bits: Value) -> Value {
+    each_bit(e, bits, |e, j| {
+        let k = e.ins().get().iadd(at, j);
+        e.bind(Var::K, Form::Scalar, k);
+        let holds = e.scalar(filter);
+        e.ins().get().uextend(I64, holds)
+    })
+}
+
+/// Those of `bits` for whose numbers `holds` gives 1, and not 0.
+fn each_bit<'p>(e: &mut Emitter<'p>, bits: Value, holds: impl FnOnce(&mut Emitter<'p>, Value) -> Value) -> Value {
     let none = e.int(0);
     let last = e.loop_while(
         &[bits, none],
         |e, s| e.ins().get().icmp_imm_s(IntCC::NotEqual, s[0], 0),
         |e, s| {
             let j = e.ins().get().ctz(s[0]);
-            let k = e.ins().get().iadd(at, j);
-            e.bind(Var::K, Form::Scalar, k);
-            let holds = e.scalar(filter);
-            let holds = e.ins().get().uextend(I64, holds);
+            let holds = holds(e, j);
             let bit = e.ins().get().ishl(holds, j);
             let kept = e.ins().get().bor(s[1], bit);
             let less = e.ins().get().iadd_imm_s(s[0], -1);
