@@ -138,9 +138,13 @@ stages! {
         }
     }
 
-    /// Scores of the keys of a chunk against the tile's queries.
-    fn scores(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr) {
-        // SAFETY: as in `begin`; chunks are the window's, of keys below `n_k`, at most `BK` of them.
+    /// Scores of the keys of a chunk against the tile's queries. Unless it is null, `from` is added: that of the first key
+    /// and lane, and `pitch` elements on that of the next key. It may be in place of the scores; of few queries, behind them.
+    fn scores(
+        ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr, from: *const f32 => Ptr, pitch: i64 => I64
+    ) {
+        // SAFETY: as in `begin`; chunks are the window's, of keys below `n_k`, at most `BK` of them. Compiled code has made
+        // `from` for these keys and lanes.
         unsafe {
             let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
             let kernels = &*ctx.table;
@@ -148,17 +152,23 @@ stages! {
                 let (k, dtype, stride) = few_rows(kernels, &ctx.k, chunk, scratch);
                 let next = ahead(&ctx.v, chunk.first, chunk.count);
                 (kernels.few_qk)(scratch.q, k, dtype, stride, chunk.count, ctx.dim, chunk.lanes, scratch.s, &next);
+                add_few(chunk, scratch, (from, pitch));
                 return;
             }
             // Values are read next, and where they are.
             let values = ctx.v_singles.or(&ctx.v, (chunk.first, chunk.count));
             addresses(values, chunk, scratch.values);
-            product(ctx, chunk, scratch, &Next::of(scratch.values, row_bytes(values)));
+            // Of what modifiers read of the next keys, a half; the other is asked for with the values.
+            let Next { elements, elements_bytes, .. } = scratch.next;
+            let next = Next { elements, elements_bytes: half(elements_bytes), ..Next::of(scratch.values, row_bytes(values)) };
+            product(ctx, chunk, scratch, (from, pitch), &next);
         }
     }
 
     /// As `scores`, where nothing is done with values: the keys of the next chunk are read next.
-    fn scores_alone(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr) {
+    fn scores_alone(
+        ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, chunk: *const Chunk => Ptr, from: *const f32 => Ptr, pitch: i64 => I64
+    ) {
         // SAFETY: as in `scores`.
         unsafe {
             let (ctx, scratch, chunk) = (&*ctx, &mut *scratch, &*chunk);
@@ -169,6 +179,7 @@ stages! {
                 let next = after.map_or((-1, 0), |next| (next.first, next.count));
                 let next = ahead(&ctx.k, next.0, next.1);
                 (kernels.few_qk)(scratch.q, k, dtype, stride, chunk.count, ctx.dim, chunk.lanes, scratch.s, &next);
+                add_few(chunk, scratch, (from, pitch));
                 return;
             }
             let next = match after {
@@ -179,7 +190,7 @@ stages! {
                 }
                 None => Next::NOTHING,
             };
-            product(ctx, chunk, scratch, &next);
+            product(ctx, chunk, scratch, (from, pitch), &next);
         }
     }
 
@@ -207,7 +218,7 @@ stages! {
             let next = after(ctx, chunk, scratch);
             // What modifiers read of the next keys is asked for once.
             let Next { elements, elements_bytes, .. } = scratch.next;
-            let next = Next { elements, elements_bytes, ..next };
+            let next = Next { elements, elements_bytes, elements_from: half(elements_bytes), ..next };
             scratch.next.elements_bytes = 0;
             // Where they lie they have been found with the scores.
             let v = if ctx.v.in_place() {
@@ -447,7 +458,7 @@ unsafe fn begun(ctx: &Ctx, scratch: &mut Scratch, (first, rows): (i64, i64), sca
 ///
 /// # Safety
 /// As for the stages.
-unsafe fn product(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch, next: &Next) {
+unsafe fn product(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch, (from, pitch): (*const f32, i64), next: &Next) {
     // SAFETY: promised by the caller.
     unsafe {
         let kernels = &*ctx.table;
@@ -456,7 +467,23 @@ unsafe fn product(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch, next: &Next) {
         // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
         let lane = chunk.lane as usize;
         let (q, s) = (scratch.q.wrapping_add(lane * ctx.dim as usize), scratch.s.wrapping_add(lane));
-        (kernels.qk)(q, k, chunk.count, ctx.dim, chunk.lanes, scratch.bq, s, next);
+        (kernels.qk)(q, k, chunk.count, ctx.dim, chunk.lanes, scratch.bq, s, from, pitch, next);
+    }
+}
+
+/// Adds to the scores of few queries what is not null.
+///
+/// # Safety
+/// As for the stages.
+unsafe fn add_few(chunk: &Chunk, scratch: &Scratch, (from, pitch): (*const f32, i64)) {
+    if from.is_null() {
+        return;
+    }
+    for key in 0..chunk.count as usize {
+        for lane in 0..chunk.lanes as usize {
+            // SAFETY: promised by the caller.
+            unsafe { *scratch.s.add(key * FEW + lane) += *from.offset(key as isize * pitch as isize).add(lane) };
+        }
     }
 }
 
@@ -739,6 +766,12 @@ unsafe fn fill_up(rows: *mut *const u8, count: i64) {
         // SAFETY: promised by the caller.
         unsafe { rows.add(i).write(*rows.add(count as usize - 1)) };
     }
+}
+
+/// Half of the lines of so many bytes.
+fn half(bytes: i64) -> i64 {
+    const LINE: i64 = 64;
+    bytes / (2 * LINE) * LINE
 }
 
 /// Bytes of a row.

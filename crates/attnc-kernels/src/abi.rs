@@ -115,14 +115,16 @@ pub struct Next {
     pub bytes: i64,
     /// As many of elements that modifiers read after these, asked for in steps that are left.
     pub elements: *const *const u8,
-    /// Bytes of each; 0 if there are none.
+    /// The first byte of each that is asked for, a whole number of lines.
+    pub elements_from: i64,
+    /// One past the last byte; 0 if there are none.
     pub elements_bytes: i64,
 }
 
 impl Next {
     /// No rows.
     pub const NOTHING: Next =
-        Next { rows: core::ptr::null(), bytes: 0, elements: core::ptr::null(), elements_bytes: 0 };
+        Next { rows: core::ptr::null(), bytes: 0, elements: core::ptr::null(), elements_from: 0, elements_bytes: 0 };
 
     /// These rows alone.
     #[must_use]
@@ -180,11 +182,12 @@ Table {
     /// Copies rows `first .. first + keys` of `view` to `scratch[keys][dim]`, as f32.
     kv_tile: fn(view: *const KvView => Ptr, first: i64 => I64, keys: i64 => I64, scratch: *mut f32 => Ptr);
 
-    /// `s[key][lane] = sum_d k[key][d] * q[lane][d]` for `keys` keys (at most `BK`) and `lanes` lanes.
+    /// `s[key][lane] = sum_d k[key][d] * q[lane][d]` for `keys` keys (at most `BK`) and `lanes` lanes, and
+    /// `from[key * pitch + lane]` more, unless `from` is null; it may be `s`, `bq` being the pitch.
     /// `q` is packed for `bq` lanes, `k` holds the address of each key's row, and room for `BK` of them, `s` is `[keys][bq]`. Asks for the rows `next`,
     /// unless that is null.
     qk: fn(q: *const f32 => Ptr, k: *const *const f32 => Ptr, keys: i64 => I64, d: i64 => I64, lanes: i64 => I64,
-           bq: i64 => I64, s: *mut f32 => Ptr, next: *const Next => Ptr);
+           bq: i64 => I64, s: *mut f32 => Ptr, from: *const f32 => Ptr, pitch: i64 => I64, next: *const Next => Ptr);
 
     /// As `qk`, of a tile of few queries: `lanes` at most `FEW`, `s` is `[keys][FEW]`, lanes from `lanes` on become 0.
     /// `k` are rows of the given type with unit inner stride, `k_stride` bytes apart. Asks for the rows `ahead`.
@@ -267,7 +270,8 @@ Support {
     marks_clear: fn(marks: *mut TileMarks => Ptr);
 
     /// Marks the tiles that keys `start .. end` touch, and among them as "must" those that lie wholly
-    /// inside `must_start .. must_end`. Ranges are clipped to `0 .. n_k`; the last tile ends at `n_k`.
+    /// inside `must_start .. must_end`, or inside that and the "must" ranges just before it that it goes on from, without a gap.
+    /// Ranges are clipped to `0 .. n_k`; the last tile ends at `n_k`.
     marks_mark: fn(marks: *mut TileMarks => Ptr, start: i64 => I64, end: i64 => I64, must_start: i64 => I64,
                    must_end: i64 => I64);
 
@@ -420,21 +424,14 @@ Rows {
     /// The singles at `data + stride * i`, `stride` in bytes, for each `i` of `index` clamped to `0 .. extent`; `extent >= 1`.
     load: fn(to: *mut f32 => Ptr, data: *const u8 => Ptr, index: *const i32 => Ptr, extent: i64 => I64, stride: i64 => I64,
              lanes: i64 => I64);
-    /// A row of `to`, every [`BK`] elements, for each of `keys` keys at `start` more than its number: element
+    /// A row of `to`, every `pitch` elements, for each of `keys` keys at `start` more than its number: element
     /// `key`, clamped to `0 .. extent`, of the array of singles that `index` names for each lane as for `load`. What is
     /// read of it next is written to `next`, whose `elements` are [`BK`] addresses that may be written.
-    load_keys: fn(to: *mut f32 => Ptr, data: *const u8 => Ptr, index: *const i32 => Ptr, rows: i64 => I64, stride: i64 => I64,
-                  lanes: i64 => I64, numbers: *const u32 => Ptr, keys: i64 => I64, start: i64 => I64, extent: i64 => I64,
-                  next: *mut Next => Ptr);
-    /// Adds to rows of `to`, `pitch` elements apart, what `load_keys` makes.
-    add_keys: fn(to: *mut f32 => Ptr, pitch: i64 => I64, data: *const u8 => Ptr, index: *const i32 => Ptr, rows: i64 => I64,
-                 stride: i64 => I64, lanes: i64 => I64, numbers: *const u32 => Ptr, keys: i64 => I64, start: i64 => I64,
-                 extent: i64 => I64, next: *mut Next => Ptr);
-    /// Adds to `keys` rows of `to`, `pitch` elements apart, as many rows of `from`, `step` elements apart.
-    add_rows: fn(to: *mut f32 => Ptr, pitch: i64 => I64, from: *const f32 => Ptr, step: i64 => I64, lanes: i64 => I64,
-                 keys: i64 => I64);
-    /// Adds to `keys` rows of `to`, `pitch` elements apart, an element of `from` each.
-    add_columns: fn(to: *mut f32 => Ptr, pitch: i64 => I64, from: *const f32 => Ptr, lanes: i64 => I64, keys: i64 => I64);
+    load_keys: fn(to: *mut f32 => Ptr, pitch: i64 => I64, data: *const u8 => Ptr, index: *const i32 => Ptr, rows: i64 => I64,
+                  stride: i64 => I64, lanes: i64 => I64, numbers: *const u32 => Ptr, keys: i64 => I64, start: i64 => I64,
+                  extent: i64 => I64, next: *mut Next => Ptr);
+    /// Fills `keys` rows of `to`, `pitch` elements apart, with an element of `from` each.
+    set_columns: fn(to: *mut f32 => Ptr, pitch: i64 => I64, from: *const f32 => Ptr, lanes: i64 => I64, keys: i64 => I64);
 }}
 
 #[cfg(target_arch = "x86_64")]

@@ -26,7 +26,6 @@ impl Vector for __m512 {
     const WIDTH: usize = WIDTH;
     const REGISTERS: usize = 32;
     type Square = [__m512; WIDTH];
-    type Rows = [*const u8; WIDTH];
     type Lanes = __mmask16;
     type Masks = __m512i;
 
@@ -143,10 +142,6 @@ impl Vector for __m512 {
             transpose(square)
         }
 
-        fn transposed(at: [*const u8; WIDTH]) -> [__m512; WIDTH] {
-            transposed(at)
-        }
-
         fn square() -> [__m512; WIDTH] {
             [_mm512_setzero_ps(); WIDTH]
         }
@@ -228,29 +223,6 @@ fn quarters(r: [__m512; 4]) -> [__m512; 4] {
 const LOW: i32 = 0b01_00_01_00;
 /// Upper halves.
 const HIGH: i32 = 0b11_10_11_10;
-
-/// Rows are read by quarters, each to the place that it will have: an insertion from memory shares its port with fewer
-/// others than a shuffle.
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
-#[inline]
-unsafe fn transposed(at: [*const u8; 16]) -> [__m512; 16] {
-    let mut out = [_mm512_setzero_ps(); 16];
-    for quarter in 0..4 {
-        let mut rows = [_mm512_setzero_ps(); 4];
-        for (i, rows) in rows.iter_mut().enumerate() {
-            // SAFETY: the caller promises rows of 16 singles.
-            unsafe {
-                let of = |row: usize| _mm_loadu_ps(at[row].cast::<f32>().add(4 * quarter));
-                let x = _mm512_castps128_ps512(of(i));
-                let x = _mm512_insertf32x4::<1>(x, of(i + 4));
-                let x = _mm512_insertf32x4::<2>(x, of(i + 8));
-                *rows = _mm512_insertf32x4::<3>(x, of(i + 12));
-            }
-        }
-        out[4 * quarter..4 * quarter + 4].copy_from_slice(&quarters(rows));
-    }
-    out
-}
 
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
 #[inline]

@@ -109,7 +109,8 @@ macro_rules! counted {
 }
 
 counted! {
-    fn qk(q: *const f32, k: *const *const f32, keys: i64, d: i64, lanes: i64, bq: i64, s: *mut f32, next: *const Next),
+    fn qk(q: *const f32, k: *const *const f32, keys: i64, d: i64, lanes: i64, bq: i64, s: *mut f32, from: *const f32,
+          pitch: i64, next: *const Next),
         keys * d * lanes;
     fn pv(p: *const f32, v: *const *const f32, keys: i64, dv: i64, lanes: i64, bq: i64, mask: *const u64,
           alpha: *const f32, acc: *mut f32, next: *const Next),

@@ -10,7 +10,7 @@ use core::array::from_fn;
 
 use crate::abi::{BK, FEW, LANE_STEP, Next, Rows};
 use crate::isa::{Avx2, Avx512, Isa};
-use crate::tensor::ask_row;
+use crate::tensor::{CACHE_LINE, ask_row};
 
 /// Elements of a step.
 const STEP: usize = LANE_STEP;
@@ -35,14 +35,17 @@ impl Rows {
 }
 
 /// Does what `$step` says of each step, `$n` being the number of its elements: whole ones, then the rest. Apart, as a compiler
-/// that sees one copy of `n` elements calls a function for it.
+/// that sees one copy of `n` elements calls a function for it; and one by one, as it would do element i of several steps
+/// together and gather them.
 macro_rules! steps {
     ($lanes:expr, |$i:ident, $n:ident| $step:expr) => {{
         let lanes = $lanes as usize;
         let whole = lanes / STEP * STEP;
-        for $i in (0..whole).step_by(STEP) {
-            let $n = STEP;
+        let mut at = 0;
+        while at < whole {
+            let ($i, $n) = (at, STEP);
             $step
+            at = core::hint::black_box(at + STEP);
         }
         if whole < lanes {
             let ($i, $n) = (whole, lanes - whole);
@@ -146,14 +149,14 @@ unsafe fn load_each(to: *mut f32, data: *const u8, index: *const i32, extent: i6
     }
 }
 
-/// A table of rows' operations; what differs between instruction sets is in the module: functions of steps, `load` and
-/// `load_keys`.
+/// A table of rows' operations; what differs between instruction sets is in the module: functions of steps, `gather16` and
+/// `columns`.
 macro_rules! table {
     ($(#[$features:meta])*) => {
         pub(super) const TABLE: Rows = Rows {
             set_real, set_int, count, listed, copy, add, sub, mul, div, min, max, neg, abs, sqrt, exp, log, tanh, add_int,
             sub_int, mul_int, min_int, max_int, neg_int, abs_int, to_real, less, at_most, equal, less_int, at_most_int,
-            equal_int, and, or, not, select, load, load_keys, add_keys, add_rows, add_columns,
+            equal_int, and, or, not, select, load, load_keys, set_columns,
         };
 
         entries! { $(#[$features])*
@@ -227,105 +230,57 @@ macro_rules! table {
                     }
                 })
             }
-            fn load_keys(to: *mut f32, data: *const u8, index: *const i32, rows: i64, stride: i64, lanes: i64,
+            fn load_keys(to: *mut f32, pitch: i64, data: *const u8, index: *const i32, rows: i64, stride: i64, lanes: i64,
                          numbers: *const u32, keys: i64, start: i64, extent: i64, next: *mut Next) {
-                let array = Array { data, index, rows, stride };
-                of_keys::<false>(to, BK, &array, lanes as usize, (numbers, keys as usize), (start, extent), &mut *next)
-            }
-            fn add_keys(to: *mut f32, pitch: i64, data: *const u8, index: *const i32, rows: i64, stride: i64, lanes: i64,
-                        numbers: *const u32, keys: i64, start: i64, extent: i64, next: *mut Next) {
-                let array = Array { data, index, rows, stride };
-                let keys = (numbers, keys as usize);
-                of_keys::<true>(to, pitch as usize, &array, lanes as usize, keys, (start, extent), &mut *next)
-            }
-            fn add_rows(to: *mut f32, pitch: i64, from: *const f32, step: i64, lanes: i64, keys: i64) {
-                for key in 0..keys as isize {
-                    let (to, from) = (to.offset(key * pitch as isize), from.offset(key * step as isize));
-                    each2(to, to, from, lanes, |a: f32, b| a + b);
+                let (pitch, lanes, keys) = (pitch as usize, lanes as usize, keys as usize);
+                let Some(last) = keys.checked_sub(1) else { return };
+                let mut each = [data; BK];
+                for (lane, each) in each[..lanes].iter_mut().enumerate() {
+                    *each = row(data, *index.add(lane), rows, stride);
                 }
-            }
-            fn add_columns(to: *mut f32, pitch: i64, from: *const f32, lanes: i64, keys: i64) {
-                for key in 0..keys as isize {
-                    let (to, x) = (to.offset(key * pitch as isize), *from.offset(key));
-                    each1(to, to, lanes, |a: f32| a + x);
-                }
-            }
-        }
-
-        /// [`Rows::load_keys`], or [`Rows::add_keys`].
-        $(#[$features])*
-        unsafe fn of_keys<const ADD: bool>(
-            to: *mut f32,
-            pitch: usize,
-            array: &Array,
-            lanes: usize,
-            (numbers, keys): (*const u32, usize),
-            (start, extent): (i64, i64),
-            next: &mut Next,
-        ) {
-            let Some(last) = keys.checked_sub(1) else { return };
-            // SAFETY: as promised by the caller.
-            unsafe {
+                let after = |row: *const u8, i: i64| row.wrapping_offset(i as isize * size_of::<f32>() as isize);
                 let (first, end) = (*numbers, *numbers.add(last));
                 let from = start + i64::from(first);
                 if (end - first) as usize == last && from >= 0 && from + keys as i64 <= extent {
-                    let data = array.data.wrapping_offset(from as isize * size_of::<f32>() as isize);
-                    return columns::<ADD>(to, pitch, &Array { data, ..*array }, lanes, keys, next);
+                    let repeated = each[lanes - 1];
+                    each[lanes..].fill(repeated);
+                    let each = each.map(|row| after(row, from));
+                    columns(to, pitch, &each[..lanes], keys);
+                    let each = each.map(|row| after(row, keys as i64));
+                    return come_next(&each, lanes, keys * size_of::<f32>(), &mut *next);
                 }
-                for lane in 0..lanes {
-                    let row = array.row(lane).cast::<f32>();
+                for (lane, &row) in each[..lanes].iter().enumerate() {
                     for key in 0..keys {
                         let at = (start + i64::from(*numbers.add(key))).clamp(0, extent - 1);
-                        put_or_add::<ADD>(to.add(key * pitch + lane), row.offset(at as isize).read_unaligned());
+                        to.add(key * pitch + lane).write(after(row, at).cast::<f32>().read_unaligned());
                     }
+                }
+            }
+            fn set_columns(to: *mut f32, pitch: i64, from: *const f32, lanes: i64, keys: i64) {
+                for key in 0..keys as isize {
+                    let (to, x) = (to.offset(key * pitch as isize), *from.offset(key));
+                    fill(to, lanes, |_| [x; STEP]);
                 }
             }
         }
     };
 }
 
-/// Rows of an array of which each lane has one.
-#[derive(Clone, Copy)]
-struct Array {
-    data: *const u8,
-    /// One number a lane.
-    index: *const i32,
-    /// How many rows there are.
-    rows: i64,
-    /// Bytes from one to the next.
-    stride: i64,
-}
-
-impl Array {
-    /// Where the row of a lane begins.
-    #[inline(always)]
-    unsafe fn row(&self, lane: usize) -> *const u8 {
-        // SAFETY: the caller promises a number for the lane.
-        row(self.data, unsafe { *self.index.add(lane) }, self.rows, self.stride)
-    }
-
-    /// Says that `bytes` bytes of each of the rows, `after` the first, are read next; asks for them here where no
-    /// kernel can be told.
-    #[inline(always)]
-    unsafe fn come_next(&self, lanes: usize, after: usize, bytes: usize, next: &mut Next) {
-        let told = lanes > FEW && next.elements_bytes == 0;
-        for lane in 0..if told { BK } else { lanes } {
-            // SAFETY: as promised by the caller; there is room for `BK` addresses.
-            unsafe {
-                let row = self.row(lane.min(lanes - 1)).wrapping_add(after);
-                if told { next.elements.cast_mut().add(lane).write(row) } else { ask_row(row, bytes) }
-            }
-        }
-        if told {
-            next.elements_bytes = bytes as i64;
-        }
-    }
-}
-
+/// Says where `bytes` bytes of the row of each lane begin that are read next, from the first line on that nothing before them
+/// is in; asks for them here where no kernel can be told. The row of the last lane is repeated.
+///
+/// # Safety
+/// `next` has room for [`BK`] addresses.
 #[inline(always)]
-unsafe fn put_or_add<const ADD: bool>(to: *mut f32, x: f32) {
-    // SAFETY: the caller promises an element.
-    unsafe { to.write(if ADD { *to + x } else { x }) }
+unsafe fn come_next(rows: &[*const u8; BK], lanes: usize, bytes: usize, next: &mut Next) {
+    let line = |row: *const u8| row.wrapping_add(CACHE_LINE - 1).map_addr(|at| at & !(CACHE_LINE - 1));
+    if lanes <= FEW || next.elements_bytes > 0 {
+        rows[..lanes].iter().for_each(|&row| ask_row(line(row), bytes));
+        return;
+    }
+    // SAFETY: promised by the caller.
+    unsafe { next.elements.cast_mut().cast::<[*const u8; BK]>().write(rows.map(line)) };
+    next.elements_bytes = bytes as i64;
 }
 
 /// Functions of a table.
@@ -343,54 +298,6 @@ macro_rules! entries {
             // SAFETY: the caller promises rows of `lanes` elements, and what else the contract says.
             #[allow(unused_unsafe, reason = "not every body needs it")]
             unsafe { $body }
-        }
-    };
-}
-
-/// The keys of lanes whose rows are read whole: a transposition, written or added.
-macro_rules! columns {
-    ($vector:ty, $(#[$features:meta])*) => {
-        $(#[$features])*
-        unsafe fn columns<const ADD: bool>(to: *mut f32, pitch: usize, array: &Array, lanes: usize, keys: usize, next: &mut Next) {
-            const WIDTH: usize = <$vector as Vector>::WIDTH;
-            // SAFETY: the caller promises rows of `keys` elements, and room for them transposed.
-            unsafe {
-                array.come_next(lanes, keys * size_of::<f32>(), keys * size_of::<f32>(), next);
-                for lane in (0..lanes).step_by(WIDTH) {
-                    let present = WIDTH.min(lanes - lane);
-                    let mut from = [array.data; WIDTH];
-                    for (r, from) in from[..present].iter_mut().enumerate() {
-                        *from = array.row(lane + r);
-                    }
-                    for key in (0..keys).step_by(WIDTH) {
-                        let n = WIDTH.min(keys - key);
-                        let at = from.map(|from| from.wrapping_add(key * size_of::<f32>()));
-                        // Lengths that a compiler knows: else the square would not stay in registers.
-                        if (present, n) == (WIDTH, WIDTH) {
-                            let square = <$vector as Vector>::transposed(at);
-                            for j in 0..WIDTH {
-                                let (x, at) = (square[j], to.add((key + j) * pitch + lane));
-                                if ADD { <$vector>::load(at).add(x).store(at) } else { x.store(at) }
-                            }
-                            continue;
-                        }
-                        let mut square = <$vector as Vector>::square();
-                        for (x, at) in square[..present].iter_mut().zip(at) {
-                            *x = if n == WIDTH { <$vector>::load_of::<F32>(at) } else { <$vector>::load_some::<F32>(at, n) };
-                        }
-                        let square = <$vector as Vector>::transpose(square);
-                        for (j, &x) in square[..n].iter().enumerate() {
-                            let at = to.add((key + j) * pitch + lane);
-                            if present == WIDTH {
-                                if ADD { <$vector>::load(at).add(x).store(at) } else { x.store(at) }
-                            } else {
-                                let x = if ADD { <$vector>::load_some::<F32>(at.cast(), present).add(x) } else { x };
-                                x.store_some::<F32>(at.cast(), present);
-                            }
-                        }
-                    }
-                }
-            }
         }
     };
 }
@@ -415,21 +322,11 @@ mod plain {
         unsafe { load_each(to, data, index, i64::from(extent), size_of::<f32>() as i64, STEP) }
     }
 
-    unsafe fn columns<const ADD: bool>(
-        to: *mut f32,
-        pitch: usize,
-        array: &Array,
-        lanes: usize,
-        keys: usize,
-        _next: &mut Next,
-    ) {
-        for lane in 0..lanes {
-            // SAFETY: as promised by the caller.
-            unsafe {
-                let row = array.row(lane).cast::<f32>();
-                for key in 0..keys {
-                    put_or_add::<ADD>(to.add(key * pitch + lane), row.add(key).read_unaligned());
-                }
+    unsafe fn columns(to: *mut f32, pitch: usize, rows: &[*const u8], keys: usize) {
+        for (lane, &row) in rows.iter().enumerate() {
+            for key in 0..keys {
+                // SAFETY: as promised by the caller.
+                unsafe { to.add(key * pitch + lane).write(row.cast::<f32>().add(key).read_unaligned()) };
             }
         }
     }
@@ -442,7 +339,7 @@ mod avx2 {
     use core::arch::x86_64::*;
 
     use super::*;
-    use crate::avx2::math;
+    use crate::avx2::{math, transposed};
     use crate::vector::{F32, Vector};
 
     /// A function of eight singles on sixteen.
@@ -488,7 +385,56 @@ mod avx2 {
     }
     const WIDTH: usize = <__m256 as Vector>::WIDTH;
 
-    columns! { __m256, #[target_feature(enable = "avx2,fma,f16c")] }
+    /// The first `keys` elements of each row as rows of lanes, `pitch` elements apart. Eight rows at a time whatever the
+    /// vectors: their addresses stay in registers, and as many lines in one set of a cache.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn columns(to: *mut f32, pitch: usize, rows: &[*const u8], keys: usize) {
+        let whole = keys / WIDTH * WIDTH;
+        for (i, rows) in rows.chunks(WIDTH).enumerate() {
+            // SAFETY: the caller promises rows of `keys` elements, and room for them transposed.
+            unsafe {
+                let mut to = to.add(i * WIDTH);
+                let mut key = 0;
+                // Lengths that a compiler knows: else the square would not stay in registers.
+                if let Ok(&eight) = <&[*const u8; WIDTH]>::try_from(rows) {
+                    while key < whole {
+                        for x in transposed(eight.map(|row| row.wrapping_add(key * size_of::<f32>()))) {
+                            x.store(to);
+                            to = to.wrapping_add(pitch);
+                        }
+                        key += WIDTH;
+                    }
+                }
+                while key < keys {
+                    let n = WIDTH.min(keys - key);
+                    for &x in &square(rows, key, n)[..n] {
+                        if rows.len() == WIDTH {
+                            x.store(to)
+                        } else {
+                            x.store_some::<F32>(to.cast(), rows.len())
+                        }
+                        to = to.wrapping_add(pitch);
+                    }
+                    key += n;
+                }
+            }
+        }
+    }
+
+    /// Columns of a few rows, of `n` elements from the one of key `key` on.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn square(rows: &[*const u8], key: usize, n: usize) -> [__m256; WIDTH] {
+        // SAFETY: the caller promises that rows have the elements.
+        unsafe {
+            let mut square = __m256::square();
+            for (x, row) in square.iter_mut().zip(rows) {
+                let at = row.wrapping_add(key * size_of::<f32>());
+                *x = if n == WIDTH { __m256::load_of::<F32>(at) } else { __m256::load_some::<F32>(at, n) };
+            }
+            __m256::transpose(square)
+        }
+    }
+
     table! { #[target_feature(enable = "avx2,fma,f16c")] }
 }
 
@@ -496,10 +442,9 @@ mod avx2 {
 mod avx512 {
     use core::arch::x86_64::*;
 
-    use super::avx2::{exp16, log16};
+    use super::avx2::{columns, exp16, log16};
     use super::*;
     use crate::softmax::exp_nonpositive;
-    use crate::vector::{F32, Vector};
 
     /// Hyperbolic tangent: a polynomial near 0, elsewhere (1 - t) / (1 + t) for t = exp(-2 |x|).
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
@@ -551,6 +496,5 @@ mod avx512 {
         }
     }
 
-    columns! { __m512, #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")] }
     table! { #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")] }
 }

@@ -53,6 +53,7 @@ impl Asking {
             return (self.next.rows, first, byte);
         }
         let byte = byte - (self.next.bytes as usize).next_multiple_of(CACHE_LINE);
+        let byte = byte + self.next.elements_from as usize;
         if byte < self.next.elements_bytes as usize {
             (self.next.elements, first, byte)
         } else {
@@ -94,6 +95,27 @@ macro_rules! blocks {
     }};
 }
 
+/// What is added to scores: a row for each key, or nothing if there is no address.
+#[derive(Clone, Copy)]
+pub(crate) struct Added {
+    at: *const f32,
+    /// Elements from key to key.
+    pitch: isize,
+}
+
+impl Added {
+    const NOTHING: Added = Added { at: core::ptr::null(), pitch: 0 };
+
+    /// Added a key and a lane on.
+    #[inline(always)]
+    fn after(self, key: usize, lane: usize) -> Added {
+        if self.at.is_null() {
+            return self;
+        }
+        Added { at: self.at.wrapping_offset(key as isize * self.pitch).wrapping_add(lane), ..self }
+    }
+}
+
 /// Vectors of queries that go together when `left` are.
 #[inline(always)]
 fn together<V: Vector>(left: usize) -> usize {
@@ -114,10 +136,13 @@ pub(crate) unsafe fn qk<V: Blocks>(
     lanes: i64,
     bq: i64,
     s: *mut f32,
+    from: *const f32,
+    pitch: i64,
     next: *const Next,
 ) {
     let (keys, d, lanes, bq) = (keys as usize, d as usize, lanes as usize, bq as usize);
     let vectors = lanes / V::WIDTH;
+    let from = Added { at: from, pitch: pitch as isize };
     // SAFETY: blocks cover keys and vectors within the sizes that the caller promised.
     unsafe {
         let mut asking = Asking::of(next);
@@ -128,12 +153,13 @@ pub(crate) unsafe fn qk<V: Blocks>(
             let chunk = QUERY_BYTES / (cols * V::WIDTH * size_of::<f32>());
             for first in (0..d).step_by(chunk) {
                 let dims = first..d.min(first + chunk);
+                let from = if first == 0 { from.after(0, col * V::WIDTH) } else { Added::NOTHING };
                 let mut key = 0;
                 while key < keys {
-                    let (k, s) = ((k, k.add(key)), s.add(key * bq));
+                    let (k, s, from) = ((k, k.add(key)), s.add(key * bq), from.after(key, 0));
                     let block = (d, dims.clone(), bq);
                     // Each key has its address in a register of its own.
-                    key += blocks!(V, cols, keys - key, [6 5 4 2] [8 6 4 2] [8 6 4 2] [8 4 2], qk_block(q, k, block, s, &mut asking));
+                    key += blocks!(V, cols, keys - key, [6 5 4 2] [8 6 4 2] [8 6 4 2] [8 4 2], qk_block(q, k, block, from, s, &mut asking));
                 }
             }
             col += cols;
@@ -142,12 +168,13 @@ pub(crate) unsafe fn qk<V: Blocks>(
 }
 
 /// Adds the products of elements `dims` to the scores of `KEYS` keys and `COLS` vectors of queries, which begin with
-/// element 0. Returns `KEYS`.
+/// element 0, and what is added to them: at the end, so that sums are rounded as they are without. Returns `KEYS`.
 #[inline(always)]
 pub(crate) unsafe fn qk_block<V: Vector, const COLS: usize, const KEYS: usize>(
     q: *const f32,
     (all, k): (*const *const f32, *const *const f32),
     (d, dims, bq): (usize, core::ops::Range<usize>, usize),
+    from: Added,
     s: *mut f32,
     asking: &mut Asking,
 ) -> usize {
@@ -181,10 +208,24 @@ pub(crate) unsafe fn qk_block<V: Vector, const COLS: usize, const KEYS: usize>(
             add_products(&mut sum[0], queries_at(q, i, d), rows, i);
             i += 1;
         }
-        let [even, odds] = sum;
-        for (key, (sum, odds)) in even.into_iter().zip(odds).enumerate() {
-            for (col, (sum, odds)) in sum.into_iter().zip(odds).enumerate() {
-                let sum = if odd > 0 { sum.add(odds) } else { sum };
+        let [mut sum, odds] = sum;
+        if odd > 0 {
+            for (sum, odds) in sum.iter_mut().zip(odds) {
+                for (sum, odds) in sum.iter_mut().zip(odds) {
+                    *sum = sum.add(odds);
+                }
+            }
+        }
+        if !from.at.is_null() {
+            for (key, sum) in sum.iter_mut().enumerate() {
+                let from = from.at.offset(key as isize * from.pitch);
+                for (col, sum) in sum.iter_mut().enumerate() {
+                    *sum = sum.add(V::load(from.add(col * V::WIDTH)));
+                }
+            }
+        }
+        for (key, sum) in sum.into_iter().enumerate() {
+            for (col, sum) in sum.into_iter().enumerate() {
                 sum.store(s.add(key * bq + col * V::WIDTH));
             }
         }

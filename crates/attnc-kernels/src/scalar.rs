@@ -99,6 +99,8 @@ pub unsafe extern "C" fn qk(
     lanes: i64,
     bq: i64,
     s: *mut f32,
+    from: *const f32,
+    pitch: i64,
     _next: *const Next,
 ) {
     let (d, bq) = (d as usize, bq as usize);
@@ -113,6 +115,12 @@ pub unsafe extern "C" fn qk(
                     let k = *row.add(i);
                     for (sum, q) in sum.iter_mut().zip(q) {
                         *sum += k * q;
+                    }
+                }
+                if !from.is_null() {
+                    let from = &*from.offset(key as isize * pitch as isize).add(panel).cast::<[f32; LANE_STEP]>();
+                    for (sum, from) in sum.iter_mut().zip(from) {
+                        *sum += from;
                     }
                 }
                 *s.add(key * bq + panel).cast::<[f32; LANE_STEP]>() = sum;

@@ -51,6 +51,8 @@ impl Support {
 #[repr(C)]
 pub struct TileMarks {
     n_k: i64,
+    /// The last keys that were marked as "must", first and one past the last, with those before them that they follow.
+    run: (i64, i64),
 }
 
 /// Words for `n` bits, `n >= 0`.
@@ -66,6 +68,7 @@ fn tiles(n_k: i64) -> i64 {
 /// The three bitmaps behind a header.
 struct Bitmaps<'a> {
     n_k: i64,
+    run: &'a mut (i64, i64),
     summary: &'a mut [u64],
     may: &'a mut [u64],
     must: &'a mut [u64],
@@ -83,6 +86,7 @@ impl Bitmaps<'_> {
             let first = marks.add(1).cast::<u64>();
             Bitmaps {
                 n_k,
+                run: &mut (*marks).run,
                 summary: core::slice::from_raw_parts_mut(first, summary_len),
                 may: core::slice::from_raw_parts_mut(first.add(summary_len), len),
                 must: core::slice::from_raw_parts_mut(first.add(summary_len + len), len),
@@ -95,7 +99,8 @@ impl Bitmaps<'_> {
         (start.max(0), end.min(self.n_k))
     }
 
-    /// Marks what keys `start .. end` touch, and among it what lies wholly inside `must_start .. must_end`.
+    /// Marks what keys `start .. end` touch, and among it what lies wholly inside `must_start .. must_end` and what it
+    /// follows.
     fn mark(&mut self, start: i64, end: i64, must_start: i64, must_end: i64) {
         let (start, end) = self.clip(start, end);
         if start >= end {
@@ -118,7 +123,11 @@ impl Bitmaps<'_> {
         if must_start >= must_end {
             return;
         }
-        let first = tiles(must_start).max(may.0);
+        // Rows of a grid that is attended to over its whole width follow one another, and share tiles.
+        let follows = (self.run.0..=self.run.1).contains(&must_start);
+        let begin = if follows { self.run.0 } else { must_start };
+        *self.run = (begin, if follows { must_end.max(self.run.1) } else { must_end });
+        let first = tiles(begin).max(may.0);
         let last = if must_end == self.n_k { tiles(self.n_k) } else { must_end / TILE };
         set(self.must, first, last.min(may.1));
     }
@@ -132,6 +141,7 @@ impl Bitmaps<'_> {
                 *summary &= *summary - 1;
             }
         }
+        *self.run = (0, 0);
     }
 
     fn next(&self, from: i64) -> Option<i64> {
@@ -181,7 +191,7 @@ unsafe extern "C" fn marks_init(marks: *mut TileMarks, n_k: i64) {
     // before anything refers to them.
     unsafe {
         marks.cast::<u8>().write_bytes(0, marks_bytes(n_k) as usize);
-        marks.write(TileMarks { n_k });
+        marks.write(TileMarks { n_k, run: (0, 0) });
     }
 }
 

@@ -10,7 +10,7 @@
 use core::ops::Range;
 
 use crate::abi::DType;
-use crate::product::{Asking, Values};
+use crate::product::{Added, Asking, Values};
 #[cfg(doc)]
 use crate::{own, product, softmax};
 
@@ -34,8 +34,6 @@ pub(crate) trait Vector: Copy {
     const REGISTERS: usize;
     /// As many vectors as each has singles.
     type Square: Copy + AsRef<[Self]> + AsMut<[Self]>;
-    /// As many addresses.
-    type Rows: Copy;
     /// Some of the lanes.
     type Lanes: Copy;
     /// For each of 32 keys, the lanes that it takes part in.
@@ -82,8 +80,6 @@ pub(crate) trait Vector: Copy {
     unsafe fn largest(self) -> f32;
     /// The square with rows and columns exchanged.
     unsafe fn transpose(square: Self::Square) -> Self::Square;
-    /// The columns of as many rows of singles as a vector has lanes, as many of each; `at` are their addresses.
-    unsafe fn transposed(at: Self::Rows) -> Self::Square;
     /// A square of zeros.
     unsafe fn square() -> Self::Square;
 
@@ -119,6 +115,7 @@ pub(crate) trait Blocks: Vector {
         q: *const f32,
         k: (*const *const f32, *const *const f32),
         of: (usize, Range<usize>, usize),
+        from: Added,
         s: *mut f32,
         asking: &mut Asking,
     ) -> usize;
@@ -205,7 +202,7 @@ macro_rules! table {
         impl $crate::vector::Blocks for $vector {
             $crate::vector::blocks! { $features, $vector,
                 fn qk_block<COLS: usize, KEYS: usize>(q: *const f32, k: (*const *const f32, *const *const f32),
-                    of: (usize, core::ops::Range<usize>, usize), s: *mut f32,
+                    of: (usize, core::ops::Range<usize>, usize), from: $crate::product::Added, s: *mut f32,
                     asking: &mut $crate::product::Asking) -> usize, product;
                 fn pv_block<COLS: usize, DIMS: usize>(p: *const f32, of: $crate::product::Values, bq: usize,
                     mask: *const u64, alpha: *const f32, acc: *mut f32,
@@ -227,7 +224,7 @@ macro_rules! table {
                       dtype: i64, row_stride: i64, col_stride: i64, index: *const u32, lse: *mut f32, lse_stride: i64,
                       lse_index: *const u32) of rows;
             fn qk(q: *const f32, k: *const *const f32, keys: i64, d: i64, lanes: i64, bq: i64, s: *mut f32,
-                  next: *const $crate::abi::Next) of product;
+                  from: *const f32, pitch: i64, next: *const $crate::abi::Next) of product;
             fn pv(p: *const f32, v: *const *const f32, keys: i64, dv: i64, lanes: i64, bq: i64, mask: *const u64,
                   alpha: *const f32, acc: *mut f32, next: *const $crate::abi::Next) of product;
             fn own_qk(q: *const f32, k: *const *const f32, keys: i64, d: i64, rows: i64, mask: *const u64, s: *mut f32) of own;

@@ -23,7 +23,7 @@ fn products_are_counted() {
             let (n, di, dvi, li, bqi) = (keys as i64, d as i64, dv as i64, lanes as i64, bq as i64);
             // SAFETY: the buffers have these sizes.
             unsafe {
-                (table.qk)(q.as_ptr(), k_rows.as_ptr(), n, di, li, bqi, s.as_mut_ptr(), null());
+                (table.qk)(q.as_ptr(), k_rows.as_ptr(), n, di, li, bqi, s.as_mut_ptr(), null(), 0, null());
                 (table.pv)(s.as_ptr(), v_rows.as_ptr(), n, dvi, li, bqi, null(), null(), acc.as_mut_ptr(), null());
                 let (k, v) = (k.as_ptr().cast(), v.as_ptr().cast());
                 (table.few_qk)(q.as_ptr(), k, f32, 4 * di, n, di, few, s.as_mut_ptr(), &raw const ahead);

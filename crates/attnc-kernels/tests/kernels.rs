@@ -42,22 +42,41 @@ fn qk_is_the_matrix_product() {
                 let stride = d + keys % 3;
                 let (queries, k) = (random.reals(bq * d), random.reals(keys * stride));
                 let rows = addresses(&k, stride);
+                // Nothing is added, rows that go back an element a key, or what is in place of the scores.
+                let (added, pitch) = (random.reals(keys * bq + bq), if keys % 4 == 1 { -1 } else { bq as i64 });
+                let in_place = keys % 4 == 2;
+                let from = if pitch < 0 { &added[keys..] } else { &added[..] };
+                let more = |key: usize, lane: usize| match keys % 4 {
+                    0 => 0.0,
+                    1 => added[keys - key + lane],
+                    _ => added[key * bq + lane],
+                };
                 for table in tables() {
                     let (mut q, mut s) = (vec![CANARY; d * bq], vec![CANARY; keys * bq]);
+                    if in_place {
+                        for (i, s) in s.iter_mut().enumerate().filter(|(i, _)| i % bq < lanes) {
+                            *s = added[i];
+                        }
+                    }
                     // SAFETY: the buffers have these sizes.
                     unsafe {
                         let (d, bq) = (d as i64, bq as i64);
                         (table.pack_q)(queries.as_ptr().cast(), 0, 4 * d, 4, null(), bq, bq, d, 1.0, q.as_mut_ptr());
                         let next = Next::of(rows.as_ptr().cast(), 4 * d);
                         let next = if keys.is_multiple_of(5) { null() } else { &raw const next };
-                        (table.qk)(q.as_ptr(), rows.as_ptr(), keys as i64, d, lanes as i64, bq, s.as_mut_ptr(), next);
+                        let s = s.as_mut_ptr();
+                        let from = if keys.is_multiple_of(4) { null() } else { from.as_ptr() };
+                        let from = if in_place { s.cast_const() } else { from };
+                        let (rows, keys, lanes) = (rows.as_ptr(), keys as i64, lanes as i64);
+                        (table.qk)(q.as_ptr(), rows, keys, d, lanes, bq, s, from, pitch, next);
                     }
                     let expected: Vec<f32> = (0..keys * bq)
                         .map(|i| {
                             let (key, lane) = (i / bq, i % bq);
                             let products =
                                 (0..d).map(|i| f64::from(k[key * stride + i]) * f64::from(queries[lane * d + i]));
-                            if lane < lanes { products.sum::<f64>() as f32 } else { CANARY }
+                            let sum = || products.sum::<f64>() + f64::from(more(key, lane));
+                            if lane < lanes { sum() as f32 } else { CANARY }
                         })
                         .collect();
                     assert_close(&s, &expected, 1e-6 * (d as f32), &format!("d {d} keys {keys} bq {bq}"));
@@ -438,6 +457,8 @@ fn pack_q_scales_gathers_and_zeroes_the_rest() {
                                         bq,
                                         s.as_mut_ptr(),
                                         null(),
+                                        0,
+                                        null(),
                                     )
                                 };
                                 unit[i] = 0.0;
@@ -701,6 +722,6 @@ fn detection_and_tables_agree() {
     assert!(Table::of(Isa::best()).is_some());
     let entries = Table::best().entries();
     let qk = entries.iter().find(|(sig, _)| sig.name == "qk").unwrap();
-    assert_eq!((qk.0.args.len(), qk.0.ret), (8, None));
+    assert_eq!((qk.0.args.len(), qk.0.ret), (10, None));
     assert_eq!(qk.1, Table::best().qk as *const u8);
 }

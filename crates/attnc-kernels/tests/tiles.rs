@@ -83,13 +83,35 @@ impl Call {
         })
     }
 
-    /// What the definition says of a tile: touched, wholly inside.
-    fn of_tile(&self, tile: i64, n_k: i64) -> (bool, bool) {
-        let keys = || tile * BK as i64..((tile + 1) * BK as i64).min(n_k);
-        let touched = keys().any(|k| self.range.0 <= k && k < self.range.1 && self.takes_part(k, false));
-        let inside = keys().all(|k| self.must.0 <= k && k < self.must.1 && self.takes_part(k, true));
-        (touched, inside)
+    /// Whether the definition says that a key of a tile is marked.
+    fn touches(&self, tile: i64, n_k: i64) -> bool {
+        keys_of(tile, n_k).any(|k| self.range.0 <= k && k < self.range.1 && self.takes_part(k, false))
     }
+
+    /// Whether every query attends to a key.
+    fn must(&self, k: i64) -> bool {
+        self.must.0 <= k && k < self.must.1 && self.takes_part(k, true)
+    }
+}
+
+fn keys_of(tile: i64, n_k: i64) -> std::ops::Range<i64> {
+    tile * BK as i64..((tile + 1) * BK as i64).min(n_k)
+}
+
+/// What the ranges of calls without a period are as "must", each with those just before that it goes on from.
+fn runs(calls: &[Call], n_k: i64) -> Vec<(i64, i64)> {
+    let mut last = (0, 0);
+    let runs = calls.iter().map(|call| {
+        let clip = |(start, end): (i64, i64)| (start.max(0), end.min(n_k));
+        let ((start, end), (from, to)) = (clip(call.range), clip(call.must));
+        if start >= end || from >= to {
+            return (0, 0);
+        }
+        let follows = last.0 <= from && from <= last.1;
+        last = if follows { (last.0, to.max(last.1)) } else { (from, to) };
+        (last.0, to)
+    });
+    runs.collect()
 }
 
 fn call() -> impl Strategy<Value = Call> {
@@ -112,17 +134,18 @@ proptest! {
         for tile in 0..marks.tiles {
             let found = visited.iter().find(|v| v.0 == tile);
             let (mut touched, mut sure, mut exact) = (false, false, true);
-            for call in &calls {
-                let (may, must) = call.of_tile(tile, n_k);
+            for (call, run) in calls.iter().zip(runs(&calls, n_k)) {
+                let may = call.touches(tile, n_k);
                 touched |= may;
-                sure |= may && must;
+                sure |= may && keys_of(tile, n_k).all(|k| run.0 <= k && k < run.1);
                 // Short periods and runs that flow together may be marked as a whole.
                 exact &= call.comb.is_none_or(|(period, width, lo, hi)| period > BK as i64 && width + hi - lo < period);
             }
             prop_assert!(!touched || found.is_some(), "tile {} is left out", tile);
             prop_assert!(!exact || touched == found.is_some(), "tile {} is not touched", tile);
             let must = found.is_some_and(|v| v.1);
-            prop_assert!(sure || !must, "tile {} is not wholly inside", tile);
+            let inside = keys_of(tile, n_k).all(|k| calls.iter().any(|call| call.must(k)));
+            prop_assert!(inside || !must, "tile {} is not wholly inside", tile);
             if calls.iter().all(|call| call.comb.is_none()) {
                 prop_assert_eq!(sure, must, "tile {}", tile);
             }
@@ -182,10 +205,7 @@ fn combs_of_long_periods_are_exact() {
         call.run(&mut marks);
         let visited = marks.visited();
         for tile in 0..marks.tiles {
-            let expected = match call.of_tile(tile, n_k) {
-                (true, must) => Some(must),
-                (false, _) => None,
-            };
+            let expected = call.touches(tile, n_k).then(|| keys_of(tile, n_k).all(|k| call.must(k)));
             let found = visited.iter().find(|v| v.0 == tile).map(|v| v.1);
             assert_eq!(found, expected, "width {width} phases {lo}..={hi} tile {tile}");
         }

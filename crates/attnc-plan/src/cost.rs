@@ -151,6 +151,7 @@ impl Counted {
             rest.stages[at].clear();
             for (sum, part) in [
                 (&mut rest.cost.scores, cost.scores),
+                (&mut rest.cost.score_flops, cost.score_flops),
                 (&mut rest.cost.executed_flops, cost.executed_flops),
                 (&mut rest.cost.bytes_tiles, cost.bytes_tiles),
             ] {
@@ -184,8 +185,9 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
         env = &filled;
     }
     let made = || plan.chooses.iter().filter(|c| !c.is_given(env));
-    for choose in made() {
-        let more = choice::<V>(plan, choose, env, shape)?;
+    for choose in &plan.chooses {
+        // What a caller gives costs nothing.
+        let more = if choose.is_given(env) { Count::of(shape) } else { choice::<V>(plan, choose, env, shape)? };
         count.total = count.total.and(more.total);
         choosing.push(more.total);
         stages.push(more.tasks);

@@ -269,10 +269,11 @@ fn score(plan: &Plan, scored: &Scored, callees: &Callees, conv: CallConv) -> Res
             let found = if scored.searched { vec![] } else { mark(&mut e, &t, rows, tiles) };
             each_chunk(&mut e, &t, (rows, &found), scored.searched, |e, chunk| {
                 if scored.dot.is_some() {
-                    e.stage(Stage::scores_alone, &[e.ctx, e.scratch, chunk]);
+                    scores(e, &t, chunk, None, Stage::scores_alone);
+                } else {
+                    let tile = score_tile(e, &t, chunk);
+                    e.modify(&tile, t.attend.score, None);
                 }
-                let scores = score_tile(e, &t, chunk);
-                e.modify(&scores, t.attend.score, None);
                 e.stage(take, &[e.ctx, e.scratch, chunk]);
             });
         }
@@ -327,9 +328,7 @@ fn attend_tokens(e: &mut Emitter<'_>, t: &QueryTile<'_>, rows: &RowSet, tiles: &
             e.stage(Stage::attend_own, &[ctx, scratch, chunk]);
             return;
         }
-        e.stage(Stage::scores, &[ctx, scratch, chunk]);
-        let scores = score_tile(e, t, chunk);
-        e.modify(&scores, t.attend.score, bias);
+        scores(e, t, chunk, bias, Stage::scores);
         e.stage(Stage::fold, &[ctx, scratch, chunk]);
     });
 }
@@ -358,7 +357,21 @@ fn each_chunk<'p>(
     });
 }
 
-/// The scores of a chunk.
+/// Makes the scores of a chunk: products, and what is done to them.
+fn scores(e: &mut Emitter<'_>, t: &QueryTile<'_>, chunk: Value, bias: Option<ExprId>, products: Stage) {
+    let tile = score_tile(e, t, chunk);
+    let added = e.added(&tile, t.attend.score, bias);
+    let (from, pitch) = added.unwrap_or_else(|| {
+        let none = e.int(0);
+        (none, none)
+    });
+    e.stage(products, &[e.ctx, e.scratch, chunk, from, pitch]);
+    if added.is_none() {
+        e.modify(&tile, t.attend.score, bias);
+    }
+}
+
+/// The tile of scores of a chunk.
 fn score_tile(e: &mut Emitter<'_>, t: &QueryTile<'_>, chunk: Value) -> ScoreTile {
     let k = e.field(chunk, offset_of!(Chunk, keys), I64);
     let keys = e.field(chunk, offset_of!(Chunk, count), I64);

@@ -4,9 +4,10 @@
 //! others, as wide as the machine. What does not depend on the key is made once for a chunk. Two kinds of what does are
 //! made for all keys of a chunk at once: what is known by the distance of query and key alone is one *strip* of distances,
 //! of which each key's row begins one element before that of the key before; and elements of a tensor whose last index is
-//! the key are rows of the tensor, transposed. Nothing here knows of instruction sets.
+//! the key are rows of the tensor, transposed. What is only added to scores is made before they are, and the product begins
+//! from it. Nothing here knows of instruction sets.
 
-use attnc_kernels::abi::{BK, BQ_MAX, LANE_STEP};
+use attnc_kernels::abi::{BK, BQ_MAX, FEW, LANE_STEP};
 use attnc_pattern::expr::{Bin, Cmp, ExprId, Node, Ty, Un, Var};
 use cranelift::codegen::ir::condcodes::IntCC;
 use cranelift::codegen::ir::types::I64;
@@ -55,16 +56,109 @@ impl Emitter<'_> {
     /// Replaces every score by `modifier(score) + bias`, both of which have a form on rows.
     pub(super) fn modify_rows(&mut self, tile: &ScoreTile, modifier: Option<ExprId>, bias: Option<ExprId>) {
         let roots: Vec<ExprId> = modifier.into_iter().chain(bias).collect();
-        let strips = if tile.walk.is_none() { self.strips(&roots) } else { Vec::new() };
-        let tiles = self.tiles(&roots, &strips);
-        // The offset of the first lane.
-        let ahead = self.ins().get().ishl_imm_u(tile.lane, 2);
+        let each = |e: &mut Self, strips: &[(ExprId, Value)], tiles: &[ExprId]| {
+            e.modify_each_key(tile, (modifier, bias), strips, tiles);
+            vec![]
+        };
+        self.with_strips(tile, &roots, &[], each);
+    }
+
+    /// Makes what is added to scores before they are, if that is all that is done to them and it has a form on rows: where that
+    /// of the first key and the first lane is, and how many elements on that of the next key. It may be in place of the scores.
+    pub(super) fn added(
+        &mut self,
+        tile: &ScoreTile,
+        modifier: Option<ExprId>,
+        bias: Option<ExprId>,
+    ) -> Option<(Value, Value)> {
+        let (added, negative) = self.addend(modifier, bias)?;
+        if self.deps[added.0 as usize] & (LANES | dep(Var::K)) == dep(Var::K) {
+            return self.added_by_key(tile, (added, negative));
+        }
+        if !self.have_rows(&[added]) {
+            return None;
+        }
+        let place = self.place_of_scores(tile);
+        let made = |e: &mut Self, strips: &[(ExprId, Value)], tiles: &[ExprId]| {
+            if let Some(&(_, strip)) = strips.iter().find(|s| s.0 == added) {
+                // Rows of later keys begin before that of the first.
+                let before = e.ins().get().iadd_imm_s(tile.keys, -1);
+                let before = e.ins().get().ishl_imm_u(before, 2);
+                let strip = e.ins().get().isub(strip, before);
+                let strip = e.negated(strip, negative, STRIP);
+                return vec![e.ins().get().iadd(strip, before), e.int(-1)];
+            }
+            e.make_each_key(tile, (added, negative), place, strips, tiles);
+            vec![place.0, place.1]
+        };
+        let state = [place.0, place.1];
+        let made = self.with_strips(tile, &[added], &state, made);
+        Some((made[0], made[1]))
+    }
+
+    /// As [`Self::added`], what is known by the key alone: one row of all keys of the chunk.
+    fn added_by_key(&mut self, tile: &ScoreTile, (added, negative): (ExprId, bool)) -> Option<(Value, Value)> {
+        self.across = dep(Var::K);
+        let has = self.have_rows(&[added]);
+        let place = has.then(|| {
+            let (to, pitch) = self.place_of_scores(tile);
+            let none = self.int(0);
+            let some = self.ins().get().icmp(IntCC::SignedGreaterThan, tile.keys, none);
+            self.when(some, &[], |e| {
+                let k_start = e.variable(Var::KStart, Form::Scalar);
+                let row = e.row_of(BK as i64);
+                e.row_call("listed", &[row, tile.k, k_start, tile.keys]);
+                e.lanes = Some(tile.keys);
+                e.bind(Var::K, Form::Row, row);
+                let added = e.value(added, Form::Row);
+                let added = e.negated(added, negative, BK as i64);
+                e.row_call("set_columns", &[to, pitch, added, tile.lanes, tile.keys]);
+                e.lanes = None;
+                vec![]
+            });
+            (to, pitch)
+        });
+        self.across = LANES;
+        place
+    }
+
+    /// Where what is added to scores is made: the score of the first key and lane, of few queries apart from scores, and how
+    /// many elements on that of the next key is.
+    fn place_of_scores(&mut self, tile: &ScoreTile) -> (Value, Value) {
+        let scratch = self.scratch;
+        let scores = self.field(scratch, std::mem::offset_of!(Scratch, s), I64);
+        let pitch = self.field(scratch, std::mem::offset_of!(Scratch, bq), I64);
+        let lane = self.ins().get().ishl_imm_u(tile.lane, 2);
+        let few = self.ins().get().icmp_imm_s(IntCC::Equal, pitch, FEW as i64);
+        let behind = self.int((BK * FEW) as i64 * ELEMENT);
+        let skip = self.ins().get().select(few, behind, lane);
+        (self.ins().get().iadd(scores, skip), pitch)
+    }
+
+    /// A row of the innermost scope, of at most `elements`; a new one of the negative, if so asked.
+    fn negated(&mut self, row: Value, negative: bool, elements: i64) -> Value {
+        let Some(lanes) = self.lanes.filter(|_| negative) else { return row };
+        let to = self.row_of(elements);
+        self.row_call("neg", &[to, row, lanes]);
+        to
+    }
+
+    /// Runs `each` with the strips and the tiles under `roots`: strips are made where the keys of a chunk follow one another.
+    /// The values that it returns; `state` has their types.
+    fn with_strips(
+        &mut self,
+        tile: &ScoreTile,
+        roots: &[ExprId],
+        state: &[Value],
+        each: impl Fn(&mut Self, &[(ExprId, Value)], &[ExprId]) -> Vec<Value>,
+    ) -> Vec<Value> {
+        let strips = if tile.walk.is_none() { self.strips(roots) } else { Vec::new() };
+        let tiles = self.tiles(roots, &strips);
         if strips.is_empty() {
-            self.each_key(tile, (modifier, bias), ahead, &[], &tiles);
-            return;
+            return each(self, &[], &tiles);
         }
         let together = self.ins().get().icmp_imm_s(IntCC::SignedGreaterThanOrEqual, tile.first, 0);
-        self.when(together, &[], |e| {
+        let state = self.when(together, state, |e| {
             let k_start = e.variable(Var::KStart, Form::Scalar);
             let k = e.ins().get().iadd(k_start, tile.first);
             // The first query less the distances of the keys from the first.
@@ -86,47 +180,12 @@ impl Emitter<'_> {
             let rows: Vec<(ExprId, Value)> =
                 rows.into_iter().map(|(id, row)| (id, e.ins().get().iadd(row, begin))).collect();
             e.forget();
-            e.each_key(tile, (modifier, bias), ahead, &rows, &tiles);
-            vec![]
+            let state = each(e, &rows, &tiles);
+            e.lanes = None;
+            state
         });
         let apart = self.ins().get().icmp_imm_s(IntCC::SignedLessThan, tile.first, 0);
-        self.when(apart, &[], |e| {
-            e.each_key(tile, (modifier, bias), ahead, &[], &tiles);
-            vec![]
-        });
-    }
-
-    /// Adds to every score what is known by the key alone, if that is all that is done to scores and it has a form on rows:
-    /// one row of all keys of the chunk. Whether it has.
-    pub(super) fn add_by_key(&mut self, tile: &ScoreTile, modifier: Option<ExprId>, bias: Option<ExprId>) -> bool {
-        let Some(added) = self.added(modifier, bias) else { return false };
-        if self.deps[added.0 as usize] & (LANES | dep(Var::K)) != dep(Var::K) {
-            return false;
-        }
-        self.across = dep(Var::K);
-        let has = self.have_rows(&[added]);
-        if has {
-            let none = self.int(0);
-            let some = self.ins().get().icmp(IntCC::SignedGreaterThan, tile.keys, none);
-            self.when(some, &[], |e| {
-                let k_start = e.variable(Var::KStart, Form::Scalar);
-                let row = e.row_of(BK as i64);
-                e.row_call("listed", &[row, tile.k, k_start, tile.keys]);
-                e.lanes = Some(tile.keys);
-                e.bind(Var::K, Form::Row, row);
-                let added = e.value(added, Form::Row);
-                let scratch = e.scratch;
-                let scores = e.field(scratch, std::mem::offset_of!(Scratch, s), I64);
-                let ahead = e.ins().get().ishl_imm_u(tile.lane, 2);
-                let scores = e.ins().get().iadd(scores, ahead);
-                let pitch = e.field(scratch, std::mem::offset_of!(Scratch, bq), I64);
-                e.row_call("add_columns", &[scores, pitch, added, tile.lanes, tile.keys]);
-                e.lanes = None;
-                vec![]
-            });
-        }
-        self.across = LANES;
-        has
+        self.when(apart, &state, |e| each(e, &[], &tiles))
     }
 
     /// Forgets what the innermost scope has computed: what it binds changes.
@@ -139,25 +198,13 @@ impl Emitter<'_> {
         }
     }
 
-    /// The rows of a tile of scores one by one; `strips` and `tiles` are made for all keys at once.
-    fn each_key(
-        &mut self,
-        tile: &ScoreTile,
-        (modifier, bias): (Option<ExprId>, Option<ExprId>),
-        ahead: Value,
-        strips: &[(ExprId, Value)],
-        tiles: &[ExprId],
-    ) {
-        let scratch = self.scratch;
-        let scores = self.field(scratch, std::mem::offset_of!(Scratch, s), I64);
-        let scores = self.ins().get().iadd(scores, ahead);
-        let stride = self.field(scratch, std::mem::offset_of!(Scratch, bq), I64);
-        let stride = self.ins().get().ishl_imm_u(stride, 2);
-        let k_start = self.variable(Var::KStart, Form::Scalar);
+    /// Binds the queries of a tile, of which rows are made.
+    fn bind_queries(&mut self, tile: &ScoreTile) {
         self.lanes = Some(tile.lanes);
         let row = self.row_of(BQ_MAX as i64);
         match tile.walk {
             Some(walk) => {
+                let ahead = self.ins().get().ishl_imm_u(tile.lane, 2);
                 let at = self.ins().get().iadd(walk, ahead);
                 self.row_call("listed", &[row, at, tile.q, tile.lanes]);
             }
@@ -167,45 +214,34 @@ impl Emitter<'_> {
             }
         }
         self.bind(Var::Q, Form::Row, row);
-        if let Some(added) = self.added(modifier, bias) {
-            let pitch = self.field(scratch, std::mem::offset_of!(Scratch, bq), I64);
-            if let Some(&(_, row)) = strips.iter().find(|s| s.0 == added) {
-                let step = self.int(-1);
-                self.row_call("add_rows", &[scores, pitch, row, step, tile.lanes, tile.keys]);
-                self.lanes = None;
-                return;
-            }
-            if tiles.contains(&added) {
-                self.keys_of(added, tile, Some((scores, pitch)));
-                self.lanes = None;
-                return;
-            }
-        }
+    }
+
+    /// Runs `body` for each key of a tile, bound, with its row of elements from `first` on, `pitch` elements apart; `strips` and
+    /// `tiles` are made for all keys at once.
+    fn each_key(
+        &mut self,
+        tile: &ScoreTile,
+        (first, pitch): (Value, Value),
+        strips: &[(ExprId, Value)],
+        tiles: &[ExprId],
+        body: impl FnOnce(&mut Self, Value),
+    ) {
+        let stride = self.ins().get().ishl_imm_u(pitch, 2);
+        let k_start = self.variable(Var::KStart, Form::Scalar);
         let tiles: Vec<(ExprId, Value)> = tiles.iter().map(|&id| (id, self.keys_of(id, tile, None))).collect();
-        let state: Vec<Value> = std::iter::once(scores).chain(strips.iter().chain(&tiles).map(|s| s.1)).collect();
-        let first = self.int(0);
-        self.loop_for((first, tile.keys), 1, &state, |e, j, at| {
+        let state: Vec<Value> = std::iter::once(first).chain(strips.iter().chain(&tiles).map(|s| s.1)).collect();
+        let none = self.int(0);
+        self.loop_for((none, tile.keys), 1, &state, |e, j, at| {
             let offset = e.ins().get().ishl_imm_u(j, 2);
             let at_key = e.ins().get().iadd(tile.k, offset);
             let number = e.ins().get().uload32(trusted(), at_key, 0);
             let k = e.ins().get().iadd(k_start, number);
             e.bind(Var::K, Form::Scalar, k);
-            e.bind(Var::Score, Form::Row, at[0]);
             let inner = e.inner();
             for (&(id, _), &row) in strips.iter().chain(&tiles).zip(&at[1..]) {
                 e.scopes[inner].memo.insert((id, Form::Row), row);
             }
-            let modified = modifier.map(|m| e.row_into(m, (bias.is_none()).then_some(at[0])));
-            match (modified, bias) {
-                (modified, Some(bias)) => {
-                    let bias = e.value(bias, Form::Row);
-                    e.row_call("add", &[at[0], modified.unwrap_or(at[0]), bias, tile.lanes]);
-                }
-                (Some(modified), None) if modified != at[0] => {
-                    e.row_call("copy", &[at[0], modified, tile.lanes]);
-                }
-                _ => {}
-            }
+            body(e, at[0]);
             let mut next = vec![e.ins().get().iadd(at[0], stride)];
             for (i, &row) in at[1..].iter().enumerate() {
                 let by = if i < strips.len() { -ELEMENT } else { PITCH };
@@ -213,22 +249,79 @@ impl Emitter<'_> {
             }
             next
         });
+    }
+
+    /// Replaces the rows of a tile of scores one by one.
+    fn modify_each_key(
+        &mut self,
+        tile: &ScoreTile,
+        (modifier, bias): (Option<ExprId>, Option<ExprId>),
+        strips: &[(ExprId, Value)],
+        tiles: &[ExprId],
+    ) {
+        let scratch = self.scratch;
+        let scores = self.field(scratch, std::mem::offset_of!(Scratch, s), I64);
+        let ahead = self.ins().get().ishl_imm_u(tile.lane, 2);
+        let scores = self.ins().get().iadd(scores, ahead);
+        let pitch = self.field(scratch, std::mem::offset_of!(Scratch, bq), I64);
+        self.bind_queries(tile);
+        self.each_key(tile, (scores, pitch), strips, tiles, |e, at| {
+            e.bind(Var::Score, Form::Row, at);
+            let modified = modifier.map(|m| e.row_into(m, (bias.is_none()).then_some(at)));
+            match (modified, bias) {
+                (modified, Some(bias)) => {
+                    let bias = e.value(bias, Form::Row);
+                    e.row_call("add", &[at, modified.unwrap_or(at), bias, tile.lanes]);
+                }
+                (Some(modified), None) if modified != at => {
+                    e.row_call("copy", &[at, modified, tile.lanes]);
+                }
+                _ => {}
+            }
+        });
         self.lanes = None;
     }
 
-    /// What is added to scores, if that is all that is done to them.
-    fn added(&self, modifier: Option<ExprId>, bias: Option<ExprId>) -> Option<ExprId> {
+    /// Makes what is added to scores, or its negative, at `place`.
+    fn make_each_key(
+        &mut self,
+        tile: &ScoreTile,
+        (added, negative): (ExprId, bool),
+        place: (Value, Value),
+        strips: &[(ExprId, Value)],
+        tiles: &[ExprId],
+    ) {
+        self.bind_queries(tile);
+        if !negative && tiles.contains(&added) {
+            self.keys_of(added, tile, Some(place));
+        } else {
+            self.each_key(tile, place, strips, tiles, |e, at| {
+                let row = e.row_into(added, Some(at));
+                if negative {
+                    e.row_call("neg", &[at, row, tile.lanes]);
+                } else if row != at {
+                    e.row_call("copy", &[at, row, tile.lanes]);
+                }
+            });
+        }
+        self.lanes = None;
+    }
+
+    /// What is added to scores, if that is all that is done to them; and whether it is taken from them instead.
+    fn addend(&self, modifier: Option<ExprId>, bias: Option<ExprId>) -> Option<(ExprId, bool)> {
         let exprs = &self.program.exprs;
         let score = |id: ExprId| *exprs.node(id) == Node::Var(Var::Score);
-        match (modifier.filter(|&m| !score(m)), bias) {
-            (None, bias) => bias,
+        let (added, negative) = match (modifier.filter(|&m| !score(m)), bias) {
+            (None, bias) => (bias?, false),
             (Some(modifier), None) => match *exprs.node(modifier) {
-                Node::Bin(Bin::Add, a, b) if score(a) => Some(b),
-                Node::Bin(Bin::Add, a, b) if score(b) => Some(a),
-                _ => None,
+                Node::Bin(Bin::Add, a, b) if score(a) => (b, false),
+                Node::Bin(Bin::Add, a, b) if score(b) => (a, false),
+                Node::Bin(Bin::Sub, a, b) if score(a) => (b, true),
+                _ => return None,
             },
-            _ => None,
-        }
+            _ => return None,
+        };
+        (self.deps[added.0 as usize] & dep(Var::Score) == 0).then_some((added, negative))
     }
 
     /// The row of an expression, at `to` if it is made in the innermost scope.
@@ -317,9 +410,9 @@ impl Emitter<'_> {
         }
     }
 
-    /// Makes the elements of a tensor for all keys of a tile: where those of the first are. With rows of scores, and how far
-    /// these are apart, adds them to those.
-    fn keys_of(&mut self, id: ExprId, tile: &ScoreTile, add_to: Option<(Value, Value)>) -> Value {
+    /// Makes the elements of a tensor for all keys of a tile: where those of the first are. At a place, and as far apart as is
+    /// said, or else in rows of their own.
+    fn keys_of(&mut self, id: ExprId, tile: &ScoreTile, to: Option<(Value, Value)>) -> Value {
         let Node::Load(tensor, indices) = self.program.exprs.node(id).clone() else {
             return self.refuse("elements of no tensor", I64);
         };
@@ -341,17 +434,9 @@ impl Emitter<'_> {
         let scratch = self.scratch;
         let next = self.ins().get().iadd_imm_s(scratch, std::mem::offset_of!(Scratch, next) as i64);
         let of = [data, index, rows, stride, tile.lanes, tile.k, tile.keys, k_start, last, next];
-        match add_to {
-            Some((to, pitch)) => {
-                self.row_call("add_keys", &[&[to, pitch], &of[..]].concat());
-                to
-            }
-            None => {
-                let to = self.row_of((BK * BK) as i64);
-                self.row_call("load_keys", &[&[to], &of[..]].concat());
-                to
-            }
-        }
+        let (to, pitch) = to.unwrap_or_else(|| (self.row_of((BK * BK) as i64), self.int(BK as i64)));
+        self.row_call("load_keys", &[&[to, pitch], &of[..]].concat());
+        to
     }
 
     /// Where elements of a tensor are, by the one index of the first `axes` that differs between queries; the others of

@@ -38,9 +38,6 @@ impl Emitter<'_> {
         if modifier.is_none() && bias.is_none() {
             return;
         }
-        if self.add_by_key(tile, modifier, bias) {
-            return;
-        }
         let roots: Vec<ExprId> = modifier.into_iter().chain(bias).collect();
         if self.have_rows(&roots) {
             self.modify_rows(tile, modifier, bias);

@@ -30,7 +30,6 @@ impl Vector for __m256 {
     const WIDTH: usize = WIDTH;
     const REGISTERS: usize = 16;
     type Square = [__m256; WIDTH];
-    type Rows = [*const u8; WIDTH];
     /// Ones in the lanes that are *not* among them.
     type Lanes = __m256;
     type Masks = __m256i;
@@ -133,10 +132,6 @@ impl Vector for __m256 {
             transpose(square)
         }
 
-        fn transposed(at: [*const u8; WIDTH]) -> [__m256; WIDTH] {
-            transposed(at)
-        }
-
         fn square() -> [__m256; WIDTH] {
             [_mm256_setzero_ps(); WIDTH]
         }
@@ -232,10 +227,14 @@ fn halves(r: [__m256; 4]) -> [__m256; 4] {
     ]
 }
 
-/// Rows are read by halves, each to the place that it will have.
+/// The columns of rows of singles, as many of each as a vector has lanes. Rows are read by halves, each to the place that
+/// it will have.
+///
+/// # Safety
+/// `at` are addresses of `WIDTH` singles each.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn transposed(at: [*const u8; WIDTH]) -> [__m256; WIDTH] {
+pub(crate) unsafe fn transposed(at: [*const u8; WIDTH]) -> [__m256; WIDTH] {
     let mut out = [_mm256_setzero_ps(); WIDTH];
     for half in 0..2 {
         let mut rows = [_mm256_setzero_ps(); 4];
