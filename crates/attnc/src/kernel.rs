@@ -1350,8 +1350,10 @@ impl Kernel {
             let most = if folds { attnc_cpu::most_folded(plan, shape.n_q) } else { 1 };
             // How many heads each job folds, the jobs in the order of their first heads.
             let mut folds: Vec<(usize, &Env<'_>, usize)> = Vec::new();
-            // The last head that was counted, and the jobs made of it: by number of heads, in `counted`.
-            let mut last: Option<(Counted, Vec<((usize, Vec<bool>), usize)>)> = None;
+            /// Jobs by their number of heads and the selections that others make for them: places in `counted`.
+            type Known = Vec<((usize, Vec<bool>), usize)>;
+            // The last head that was counted, and the jobs made of it.
+            let mut last: Option<(Counted, Known)> = None;
             // For each selection the heads whose scores have been made for all that have them in common.
             let common: Vec<Option<Heads>> = plan.chooses.iter().map(|c| c.scores_common(plan)).collect();
             let mut scored: Vec<Vec<Option<usize>>> = vec![Vec::new(); common.len()];
