@@ -42,6 +42,8 @@ pub struct Case<'a> {
     pub starts: (Option<i64>, Option<i64>),
     /// Levels, scores and selections that are asked for, given back, and given with other values.
     pub supply: Vec<String>,
+    /// Queries, keys and values of this layer of a real model, the first rows of its heads, in place of random ones.
+    pub real: Option<String>,
 }
 
 impl Default for Case<'_> {
@@ -60,6 +62,7 @@ impl Default for Case<'_> {
             set: vec![],
             starts: (None, None),
             supply: vec![],
+            real: None,
         }
     }
 }
@@ -77,6 +80,28 @@ fn normal(seed: u64, n: usize) -> Vec<f32> {
     let mut data = vec![0.0; n];
     random::fill_normal(seed, &mut data);
     data
+}
+
+/// Elements of a tensor of a case, `q`, `k` or `v`: random ones, or those of a real model.
+fn elements(
+    case: &Case<'_>,
+    which: &str,
+    [batch, heads, rows, dim]: [usize; 4],
+    seed: u64,
+) -> Result<Vec<f32>, String> {
+    let Some(layer) = &case.real else { return Ok(normal(seed, batch * heads * rows * dim)) };
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/minilm.safetensors");
+    let file = std::fs::read(path).map_err(|e| e.to_string())?;
+    let tensors = safetensors::SafeTensors::deserialize(&file).map_err(|e| e.to_string())?;
+    let tensor = tensors.tensor(&format!("{layer}.{which}")).map_err(|e| e.to_string())?;
+    let &[all, tokens, real_dim] = tensor.shape() else { return Err("heads of rows".to_owned()) };
+    if batch != 1 || rows > tokens || dim != real_dim {
+        return Err(format!("{rows} rows of {dim} elements; there are {tokens} of {real_dim}"));
+    }
+    let halves: Vec<f32> =
+        tensor.data().chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
+    let of_head = |head: usize| halves[head % all * tokens * dim..][..rows * dim].iter().copied();
+    Ok((0..heads).flat_map(of_head).collect())
 }
 
 /// Uniform integers of `0 .. bound`.
@@ -214,8 +239,10 @@ fn run_all(source: &str, case: &Case<'_>, runners: &[Runner], plans: &[PlanOptio
         let (d, dv) = case.dims;
         let (q_shape, k_shape) = ([case.batch, heads, n_q, d], [case.batch, kv_heads, n_k, d]);
         let (v_shape, o_shape) = ([case.batch, kv_heads, n_k, dv], [case.batch, heads.max(kv_heads), n_q, dv]);
-        let of = |shape: [usize; 4], seed: u64| encode(&normal(seed, shape.iter().product()), case.dtype);
-        let (q, k, v) = (of(q_shape, case.seed * 3), of(k_shape, case.seed * 3 + 1), of(v_shape, case.seed * 3 + 2));
+        let of = |which, shape, nth| {
+            Ok::<_, String>(encode(&elements(case, which, shape, case.seed * 3 + nth)?, case.dtype))
+        };
+        let (q, k, v) = (of("q", q_shape, 0)?, of("k", k_shape, 1)?, of("v", v_shape, 2)?);
         let mut out = vec![0x55; o_shape.iter().product::<usize>() * case.dtype.size()];
         let mut lse = vec![f32::NAN; o_shape[..3].iter().product()];
 

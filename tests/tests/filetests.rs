@@ -382,8 +382,11 @@ fn run(command: &Command<'_>, source: &str, against: Against) -> Result<(), Stri
                 let dtype = [DType::F32, DType::F16, DType::Bf16][(seed as usize - 1) % 3];
                 let start =
                     |name| command.get(name).map(|v: &str| v.parse::<i64>().map_err(|e| e.to_string())).transpose();
+                let real = command.get("real").map(str::to_owned);
                 let case = Case {
                     name: &name,
+                    dims: if real.is_some() { (32, 32) } else { Case::default().dims },
+                    real,
                     layer: command.int("layer", 0)?,
                     lengths: (n_q as usize, n_k as usize),
                     dtype,

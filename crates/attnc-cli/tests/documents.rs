@@ -288,16 +288,17 @@ fn the_language_page_lists_the_standard_library() {
 fn real_queries_keys_and_values_run() {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let input = root().join("examples/minilm.safetensors");
-    let window = root().join("patterns/window.attn");
-    for (pattern, layer) in [("sliding", 0), ("window", 5)] {
+    let sizes: &[&str] = &["--set", "width=64", "--set", "radius=32"];
+    for (pattern, layer, sizes) in
+        [("window.attn:sliding", 0, sizes), ("window.attn:window", 5, sizes), ("papers/clinical_bigbird.attn", 2, &[])]
+    {
         let [q, k, v] = ["q", "k", "v"].map(|n| format!("layer{layer}.{n}"));
-        let subject = format!("{}:{pattern}", window.display());
+        let subject = root().join("patterns").join(pattern).display().to_string();
         let run = |target: &str| {
             let out = dir.join(format!("minilm-{target}.safetensors"));
             let (input, out) = (input.to_string_lossy(), out.to_string_lossy());
             let given = ["run", &subject, "--input", &input, "--q", &q, "--k", &k, "--v", &v, "--target", target];
-            let sizes = ["--set", "width=64", "--set", "radius=32", "-o", &out];
-            let run = attnc(&[&given[..], &sizes].concat(), dir);
+            let run = attnc(&[&given[..], sizes, &["-o", &out]].concat(), dir);
             assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
             let bytes = fs::read(&*out).expect("an output");
             let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
