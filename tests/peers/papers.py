@@ -41,7 +41,7 @@ PAPERS = [
     ("papers/routing:routing", [*LINE, *GROUP], 4, 4),
     ("papers/hyperattention:hyper", LINE, 4, 4), ("papers/hyperattention:hyper_causal", LINE, 4, 4),
     ("papers/dhsa", LINE, 4, 4), ("papers/combiner:fixed", LINE, 4, 4), ("papers/combiner:log_sparse", ["--tokens", "4096"], 4, 4),
-    ("papers/combiner_axial", IMAGE, 4, 4), ("papers/think", LINE, 4, 4), ("papers/ultragen:ultragen", VIDEO, 4, 4),
+    ("papers/combiner_axial:axial", IMAGE, 4, 4), ("papers/think", LINE, 4, 4), ("papers/ultragen:ultragen", VIDEO, 4, 4),
     ("papers/longca_dynamic:uniform", LINE, 4, 4), ("papers/longca_dynamic:spread", LINE, 4, 4),
     ("papers/sqa:sqa", LINE, None, None), ("papers/lean", LINE, 4, 4),
     ("papers/clinical_longformer:clinical_longformer", LINE, None, None),
