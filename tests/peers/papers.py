@@ -55,6 +55,9 @@ PAPERS = [
 ]
 
 
+# Papers without anything that depends on the data stand with the other patterns.
+STATIC = ["sparse_vdit", "paro", "clear", "freeswim", "powerattention", "masformer"]
+
 # Block methods: a file, what attends, and a selection that it reads.
 CHOOSERS = [
     ("dhsa", "dhsa", "kept"), ("proxyattn", "proxyattn", "kept"), ("proxyattn", "proxyattn_all", "kept_all"),
@@ -157,7 +160,8 @@ def sdpa(heads, tokens, threads):
 def draw(attnc, folder):
     """The first picture in the comment of each file, as a bitmap."""
     folder.mkdir(exist_ok=True)
-    for file in sorted((ROOT / "patterns/papers").glob("*.attn")):
+    static = [ROOT / f"patterns/{name}.attn" for name in STATIC]
+    for file in sorted((ROOT / "patterns/papers").glob("*.attn")) + static:
         show = next(line for line in file.read_text().splitlines() if line.startswith("// $ attnc show"))
         arguments = shlex.split(show.removeprefix("// $ attnc"))
         output = (folder / file.name).with_suffix(".png").resolve()
