@@ -12,7 +12,7 @@
 //! % append f TEXT                     text at the end of a file
 //! % bytes f HEX                       bytes at the end of a file
 //! % cut f N                           the first N bytes of a file
-//! % tensors f q=f32[2,16,8] ..        a safetensors file of small numbers
+//! % tensors f q=f32[2,16,8] ..        a safetensors file of small numbers; `n=i64(0,3,5)` are these
 //! % header f LENGTH BYTES JSON        a safetensors file that says its header has LENGTH bytes (`-`: as many as it
 //!                                     has), with that header and BYTES zero bytes of data
 //! % equal f g                         both files hold the same bytes

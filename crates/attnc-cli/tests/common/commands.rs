@@ -110,6 +110,15 @@ fn tensors(line: &str) -> Vec<u8> {
     let (mut header, mut data) = (Vec::new(), Vec::new());
     for tensor in line.split_whitespace() {
         let (name, rest) = tensor.split_once('=').expect("NAME=TYPE[..]");
+        // As they are given.
+        if let Some((_, list)) = rest.strip_suffix(')').and_then(|rest| rest.split_once("i64(")) {
+            let values: Vec<i64> = list.split(',').map(|n| n.parse().expect("an integer")).collect();
+            let (begin, count) = (data.len(), values.len());
+            data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            let offsets = format!("[{begin},{}]", data.len());
+            header.push(format!("\"{name}\":{{\"dtype\":\"I64\",\"shape\":[{count}],\"data_offsets\":{offsets}}}"));
+            continue;
+        }
         let (kind, shape) = rest.trim_end_matches(']').split_once('[').expect("TYPE[..]");
         let extents: Vec<usize> = shape.split(',').map(|n| n.parse().expect("an extent")).collect();
         let begin = data.len();
