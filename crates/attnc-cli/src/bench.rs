@@ -442,21 +442,21 @@ impl Work {
         let slowness = pace.map(|pace| pace.slowness());
         let predicted_ns = calibrated_ns.map(|ns| (ns as f64 * slowness.unwrap_or(1.0)) as u64);
 
-        // What was chosen says how many entries there are.
-        let chosen: Vec<String> = if cost.bounded { self.kernel.selection_names() } else { Vec::new() };
+        // What was chosen says how many entries there are; where it is not handed back, a bound stays one.
+        let chosen = if cost.bounded && self.kernel.isa().is_some() { self.kernel.selection_names() } else { vec![] };
         let names: Vec<&str> = chosen.iter().map(String::as_str).collect();
         let resources = Resources { threads: Some(threads), workspace: Some(&mut workspace), ready: None };
-        let on_cpu = !names.is_empty() && self.kernel.isa().is_some();
-        let cost = match on_cpu.then(|| self.kernel.run_returning(&mut problem, resources, &names)) {
-            Some(Ok(tables)) => {
-                let mut inputs = self.data.inputs();
-                inputs.rows = Some([given.q.tensor("q")?, given.k.tensor("k")?]);
+        let tables =
+            if names.is_empty() { None } else { self.kernel.run_returning(&mut problem, resources, &names).ok() };
+        let cost = match tables {
+            Some(tables) => {
+                let mut inputs = problem.inputs.clone();
                 inputs.supplied = tables.iter().map(Returned::supply).collect();
                 let of_chosen = self.kernel.cost(shape, dv, dtype.size() as u64, &inputs)?;
                 let executed_flops = of_chosen.executed_flops.saturating_add(cost.score_flops);
                 Cost { scores: cost.scores, executed_flops, ..of_chosen }
             }
-            _ => cost,
+            None => cost,
         };
 
         let samples = Samples::new(samples);

@@ -64,10 +64,10 @@ fn makers(plan: &Plan, env: &Env<'_>) -> Vec<Maker> {
         return vec![Maker::Launch; plan.chooses.len()];
     }
     let read = needs_beside(&plan.program, &[plan.attention], &env.exchange).selects;
-    let maker = |choose: &attnc_plan::Choose| match choose.select {
-        select if env.exchange.selects.contains(&select) => Maker::Caller,
-        select if read.contains(&select) => Maker::Launch,
-        _ => Maker::Nobody,
+    let maker = |choose: &attnc_plan::Choose| match (choose.is_given(env), read.contains(&choose.select)) {
+        (true, _) => Maker::Caller,
+        (false, true) => Maker::Launch,
+        (false, false) => Maker::Nobody,
     };
     plan.chooses.iter().map(maker).collect()
 }

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use attnc_kernels::abi::{Ahead, Arg, BK, DType, FEW, KvView, LANE_STEP, Next, Support, Table};
+use attnc_kernels::abi::{Ahead, Arg, BK, CACHE_LINE, DType, FEW, KvView, LANE_STEP, Next, Support, Table};
 use attnc_kernels::tiles::TileMarks;
 use attnc_kernels::window::{Chunk, WINDOW_TILES, Window};
 
@@ -770,8 +770,8 @@ unsafe fn fill_up(rows: *mut *const u8, count: i64) {
 
 /// Half of the lines of so many bytes.
 fn half(bytes: i64) -> i64 {
-    const LINE: i64 = 64;
-    bytes / (2 * LINE) * LINE
+    let line = CACHE_LINE as i64;
+    bytes / (2 * line) * line
 }
 
 /// Bytes of a row.

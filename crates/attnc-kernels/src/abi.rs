@@ -22,6 +22,8 @@ use crate::select::{Grid, Kept};
 use crate::tiles::TileMarks;
 use crate::window::Window;
 
+/// Bytes of a cache line.
+pub const CACHE_LINE: usize = 64;
 /// Keys in a tile; a mask row is one `u64`.
 pub const BK: usize = 64;
 /// Most queries in a tile.

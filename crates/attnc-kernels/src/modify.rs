@@ -8,9 +8,9 @@
 
 use core::array::from_fn;
 
-use crate::abi::{BK, FEW, LANE_STEP, Next, Rows};
+use crate::abi::{BK, CACHE_LINE, FEW, LANE_STEP, Next, Rows};
 use crate::isa::{Avx2, Avx512, Isa};
-use crate::tensor::{CACHE_LINE, ask_row};
+use crate::tensor::ask_row;
 
 /// Elements of a step.
 const STEP: usize = LANE_STEP;

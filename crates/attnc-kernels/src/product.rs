@@ -10,8 +10,8 @@
 //!
 //! The contract of each function is in [`crate::abi::Table`].
 
-use crate::abi::{BK, Next};
-use crate::tensor::{CACHE_LINE, ask, packed};
+use crate::abi::{BK, CACHE_LINE, Next};
+use crate::tensor::{ask, packed};
 use crate::vector::{Blocks, Vector};
 
 /// Elements of a row, or keys, that an inner loop does without a branch. Code of 24 accumulators is not repeated, since a

@@ -5,7 +5,7 @@
 
 use half::{bf16, f16};
 
-use crate::abi::{DType, FEW, KvView, LANE_STEP};
+use crate::abi::{CACHE_LINE, DType, FEW, KvView, LANE_STEP};
 
 impl DType {
     /// The type with number `code`.
@@ -172,9 +172,6 @@ pub(crate) fn place(bq: usize, lane: usize, i: usize, dim: usize) -> usize {
 pub(crate) fn packed(lane: usize, i: usize, dim: usize) -> usize {
     (lane / LANE_STEP * dim + i) * LANE_STEP + lane % LANE_STEP
 }
-
-/// Bytes of a cache line.
-pub(crate) const CACHE_LINE: usize = 64;
 
 /// Asks memory for the line at `at`, any address, to the second-level cache: what is asked for is not the next thing
 /// that is read, and the first level is full of what is.

@@ -1165,15 +1165,15 @@ impl Kernel {
         Ok(made::Rows { q: problem.q, k: problem.k, heads, threads })
     }
 
-    /// What rows and planes take in f64 while buckets are made.
+    /// What rows, and planes as they are and side by side, take in f64 while buckets are made.
     fn planes_bytes(&self, attention: usize, shape: Shape, threads: usize) -> usize {
         let program = &self.shared.program;
         let needs = attnc_pattern::prepare::needs(program, &[attention]);
         let extent = |n: i64| usize::try_from(n).unwrap_or(0);
         let of = |id: &TensorId| match program.tensor(*id).of {
             Some(Made::Hash(_)) => {
-                let rows = threads.saturating_mul(extent(shape.dim) + MOST_BITS);
-                let planes = extent(self.told(shape).heads).saturating_mul(extent(shape.dim) * MOST_BITS);
+                let rows = threads.saturating_mul(2 * extent(shape.dim));
+                let planes = extent(self.told(shape).heads).saturating_mul(2 * extent(shape.dim) * MOST_BITS);
                 rows.saturating_add(planes).saturating_mul(size_of::<f64>())
             }
             _ => 0,
@@ -1388,14 +1388,11 @@ impl Kernel {
                     *had = scored.contains(&of);
                     scored.extend((!*had).then_some(of));
                 }
-                let left = found.without(&had);
-                for _ in 0..folded {
-                    total = total.and(left.cost);
-                }
                 let as_before = (folded, had);
                 let job = match known.iter().find(|(of, _)| *of == as_before) {
                     Some(&(_, job)) => job,
                     None => {
+                        let left = found.without(&as_before.1);
                         let tasks = |t: &Vec<Work>| attnc_cpu::few_tasks(plan, t, folded, shape.n_q, shape.n_k);
                         let stages = left.stages.iter().map(tasks).collect();
                         counted.push(Counted { stages, ..left });
@@ -1403,6 +1400,7 @@ impl Kernel {
                         counted.len() - 1
                     }
                 };
+                total = (0..folded).fold(total, |sum, _| sum.and(counted[job].cost));
                 jobs.push(job);
             }
         }

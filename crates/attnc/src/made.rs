@@ -139,7 +139,9 @@ fn buckets(
     if positions == 0 || dim == 0 {
         return found;
     }
-    let side_by_side: Vec<Vec<Beside>> = planes.iter().map(|planes| beside(planes, dim)).collect();
+    // The oracle takes one plane after the other.
+    let side_by_side: Vec<Vec<Beside>> =
+        if plainly { Vec::new() } else { planes.iter().map(|planes| beside(planes, dim)).collect() };
     let of_head = |(head, found): (usize, &mut [f32])| {
         let of = if planes.len() == 1 { 0 } else { head };
         let (q_head, kv_head) = rows.heads[head];

@@ -4,8 +4,8 @@
 //! others, as wide as the machine. What does not depend on the key is made once for a chunk. Two kinds of what does are
 //! made for all keys of a chunk at once: what is known by the distance of query and key alone is one *strip* of distances,
 //! of which each key's row begins one element before that of the key before; and elements of a tensor whose last index is
-//! the key are rows of the tensor, transposed. What is only added to scores is made before they are, and the product begins
-//! from it. Nothing here knows of instruction sets.
+//! the key are rows of the tensor, transposed. What is only added to scores is made before they are, and the products add
+//! it. Nothing here knows of instruction sets.
 
 use attnc_kernels::abi::{BK, BQ_MAX, FEW, LANE_STEP};
 use attnc_pattern::expr::{Bin, Cmp, ExprId, Node, Ty, Un, Var};

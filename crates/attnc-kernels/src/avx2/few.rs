@@ -11,7 +11,7 @@ use core::arch::x86_64::*;
 
 use super::WIDTH;
 use super::math::exp_nonpositive;
-use crate::abi::{Ahead, BK, DType, FEW};
+use crate::abi::{Ahead, BK, CACHE_LINE, DType, FEW};
 use crate::scalar;
 use crate::vector::{BF16, F16, F32, size};
 
@@ -20,8 +20,6 @@ const _: () = assert!(FEW == WIDTH);
 const QUERIES: usize = 4;
 /// Accumulators of a block.
 const SUMS: usize = 8;
-/// Bytes of a cache line.
-const CACHE_LINE: usize = 64;
 
 /// Eight elements of a type.
 #[target_feature(enable = "avx2,fma,f16c")]
