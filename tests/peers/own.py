@@ -3,7 +3,8 @@
     cargo build --release -p attnc-cli
     python3 tests/peers/own.py counts | dense | types | growth | even | decode | model  [--threads 2] [--target cpu:avx2] [--attnc BINARY]
 
-counts  operations of every pattern of patterns/, executed over useful; nothing is run
+counts  operations of every static pattern of patterns/ and of some more on grids, executed over useful, and what they are
+        in the given order where that is another; nothing is run
 dense   every pattern of patterns/ beside dense attention of the same shape
 types   f16 and bf16 beside f32
 growth  eight patterns of constant row size from 65,536 to 1,048,576 tokens: time a token
@@ -47,6 +48,30 @@ PATTERNS = [
 ]
 
 
+PEERS = ROOT / "tests/peers"
+WIDE = ["--size", "video.t=16", "--size", "video.h=32", "--size", "video.w=32"]
+
+# What is counted besides: parts of patterns, other layers of models, sets on grids.
+COUNTED = [
+    *[(name, LINE) for name in (
+        "blocked:blocked_causal", "bigbird:local", "bigbird:globals", "strided:local", "stripes:columns", "masformer:local",
+        "longca:full", "longca:full_causal", "longca:sliding_window", "longca:sliding_window_causal",
+        "longca:causal_blockwise --docs 0,700,1500,3000,4000,6500,8192", "longca:share_question --docs 0,700,1500,3000,4000,6500,8192",
+        "longca:full_document --docs 0,700,1500,3000,4000,6500,8192", "longca:causal_document --docs 0,700,1500,3000,4000,6500,8192",
+        "longca:global_sliding_window", "longca:block_causal_document --docs 0,700,1500,3000,4000,6500,8192",
+        "longca:prefix_lm_causal --size prefix=1024",
+        "longca:prefix_lm_document --size prefix=1024 --docs 0,700,1500,3000,4000,6500,8192",
+        "packed_documents:packed_window --docs 0,700,1500,3000,4000,6500,8192",
+        "models/mistral:local", "models/gemma3:local", "models/gemma3:global", "models/gpt_oss:local", "models/gpt_oss:full",
+        "models/llama4:chunked", "models/llama4:full", "papers/clinical_longformer:longformer", "papers/lean:lean")],
+    *[(f"papers/combiner:{name}", ["--tokens", "4096"]) for name in ("fixed", "log_sparse", "log_sparse_near")],
+    *[(f"sparse_vdit:{name}", [*TEXT, *VIDEO]) for name in ("diagonal", "stripes")],
+    *[(f"{PEERS}/image:round", [*IMAGE, "--set", f"radius={radius}"]) for radius in (4, 8, 16)],
+    (f"{PEERS}/image:column", IMAGE), (f"{PEERS}/image:cross", IMAGE),
+    (f"{PEERS}/video:near_by", WIDE), (f"{PEERS}/video:round", WIDE),
+]
+
+
 def bench(args, patterns, *rest, threads=None):
     """The results of `attnc bench` of patterns, or why there are none."""
     subjects = []
@@ -69,19 +94,28 @@ def heads(pattern):
     return ["--heads", h, "--kv-heads", g]
 
 
+def cost(args, pattern, at, *rest):
+    """What `attnc cost` says of a pattern, or why it says nothing."""
+    pattern, *more = pattern.split()
+    file, _, name = pattern.partition(":")
+    subject = str(ROOT / "patterns" / f"{file}.attn") + (f":{name}" if name else "")
+    command = [args.attnc, "cost", subject, "--dim", "64", "--format", "json", *map(str, at), *more, *rest]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return (json.loads(done.stdout), None) if done.returncode == 0 else (None, " ".join(done.stderr.split())[:160])
+
+
 def counts(args):
     """Executed over useful operations, from exact counts."""
-    for pattern, at in PATTERNS:
-        file, _, name = pattern.partition(":")
-        subject = str(ROOT / "patterns" / f"{file}.attn") + (f":{name}" if name else "")
-        command = [args.attnc, "cost", subject, "--dim", "64", "--format", "json", *map(str, at)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if done.returncode != 0:
-            print(f"{pattern:36} {' '.join(done.stderr.split())[:160]}")
+    for pattern, at in PATTERNS + COUNTED:
+        found, why = cost(args, pattern, at)
+        given, _ = cost(args, pattern, at, "--no-pass", "reorder")
+        name = pattern.split()[0].removeprefix(f"{PEERS}/")
+        if found is None:
+            print(f"{name:36} {why}")
             continue
-        cost = json.loads(done.stdout)
-        density = cost["entries"] / (cost["heads"] * cost["tokens"] * cost["keys"])
-        print(f"{pattern:36} {' '.join(map(str, at)):60} density {density:.4f}  executed {cost['overhead']:6.3f} x useful", flush=True)
+        density = found["entries"] / (found["heads"] * found["tokens"] * found["keys"])
+        other = f"; in the given order {given['overhead']:6.3f}" if given and abs(given["overhead"] - found["overhead"]) > 0.0005 else ""
+        print(f"{name:36} {' '.join(map(str, at)):60} density {density:.4f}  executed {found['overhead']:6.3f} x useful{other}", flush=True)
 
 
 def dense(args):
@@ -143,10 +177,13 @@ def growth(args):
 def even(args):
     """Lengths from which on a pattern is faster than dense."""
     for pattern in ("causal:autoregressive", "window:window", "streaming", "longformer", "bigbird", "powerattention:powerattention",
-                    "dilated:comb", "strided:strided", "fixed", "stripes:stripes", "neighbourhood_1d", "diagonal"):
+                    "dilated:comb", "strided:strided", "fixed", "stripes:stripes", "neighbourhood_1d", "diagonal",
+                    "neighbourhood_2d:neighbourhood_2d"):
         ratios = []
         for n in (64, 128, 256, 512, 1024, 2048, 4096):
-            results, why = bench(args, pattern, "--tokens", n, "--heads", 4, "--dim", 64, "--against", "dense", "--min-time", 50)
+            side = 1 << (n.bit_length() - 1) // 2
+            at = ["--size", f"image.h={side}", "--size", f"image.w={n // side}"] if "2d" in pattern else ["--tokens", n]
+            results, why = bench(args, pattern, *at, "--heads", 4, "--dim", 64, "--against", "dense", "--min-time", 50)
             if results is None:
                 sys.exit(f"{pattern}: {why}")
             ratios.append(f"{n}: {results[1]['run_ns']['median'] / results[0]['run_ns']['median']:.2f}")
