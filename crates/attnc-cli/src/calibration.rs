@@ -104,6 +104,8 @@ impl Calibrated {
             return Ok(known);
         }
         let file = measure(isa, None)?;
+        // What follows is told its own memory.
+        machine::forget_peak();
         if let Some(path) = place(isa) {
             let _ = write(&path, &file);
         }

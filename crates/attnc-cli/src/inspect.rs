@@ -105,7 +105,8 @@ const CODES: &[CodeInfo] = &[
         code: "E0737",
         title: "a file of measurements cannot be read",
         explain: "--compare reads what `attnc bench --format json` printed, --calibration what `attnc calibrate` wrote. The \
-                  file is of another version, or damaged, or lacks the instruction set: make it anew.",
+                  file is of another version, or damaged, or lacks the instruction set, or has none of the results that \
+                  --fail-if-slower is to judge: make it anew.",
         example: "",
     },
     CodeInfo {

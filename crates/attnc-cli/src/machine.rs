@@ -52,6 +52,11 @@ pub(crate) fn peak_rss_bytes() -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
+/// Lets [`peak_rss_bytes`] begin anew, where the system can.
+pub(crate) fn forget_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Multiply-adds that these threads can do, in GFLOP/s: the best of five bursts of 100 ms of independent ones on the
 /// widest vectors of `isa`.
 pub(crate) fn peak_gflops(threads: &Threads, isa: Isa) -> f64 {

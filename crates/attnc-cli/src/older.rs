@@ -110,8 +110,12 @@ pub(crate) fn table(compared: &[Compared]) -> String {
     text
 }
 
-/// Fails if a result takes longer than before by more than `allowed`, a share.
+/// Fails if a result takes longer than before by more than `allowed`, a share, or if nothing is known of any before.
 pub(crate) fn judge(compared: &[Compared], allowed: f64) -> Outcome {
+    if compared.iter().all(|c| c.old_ns.is_none()) {
+        let why = "--fail-if-slower has nothing to judge: none of the results is among the older ones";
+        return Err(Failure::run("E0737", why, "--compare results of the same pattern, shape, type and threads"));
+    }
     let slower = |c: &&Compared| c.old_ns.is_some_and(|old| c.new_ns as f64 > old as f64 * (1.0 + allowed));
     let list: Vec<Diagnostic> = compared
         .iter()

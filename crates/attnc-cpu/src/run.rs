@@ -26,7 +26,7 @@ use crate::dynamic::{self, HandedBack, Setups};
 use crate::few::{Cuts, Fold, alike, cut, groups, is_few, most_pieces, partial_bytes};
 use crate::inplace::Stand;
 use crate::layout::{ALIGN, Bound, Ctx, Rows, Scratch, ScratchSize};
-use crate::singles::{Head, LEAST_TASKS, Places, Singles};
+use crate::singles::{Head, Places, Singles};
 use crate::tensor::{Layout, Tensor, TensorMut};
 
 /// Classes of residues that go side by side: their rows share pages of memory, which a long class alone would look up
@@ -525,7 +525,7 @@ fn share_singles(jobs: &mut [Job<'_>], launch: &Launch<'_>) -> Vec<Arc<Head>> {
     }
     let mut known = FxHashMap::default();
     for job in jobs.iter_mut().filter(|job| job.may_share()) {
-        if tasks[&of(job)] >= LEAST_TASKS {
+        if tasks[&of(job)] >= places.least_tasks() {
             let head = known.entry(of(job)).or_insert_with(|| {
                 heads.push(Head::new(&places));
                 heads[heads.len() - 1].clone()

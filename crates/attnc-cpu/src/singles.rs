@@ -16,8 +16,10 @@ use crate::layout::ALIGN;
 
 /// Most bytes of all places together.
 pub(crate) const MOST_BYTES: usize = 32 << 20;
-/// Tasks of a head with which it gets a place: fewer seldom read a tile of keys often.
-pub(crate) const LEAST_TASKS: usize = 8;
+/// Most bytes of a place that stays in a second-level cache: its tiles are kept when they are first read.
+const NEAR_BYTES: usize = 512 << 10;
+/// Tasks of a head with which it gets a place that is larger: fewer seldom read a tile of keys often.
+const LEAST_TASKS: usize = 8;
 /// Keys that are counted as one.
 const UNIT: i64 = 16;
 /// How many units of a tile are read before it is kept: all of it four times. What few read is not worth memory that no
@@ -36,6 +38,8 @@ pub(crate) struct Singles {
     view: KvView,
     /// How it stands with each tile; null if the head has no place.
     tiles: *const AtomicU8,
+    /// Units of a tile that are read before it is kept.
+    before: u8,
 }
 
 impl Singles {
@@ -53,15 +57,17 @@ impl Singles {
             dim: 0,
         },
         tiles: std::ptr::null(),
+        before: 0,
     };
 
-    fn of(base: *mut u8, dim: usize, tiles: *const AtomicU8) -> Singles {
+    fn of(base: *mut u8, dim: usize, tiles: *const AtomicU8, before: u8) -> Singles {
         let element = DType::F32.size();
         let Singles { view, .. } = Singles::NONE;
         let (row_stride, col_stride) = ((dim * element) as i64, element as i64);
         Singles {
             view: KvView { base, row_stride, col_stride, dtype: DType::F32 as u32, dim: dim as u64, ..view },
             tiles,
+            before,
         }
     }
 
@@ -115,7 +121,7 @@ impl Singles {
                 return &self.view;
             }
             let units = ((count + UNIT - 1) / UNIT) as u8;
-            let next = if read >= READ_BEFORE { BUSY } else { read + units };
+            let next = if read >= self.before { BUSY } else { read + units };
             let ours = read != BUSY
                 && state.compare_exchange(read, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
                 && next == BUSY;
@@ -159,6 +165,16 @@ impl Places {
 
     fn tiles(&self) -> usize {
         self.keys / BK
+    }
+
+    /// Whether a place stays in a second-level cache.
+    fn near(&self) -> bool {
+        self.bytes().is_some_and(|bytes| bytes <= NEAR_BYTES)
+    }
+
+    /// Tasks of a head with which it gets a place.
+    pub(crate) fn least_tasks(&self) -> usize {
+        if self.near() { 2 } else { LEAST_TASKS }
     }
 
     /// How many places are of use to `heads` heads on so many threads, in at most `room` bytes.
@@ -272,9 +288,10 @@ impl Head {
         }
         let Places { keys, dims: [k, v], .. } = *self.places;
         let (base, tiles) = self.places.at(place - 1);
+        let before = if self.places.near() { 0 } else { READ_BEFORE };
         let of = |at: *mut u8, dim: usize, skip: usize| match dim {
             0 => Singles::NONE,
-            _ => Singles::of(at, dim, tiles.wrapping_add(skip)),
+            _ => Singles::of(at, dim, tiles.wrapping_add(skip), before),
         };
         [of(base, k, 0), of(base.wrapping_add(k * keys * DType::F32.size()), v, self.places.tiles())]
     }
