@@ -227,7 +227,7 @@ stages! {
                 let v = ctx.v_singles.make(kernels, &ctx.v, (chunk.first, chunk.count), ctx.n_k);
                 rows(kernels, v, chunk, scratch, scratch.values)
             };
-            (kernels.pv)(s, v, chunk.count, ctx.v.dim as i64, lanes, bq, mask, alpha, acc, &next);
+            (kernels.pv)(s, v, chunk.count, ctx.v.dim as i64, lanes, chunk.half, bq, mask, alpha, acc, &next);
         }
     }
 
@@ -467,7 +467,7 @@ unsafe fn product(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch, (from, pitch): (*
         // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
         let lane = chunk.lane as usize;
         let (q, s) = (scratch.q.wrapping_add(lane * ctx.dim as usize), scratch.s.wrapping_add(lane));
-        (kernels.qk)(q, k, chunk.count, ctx.dim, chunk.lanes, scratch.bq, s, from, pitch, next);
+        (kernels.qk)(q, k, chunk.count, ctx.dim, chunk.lanes, chunk.half, scratch.bq, s, from, pitch, next);
     }
 }
 

@@ -23,13 +23,13 @@ impl attnc_plan::Visits for Visits {
         self.0.lanes()
     }
 
-    fn tile(&mut self, panels: &[u64]) {
-        self.0.tile(panels);
+    fn tile(&mut self, halves: &[u64]) {
+        self.0.tile(halves);
     }
 
     fn finish(self) -> attnc_plan::Visited {
-        let (pairs, chunks, gathered) = self.0.finish_chunks();
-        attnc_plan::Visited { pairs, chunks, gathered }
+        let window::Visited { pairs, spared, chunks, copied } = self.0.finish();
+        attnc_plan::Visited { pairs, spared, chunks, gathered: copied }
     }
 }
 

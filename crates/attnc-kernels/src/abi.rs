@@ -30,6 +30,8 @@ pub const BK: usize = 64;
 pub const BQ_MAX: usize = 64;
 /// `bq` and `lanes` are multiples of this, but in a tile of [`FEW`] queries.
 pub const LANE_STEP: usize = 16;
+/// Lanes of half a panel.
+pub const HALF: usize = LANE_STEP / 2;
 /// Most queries of a tile that is computed row by row: its `bq`.
 pub const FEW: usize = 8;
 
@@ -186,10 +188,12 @@ Table {
 
     /// `s[key][lane] = sum_d k[key][d] * q[lane][d]` for `keys` keys (at most `BK`) and `lanes` lanes, and
     /// `from[key * pitch + lane]` more, unless `from` is null; it may be `s`, `bq` being the pitch.
-    /// `q` is packed for `bq` lanes, `k` holds the address of each key's row, and room for `BK` of them, `s` is `[keys][bq]`. Asks for the rows `next`,
-    /// unless that is null.
+    /// Of the first `HALF` lanes, for the first `half` keys alone (`keys` of them, if not fewer by enough to be worth it):
+    /// their other scores are not written.
+    /// `q` is packed for `bq` lanes, `k` holds the address of each key's row, and room for `BK` of them, `s` is `[keys][bq]`.
+    /// Asks for the rows `next`, unless that is null.
     qk: fn(q: *const f32 => Ptr, k: *const *const f32 => Ptr, keys: i64 => I64, d: i64 => I64, lanes: i64 => I64,
-           bq: i64 => I64, s: *mut f32 => Ptr, from: *const f32 => Ptr, pitch: i64 => I64, next: *const Next => Ptr);
+           half: i64 => I64, bq: i64 => I64, s: *mut f32 => Ptr, from: *const f32 => Ptr, pitch: i64 => I64, next: *const Next => Ptr);
 
     /// As `qk`, of a tile of few queries: `lanes` at most `FEW`, `s` is `[keys][FEW]`, lanes from `lanes` on become 0.
     /// `k` are rows of the given type with unit inner stride, `k_stride` bytes apart. Asks for the rows `ahead`.
@@ -224,9 +228,11 @@ Table {
 
     /// `acc[lane][dv] = acc[lane][dv] * alpha[lane] + sum_key v[key][dv] * p[key][lane]`; without the product
     /// if `alpha` is null. With `mask`, a masked key contributes nothing even where V is not finite.
-    /// `v` holds addresses as `k` does. Asks for the rows `next`, unless that is null.
+    /// `v` holds addresses as `k` does; `half` is as for `qk`: the other `p` are not read. Asks for the rows `next`, unless
+    /// that is null.
     pv: fn(p: *const f32 => Ptr, v: *const *const f32 => Ptr, keys: i64 => I64, dv: i64 => I64, lanes: i64 => I64,
-           bq: i64 => I64, mask: *const u64 => Ptr, alpha: *const f32 => Ptr, acc: *mut f32 => Ptr, next: *const Next => Ptr);
+           half: i64 => I64, bq: i64 => I64, mask: *const u64 => Ptr, alpha: *const f32 => Ptr, acc: *mut f32 => Ptr,
+           next: *const Next => Ptr);
 
     /// Adds one null slot (V = 0) of logit `bias` to lane `lane`: only `m` and `l` move, and `acc` is rescaled.
     null_slot: fn(bias: f32 => F32, lane: i64 => I64, bq: i64 => I64, dv: i64 => I64, m: *mut f32 => Ptr,

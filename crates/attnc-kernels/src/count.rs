@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::abi::{Ahead, Next, Table};
+use crate::abi::{Ahead, HALF, Next, Table};
 use crate::isa::Isa;
 use crate::scalar;
 
@@ -93,6 +93,11 @@ fn counting<T: Kernels>() -> Table {
     }
 }
 
+/// Pairs of a key and a lane, of which the first half panel takes `half` keys.
+fn pairs(keys: i64, lanes: i64, half: i64) -> i64 {
+    keys * lanes - (keys - half) * HALF as i64
+}
+
 macro_rules! counted {
     ($(fn $name:ident($($arg:ident: $ty:ty),*), $elements:expr;)*) => {
         $(
@@ -109,12 +114,12 @@ macro_rules! counted {
 }
 
 counted! {
-    fn qk(q: *const f32, k: *const *const f32, keys: i64, d: i64, lanes: i64, bq: i64, s: *mut f32, from: *const f32,
-          pitch: i64, next: *const Next),
-        keys * d * lanes;
-    fn pv(p: *const f32, v: *const *const f32, keys: i64, dv: i64, lanes: i64, bq: i64, mask: *const u64,
+    fn qk(q: *const f32, k: *const *const f32, keys: i64, d: i64, lanes: i64, half: i64, bq: i64, s: *mut f32,
+          from: *const f32, pitch: i64, next: *const Next),
+        pairs(keys, lanes, half) * d;
+    fn pv(p: *const f32, v: *const *const f32, keys: i64, dv: i64, lanes: i64, half: i64, bq: i64, mask: *const u64,
           alpha: *const f32, acc: *mut f32, next: *const Next),
-        keys * dv * lanes;
+        pairs(keys, lanes, half) * dv;
     fn few_qk(q: *const f32, k: *const u8, dtype: i64, k_stride: i64, keys: i64, d: i64, lanes: i64, s: *mut f32,
               ahead: *const Ahead),
         keys * d * lanes;

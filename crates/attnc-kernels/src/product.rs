@@ -10,7 +10,9 @@
 //!
 //! The contract of each function is in [`crate::abi::Table`].
 
-use crate::abi::{BK, CACHE_LINE, Next};
+use core::ops::Range;
+
+use crate::abi::{BK, CACHE_LINE, HALF, LANE_STEP, Next};
 use crate::tensor::{ask, packed};
 use crate::vector::{Blocks, Vector};
 
@@ -134,18 +136,49 @@ pub(crate) unsafe fn qk<V: Blocks>(
     keys: i64,
     d: i64,
     lanes: i64,
+    half: i64,
     bq: i64,
     s: *mut f32,
     from: *const f32,
     pitch: i64,
     next: *const Next,
 ) {
-    let (keys, d, lanes, bq) = (keys as usize, d as usize, lanes as usize, bq as usize);
-    let vectors = lanes / V::WIDTH;
+    let (keys, d, lanes, half, bq) = (keys as usize, d as usize, lanes as usize, half as usize, bq as usize);
     let from = Added { at: from, pitch: pitch as isize };
     // SAFETY: blocks cover keys and vectors within the sizes that the caller promised.
     unsafe {
         let mut asking = Asking::of(next);
+        qk_panels::<V>(q, (k, 0..half), (d, lanes, bq), from, s, &mut asking);
+        if half == keys {
+            return;
+        }
+        let mut key = half;
+        while key < keys {
+            let (q, k, block) = (q.add(HALF), (k, k.add(key)), (d, 0..d, bq));
+            let (s, from) = (s.add(key * bq + HALF), from.after(key, HALF));
+            key += blocks!(@ V::Half, 1, keys - key, [6 5 4 3 2], qk_block(q, k, block, from, s, &mut asking));
+        }
+        let (q, s, from) = (q.add(packed(LANE_STEP, 0, d)), s.add(LANE_STEP), from.after(0, LANE_STEP));
+        qk_panels::<V>(q, (k, half..keys), (d, lanes - LANE_STEP, bq), from, s, &mut asking);
+    }
+}
+
+/// [`qk`] of some of the keys and of whole panels.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn qk_panels<V: Blocks>(
+    q: *const f32,
+    (k, keys): (*const *const f32, Range<usize>),
+    (d, lanes, bq): (usize, usize, usize),
+    from: Added,
+    s: *mut f32,
+    asking: &mut Asking,
+) {
+    let vectors = lanes / V::WIDTH;
+    // SAFETY: as in `qk`.
+    unsafe {
         let mut col = 0;
         while col < vectors {
             let cols = together::<V>(vectors - col);
@@ -154,12 +187,12 @@ pub(crate) unsafe fn qk<V: Blocks>(
             for first in (0..d).step_by(chunk) {
                 let dims = first..d.min(first + chunk);
                 let from = if first == 0 { from.after(0, col * V::WIDTH) } else { Added::NOTHING };
-                let mut key = 0;
-                while key < keys {
+                let mut key = keys.start;
+                while key < keys.end {
                     let (k, s, from) = ((k, k.add(key)), s.add(key * bq), from.after(key, 0));
                     let block = (d, dims.clone(), bq);
                     // Each key has its address in a register of its own.
-                    key += blocks!(V, cols, keys - key, [6 5 4 2] [8 6 4 2] [8 6 4 2] [8 4 2], qk_block(q, k, block, from, s, &mut asking));
+                    key += blocks!(V, cols, keys.end - key, [6 5 4 2] [8 6 4 2] [8 6 4 2] [8 4 2], qk_block(q, k, block, from, s, asking));
                 }
             }
             col += cols;
@@ -173,7 +206,7 @@ pub(crate) unsafe fn qk<V: Blocks>(
 pub(crate) unsafe fn qk_block<V: Vector, const COLS: usize, const KEYS: usize>(
     q: *const f32,
     (all, k): (*const *const f32, *const *const f32),
-    (d, dims, bq): (usize, core::ops::Range<usize>, usize),
+    (d, dims, bq): (usize, Range<usize>, usize),
     from: Added,
     s: *mut f32,
     asking: &mut Asking,
@@ -277,30 +310,69 @@ pub(crate) unsafe fn pv<V: Blocks>(
     keys: i64,
     dv: i64,
     lanes: i64,
+    half: i64,
     bq: i64,
     mask: *const u64,
     alpha: *const f32,
     acc: *mut f32,
     next: *const Next,
 ) {
-    let (keys, dv, lanes, bq) = (keys as usize, dv as usize, lanes as usize, bq as usize);
-    let vectors = lanes / V::WIDTH;
-    let chunk = if V::REGISTERS < 32 { DIM_CHUNK } else { dv };
+    let (keys, dv, lanes, half, bq) = (keys as usize, dv as usize, lanes as usize, half as usize, bq as usize);
     // SAFETY: blocks cover dims, keys and vectors within the sizes that the caller promised.
     unsafe {
         let mut asking = Asking::of(next);
+        let of = Values { v, first: 0, keys, dim: 0, dv };
+        let mut from = 0;
+        if half < keys {
+            pv_panels::<V>(p, Values { keys: half, ..of }, LANE_STEP, bq, (mask, alpha), acc, &mut asking);
+            let (p, mask, none) = (p.add(half * bq + HALF), after(mask, HALF), core::ptr::null());
+            let of = Values { first: half, keys: keys - half, ..of };
+            let mut dim = 0;
+            while dim < dv {
+                let (of, acc) = (Values { dim, ..of }, acc.add(packed(HALF, dim, dv)));
+                let (dims, sound) =
+                    blocks!(@ V::Half, 1, dv - dim, [12 8 6 4 2], pv_block(p, of, bq, mask, none, acc, &mut asking));
+                if !sound {
+                    pv_masked::<V::Half>(p, of, dims, bq, mask, 0, none, acc);
+                }
+                dim += dims;
+            }
+            from = LANE_STEP;
+        }
+        let (factors, acc) = ((after(mask, from), after(alpha, from)), acc.add(packed(from, 0, dv)));
+        pv_panels::<V>(p.add(from), of, lanes - from, bq, factors, acc, &mut asking);
+    }
+}
+
+/// [`pv`] of whole panels, with their masks and factors.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn pv_panels<V: Blocks>(
+    p: *const f32,
+    of: Values,
+    lanes: usize,
+    bq: usize,
+    (mask, alpha): (*const u64, *const f32),
+    acc: *mut f32,
+    asking: &mut Asking,
+) {
+    let (vectors, dv) = (lanes / V::WIDTH, of.dv);
+    let chunk = if V::REGISTERS < 32 { DIM_CHUNK } else { dv };
+    // SAFETY: as in `pv`.
+    unsafe {
         for first in (0..dv).step_by(chunk) {
             let end = dv.min(first + chunk);
             let mut col = 0;
             while col < vectors {
                 let cols = together::<V>(vectors - col);
                 let lane = col * V::WIDTH;
-                let (p, mask) = (p.add(lane), mask.wrapping_add(if mask.is_null() { 0 } else { lane }));
-                let alpha = if alpha.is_null() { alpha } else { alpha.add(lane) };
+                let (p, mask, alpha) = (p.add(lane), after(mask, lane), after(alpha, lane));
                 let mut dim = first;
                 while dim < end {
-                    let (of, acc) = (Values { v, keys, dim, dv }, acc.add(packed(lane, dim, dv)));
-                    let (dims, sound) = blocks!(V, cols, end - dim, [6 5 4 2] [8 6 4 2] [12 8 6 4 2] [16 8 4 2], pv_block(p, of, bq, mask, alpha, acc, &mut asking));
+                    let (of, acc) = (Values { dim, ..of }, acc.add(packed(lane, dim, dv)));
+                    let (dims, sound) = blocks!(V, cols, end - dim, [6 5 4 2] [8 6 4 2] [12 8 6 4 2] [16 8 4 2], pv_block(p, of, bq, mask, alpha, acc, asking));
                     if !sound {
                         for col in 0..cols {
                             pv_masked::<V>(p, of, dims, bq, mask, col * V::WIDTH, alpha, acc);
@@ -314,10 +386,17 @@ pub(crate) unsafe fn pv<V: Blocks>(
     }
 }
 
-/// Rows of values, from dim `dim` of `dv` on.
+/// What is `lanes` lanes on; nothing if there is no address.
+#[inline(always)]
+fn after<T>(at: *const T, lanes: usize) -> *const T {
+    if at.is_null() { at } else { at.wrapping_add(lanes) }
+}
+
+/// Rows of `keys` values from the one of key `first` on, from dim `dim` of `dv` on.
 #[derive(Clone, Copy)]
 pub(crate) struct Values {
     v: *const *const f32,
+    first: usize,
     keys: usize,
     dim: usize,
     dv: usize,
@@ -340,17 +419,18 @@ pub(crate) unsafe fn pv_block<V: Vector, const COLS: usize, const DIMS: usize>(
     unsafe {
         let mut sum = [[V::set(0.0); COLS]; DIMS];
         let ahead = asking.steps(of.keys, of.v);
+        let v = of.v.add(of.first);
         let step = step::<V>();
         let mut key = 0;
         while key + step <= of.keys {
             for j in 0..step {
                 ask_step(ahead, key + j);
-                add_values(&mut sum, p.add((key + j) * bq), (*of.v.add(key + j)).add(of.dim));
+                add_values(&mut sum, p.add((key + j) * bq), (*v.add(key + j)).add(of.dim));
             }
             key += step;
         }
         while step > 1 && key < of.keys {
-            add_values(&mut sum, p.add(key * bq), (*of.v.add(key)).add(of.dim));
+            add_values(&mut sum, p.add(key * bq), (*v.add(key)).add(of.dim));
             key += 1;
         }
         if !mask.is_null() {
@@ -417,9 +497,9 @@ unsafe fn pv_masked<V: Vector>(
         let (masks, factor) = (V::masks(mask.add(lane)), factor_at::<V>(alpha, lane));
         for dim in 0..dims {
             let mut sum = V::set(0.0);
-            for key in 0..of.keys {
+            for key in of.first..of.first + of.keys {
                 let v = V::set(*(*of.v.add(key)).add(of.dim + dim)).only(V::lanes_of(masks[key / 32], key % 32));
-                sum = v.fma(V::load(p.add(key * bq + lane)), sum);
+                sum = v.fma(V::load(p.add((key - of.first) * bq + lane)), sum);
             }
             let at = acc.add(packed(lane, dim, of.dv));
             V::load(at).fma(factor, sum).store(at);

@@ -7,7 +7,7 @@
 //!
 //! The contract of each function is in [`crate::abi::Table`].
 
-use crate::abi::{Ahead, BK, BQ_MAX, DType, FEW, KvView, LANE_STEP, Next, Table};
+use crate::abi::{Ahead, BK, BQ_MAX, DType, FEW, HALF, KvView, Next, Table};
 use crate::select::plain;
 use crate::tensor::{indexed, packed, place};
 
@@ -89,7 +89,7 @@ pub unsafe extern "C" fn kv_tile(view: *const KvView, first: i64, keys: i64, scr
 ///
 /// # Safety
 /// `q` has `d * bq` elements, `k` addresses of `keys` rows of `d`, `s` `keys * bq`; `lanes <= bq`, a multiple of
-/// [`LANE_STEP`].
+/// [`crate::abi::LANE_STEP`].
 #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
 pub unsafe extern "C" fn qk(
     q: *const f32,
@@ -97,6 +97,7 @@ pub unsafe extern "C" fn qk(
     keys: i64,
     d: i64,
     lanes: i64,
+    half: i64,
     bq: i64,
     s: *mut f32,
     from: *const f32,
@@ -105,25 +106,26 @@ pub unsafe extern "C" fn qk(
 ) {
     let (d, bq) = (d as usize, bq as usize);
     for key in 0..keys as usize {
-        for panel in (0..lanes as usize).step_by(LANE_STEP) {
-            let mut sum = [0.0f32; LANE_STEP];
+        let first = if key < half as usize { 0 } else { HALF };
+        for half in (first..lanes as usize).step_by(HALF) {
+            let mut sum = [0.0f32; HALF];
             // SAFETY: key, lane and element are within the sizes that the caller promised.
             unsafe {
                 let row = *k.add(key);
                 for i in 0..d {
-                    let q = &*q.add(packed(panel, i, d)).cast::<[f32; LANE_STEP]>();
+                    let q = &*q.add(packed(half, i, d)).cast::<[f32; HALF]>();
                     let k = *row.add(i);
                     for (sum, q) in sum.iter_mut().zip(q) {
                         *sum += k * q;
                     }
                 }
                 if !from.is_null() {
-                    let from = &*from.offset(key as isize * pitch as isize).add(panel).cast::<[f32; LANE_STEP]>();
+                    let from = &*from.offset(key as isize * pitch as isize).add(half).cast::<[f32; HALF]>();
                     for (sum, from) in sum.iter_mut().zip(from) {
                         *sum += from;
                     }
                 }
-                *s.add(key * bq + panel).cast::<[f32; LANE_STEP]>() = sum;
+                *s.add(key * bq + half).cast::<[f32; HALF]>() = sum;
             }
         }
     }
@@ -194,6 +196,7 @@ pub unsafe extern "C" fn pv(
     keys: i64,
     dv: i64,
     lanes: i64,
+    half: i64,
     bq: i64,
     mask: *const u64,
     alpha: *const f32,
@@ -207,7 +210,8 @@ pub unsafe extern "C" fn pv(
         unsafe {
             for key in 0..keys as usize {
                 let v = *(*v.add(key)).add(i);
-                for (lane, sum) in sum[..lanes].iter_mut().enumerate() {
+                let first = if key < half as usize { 0 } else { HALF };
+                for (lane, sum) in sum[..lanes].iter_mut().enumerate().skip(first) {
                     if mask.is_null() || *mask.add(lane) >> key & 1 == 1 {
                         *sum += v * *p.add(key * bq + lane);
                     }

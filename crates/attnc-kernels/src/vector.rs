@@ -110,6 +110,9 @@ pub(crate) trait Vector: Copy {
 /// # Safety
 /// As for the functions of the same names.
 pub(crate) trait Blocks: Vector {
+    /// A vector of half a panel.
+    type Half: Blocks;
+
     /// [`product::qk_block`].
     unsafe fn qk_block<const COLS: usize, const KEYS: usize>(
         q: *const f32,
@@ -200,6 +203,8 @@ macro_rules! table {
         };
 
         impl $crate::vector::Blocks for $vector {
+            type Half = core::arch::x86_64::__m256;
+
             $crate::vector::blocks! { $features, $vector,
                 fn qk_block<COLS: usize, KEYS: usize>(q: *const f32, k: (*const *const f32, *const *const f32),
                     of: (usize, core::ops::Range<usize>, usize), from: $crate::product::Added, s: *mut f32,
@@ -223,9 +228,9 @@ macro_rules! table {
             fn finish(acc: *const f32, m: *const f32, l: *const f32, rows: i64, bq: i64, dv: i64, dst: *mut u8,
                       dtype: i64, row_stride: i64, col_stride: i64, index: *const u32, lse: *mut f32, lse_stride: i64,
                       lse_index: *const u32) of rows;
-            fn qk(q: *const f32, k: *const *const f32, keys: i64, d: i64, lanes: i64, bq: i64, s: *mut f32,
+            fn qk(q: *const f32, k: *const *const f32, keys: i64, d: i64, lanes: i64, half: i64, bq: i64, s: *mut f32,
                   from: *const f32, pitch: i64, next: *const $crate::abi::Next) of product;
-            fn pv(p: *const f32, v: *const *const f32, keys: i64, dv: i64, lanes: i64, bq: i64, mask: *const u64,
+            fn pv(p: *const f32, v: *const *const f32, keys: i64, dv: i64, lanes: i64, half: i64, bq: i64, mask: *const u64,
                   alpha: *const f32, acc: *mut f32, next: *const $crate::abi::Next) of product;
             fn own_qk(q: *const f32, k: *const *const f32, keys: i64, d: i64, rows: i64, mask: *const u64, s: *mut f32) of own;
             fn own_pv(s: *mut f32, v: *const *const f32, keys: i64, dv: i64, rows: i64, mask: *const u64, m: *mut f32,

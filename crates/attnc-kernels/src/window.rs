@@ -13,7 +13,7 @@
 //! Everything is total: ranges are clipped, and nothing overflows. The contract of each function is in
 //! [`crate::abi::Support`]. Nothing here knows of patterns.
 
-use crate::abi::{BK, BQ_MAX, FEW, LANE_STEP};
+use crate::abi::{BK, BQ_MAX, FEW, HALF, LANE_STEP};
 use crate::tiles::{TileMarks, comb_bits, marks_is_must, marks_next, range_bits};
 
 /// Most tiles in a window.
@@ -44,6 +44,8 @@ pub struct Chunk {
     pub lane: i64,
     /// How many lanes, a multiple of a panel; all of a tile of few queries.
     pub lanes: i64,
+    /// How many of the keys, from the first on, the first half panel visits: none of the others is of use to it.
+    pub half: i64,
     /// One row of bits for each of these lanes, or null where every query attends to every key.
     pub mask: *const u64,
 }
@@ -151,12 +153,35 @@ fn lanes(rows: usize, from: usize, to: usize) -> usize {
     if rows <= FEW && from < to { rows } else { (to - from) * LANE_STEP }
 }
 
+/// Of `count` keys, how many from the first on half a panel visits that attends to `useful` of them: all, unless a group
+/// is saved. It takes the products of a group and half a panel as long as those of a whole one with the widest vectors, but
+/// half as many are executed; with others, half as long.
+fn half(useful: u64, count: u32) -> u32 {
+    let visited = count.min(u64::BITS - useful.leading_zeros());
+    if count - visited >= GROUP { visited } else { count }
+}
+
+/// What the kernels visit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Visited {
+    /// Pairs of a key and a lane of panels that visit it.
+    pub pairs: u64,
+    /// Those of them that are left out, since half a panel has no use for them.
+    pub spared: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Gathered keys.
+    pub copied: u64,
+}
+
 /// Foretells what the kernels visit, tile by tile in ascending order, as pairs of a key and a lane.
 #[derive(Clone, Copy, Debug)]
 pub struct Visits {
     /// Queries of the tile.
     rows: usize,
     pairs: u64,
+    /// Those that half panels leave out.
+    spared: u64,
     chunks: u64,
     copied: u64,
     /// Panels that the chunk being gathered is of use to, first and one past the last, and its keys.
@@ -167,7 +192,7 @@ impl Visits {
     /// Of a tile of `rows` queries nothing has been taken.
     #[must_use]
     pub fn of(rows: usize) -> Visits {
-        Visits { rows, pairs: 0, chunks: 0, copied: 0, gathered: (0, 0, 0) }
+        Visits { rows, pairs: 0, spared: 0, chunks: 0, copied: 0, gathered: (0, 0, 0) }
     }
 
     /// Lanes that visit a key of use to every panel.
@@ -176,12 +201,17 @@ impl Visits {
         lanes(self.rows, 0, self.rows.div_ceil(LANE_STEP))
     }
 
-    /// Takes a tile, of which each panel of queries attends to the given keys.
-    pub fn tile(&mut self, panels: &[u64]) {
+    /// Takes a tile, of which each half panel of queries attends to the given keys.
+    pub fn tile(&mut self, halves: &[u64]) {
+        let (panels, count) = panels_of(halves);
+        let panels = &panels[..count];
         let some = panels.iter().fold(0, |all, panel| all | panel);
         if in_place(some) {
-            for (_, keys, from, to) in groups(panels) {
+            for (skip, keys, from, to) in groups(panels) {
                 self.pairs += u64::from(keys) * lanes(self.rows, from, to) as u64;
+                if self.rows > FEW {
+                    self.spared += u64::from(keys - half(halves[2 * from] >> skip, keys)) * HALF as u64;
+                }
                 self.chunks += 1;
             }
             return;
@@ -209,36 +239,32 @@ impl Visits {
         self.copied += u64::from(keys);
     }
 
-    /// The pairs visited, all tiles of a query tile having been taken.
+    /// What is visited, all tiles of a query tile having been taken.
     #[must_use]
-    pub fn finish(self) -> u64 {
-        self.finish_chunks().0
-    }
-
-    /// As [`Self::finish`]; and the number of chunks, and of gathered keys.
-    #[must_use]
-    pub fn finish_chunks(mut self) -> (u64, u64, u64) {
+    pub fn finish(mut self) -> Visited {
         self.flush();
-        (self.pairs, self.chunks, self.copied)
+        let Visits { pairs, spared, chunks, copied, .. } = self;
+        Visited { pairs, spared, chunks, copied }
     }
 }
 
 impl Window {
-    /// Adds a chunk of keys that `keys` numbers, of panels `from .. to`.
-    fn add(&mut self, first: i64, count: u32, (from, to): (usize, usize), mask: *const u64) {
+    /// Adds a chunk of keys that `keys` numbers, of panels `from .. to`, `half` of them of use to the first half panel.
+    fn add(&mut self, first: i64, count: u32, (from, to): (usize, usize), half: u32, mask: *const u64) {
         let (lane, lanes) = ((from * LANE_STEP) as i64, lanes(self.rows, from, to) as i64);
         let mask = if mask.is_null() { mask } else { mask.wrapping_add(from * LANE_STEP) };
         let keys = self.keys[self.chunks].as_ptr();
-        self.chunk[self.chunks] = Chunk { keys, count: i64::from(count), first, lane, lanes, mask };
+        self.chunk[self.chunks] =
+            Chunk { keys, count: i64::from(count), first, lane, lanes, half: i64::from(half), mask };
         self.chunks += 1;
     }
 
     /// Adds a chunk of contiguous keys.
-    fn add_range(&mut self, first: i64, count: u32, panels: (usize, usize), mask: *const u64) {
+    fn add_range(&mut self, first: i64, count: u32, panels: (usize, usize), half: u32, mask: *const u64) {
         for (j, key) in self.keys[self.chunks][..count as usize].iter_mut().enumerate() {
             *key = first as u32 + j as u32;
         }
-        self.add(first, count, panels, mask);
+        self.add(first, count, panels, half, mask);
     }
 
     /// Which keys of a tile are there.
@@ -329,7 +355,7 @@ impl Window {
             let lanes = from * LANE_STEP..((to + 1) * LANE_STEP).min(rows);
             let whole = self.bits[column][lanes].iter().all(|&row| row == wanted);
             let mask = if whole { std::ptr::null() } else { self.bits[column].as_ptr() };
-            self.add(-1, count as u32, (from, to + 1), mask);
+            self.add(-1, count as u32, (from, to + 1), count as u32, mask);
             self.chunk[self.chunks - 1].keys = self.listed.wrapping_add(column * BK);
         }
         self.chunks as i64
@@ -393,7 +419,7 @@ pub(crate) unsafe extern "C" fn window_next(window: *mut Window, marks: *const T
         let whole = w.n_k - tile * TILE >= TILE;
         // SAFETY: as above; the driver gives a word for every tile.
         if whole && unsafe { marks_is_must(marks, tile) != 0 && w.present_of(tile) == u64::MAX } {
-            w.add_range(tile * TILE, BK as u32, panels, std::ptr::null());
+            w.add_range(tile * TILE, BK as u32, panels, BK as u32, std::ptr::null());
         } else {
             w.tile[partial] = tile;
             w.bits[partial].fill(0);
@@ -529,7 +555,7 @@ pub(crate) unsafe extern "C" fn window_own(window: *mut Window) -> i64 {
             *to = row >> skip;
         }
         let mask = shifted.as_ptr();
-        w.add_range(w.tile[column] * TILE + i64::from(skip), count, (0, w.panels()), mask);
+        w.add_range(w.tile[column] * TILE + i64::from(skip), count, (0, w.panels()), count, mask);
     }
     w.chunks as i64
 }
@@ -555,7 +581,8 @@ fn pext(bits: u64, of: u64) -> u64 {
 fn chunks(w: &mut Window, pext: impl Fn(u64, u64) -> u64) {
     let rows = w.rows;
     for column in 0..w.partial as usize {
-        let panels = some_of_panels(&w.bits[column][..rows]);
+        let halves = some_of_halves(&w.bits[column][..rows]);
+        let (panels, _) = panels_of(&halves);
         let panels = &panels[..w.panels()];
         let some = panels.iter().fold(0, |all, panel| all | panel);
         if some == 0 {
@@ -579,7 +606,8 @@ fn chunks(w: &mut Window, pext: impl Fn(u64, u64) -> u64) {
                     }
                     shifted.as_ptr()
                 };
-                w.add_range(first + i64::from(skip), count, (from, to), mask);
+                let half = if rows > FEW { half(halves[2 * from] >> skip, count) } else { count };
+                w.add_range(first + i64::from(skip), count, (from, to), half, mask);
             }
             continue;
         }
@@ -613,13 +641,27 @@ fn chunks(w: &mut Window, pext: impl Fn(u64, u64) -> u64) {
     }
 }
 
+/// For each half panel, the keys that some query of it attends to.
+fn some_of_halves(rows: &[u64]) -> [u64; 2 * PANELS] {
+    let mut halves = [0; 2 * PANELS];
+    for (half, rows) in halves.iter_mut().zip(rows.chunks(HALF)) {
+        *half = rows.iter().fold(0, |some, row| some | row);
+    }
+    halves
+}
+
+/// For each panel, the keys that one of its halves attends to; and how many panels there are.
+fn panels_of(halves: &[u64]) -> ([u64; PANELS], usize) {
+    let mut panels = [0; PANELS];
+    for (panel, halves) in panels.iter_mut().zip(halves.chunks(2)) {
+        *panel = halves.iter().fold(0, |some, half| some | half);
+    }
+    (panels, halves.len().div_ceil(2))
+}
+
 /// For each panel, the keys that some query of it attends to.
 fn some_of_panels(rows: &[u64]) -> [u64; PANELS] {
-    let mut panels = [0; PANELS];
-    for (panel, rows) in panels.iter_mut().zip(rows.chunks(LANE_STEP)) {
-        *panel = rows.iter().fold(0, |some, row| some | row);
-    }
-    panels
+    panels_of(&some_of_halves(rows)).0
 }
 
 /// Makes a chunk of the gathered keys; where they happen to be contiguous they are visited where they lie.
@@ -635,7 +677,7 @@ fn flush(w: &mut Window) {
     let mask = if whole { std::ptr::null() } else { w.shifted[w.chunks].as_ptr() };
     let (first, contiguous) = (w.pending_keys[0], (w.pending_keys[last] - w.pending_keys[0]) as usize == last);
     w.keys[w.chunks] = w.pending_keys;
-    w.add(if contiguous { i64::from(first) } else { -1 }, count as u32, (from, to), mask);
+    w.add(if contiguous { i64::from(first) } else { -1 }, count as u32, (from, to), count as u32, mask);
 }
 
 /// Notes for each query whether it attends to a key of the window; full tiles count for every query.

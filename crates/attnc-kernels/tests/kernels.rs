@@ -5,7 +5,7 @@ mod common;
 use std::ptr::null;
 
 use attnc_kernels::Isa;
-use attnc_kernels::abi::{BK, BQ_MAX, DType, KvView, LANE_STEP, Next, Table};
+use attnc_kernels::abi::{BK, BQ_MAX, DType, HALF, KvView, LANE_STEP, Next, Table};
 use common::{Random, tables};
 use half::{bf16, f16};
 
@@ -28,6 +28,11 @@ fn addresses(x: &[f32], stride: usize) -> [*const f32; BK] {
     std::array::from_fn(|i| rows[i.min(rows.len() - 1)])
 }
 
+/// How many of the keys the first half panel takes: all, none, or some.
+fn first_half(keys: usize, d: usize) -> usize {
+    [keys, 0, keys / 2, keys.saturating_sub(8)][(keys + d) % 4]
+}
+
 fn lane_counts(bq: usize) -> impl Iterator<Item = usize> {
     (LANE_STEP..=bq).step_by(LANE_STEP)
 }
@@ -39,7 +44,8 @@ fn qk_is_the_matrix_product() {
         for keys in KEYS {
             for bq in lane_counts(BQ_MAX) {
                 let lanes = if keys % 2 == 0 { bq } else { LANE_STEP };
-                let stride = d + keys % 3;
+                let (stride, half) = (d + keys % 3, first_half(keys, d));
+                let visited = |key: usize, lane: usize| lane < lanes && (key < half || lane >= HALF);
                 let (queries, k) = (random.reals(bq * d), random.reals(keys * stride));
                 let rows = addresses(&k, stride);
                 // Nothing is added, rows that go back an element a key, or what is in place of the scores.
@@ -54,7 +60,7 @@ fn qk_is_the_matrix_product() {
                 for table in tables() {
                     let (mut q, mut s) = (vec![CANARY; d * bq], vec![CANARY; keys * bq]);
                     if in_place {
-                        for (i, s) in s.iter_mut().enumerate().filter(|(i, _)| i % bq < lanes) {
+                        for (i, s) in s.iter_mut().enumerate().filter(|(i, _)| visited(i / bq, i % bq)) {
                             *s = added[i];
                         }
                     }
@@ -68,7 +74,7 @@ fn qk_is_the_matrix_product() {
                         let from = if keys.is_multiple_of(4) { null() } else { from.as_ptr() };
                         let from = if in_place { s.cast_const() } else { from };
                         let (rows, keys, lanes) = (rows.as_ptr(), keys as i64, lanes as i64);
-                        (table.qk)(q.as_ptr(), rows, keys, d, lanes, bq, s, from, pitch, next);
+                        (table.qk)(q.as_ptr(), rows, keys, d, lanes, half as i64, bq, s, from, pitch, next);
                     }
                     let expected: Vec<f32> = (0..keys * bq)
                         .map(|i| {
@@ -76,7 +82,7 @@ fn qk_is_the_matrix_product() {
                             let products =
                                 (0..d).map(|i| f64::from(k[key * stride + i]) * f64::from(queries[lane * d + i]));
                             let sum = || products.sum::<f64>() + f64::from(more(key, lane));
-                            if lane < lanes { sum() as f32 } else { CANARY }
+                            if visited(key, lane) { sum() as f32 } else { CANARY }
                         })
                         .collect();
                     assert_close(&s, &expected, 1e-6 * (d as f32), &format!("d {d} keys {keys} bq {bq}"));
@@ -248,6 +254,7 @@ struct Pv {
     keys: usize,
     dv: usize,
     lanes: usize,
+    half: usize,
     bq: usize,
     stride: usize,
 }
@@ -272,6 +279,7 @@ impl Pv {
                 self.keys as i64,
                 self.dv as i64,
                 self.lanes as i64,
+                self.half as i64,
                 self.bq as i64,
                 mask_ptr(mask),
                 alpha.map_or(null(), <[f32]>::as_ptr),
@@ -306,16 +314,20 @@ fn pv_accumulates_rescales_and_skips_masked_values() {
         for keys in KEYS {
             let bq = LANE_STEP * (1 + (dv + keys) % 4);
             let lanes = if keys % 2 == 0 { bq } else { LANE_STEP };
-            let size = Pv { keys, dv, lanes, bq, stride: dv + keys % 3 };
+            let half = first_half(keys, dv);
+            let visited = |lane: usize, key: usize| key < half || lane >= HALF;
+            let size = Pv { keys, dv, lanes, half, bq, stride: dv + keys % 3 };
             for mask in masks(&mut random, lanes, keys) {
-                let first = random.reals(keys * bq);
-                let mut p = random.reals(keys * bq);
+                let (mut first, mut p) = (random.reals(keys * bq), random.reals(keys * bq));
                 let alpha = random.reals(bq);
                 let mut v = random.reals(keys * size.stride);
                 for lane in 0..lanes {
                     for key in (0..keys).filter(|&key| !takes_part(&mask, lane, key)) {
                         p[key * bq + lane] = 0.0;
                     }
+                }
+                for i in (0..keys * bq).filter(|i| !visited(i % bq, i / bq)) {
+                    (first[i], p[i]) = (f32::NAN, f32::NAN);
                 }
                 // Values that are not finite, whose rows are masked for some lanes.
                 let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
@@ -327,10 +339,11 @@ fn pv_accumulates_rescales_and_skips_masked_values() {
                 for lane in 0..lanes {
                     for dim in 0..dv {
                         let old: f64 = (0..keys)
+                            .filter(|&key| visited(lane, key))
                             .map(|key| f64::from(first[key * bq + lane]) * f64::from(clean[key * size.stride + dim]))
                             .sum();
                         let new: f64 = (0..keys)
-                            .filter(|&key| takes_part(&mask, lane, key))
+                            .filter(|&key| visited(lane, key) && takes_part(&mask, lane, key))
                             .map(|key| f64::from(p[key * bq + lane]) * f64::from(v[key * size.stride + dim]))
                             .sum();
                         expected[lane * dv + dim] = old * f64::from(alpha[lane]) + new;
@@ -357,7 +370,7 @@ fn null_slots_move_only_their_lane() {
         for (bias, old_m, old_l) in
             [(1.0f32, 0.5f32, 2.0f32), (-3.0, 0.5, 2.0), (2.0, f32::NEG_INFINITY, 0.0), (f32::NEG_INFINITY, 0.5, 2.0)]
         {
-            let size = Pv { keys: 1, dv, lanes: bq, bq, stride: dv };
+            let size = Pv { keys: 1, dv, lanes: bq, half: 1, bq, stride: dv };
             let (mut m, mut l) = (vec![old_m; bq], vec![old_l; bq]);
             let out = output(&table, &size, |acc| {
                 let weight = vec![if old_l == 0.0 { 0.0 } else { 1.0 }; bq];
@@ -454,6 +467,7 @@ fn pack_q_scales_gathers_and_zeroes_the_rest() {
                                         1,
                                         d,
                                         bq,
+                                        1,
                                         bq,
                                         s.as_mut_ptr(),
                                         null(),
@@ -579,7 +593,7 @@ fn finish_divides_rounds_and_scatters() {
         for dtype in DTYPES {
             for (gap, rows) in [(1usize, 0usize), (1, 1), (1, 7), (2, 8), (1, 33), (2, 48), (1, 48)] {
                 let (bq, row) = (48usize, dv * gap + 1);
-                let size = Pv { keys: 1, dv, lanes: bq, bq, stride: dv };
+                let size = Pv { keys: 1, dv, lanes: bq, half: 1, bq, stride: dv };
                 let v = random.reals(dv);
                 let p: Vec<f32> = random.reals(bq).iter().map(|x| x * 100.0).collect();
                 let m = random.reals(bq);
@@ -642,7 +656,7 @@ fn finish_divides_rounds_and_scatters() {
 #[test]
 fn quotients_are_within_two_roundings() {
     let mut random = Random(9);
-    let size = Pv { keys: 1, dv: 33, lanes: BQ_MAX, bq: BQ_MAX, stride: 33 };
+    let size = Pv { keys: 1, dv: 33, lanes: BQ_MAX, half: 1, bq: BQ_MAX, stride: 33 };
     let (p, v) = (random.reals(size.bq), random.reals(size.dv));
     let l: Vec<f32> = random.reals(size.bq).iter().map(|x| x + 1.5).collect();
     for table in tables() {
@@ -676,7 +690,7 @@ fn narrow_types_round_to_nearest_even() {
     let dv = reals.len();
     for table in tables() {
         for dtype in DTYPES {
-            let size = Pv { keys: 1, dv, lanes: 16, bq: 16, stride: dv };
+            let size = Pv { keys: 1, dv, lanes: 16, half: 1, bq: 16, stride: dv };
             let mut acc = vec![0.0; dv * 16];
             let (mut m, mut l) = (vec![0.0; 16], vec![0.0; 16]);
             let mut out = vec![0u8; dv * dtype.size()];
@@ -722,6 +736,6 @@ fn detection_and_tables_agree() {
     assert!(Table::of(Isa::best()).is_some());
     let entries = Table::best().entries();
     let qk = entries.iter().find(|(sig, _)| sig.name == "qk").unwrap();
-    assert_eq!((qk.0.args.len(), qk.0.ret), (10, None));
+    assert_eq!((qk.0.args.len(), qk.0.ret), (11, None));
     assert_eq!(qk.1, Table::best().qk as *const u8);
 }

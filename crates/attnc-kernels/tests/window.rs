@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use attnc_kernels::abi::{BQ_MAX, FEW, LANE_STEP, Support};
+use attnc_kernels::abi::{BQ_MAX, FEW, HALF, LANE_STEP, Support};
 use attnc_kernels::tiles::TileMarks;
 use attnc_kernels::window::{Chunk, Visits, Window};
 use proptest::prelude::*;
@@ -78,16 +78,21 @@ fn walk(rows: usize, n_k: i64, given: &[Keys], all: (i64, i64), (from, to): (i64
                 }
             }
             for i in 0..(support.window_chunks)(window) as usize {
-                let Chunk { keys, count, first, lane, lanes, mask } = (*window).chunk[i];
+                let Chunk { keys, count, first, lane, lanes, half, mask } = (*window).chunk[i];
                 let keys = std::slice::from_raw_parts(keys, count as usize);
                 assert!(keys.is_sorted() && (first < 0 || keys.iter().map(|&k| i64::from(k)).eq(first..first + count)));
                 let whole = lane % LANE_STEP as i64 == 0 && lanes % LANE_STEP as i64 == 0 && lanes > 0;
                 assert!(if rows <= FEW { (lane, lanes) == (0, rows as i64) } else { whole });
-                visited += count as u64 * lanes as u64;
+                visited += (count * lanes - (count - half) * HALF as i64) as u64;
                 for at in 0..lanes as usize {
                     let bits = if mask.is_null() { u64::MAX } else { *mask.add(at) };
                     let lane = lane as usize + at;
                     assert!(mask.is_null() || lane < rows || bits == 0, "a bit of no query");
+                    let visited = if at < HALF { half } else { count };
+                    let first = |n: i64| u64::MAX.checked_shr(64 - n as u32).unwrap_or(0);
+                    assert!(
+                        bits & first(count) & !first(visited) == 0 || lane >= rows || mask.is_null() && half == count
+                    );
                     let held = keys.iter().enumerate().filter(|(j, _)| bits >> j & 1 == 1 && lane < rows);
                     found.extend(held.map(|(_, &k)| (lane, i64::from(k))));
                 }
@@ -118,12 +123,13 @@ proptest! {
         let mut foretold = Visits::of(rows);
         let tiles: BTreeSet<i64> = expected.iter().map(|(_, k)| k / 64).collect();
         for tile in tiles {
-            let mut panels = vec![0_u64; rows.div_ceil(LANE_STEP)];
+            let mut halves = vec![0_u64; rows.div_ceil(HALF)];
             for &(lane, k) in expected.iter().filter(|(_, k)| k / 64 == tile) {
-                panels[lane / LANE_STEP] |= 1 << (k % 64);
+                halves[lane / HALF] |= 1 << (k % 64);
             }
-            foretold.tile(&panels);
+            foretold.tile(&halves);
         }
-        prop_assert_eq!(visited, foretold.finish());
+        let foretold = foretold.finish();
+        prop_assert_eq!(visited, foretold.pairs - foretold.spared);
     }
 }

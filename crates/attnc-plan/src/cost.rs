@@ -98,8 +98,10 @@ pub struct Shape {
     pub element: u64,
 }
 
-/// Lanes of a panel: a target leaves out keys for whole panels of queries.
+/// Lanes of a panel: a target leaves out keys for whole panels of queries, and some for half of one.
 pub const PANEL: usize = 16;
+/// Lanes of half a panel.
+pub const HALF: usize = PANEL / 2;
 
 /// What a target visits for a tile of queries.
 pub trait Visits {
@@ -109,9 +111,9 @@ pub trait Visits {
     /// Lanes that visit a key of use to every query.
     fn lanes(&self) -> usize;
 
-    /// Takes a tile of 64 keys, of which each panel of queries attends to the given ones. Tiles come in ascending
+    /// Takes a tile of 64 keys, of which each half panel of queries attends to the given ones. Tiles come in ascending
     /// order.
-    fn tile(&mut self, panels: &[u64]);
+    fn tile(&mut self, halves: &[u64]);
 
     /// What is visited for them, all tiles having been taken.
     fn finish(self) -> Visited;
@@ -120,8 +122,10 @@ pub trait Visits {
 /// What a target visits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Visited {
-    /// Pairs of a key and a lane.
+    /// Pairs of a key and a lane of panels that visit it: what is waited for with the widest vectors.
     pub pairs: u64,
+    /// Those of them for which nothing is computed, since half a panel has no use for them.
+    pub spared: u64,
     /// Groups of keys that are visited together.
     pub chunks: u64,
     /// Keys that are collected one by one.
@@ -514,7 +518,7 @@ impl Count {
         let listed = matches!(stage.view, View::Walk(_));
         let (bq, bk) = (stage.tile.q as i64, stage.tile.k as i64);
         let (mut full, mut ranges, mut row_full, mut merged) = (vec![], vec![], vec![], vec![]);
-        let mut panels: Vec<Vec<(i64, i64)>> = vec![vec![]; stage.tile.q.div_ceil(PANEL)];
+        let mut halves: Vec<Vec<(i64, i64)>> = vec![vec![]; stage.tile.q.div_ceil(HALF)];
         let mut row_counts = vec![0u64; bq as usize];
         let mut q0 = 0;
         while q0 < n_q {
@@ -523,7 +527,7 @@ impl Count {
             let mut task = Work::one(Term::Tasks);
             task[Term::Rows] = rows as u64;
             for ((walker, tested), set) in walkers.iter_mut().zip(&mut tested).zip(sets) {
-                panels.iter_mut().for_each(Vec::clear);
+                halves.iter_mut().for_each(Vec::clear);
                 let (mut touched, mut pairs_own) = (0, 0);
                 for r in 0..rows {
                     let row = walker.row(query(q0 + r).0)?;
@@ -539,7 +543,7 @@ impl Count {
                     if let (Some(walker), Some((_, operations))) = (tested.as_mut(), &set.tested) {
                         task[Term::Tested] += operations * walker.row(query(q0 + r).0)?.count();
                     }
-                    merge_into(&mut panels[r as usize / PANEL], &ranges, &mut merged);
+                    merge_into(&mut halves[r as usize / HALF], &ranges, &mut merged);
                     if r == 0 {
                         full.clone_from(&row_full);
                     } else {
@@ -547,17 +551,17 @@ impl Count {
                     }
                 }
                 let full: i64 = full.iter().map(|(a, b)| b - a).sum();
-                let used = (rows as usize).div_ceil(PANEL);
-                let Tiles { tiles, keys, visited, .. } = visits::<V>(rows as usize, &panels[..used]);
+                let used = (rows as usize).div_ceil(HALF);
+                let Tiles { tiles, keys, visited, .. } = visits::<V>(rows as usize, &halves[..used]);
                 // Of queries that go one by one, keys that no two share are rows that lie apart.
                 let apart = if stage.own && pairs_own <= keys { keys } else { 0 };
-                let Visited { pairs, chunks, gathered } =
-                    if stage.own { Visited { pairs: pairs_own, chunks: tiles, gathered: 0 } } else { visited };
+                let Visited { pairs, spared, chunks, gathered } =
+                    if stage.own { Visited { pairs: pairs_own, chunks: tiles, ..Visited::default() } } else { visited };
                 // What lanes take for each pair.
                 let (lanes, own) = if stage.own { (0, pairs) } else { (pairs, 0) };
                 total.full_tiles += full as u64;
                 total.partial_tiles += tiles - full as u64;
-                total.executed_flops = pairs.saturating_mul(flops).saturating_add(total.executed_flops);
+                total.executed_flops = (pairs - spared).saturating_mul(flops).saturating_add(total.executed_flops);
                 total.bytes_tiles = keys.saturating_mul(self.row_bytes).saturating_add(total.bytes_tiles);
 
                 let known = if listed { 0 } else { full as u64 };
@@ -660,20 +664,20 @@ struct Tiles {
     visited: Visited,
 }
 
-/// Of the keys that each panel attends to: the tiles that hold some, their keys, and what is visited for them.
-fn visits<V: Visits>(rows: usize, panels: &[Vec<(i64, i64)>]) -> Tiles {
+/// Of the keys that each half panel attends to: the tiles that hold some, their keys, and what is visited for them.
+fn visits<V: Visits>(rows: usize, halves: &[Vec<(i64, i64)>]) -> Tiles {
     const TILE: i64 = u64::BITS as i64;
     let (mut tiles, mut keys, mut visits) = (0, 0, V::of(rows));
-    // Tiles that every panel attends to wholly.
+    // Tiles that every half panel attends to wholly.
     let mut whole = 0;
-    // Next range of each panel.
-    let mut next = vec![0; panels.len()];
-    let mut bits = vec![0_u64; panels.len()];
+    // Next range of each half panel.
+    let mut next = vec![0; halves.len()];
+    let mut bits = vec![0_u64; halves.len()];
     let mut at = 0;
     loop {
-        // The tile of the first key at or after `at` that some panel attends to.
+        // The tile of the first key at or after `at` that some half panel attends to.
         let mut first = i64::MAX;
-        for (ranges, next) in panels.iter().zip(&mut next) {
+        for (ranges, next) in halves.iter().zip(&mut next) {
             while ranges.get(*next).is_some_and(|r| r.1 <= at) {
                 *next += 1;
             }
@@ -687,8 +691,8 @@ fn visits<V: Visits>(rows: usize, panels: &[Vec<(i64, i64)>]) -> Tiles {
             return Tiles { tiles, keys, visited };
         }
         at = first / TILE * TILE;
-        // As far as every panel goes on without a gap.
-        let until = panels.iter().zip(&next).map(|(r, &n)| r.get(n).filter(|r| r.0 <= at).map_or(at, |r| r.1)).min();
+        // As far as every half panel goes on without a gap.
+        let until = halves.iter().zip(&next).map(|(r, &n)| r.get(n).filter(|r| r.0 <= at).map_or(at, |r| r.1)).min();
         let many = (until.unwrap_or(at) - at) / TILE;
         if many > 0 {
             tiles += many as u64;
@@ -697,7 +701,7 @@ fn visits<V: Visits>(rows: usize, panels: &[Vec<(i64, i64)>]) -> Tiles {
             at += many * TILE;
             continue;
         }
-        for ((ranges, &next), bits) in panels.iter().zip(&next).zip(&mut bits) {
+        for ((ranges, &next), bits) in halves.iter().zip(&next).zip(&mut bits) {
             *bits = 0;
             for &(start, end) in ranges[next..].iter().take_while(|r| r.0 < at + TILE) {
                 let (start, end) = (start.max(at) - at, end.min(at + TILE) - at);
@@ -754,7 +758,7 @@ fn intersect(a: &[(i64, i64)], b: &[(i64, i64)]) -> Vec<(i64, i64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PANEL, Tiles, Visited, Visits, intersect, merge_into, touched_tiles, visits};
+    use super::{HALF, Tiles, Visited, Visits, intersect, merge_into, touched_tiles, visits};
 
     #[test]
     fn ranges_merge_and_meet() {
@@ -779,16 +783,16 @@ mod tests {
 
     impl Visits for All {
         fn of(rows: usize) -> All {
-            All(0, rows.next_multiple_of(PANEL))
+            All(0, rows.next_multiple_of(HALF))
         }
 
         fn lanes(&self) -> usize {
             self.1
         }
 
-        fn tile(&mut self, panels: &[u64]) {
-            let some = panels.iter().fold(0, |all, b| all | b);
-            self.0 += u64::from(some.count_ones()) * (panels.len() * PANEL) as u64;
+        fn tile(&mut self, halves: &[u64]) {
+            let some = halves.iter().fold(0, |all, b| all | b);
+            self.0 += u64::from(some.count_ones()) * (halves.len() * HALF) as u64;
         }
 
         fn finish(self) -> Visited {
@@ -796,16 +800,16 @@ mod tests {
         }
     }
 
-    fn found(panels: &[Vec<(i64, i64)>]) -> (u64, u64, u64) {
-        let Tiles { tiles, keys, visited } = visits::<All>(panels.len() * PANEL, panels);
+    fn found(halves: &[Vec<(i64, i64)>]) -> (u64, u64, u64) {
+        let Tiles { tiles, keys, visited } = visits::<All>(halves.len() * HALF, halves);
         (tiles, keys, visited.pairs)
     }
 
     #[test]
     fn tiles_and_keys_are_counted() {
         // A whole tile, the rest of the next with a hole, and one key far away.
-        assert_eq!(found(&[vec![(0, 70), (72, 74), (640, 641)]]), (3, 64 + 9, 16 * (64 + 9)));
-        assert_eq!(found(&[vec![(60, 200)], vec![(64, 199)]]), (4, 140, 32 * 140));
+        assert_eq!(found(&[vec![(0, 70), (72, 74), (640, 641)]]), (3, 64 + 9, 8 * (64 + 9)));
+        assert_eq!(found(&[vec![(60, 200)], vec![(64, 199)]]), (4, 140, 16 * 140));
         assert_eq!(found(&[vec![], vec![]]), (0, 0, 0));
     }
 }
