@@ -10,11 +10,11 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use attnc::{
-    Along, ChangedRows, Compiler, Difference, Forecast, Inputs, Isa, Kernel, Layout, LoadError, Loader, Module, Number,
-    Options, Problem, Resources, Select, Shape, Span, Strides, Tensor, TensorMut, Threads,
+    Along, ChangedRows, Compiler, Difference, Inputs, Isa, Kernel, Layout, Limit, LoadError, Loader, Module, Number,
+    Options, Problem, Resources, Select, Shape, Span, Strides, Tensor, TensorMut, Threads, Upcoming,
 };
 use serde::Serialize;
 
@@ -36,8 +36,10 @@ const STRIDES_OF_GRIDS: [i64; 3] = [2, 4, 8];
 const NUMBERS: usize = 32;
 /// Most rows of pairs that are printed of a change.
 const ROWS: usize = 4;
-/// Runs of the pattern and of a change, in turn.
+/// Most runs of the pattern and of a change, in turn, and what those of all changes may take before no further one begins;
+/// each has one that counts.
 const RUNS: usize = 5;
+const RACES: Duration = Duration::from_secs(2);
 /// Launches that are predicted to take longer are not run.
 const MOST_NANOS: u64 = 300_000_000;
 /// Seed of run-time data that is not given.
@@ -133,8 +135,8 @@ pub(crate) fn advise(args: &AdviseArgs, reporter: Reporter) -> Outcome {
     }
     let found = side_by_side(&changes, |change| trial.counted(&base, change));
     let tried = found.iter().flatten().count();
-    let mut kept: Vec<(&Change, Counted)> = changes.iter().zip(found).filter_map(|(c, f)| Some((c, f?))).collect();
-    kept.retain(|(change, counted)| counted.is_worth(&base, change, args.at_least));
+    let kept = changes.iter().zip(found.into_iter().map(Option::flatten));
+    let mut kept: Vec<(&Change, Counted)> = kept.filter_map(|(change, counted)| Some((change, counted?))).collect();
     // Of one thing the change is told that saves most.
     kept.sort_by_key(|(_, counted)| counted.nanos);
     let mut things: Vec<&str> = Vec::new();
@@ -146,8 +148,9 @@ pub(crate) fn advise(args: &AdviseArgs, reporter: Reporter) -> Outcome {
     let proposals = side_by_side(&kept, |(change, counted)| trial.told(&base, change, counted));
     let mut proposals: Vec<Proposal> = proposals.into_iter().collect::<Outcome<_>>()?;
     if !args.no_run && base.counted.nanos <= MOST_NANOS {
+        let share = RACES / u32::try_from(kept.len()).unwrap_or(u32::MAX).max(1);
         for ((change, _), proposal) in kept.iter().zip(&mut proposals) {
-            proposal.measured_ns = trial.raced(&options, change, isa)?;
+            proposal.measured_ns = trial.raced(&options, change, isa, share)?;
         }
         proposals.retain(|p| p.measured_ns.is_none_or(|(before, after)| after < before));
     }
@@ -220,13 +223,13 @@ struct Base {
 impl Base {
     fn new(trial: &Trial<'_>, module: &Module) -> Outcome<Base> {
         let kernel = module.kernel(&trial.select)?;
-        let counted = trial.count(&kernel)?;
+        let counted = trial.count(&kernel, f64::INFINITY)?.unwrap_or_default();
         Ok(Base { kernel, counted })
     }
 }
 
 /// What a launch takes, as the model has it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Counted {
     nanos: u64,
     executed_flops: u64,
@@ -268,14 +271,18 @@ impl<'a> Trial<'a> {
         self.data.inputs()
     }
 
-    fn count(&self, kernel: &Kernel) -> Outcome<Counted> {
+    /// What a launch takes; `None` if it is certain to take longer than `most` nanoseconds.
+    fn count(&self, kernel: &Kernel, most: f64) -> Outcome<Option<Counted>> {
         let shape = &self.args.shape;
-        let (dv, size) = (shape.dv.unwrap_or(shape.dim), shape.dtype.dtype().size() as u64);
-        let batch = shape.batch.unsigned_abs();
-        let forecast: Forecast = kernel.forecast(self.shape, self.kv_heads, dv, size, batch, &self.inputs())?;
-        let nanos = self.rates.predict(&forecast, shape.dtype.dtype(), self.threads);
+        let (dim_v, dtype) = (shape.dv.unwrap_or(shape.dim), shape.dtype.dtype());
+        let (element, batch, inputs) = (dtype.size() as u64, shape.batch.unsigned_abs(), &self.inputs());
+        let launch = Upcoming { shape: self.shape, kv_heads: self.kv_heads, dim_v, element, batch, inputs };
+        let machine = self.rates.machine(dtype);
+        let limit = Limit { machine: &machine, threads: self.threads, nanos: most };
+        let Some(forecast) = kernel.forecast_within(&launch, limit)? else { return Ok(None) };
+        let nanos = self.rates.predict(&forecast, dtype, self.threads);
         let cost = forecast.cost;
-        Ok(Counted { nanos, executed_flops: cost.executed_flops, entries: cost.entries })
+        Ok(Some(Counted { nanos, executed_flops: cost.executed_flops, entries: cost.entries }))
     }
 
     /// The kernel of a changed file or plan; `None` if another construct refuses it, or it is of other tokens.
@@ -287,21 +294,23 @@ impl<'a> Trial<'a> {
         (tokens == self.tokens && kernel.heads() == base.kernel.heads()).then_some(kernel)
     }
 
-    /// What a change takes, if it is one. A layout counts as one where the set stays what it is.
-    fn counted(&self, base: &Base, change: &Change) -> Option<Counted> {
+    /// What a change takes, if it is one; in it `None` if that is not worth it. A layout counts as one where the set
+    /// stays what it is.
+    fn counted(&self, base: &Base, change: &Change) -> Option<Option<Counted>> {
         let kernel = self.changed(base, change)?;
         // To look at every pair takes longer than to know which there are, to run as to count.
         if kernel.hash() == base.kernel.hash() || (kernel.tests_all() && !base.kernel.tests_all()) {
             return None;
         }
-        let counted = self.count(&kernel).ok()?;
-        if let Pairs::LaidOut(layout) = &change.pairs
-            && counted.is_worth(base, change, self.args.at_least)
-        {
+        // Most changes are no gain, which is known long before all of one is counted; times are whole nanoseconds.
+        let most = base.counted.nanos as f64 * (1.0 - self.args.at_least) + 1.0;
+        let counted = self.count(&kernel, most).ok()?;
+        let Some(counted) = counted.filter(|c| c.is_worth(base, change, self.args.at_least)) else { return Some(None) };
+        if let Pairs::LaidOut(layout) = &change.pairs {
             let same = base.kernel.same_laid_out(&kernel, layout, self.shape, &self.inputs());
             same.ok().filter(|same| *same)?;
         }
-        Some(counted)
+        Some(Some(counted))
     }
 
     /// A change that is worth it, with the pairs that it adds and removes.
@@ -330,7 +339,7 @@ impl<'a> Trial<'a> {
 
 impl Trial<'_> {
     /// What the pattern and a change of it take on this machine, the best of a few runs; `None` if it cannot run them.
-    fn raced(&self, options: &Options, change: &Change, isa: Isa) -> Outcome<Option<(u64, u64)>> {
+    fn raced(&self, options: &Options, change: &Change, isa: Isa, share: Duration) -> Outcome<Option<(u64, u64)>> {
         let compiled = |options: &Options, edits: &[Edit]| {
             let options = Options { target: attnc::Target::Cpu(Some(isa)), ..options.clone() };
             let loader = Edited { disk: self.disk, edits };
@@ -359,7 +368,11 @@ impl Trial<'_> {
         let threads = Threads::new(self.threads).map_err(attnc::Diagnostics::from)?;
         let mut best = [u64::MAX; 2];
         // The first run of each touches memory for the first time.
+        let started = Instant::now();
         for run in 0..=RUNS {
+            if run > 1 && started.elapsed() >= share {
+                break;
+            }
             for (kernel, best) in [&before, &after].into_iter().zip(&mut best) {
                 let begin = Instant::now();
                 let resources = Resources { threads: Some(&threads), ..Resources::default() };

@@ -114,8 +114,13 @@ impl Calibrated {
 
     /// Nanoseconds of a launch.
     pub(crate) fn predict(&self, forecast: &Forecast, dtype: DType, threads: usize) -> u64 {
+        forecast.nanos(&self.machine(dtype), threads).round() as u64
+    }
+
+    /// What is known of the machine for elements of a type.
+    pub(crate) fn machine(&self, dtype: DType) -> Calibration {
         let of = self.0.iter().find(|(d, _)| *d == dtype).or(self.0.first());
-        of.map_or(0, |(_, machine)| forecast.nanos(machine, threads).round() as u64)
+        of.map(|(_, machine)| *machine).unwrap_or_default()
     }
 
     fn of(file: &File) -> Result<Calibrated, String> {

@@ -65,4 +65,4 @@ pub use run::{Launch, Part, RunError, conversion_bytes, conversion_of, run, run_
 pub use store::{Store, Unusable, usable};
 pub use target::{flops_executed, flops_reset, targets};
 pub use tensor::{LayoutError, Tensor, TensorMut};
-pub use visits::{Visits, few_tasks, most_folded};
+pub use visits::{Visits, few_tasks, has_few, most_folded};

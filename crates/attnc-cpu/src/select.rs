@@ -8,7 +8,7 @@
 //! Nothing here knows of machine code.
 
 use std::collections::BinaryHeap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::OnceLock;
 
 use attnc_kernels::abi::{self, BK, BQ_MAX, KvView, LANE_STEP};
@@ -1886,15 +1886,9 @@ impl Walk<'_> {
             return Ok(());
         };
         let row = walker.row(q).map_err(|e| e.to_string())?;
-        let mut from = first;
-        while let Some((start, stop)) = row.next_from(from) {
-            let (start, stop) = (start.max(first), stop.min(end));
-            if start >= stop {
-                break;
-            }
-            found.push(start as u32..stop as u32);
-            from = stop;
-        }
+        let until = |range: RangeInclusive<i64>| (*range.start(), (range.end() + 1).min(end));
+        let within = row.ranges_from(first).map(until).take_while(|(start, stop)| start < stop);
+        found.extend(within.map(|(start, stop)| start as u32..stop as u32));
         Ok(())
     }
 

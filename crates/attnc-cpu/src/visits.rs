@@ -40,11 +40,17 @@ pub fn most_folded(plan: &Plan, n_q: i64) -> usize {
     if plan_is_few(plan, n_q) { (lanes / n_q as usize).max(1) } else { 1 }
 }
 
+/// Whether a launch of `n_q` queries has so few that its tasks may be others than those of one head.
+#[must_use]
+pub fn has_few(n_q: i64) -> bool {
+    (1..=FOLD_QUERIES as i64).contains(&n_q)
+}
+
 /// What the tasks of `heads` folded heads of `n_q` queries and `n_k` keys do, `tasks` being those of a stage of one of
 /// them: rows of K and V are read once, and a long row of keys is cut into tasks of its own.
 #[must_use]
 pub fn few_tasks(plan: &Plan, tasks: &[Work], heads: usize, n_q: i64, n_k: i64) -> Vec<Work> {
-    if !(1..=FOLD_QUERIES as i64).contains(&n_q) || plan.stages.iter().any(|s| s.own) {
+    if !has_few(n_q) || plan.stages.iter().any(|s| s.own) {
         return tasks.to_vec();
     }
     let lanes = |rows: usize| if rows <= FEW { rows } else { rows.next_multiple_of(LANE_STEP) } as u64;

@@ -1116,6 +1116,27 @@ fn a_set_of_too_many_pieces_stays_exact() {
 }
 
 #[test]
+fn a_row_is_made_once_for_queries_that_share_it() {
+    let causal = Set::Affine { a: 1, b: -1, c: 0, op: 1, left: 0 };
+    let blocks = Set::Pow2 { block: 8 };
+    let world = line(64);
+    let data = Data::new(&world);
+    // Queries of a block have one row, and causal ones a row each: that of the block, up to themselves.
+    for (set, each) in [(blocks.clone(), 8), (Set::All(vec![blocks, causal]), 1)] {
+        let (mut program, id) = open_program(&line(1), &set);
+        let found = row_set(&mut program, id, Role::Row);
+        let rows = Rows::new(&program, &found.rows);
+        let env = data.env(&world);
+        let (mut walker, mut last) = (rows.walker(&env).unwrap(), None);
+        for q in (0..64).chain([5, 5, 70, 6]) {
+            assert_eq!(walker.go_to(q).unwrap(), last.replace(q / each) != Some(q / each), "query {q}");
+            let alone = rows.row(&env, q).unwrap();
+            assert!(walker.here().ranges().eq(alone.ranges()), "query {q}");
+        }
+    }
+}
+
+#[test]
 fn an_overflow_is_an_error() {
     let (mut program, id) = open_program(&line(1), &Set::Affine { a: 1, b: -(1 << 62), c: 0, op: 0, left: 0 });
     let found = row_set(&mut program, id, Role::Row);

@@ -834,22 +834,22 @@ pub fn stand_in(plan: &Plan, env: &Env<'_>) -> Result<Vec<DrawTable>, EvalError>
         let (mut lists, mut found): (Vec<Vec<i64>>, Vec<(i64, i64)>) = Default::default();
         for &q in &stands {
             found.clear();
-            let row = walker.row(q)?;
-            let mut from = i64::MIN;
-            while let Some((start, end)) = row.next_from(from) {
-                found.push((start, end));
-                from = end;
-            }
+            found.extend(walker.row(q)?.ranges().map(|r| (*r.start(), r.end() + 1)));
             let c = found.iter().map(|(start, end)| end - start).sum();
             let count = taken(program, select, &env, c).map_err(missing)?;
             let (mut list, mut before, mut at) = (Vec::new(), 0, 0);
-            for i in 0..count {
-                let rank = (i128::from(i) * i128::from(c) / i128::from(count)) as i64;
+            // The candidate of rank i c / count, for each i.
+            let (each, more) = (c.checked_div(count).unwrap_or(0), c.checked_rem(count).unwrap_or(0));
+            let (mut rank, mut rest) = (0, 0);
+            for _ in 0..count {
                 while rank - before >= found[at].1 - found[at].0 {
                     before += found[at].1 - found[at].0;
                     at += 1;
                 }
                 list.push(found[at].0 + rank - before);
+                rest += more;
+                rank += each + i64::from(rest >= count);
+                rest -= if rest >= count { count } else { 0 };
             }
             lists.push(list);
         }

@@ -98,6 +98,9 @@ pub struct Shape {
     pub element: u64,
 }
 
+/// Keys of a tile.
+const TILE: i64 = u64::BITS as i64;
+
 /// Lanes of a panel: a target leaves out keys for whole panels of queries, and some for half of one.
 pub const PANEL: usize = 16;
 /// Lanes of half a panel.
@@ -180,7 +183,20 @@ pub fn cost<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Resu
 /// # Errors
 /// As for [`cost`].
 pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Result<Counted, EvalError> {
-    let mut count = Count::of(shape);
+    Ok(count_while::<V>(plan, env, shape, &mut |_| true)?.unwrap_or_default())
+}
+
+/// The same as long as `goes_on` says so, which is told what each task does that attends, at least; `None` if it does not.
+///
+/// # Errors
+/// As for [`cost`].
+pub fn count_while<V: Visits>(
+    plan: &VerifiedPlan,
+    env: &Env<'_>,
+    shape: Shape,
+    goes_on: &mut dyn FnMut(&Work) -> bool,
+) -> Result<Option<Counted>, EvalError> {
+    let mut count = Count { goes_on: Some(goes_on), ..Count::of(shape) };
     let (mut stages, mut choosing) = (Vec::with_capacity(plan.stages.len()), Vec::new());
     let filled;
     let mut env = env;
@@ -258,6 +274,9 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
         }
         stages.push(tasks);
     }
+    if count.stopped {
+        return Ok(None);
+    }
     let mut total = count.total;
     for row in count.of_row.into_iter().flatten() {
         total.max_row = total.max_row.max(row & !NULL);
@@ -265,7 +284,7 @@ pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Res
     }
     total.useful_flops = total.entries.saturating_mul(2 * (shape.d_k + shape.d_v));
     total.bytes_min = (env.n_q + env.n_k).unsigned_abs().saturating_mul(count.row_bytes);
-    Ok(Counted { cost: total, once: count.once, stages, choosing })
+    Ok(Some(Counted { cost: total, once: count.once, stages, choosing }))
 }
 
 /// Counts the queries of `env`, which is in the numbering of the stage, with each of several tiles: what the tasks do.
@@ -343,7 +362,7 @@ fn no_value(e: EnvError) -> EvalError {
 }
 
 /// What a selection takes: values of pairs, and what is executed for them.
-fn choice<V: Visits>(plan: &Plan, choose: &Choose, env: &Env<'_>, shape: Shape) -> Result<Count, EvalError> {
+fn choice<V: Visits>(plan: &Plan, choose: &Choose, env: &Env<'_>, shape: Shape) -> Result<Count<'static>, EvalError> {
     let shape = Shape { d_v: 0, ..shape };
     let mut count = Count::of(shape);
     let Some(scored) = &choose.scored else { return Ok(count) };
@@ -480,7 +499,7 @@ impl Modifiers {
 const NULL: u64 = 1 << 63;
 
 /// What has been counted so far.
-struct Count {
+struct Count<'a> {
     shape: Shape,
     row_bytes: u64,
     total: Cost,
@@ -489,12 +508,16 @@ struct Count {
     once: Work,
     /// Tasks of the stage so far.
     tasks: Vec<Work>,
+    /// Whether to go on after a task, if anything is to say so, and whether it said no: nothing more is counted then.
+    goes_on: Option<&'a mut dyn FnMut(&Work) -> bool>,
+    stopped: bool,
 }
 
-impl Count {
-    fn of(shape: Shape) -> Count {
+impl<'a> Count<'a> {
+    fn of(shape: Shape) -> Count<'a> {
         let row_bytes = (shape.d_k + shape.d_v).saturating_mul(shape.element);
-        Count { shape, row_bytes, total: Cost::default(), of_row: None, once: Work::default(), tasks: vec![] }
+        let (total, once) = Default::default();
+        Count { shape, row_bytes, total, of_row: None, once, tasks: vec![], goes_on: None, stopped: false }
     }
 
     /// Counts `n_q` queries under `env`; `query` gives the position of the i-th and its number in the launch. Of the
@@ -511,43 +534,37 @@ impl Count {
         let total = &mut self.total;
         let flops = 2 * (self.shape.d_k + self.shape.d_v);
         let null = stage.entries.iter().any(|e| matches!(e, Entry::Null { slots: 1.., .. }));
-        let mut walkers = sets.iter().map(|s| s.rows.walker(env)).collect::<Result<Vec<RowWalker<'_>>, _>>()?;
-        let tested = sets.iter().map(|s| s.tested.as_ref().map(|(rows, _)| rows.walker(env)).transpose());
-        let mut tested = tested.collect::<Result<Vec<Option<RowWalker<'_>>>, _>>()?;
+        let mut walks = sets.iter().map(|set| Walk::new(set, env)).collect::<Result<Vec<_>, _>>()?;
         // Of queries in an order of their own no tile is known to be full before its rows of bits are made.
         let listed = matches!(stage.view, View::Walk(_));
-        let (bq, bk) = (stage.tile.q as i64, stage.tile.k as i64);
-        let (mut full, mut ranges, mut row_full, mut merged) = (vec![], vec![], vec![], vec![]);
+        let bq = stage.tile.q as i64;
+        let (mut full, mut merged) = (vec![], vec![]);
         let mut halves: Vec<Vec<(i64, i64)>> = vec![vec![]; stage.tile.q.div_ceil(HALF)];
         let mut row_counts = vec![0u64; bq as usize];
         let mut q0 = 0;
-        while q0 < n_q {
+        while q0 < n_q && !self.stopped {
             let rows = bq.min(n_q - q0);
             row_counts.fill(0);
             let mut task = Work::one(Term::Tasks);
             task[Term::Rows] = rows as u64;
-            for ((walker, tested), set) in walkers.iter_mut().zip(&mut tested).zip(sets) {
+            for (walk, set) in walks.iter_mut().zip(sets) {
                 halves.iter_mut().for_each(Vec::clear);
                 let (mut touched, mut pairs_own) = (0, 0);
                 for r in 0..rows {
-                    let row = walker.row(query(q0 + r).0)?;
-                    ranges_of(row, env, bk, present, &mut ranges, &mut row_full);
-                    let count = match present {
-                        Some(_) => ranges.iter().map(|(from, to)| to.abs_diff(*from)).sum(),
-                        None => row.count(),
-                    };
-                    total.entries = total.entries.saturating_add(count);
-                    pairs_own += count;
-                    row_counts[r as usize] += count;
-                    touched += touched_tiles(&ranges, bk);
-                    if let (Some(walker), Some((_, operations))) = (tested.as_mut(), &set.tested) {
-                        task[Term::Tested] += operations * walker.row(query(q0 + r).0)?.count();
+                    let moved = walk.go_to(query(q0 + r).0, env, present)?;
+                    total.entries = total.entries.saturating_add(walk.keys);
+                    pairs_own += walk.keys;
+                    row_counts[r as usize] += walk.keys;
+                    touched += walk.touched;
+                    task[Term::Tested] += walk.tested;
+                    // A row like the one before adds nothing to its half panel and its tile.
+                    if moved || r as usize % HALF == 0 {
+                        merge_into(&mut halves[r as usize / HALF], &walk.ranges, &mut merged);
                     }
-                    merge_into(&mut halves[r as usize / HALF], &ranges, &mut merged);
                     if r == 0 {
-                        full.clone_from(&row_full);
-                    } else {
-                        full = intersect(&full, &row_full);
+                        full.clone_from(&walk.full);
+                    } else if moved && !full.is_empty() {
+                        full = intersect(&full, &walk.full);
                     }
                 }
                 let full: i64 = full.iter().map(|(a, b)| b - a).sum();
@@ -565,7 +582,7 @@ impl Count {
                 total.bytes_tiles = keys.saturating_mul(self.row_bytes).saturating_add(total.bytes_tiles);
 
                 let known = if listed { 0 } else { full as u64 };
-                let whole = full as u64 * (bk as usize * V::of(rows as usize).lanes()) as u64;
+                let whole = full as u64 * (TILE as usize * V::of(rows as usize).lanes()) as u64;
                 let Modifiers { vector, functions, lookups } = set.modifiers;
                 // Listed keys are gathered wherever they are visited.
                 let (far, gathered) = match stage.view {
@@ -591,6 +608,7 @@ impl Count {
                     task[term] += count;
                 }
             }
+            self.stopped = self.goes_on.as_mut().is_some_and(|goes_on| !goes_on(&task));
             self.tasks.push(task);
             for (r, count) in row_counts[..rows as usize].iter().enumerate() {
                 match &mut self.of_row {
@@ -611,43 +629,74 @@ impl Count {
     }
 }
 
-/// Keys of a row, counted from the first key of the launch, and the tiles of `bk` keys that it covers. The last tile
-/// of the sequence is covered by the keys there are.
+/// A walk over the rows of a set, and what is counted of the row where it is.
+struct Walk<'a> {
+    rows: RowWalker<'a>,
+    /// Keys that are tested, and the operations of a test.
+    tests: Option<(RowWalker<'a>, u64)>,
+    /// Keys of the row, counted from the first key of the launch.
+    ranges: Vec<(i64, i64)>,
+    /// Tiles that they cover.
+    full: Vec<(i64, i64)>,
+    keys: u64,
+    /// Tiles that hold some.
+    touched: i64,
+    /// Operations of tests.
+    tested: u64,
+}
+
+impl<'a> Walk<'a> {
+    fn new(set: &'a Set, env: &'a Env<'_>) -> Result<Walk<'a>, EvalError> {
+        let tests = set.tested.as_ref().map(|(rows, operations)| Ok((rows.walker(env)?, *operations))).transpose()?;
+        let rows = set.rows.walker(env)?;
+        Ok(Walk { rows, tests, ranges: vec![], full: vec![], keys: 0, touched: 0, tested: 0 })
+    }
+
+    /// Goes to the row of the query at position `q`; whether it may be another than the last one.
+    fn go_to(&mut self, q: i64, env: &Env<'_>, present: Option<&[(i64, i64)]>) -> Result<bool, EvalError> {
+        if let Some((walker, operations)) = &mut self.tests
+            && walker.go_to(q)?
+        {
+            self.tested = *operations * walker.here().count();
+        }
+        let moved = self.rows.go_to(q)?;
+        if moved {
+            ranges_of(self.rows.here(), env, present, &mut self.ranges, &mut self.full);
+            self.keys = self.ranges.iter().map(|(from, to)| to.abs_diff(*from)).sum();
+            self.touched = touched_tiles(&self.ranges);
+        }
+        Ok(moved)
+    }
+}
+
+/// Keys of a row, counted from the first key of the launch, and the tiles that it covers. The last tile of the sequence
+/// is covered by the keys there are.
 fn ranges_of(
     row: &Row,
     env: &Env<'_>,
-    bk: i64,
     present: Option<&[(i64, i64)]>,
     ranges: &mut Vec<(i64, i64)>,
     full: &mut Vec<(i64, i64)>,
 ) {
     ranges.clear();
     full.clear();
-    let mut from = env.k_start;
-    while let Some((start, end)) = row.next_from(from) {
-        from = end;
-        let (start, end) = (start - env.k_start, end - env.k_start);
-        match ranges.last_mut() {
-            Some(last) if last.1 == start => last.1 = end,
-            _ => ranges.push((start, end)),
-        }
-    }
+    ranges.extend(row.ranges_from(env.k_start).map(|r| (r.start() - env.k_start, r.end() + 1 - env.k_start)));
     if let Some(present) = present {
         *ranges = intersect(ranges, present);
     }
     for &(start, end) in &*ranges {
-        let covered = ((start + bk - 1) / bk, if end == env.n_k { (end - 1) / bk + 1 } else { end / bk });
+        let covered = ((start + TILE - 1) / TILE, if end == env.n_k { (end - 1) / TILE + 1 } else { end / TILE });
         if covered.0 < covered.1 {
             full.push(covered);
         }
     }
 }
 
-/// How many tiles of `bk` keys hold keys of ascending ranges.
-fn touched_tiles(ranges: &[(i64, i64)], bk: i64) -> i64 {
+/// How many tiles hold keys of ascending ranges.
+fn touched_tiles(ranges: &[(i64, i64)]) -> i64 {
     let (mut count, mut next) = (0, 0);
     for &(start, end) in ranges {
-        let (first, last) = ((start / bk).max(next), (end - 1) / bk + 1);
+        let (first, last) = ((start / TILE).max(next), (end - 1) / TILE + 1);
         count += (last - first).max(0);
         next = next.max(last);
     }
@@ -666,7 +715,6 @@ struct Tiles {
 
 /// Of the keys that each half panel attends to: the tiles that hold some, their keys, and what is visited for them.
 fn visits<V: Visits>(rows: usize, halves: &[Vec<(i64, i64)>]) -> Tiles {
-    const TILE: i64 = u64::BITS as i64;
     let (mut tiles, mut keys, mut visits) = (0, 0, V::of(rows));
     // Tiles that every half panel attends to wholly.
     let mut whole = 0;
@@ -773,9 +821,9 @@ mod tests {
 
     #[test]
     fn tiles_are_touched_once() {
-        assert_eq!(touched_tiles(&[(0, 1), (2, 3), (63, 65), (70, 71), (640, 704)], 64), 3);
-        assert_eq!(touched_tiles(&[(10, 200)], 64), 4);
-        assert_eq!(touched_tiles(&[], 64), 0);
+        assert_eq!(touched_tiles(&[(0, 1), (2, 3), (63, 65), (70, 71), (640, 704)]), 3);
+        assert_eq!(touched_tiles(&[(10, 200)]), 4);
+        assert_eq!(touched_tiles(&[]), 0);
     }
 
     /// Every key of every lane.

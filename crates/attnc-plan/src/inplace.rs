@@ -100,12 +100,8 @@ pub fn positions(plan: &Plan, rows: &InPlace, env: &Env<'_>) -> Result<Vec<Vec<i
                     ..env.clone()
                 };
                 let row = set.row(&exchanged, env.k_start)?;
-                let (mut taken, mut from) = (Vec::new(), all.start);
-                while let Some((start, end)) = row.next_from(from) {
-                    taken.extend(start.max(all.start)..end.min(all.end));
-                    from = end;
-                }
-                found.push(taken);
+                let taken = row.ranges_from(all.start).flat_map(|r| *r.start()..(r.end() + 1).min(all.end));
+                found.push(taken.collect());
             }
             Ok(found)
         }

@@ -250,6 +250,14 @@ impl Calibration {
         self.alone + (1.0 - self.alone) * others
     }
 
+    /// What the tasks of a launch take together, at most, if it takes `nanos` on `threads` threads: nanoseconds by the
+    /// rates alone.
+    #[must_use]
+    pub fn most(&self, nanos: f64, threads: usize) -> f64 {
+        let threads = threads.clamp(1, self.threads.max(1));
+        nanos * threads as f64 / self.share(1).min(self.share(threads)).max(f64::MIN_POSITIVE)
+    }
+
     /// For launches of `bytes` bytes of K and V: what of them the caches do not hold is read from memory.
     #[must_use]
     pub fn reading(mut self, bytes: f64) -> Calibration {
@@ -393,6 +401,8 @@ mod tests {
         // A stage waits for the one before it; a thread with the only task is alone.
         assert_eq!(nanos(&[1], 2), 5.0 + 23.0 + 7.0);
         assert_eq!(nanos(&[], 2), 7.0);
+        // All tasks of the last but one take 46, of which no more fit in as long.
+        assert!(machine.most(nanos(&[1], 2), 2) >= 56.0 && machine.most(nanos(&[0], 1), 1) >= 46.0);
     }
 
     #[test]

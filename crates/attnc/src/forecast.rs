@@ -7,8 +7,38 @@
 use attnc_plan::model::{Calibration, Work};
 use attnc_plan::{Cost, Counted};
 
+use crate::problem::{Inputs, Shape};
+
+/// A launch that is to be counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Upcoming<'a> {
+    /// Of one batch item.
+    pub shape: Shape,
+    /// KV heads.
+    pub kv_heads: i64,
+    /// Dimension of values.
+    pub dim_v: i64,
+    /// Bytes of an element.
+    pub element: u64,
+    /// Batch items.
+    pub batch: u64,
+    /// Run-time data.
+    pub inputs: &'a Inputs<'a>,
+}
+
+/// What a launch may take to be of interest.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit<'a> {
+    /// Of these, `nanos` nanoseconds.
+    pub machine: &'a Calibration,
+    /// On so many threads.
+    pub threads: usize,
+    /// What it may take.
+    pub nanos: f64,
+}
+
 /// A launch that has been counted, made by [`crate::Kernel::forecast`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Forecast {
     /// Cost of all heads of all batch items.
     pub cost: Cost,

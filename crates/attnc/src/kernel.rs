@@ -26,7 +26,7 @@ use crate::attended::Attended;
 use crate::compiler::{Diagnostics, Shared, Target, UNKNOWN_NAME};
 use crate::difference::Difference;
 use crate::exchange::{self, Gather, Given, Returned, What};
-use crate::forecast::Forecast;
+use crate::forecast::{Forecast, Limit, Upcoming};
 use crate::kept::Kept;
 use crate::made::{self, Of};
 use crate::problem::{self, At, Envs, Inputs, Problem, Shape, Wants, one};
@@ -1317,6 +1317,33 @@ impl Kernel {
         batch: u64,
         inputs: &Inputs<'_>,
     ) -> Result<Forecast, Diagnostics> {
+        let launch = Upcoming { shape, kv_heads, dim_v, element, batch, inputs };
+        Ok(self.forecast_while(&launch, &mut |_, _| true)?.unwrap_or_default())
+    }
+
+    /// As [`Kernel::forecast`], but that counting ends with `None` as soon as it is certain that the launch takes longer than
+    /// a limit. One that takes longer may still be counted to its end.
+    ///
+    /// # Errors
+    /// As for [`Kernel::cost`].
+    pub fn forecast_within(&self, launch: &Upcoming<'_>, limit: Limit<'_>) -> Result<Option<Forecast>, Diagnostics> {
+        let elements = (launch.shape.dim + launch.dim_v) as f64 / 2.0;
+        // Sums in another order differ in their last digits.
+        let most = limit.machine.most(limit.nanos, limit.threads) * (1.0 + 1e-9);
+        let mut spent = 0.0;
+        self.forecast_while(launch, &mut |task, times| {
+            spent += limit.machine.rates.nanos(task, elements) * times as f64;
+            spent <= most
+        })
+    }
+
+    /// Counts a launch as long as `goes_on` says so, which is told what tasks do, at least, and how many do so.
+    fn forecast_while(
+        &self,
+        launch: &Upcoming<'_>,
+        goes_on: &mut dyn FnMut(&Work, u64) -> bool,
+    ) -> Result<Option<Forecast>, Diagnostics> {
+        let &Upcoming { shape, kv_heads, dim_v, element, batch, inputs } = launch;
         if !(0..=problem::MAX_DIM).contains(&dim_v) {
             return Err(self.refuse("E0721", format!("the dimension of values is {dim_v}")));
         }
@@ -1363,11 +1390,15 @@ impl Kernel {
                     _ => folds.extend(envs.get(if alike { 0 } else { place }).map(|env| (head, env, 1))),
                 }
             }
+            let times = batch.saturating_mul(if alike { folds.len() as u64 } else { 1 });
             for (i, (head, env, folded)) in folds.into_iter().enumerate() {
                 // Heads whose sets do not depend on the head cost the same.
                 if !alike || last.is_none() {
-                    let mut found = attnc_plan::count::<attnc_cpu::Visits>(plan, env, of_plan)
+                    // The tasks of few queries are told of all folded heads.
+                    let mut goes_on = |task: &Work| attnc_cpu::has_few(shape.n_q) || goes_on(task, times);
+                    let found = attnc_plan::count_while::<attnc_cpu::Visits>(plan, env, of_plan, &mut goes_on)
                         .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
+                    let Some(mut found) = found else { return Ok(None) };
                     if i == 0 {
                         once.add(&found.once, 1);
                     }
@@ -1414,7 +1445,7 @@ impl Kernel {
         let jobs = (0..batch).flat_map(|_| jobs.iter().copied()).collect();
         let rows = (of_plan.d_k + of_plan.d_v) as f64;
         let bytes = batch as f64 * kv_heads as f64 * shape.n_k as f64 * rows * element as f64;
-        Ok(Forecast { cost, counted, jobs, once, elements: rows / 2.0, bytes })
+        Ok(Some(Forecast { cost, counted, jobs, once, elements: rows / 2.0, bytes }))
     }
 
     /// Memory of a launch of `batch` items that is given `inputs`, on so many threads; 0 where the oracle runs. `dtype` is

@@ -70,7 +70,7 @@ pub use compiler::{
 pub use difference::{ChangedRows, Difference};
 pub use exchange::{Returned, ReturnedValues, Supply};
 pub use export::{Array, ExportOptions, Exported, Format, NO_FORMAT, Values};
-pub use forecast::Forecast;
+pub use forecast::{Forecast, Limit, Upcoming};
 pub use kept::{Kept, Share};
 pub use kernel::{Footprint, Kernel, Resources, Select, Threads, compare, compare_rounded};
 pub use layout::{Along, Layout};

@@ -54,15 +54,12 @@ impl CandidateWalker<'_> {
             DrawScope::Row => row * self.unit,
             DrawScope::Head => 0,
         };
-        let keys = self.walker.row(q)?;
-        let mut from = i64::MIN;
-        while let Some((start, end)) = keys.next_from(from) {
+        for keys in self.walker.row(q)?.ranges() {
             // ceil(start / unit) .. ceil(end / unit); positions are not negative.
-            let units = (start + self.unit - 1) / self.unit..(end + self.unit - 1) / self.unit;
+            let units = (keys.start() + self.unit - 1) / self.unit..(keys.end() + self.unit) / self.unit;
             if units.start < units.end {
                 found.push(units);
             }
-            from = end;
         }
         Ok(())
     }

@@ -2,15 +2,17 @@
 //!
 //! A [`Row`] is a set of ranges and combs that are pairwise disjoint, so that counting, membership and tiles
 //! need no key-by-key work; a comb is spelt out only where it crosses another comb or a filter.
-//! [`RowWalker`] reuses its buffers from row to row. Nothing here knows of tile sizes or targets.
+//! [`RowWalker`] reuses its buffers from row to row, and what a piece gave where no number of the query that it reads
+//! is another: a block of queries is one row, and so it is where only the last key moves on. Nothing here knows of tile
+//! sizes or targets.
 
 use std::borrow::Cow;
 
 use super::tape::{Builder, Code, Machine, Slot, Tape};
 use crate::env::Env;
-use crate::expr::{Cmp, ExprId, Node, Ty, Var};
+use crate::expr::{Bin, Cmp, ExprId, Node, Ty, Var};
 use crate::program::Program;
-use crate::rowset::RowSet;
+use crate::rowset::{Piece, RowSet};
 
 pub use super::tape::EvalError;
 
@@ -97,38 +99,21 @@ impl Row {
     /// Maximal closed ranges `first ..= last`, ascending; combs are spelt out as the iterator moves.
     #[must_use]
     pub fn ranges(&self) -> Ranges<'_> {
-        Ranges { row: self, at: i64::MIN }
+        self.ranges_from(i64::MIN)
+    }
+
+    /// The same of the keys from `k` on, the first range clipped to them.
+    #[must_use]
+    pub fn ranges_from(&self, k: i64) -> Ranges<'_> {
+        let span = self.spans.partition_point(|s| s.1 <= k);
+        let run = self.runs.partition_point(|r| r.end <= k);
+        Ranges { row: self, at: k, span, run }
     }
 
     /// The first maximal range that ends at or after `k`, clipped to `k ..`; half-open.
     #[must_use]
     pub fn next_from(&self, k: i64) -> Option<(i64, i64)> {
-        let mut found = self.piece_from(k)?;
-        while let Some(next) = self.piece_from(found.1)
-            && next.0 == found.1
-        {
-            found.1 = next.1;
-        }
-        Some(found)
-    }
-
-    fn piece_from(&self, k: i64) -> Option<(i64, i64)> {
-        let at = self.spans.partition_point(|s| s.1 <= k);
-        let span = self.spans.get(at).map(|s| (s.0.max(k), s.1));
-        let mut best = span;
-        let first = self.runs.partition_point(|r| r.end <= k);
-        for run in &self.runs[first..] {
-            if best.is_some_and(|b| b.0 <= run.start.max(k)) {
-                break;
-            }
-            if let Some(tooth) = run.tooth_from(k)
-                && best.is_none_or(|b| tooth.0 < b.0)
-            {
-                best = Some(tooth);
-                break;
-            }
-        }
-        best
+        self.ranges_from(k).half_open()
     }
 
     /// Whether every key of `from .. to` belongs to the row.
@@ -177,6 +162,17 @@ impl Row {
             self.spans.push((from, to));
             at = to;
         }
+    }
+
+    /// Adds the keys of another row that come before `end`.
+    fn push_before(&mut self, end: i64, other: &Row) {
+        let spans = other.spans.partition_point(|s| s.0 < end);
+        self.spans.extend_from_slice(&other.spans[..spans]);
+        if let Some(last) = self.spans.last_mut() {
+            last.1 = if spans > 0 { last.1.min(end) } else { last.1 };
+        }
+        let runs = other.runs.iter().take_while(|r| r.start < end);
+        self.runs.extend(runs.map(|r| CombRun { end: r.end.min(end), ..*r }));
     }
 
     /// Makes everything disjoint and sorted.
@@ -275,14 +271,55 @@ impl Row {
 pub struct Ranges<'a> {
     row: &'a Row,
     at: i64,
+    /// Spans and runs before these end before `at`.
+    span: usize,
+    run: usize,
+}
+
+impl Ranges<'_> {
+    fn half_open(&mut self) -> Option<(i64, i64)> {
+        let mut found = self.piece()?;
+        self.at = found.1;
+        // Without runs, spans are maximal.
+        while !self.row.runs.is_empty()
+            && let Some(next) = self.piece()
+            && next.0 == found.1
+        {
+            (found.1, self.at) = (next.1, next.1);
+        }
+        Some(found)
+    }
+
+    /// The next span or tooth.
+    fn piece(&mut self) -> Option<(i64, i64)> {
+        let (spans, runs, at) = (&self.row.spans, &self.row.runs, self.at);
+        while spans.get(self.span).is_some_and(|s| s.1 <= at) {
+            self.span += 1;
+        }
+        while runs.get(self.run).is_some_and(|r| r.end <= at) {
+            self.run += 1;
+        }
+        let mut best = spans.get(self.span).map(|s| (s.0.max(at), s.1));
+        for run in &runs[self.run..] {
+            if best.is_some_and(|b| b.0 <= run.start.max(at)) {
+                break;
+            }
+            if let Some(tooth) = run.tooth_from(at)
+                && best.is_none_or(|b| tooth.0 < b.0)
+            {
+                best = Some(tooth);
+                break;
+            }
+        }
+        best
+    }
 }
 
 impl Iterator for Ranges<'_> {
     type Item = std::ops::RangeInclusive<i64>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (from, to) = self.row.next_from(self.at)?;
-        self.at = to;
+        let (from, to) = self.half_open()?;
         Some(from..=to - 1)
     }
 }
@@ -293,10 +330,31 @@ struct PieceCode {
     guard: Option<Slot>,
     start: Slot,
     end: Slot,
+    /// Where it ends in any case, whatever its loops come to.
+    last: Option<Slot>,
     /// Period, width, phase.
     combs: Vec<(Slot, Slot, Slot)>,
     filter: Option<(Slot, Code)>,
     match_by: Option<Match>,
+    /// Of what depends on the query, what all of this but `last` reads: where it is alike, the piece is.
+    told_by: Vec<Slot>,
+}
+
+impl PieceCode {
+    /// What it reads beside its codes.
+    fn slots(&self) -> impl Iterator<Item = Slot> {
+        let loops = self.loops.iter().flat_map(|l| [l.lo, l.hi, l.phase]);
+        let combs = self.combs.iter().flat_map(|&(period, width, phase)| [period, width, phase]);
+        let tested = self.filter.iter().map(|(slot, _)| *slot);
+        let matched = self.match_by.iter().flat_map(|by| [by.of_key, by.wanted]);
+        loops.chain(self.guard).chain([self.start, self.end]).chain(combs).chain(tested).chain(matched)
+    }
+
+    fn codes(&self) -> impl Iterator<Item = Code> {
+        let tested = self.filter.iter().map(|(_, code)| code.clone());
+        let matched = self.match_by.iter().map(|by| by.code.clone());
+        self.loops.iter().map(|l| l.body.clone()).chain(tested).chain(matched)
+    }
 }
 
 /// A part of a filter by which few keys are worth a test: that a value of the key equals one that does not depend on it.
@@ -350,6 +408,23 @@ struct LoopCode {
     body: Code,
 }
 
+/// Where a piece ends as its loops have it, and where it ends in any case: it ends at the lower.
+fn ends(program: &Program, piece: &Piece) -> (ExprId, Option<ExprId>) {
+    let exprs = &program.exprs;
+    let loops = |e: ExprId| exprs.reads(e, |v| matches!(v, Var::Loop(_)));
+    match *exprs.node(piece.end) {
+        // A filter may have no value beyond the end.
+        Node::Bin(Bin::Min, a, b) if piece.filter.is_none() && loops(a) != loops(b) => {
+            if loops(a) {
+                (a, Some(b))
+            } else {
+                (b, Some(a))
+            }
+        }
+        _ => (piece.end, None),
+    }
+}
+
 /// A compiled row set.
 #[derive(Clone, Debug)]
 pub struct Rows {
@@ -362,20 +437,22 @@ impl Rows {
     #[must_use]
     pub fn new(program: &Program, rows: &RowSet) -> Self {
         let mut roots: Vec<ExprId> = vec![];
+        let ends: Vec<(ExprId, Option<ExprId>)> = rows.pieces.iter().map(|p| ends(program, p)).collect();
         let of_piece: Vec<Vec<ExprId>> = rows
             .pieces
             .iter()
-            .map(|p| {
+            .zip(&ends)
+            .map(|(p, (end, last))| {
                 let loops = p.loops.iter().flat_map(|l| [l.lo, l.hi, l.phase]);
                 let combs = p.combs.iter().flat_map(|c| [c.period, c.width, c.phase]);
                 let all: Vec<ExprId> =
-                    loops.chain(combs).chain([p.start, p.end]).chain(p.guard).chain(p.filter).collect();
-                roots.extend(&all);
+                    loops.chain(combs).chain([p.start, *end]).chain(p.guard).chain(p.filter).collect();
+                roots.extend(all.iter().chain(last));
                 all
             })
             .collect();
         let mut b = Builder::new(program, &roots);
-        let pieces = rows.pieces.iter().zip(&of_piece).map(|(p, roots)| PieceCode {
+        let pieces = rows.pieces.iter().zip(&of_piece).zip(ends).map(|((p, roots), (end, last))| PieceCode {
             loops: p
                 .loops
                 .iter()
@@ -390,7 +467,8 @@ impl Rows {
                 .collect(),
             guard: p.guard.map(|g| b.slot(g)),
             start: b.slot(p.start),
-            end: b.slot(p.end),
+            end: b.slot(end),
+            last: last.map(|last| b.slot(last)),
             combs: p.combs.iter().map(|c| (b.slot(c.period), b.slot(c.width), b.slot(c.phase))).collect(),
             filter: p.filter.map(|f| (b.slot(f), b.key_code(&[f]))),
             match_by: p.filter.filter(|_| p.combs.is_empty()).and_then(|f| Match::of(program, f)).map(
@@ -399,14 +477,20 @@ impl Rows {
                     Match { of_key: b.slot(key), code: b.key_code(&[key]), wanted: b.slot(wanted), real }
                 },
             ),
+            told_by: vec![],
         });
-        let pieces = pieces.collect();
-        Rows { tape: b.finish(), pieces }
+        let mut pieces: Vec<PieceCode> = pieces.collect();
+        let tape = b.finish();
+        for piece in &mut pieces {
+            piece.told_by = tape.of_row(piece.slots(), piece.codes());
+        }
+        Rows { tape, pieces }
     }
 
     /// Rows in one environment.
     pub fn walker<'a>(&'a self, env: &'a Env<'a>) -> Result<RowWalker<'a>, EvalError> {
-        Ok(RowWalker { rows: self, machine: Machine::new(&self.tape, env)?, matches: None, row: Row::default() })
+        let machine = Machine::new(&self.tape, env)?;
+        Ok(RowWalker { rows: self, machine, matches: None, row: Row::default(), parts: vec![], made: false })
     }
 
     /// As [`Self::walker`], with the keys of the environment sorted before: for walkers of a few rows each.
@@ -458,26 +542,99 @@ pub struct RowWalker<'a> {
     machine: Machine<'a>,
     matches: Option<Cow<'a, Matches>>,
     row: Row,
+    /// For each piece what it was read of and gave; of nothing before the first row.
+    parts: Vec<Part>,
+    /// Whether `row` and `parts` are those of a query.
+    made: bool,
+}
+
+/// What a piece gave.
+#[derive(Clone, Debug)]
+struct Part {
+    /// Values of [`PieceCode::told_by`], and whether they are other than those of the row before.
+    of: Vec<i64>,
+    other: bool,
+    last: i64,
+    /// If it has loops, its keys, whatever `last` is.
+    row: Row,
+}
+
+impl Part {
+    fn new(piece: &PieceCode) -> Part {
+        Part { of: vec![0; piece.told_by.len()], other: false, last: i64::MAX, row: Row::default() }
+    }
+
+    /// Reads what the piece is told by, and its last key; whether either is other than before.
+    fn read(&mut self, piece: &PieceCode, machine: &Machine<'_>) -> bool {
+        self.other = false;
+        for (&slot, of) in piece.told_by.iter().zip(&mut self.of) {
+            let value = machine.get(slot);
+            self.other |= value != *of;
+            *of = value;
+        }
+        let last = piece.last.map_or(i64::MAX, |slot| machine.get(slot));
+        self.other | (last != std::mem::replace(&mut self.last, last))
+    }
 }
 
 impl RowWalker<'_> {
     /// The row of the query at position `q`, clipped to the keys of the environment.
+    ///
+    /// # Errors
+    /// An integer that does not fit 64 bits.
     pub fn row(&mut self, q: i64) -> Result<&Row, EvalError> {
-        self.row.clear();
+        self.go_to(q)?;
+        Ok(&self.row)
+    }
+
+    /// The row that was asked for last.
+    #[must_use]
+    pub fn here(&self) -> &Row {
+        &self.row
+    }
+
+    /// Goes to the row of the query at position `q`; whether it may be another than the last one.
+    ///
+    /// # Errors
+    /// An integer that does not fit 64 bits.
+    pub fn go_to(&mut self, q: i64) -> Result<bool, EvalError> {
         if self.matches.is_none() && self.rows.pieces.iter().any(|p| p.match_by.is_some()) {
             self.machine.set_row(q);
             self.matches = Some(Cow::Owned(self.rows.sorted(&mut self.machine)));
         }
         self.machine.set_row(q);
-        for (i, piece) in self.rows.pieces.iter().enumerate() {
+        let made = std::mem::take(&mut self.made);
+        if self.parts.is_empty() {
+            self.parts = self.rows.pieces.iter().map(Part::new).collect();
+        }
+        let mut moved = !made;
+        for (piece, part) in self.rows.pieces.iter().zip(&mut self.parts) {
+            moved |= part.read(piece, &self.machine);
+        }
+        if !moved && !self.machine.overflowed() {
+            self.made = true;
+            return Ok(false);
+        }
+        self.row.clear();
+        for (i, (piece, part)) in self.rows.pieces.iter().zip(&mut self.parts).enumerate() {
             let sorted = self.matches.as_ref().and_then(|m| m.0.get(i)).map_or(&[][..], Vec::as_slice);
-            emit(&mut self.machine, (piece, sorted), 0, &mut self.row);
+            if piece.loops.is_empty() {
+                emit(&mut self.machine, (piece, sorted), 0, &mut self.row);
+                continue;
+            }
+            if part.other || !made {
+                part.row.clear();
+                emit(&mut self.machine, (piece, sorted), 0, &mut part.row);
+                part.row.normalise();
+            }
+            self.row.push_before(part.last, &part.row);
         }
         if self.machine.overflowed() {
             return Err(EvalError::Overflow { q });
         }
         self.row.normalise();
-        Ok(&self.row)
+        self.made = true;
+        Ok(true)
     }
 }
 

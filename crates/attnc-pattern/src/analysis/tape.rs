@@ -339,6 +339,24 @@ impl<'p> Builder<'p> {
 }
 
 impl Tape {
+    /// Of what depends on the query alone, the slots among those given, and those that instructions of `codes` read.
+    pub(super) fn of_row(&self, slots: impl Iterator<Item = Slot>, codes: impl Iterator<Item = Code>) -> Vec<Slot> {
+        let mut read = vec![false; self.slots];
+        slots.for_each(|slot| read[slot] = true);
+        for instr in codes.flat_map(|code| &self.code[code]) {
+            let all = [instr.a, instr.b, instr.c].map(|slot| slot as usize);
+            let operands = match instr.op {
+                Op::Load(_, at) => &self.indices[at as usize][..],
+                Op::Select => &all,
+                Op::Not | Op::Un(_) | Op::RealUn(_) | Op::Table(_) => &all[..1],
+                _ => &all[..2],
+            };
+            operands.iter().for_each(|&slot| read[slot] = true);
+        }
+        let of_row = self.code[self.row.clone()].iter().map(|instr| instr.dst as usize);
+        of_row.chain(self.q).filter(|&slot| read[slot]).collect()
+    }
+
     fn check(&self, env: &Env<'_>) -> Result<(), EvalError> {
         for need in &self.needs {
             let given = match need.kind {
@@ -504,7 +522,7 @@ impl<'a> Machine<'a> {
                 Op::Load(t, at) => self.load(t, &tape.indices[at as usize]).to_bits() as i64,
                 Op::MapAt(m) => i64::from(self.map_at(m, a, b)),
                 Op::Drawn(d) => i64::from(b >= 0 && self.draw(d, a).binary_search(&b).is_ok()),
-                Op::DrawAt(d) => usize::try_from(b).ok().and_then(|b| self.draw(d, a).get(b)).copied().unwrap_or(-1),
+                Op::DrawAt(d) => self.draw_at(d, a, b),
             };
             self.slots[i.dst as usize] = value;
         }
@@ -577,16 +595,25 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn draw(&self, d: u32, row: i64) -> &[i64] {
+    /// What was chosen for a row: entries that ascend, and behind them what fills the row up, which is negative.
+    fn drawn(&self, d: u32, row: i64) -> &[i64] {
         let table = &self.env.draws[d as usize];
         let row = match self.tape.draw_scopes[d as usize] {
             DrawScope::Head => 0,
             DrawScope::Row => row.wrapping_sub(table.first),
         };
         let from = usize::try_from(row).ok().and_then(|r| r.checked_mul(table.count));
-        let all = from.and_then(|from| table.chosen.get(from..from.checked_add(table.count)?)).unwrap_or(&[]);
-        // Entries ascend, and what fills a row up comes behind them.
+        from.and_then(|from| table.chosen.get(from..from.checked_add(table.count)?)).unwrap_or(&[])
+    }
+
+    fn draw(&self, d: u32, row: i64) -> &[i64] {
+        let all = self.drawn(d, row);
         &all[..all.partition_point(|&c| c >= 0)]
+    }
+
+    fn draw_at(&self, d: u32, row: i64, at: i64) -> i64 {
+        let found = usize::try_from(at).ok().and_then(|at| self.drawn(d, row).get(at));
+        found.map_or(-1, |&c| c.max(-1))
     }
 
     fn load(&self, t: u32, indices: &[Slot]) -> f64 {
