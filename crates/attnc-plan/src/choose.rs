@@ -856,19 +856,18 @@ pub fn stand_in(plan: &Plan, env: &Env<'_>) -> Result<Vec<DrawTable>, EvalError>
         let width = lists.iter().map(Vec::len).max().unwrap_or(0).max(1);
         for (number, &draw) in select.tables.iter().enumerate() {
             // Bands of ranks are as long as they will be, spread likewise; those of mass share the candidates.
-            let share = |list: &[i64]| match &select.budget {
-                Budget::Bands(of) if !of.iter().any(|band| band.mass) => {
-                    let (c, count) = (list.len(), bands(of, list.len(), |_| 0)[number].len());
-                    (0..count).map(|i| list[i * c / count]).collect()
+            let mut chosen: Vec<i64> = Vec::with_capacity(width * lists.len());
+            for (row, list) in lists.iter().enumerate() {
+                match &select.budget {
+                    Budget::Bands(of) if !of.iter().any(|band| band.mass) => {
+                        let (c, count) = (list.len(), bands(of, list.len(), |_| 0)[number].len());
+                        chosen.extend((0..count).map(|i| list[i * c / count]));
+                    }
+                    Budget::Bands(of) => chosen.extend(list.iter().skip(number).step_by(of.len())),
+                    _ => chosen.extend(list),
                 }
-                Budget::Bands(of) => list.iter().skip(number).step_by(of.len()).copied().collect(),
-                _ => list.to_vec(),
-            };
-            let each = lists.iter().map(|list| share(list)).map(|mut list| {
-                list.resize(width, -1);
-                list
-            });
-            let chosen: Vec<i64> = each.flatten().collect();
+                chosen.resize((row + 1) * width, -1);
+            }
             let first = if select.rows == Index::One { 0 } else { rows.start };
             let table = DrawTable { chosen: chosen.into(), count: width, first, ..DrawTable::default() };
             env.draws[draw.0 as usize] = table;

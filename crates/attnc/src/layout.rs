@@ -185,8 +185,8 @@ fn places(program: &Program, layout: &Layout, view: &View<'_>) -> Result<std::sy
 
 /// A random word for each token: sets of tokens are equal if the sums of their words are, but for one chance in 2^128.
 struct Words {
-    /// The place of each token in the other layout.
-    places: Vec<u32>,
+    /// The token at each place of the other layout.
+    tokens: Vec<u32>,
     /// Sums of the words of all tokens before one: as they lie, and in the other layout.
     here: Vec<u128>,
     there: Vec<u128>,
@@ -204,7 +204,9 @@ impl Words {
         };
         let here = sums(&mut places.iter().map(|&at| word(at)));
         let there = sums(&mut (0..places.len() as u32).map(word));
-        Words { places: places.to_vec(), here, there }
+        let mut tokens: Vec<u32> = (0..places.len() as u32).collect();
+        tokens.sort_unstable_by_key(|&token| places[token as usize]);
+        Words { tokens, here, there }
     }
 
     /// Whether a view of the tokens as they lie and one of the other layout hold the same pairs, each as often.
@@ -213,14 +215,15 @@ impl Words {
             return Ok(false);
         }
         let (mut ours, mut theirs) = (ours.rows()?, theirs.rows()?);
-        for (row, &at) in self.places.iter().enumerate() {
+        // Where a layout is of use, queries that share their keys follow one another in it, and their row is made once.
+        for (at, &token) in self.tokens.iter().enumerate() {
             let sum = |sums: &[u128], runs: &[crate::view::Run]| {
                 runs.iter().fold(0_u128, |all, run| {
                     let own = sums[run.last as usize + 1].wrapping_sub(sums[run.first as usize]);
                     all.wrapping_add(own.wrapping_mul(u128::from(run.times)))
                 })
             };
-            if sum(&self.here, ours.row(row as i64)?) != sum(&self.there, theirs.row(i64::from(at))?) {
+            if sum(&self.here, ours.row(i64::from(token))?) != sum(&self.there, theirs.row(at as i64)?) {
                 return Ok(false);
             }
         }

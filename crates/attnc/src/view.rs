@@ -144,17 +144,19 @@ impl RowWalk<'_> {
     /// An expression that has no value there.
     pub fn row(&mut self, row: i64) -> Result<&[Run], EvalError> {
         let k_start = self.env.k_start;
-        self.runs.clear();
-        self.ends.clear();
         if let [(walker, None)] = self.walkers.as_mut_slice() {
-            let found = walker.row(self.env.q_start + row)?;
-            self.runs.extend(found.ranges().map(|r| Run {
-                first: r.start() - k_start,
-                last: r.end() - k_start,
-                times: 1,
-            }));
+            if walker.go_to(self.env.q_start + row)? {
+                self.runs.clear();
+                self.runs.extend(walker.here().ranges().map(|r| Run {
+                    first: r.start() - k_start,
+                    last: r.end() - k_start,
+                    times: 1,
+                }));
+            }
             return Ok(&self.runs);
         }
+        self.runs.clear();
+        self.ends.clear();
         for (walker, counted) in &mut self.walkers {
             for range in walker.row(self.env.q_start + row)?.ranges() {
                 let (first, last) = range.into_inner();

@@ -277,12 +277,22 @@ pub struct Ranges<'a> {
 }
 
 impl Ranges<'_> {
+    #[inline]
     fn half_open(&mut self) -> Option<(i64, i64)> {
+        if !self.row.runs.is_empty() {
+            return self.among_runs();
+        }
+        // Spans alone are maximal as they stand.
+        let &(from, to) = self.row.spans.get(self.span)?;
+        let from = from.max(self.at);
+        (self.span, self.at) = (self.span + 1, to);
+        Some((from, to))
+    }
+
+    fn among_runs(&mut self) -> Option<(i64, i64)> {
         let mut found = self.piece()?;
         self.at = found.1;
-        // Without runs, spans are maximal.
-        while !self.row.runs.is_empty()
-            && let Some(next) = self.piece()
+        while let Some(next) = self.piece()
             && next.0 == found.1
         {
             (found.1, self.at) = (next.1, next.1);
@@ -318,6 +328,7 @@ impl Ranges<'_> {
 impl Iterator for Ranges<'_> {
     type Item = std::ops::RangeInclusive<i64>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let (from, to) = self.half_open()?;
         Some(from..=to - 1)
