@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use attnc_kernels::Isa;
 use attnc_kernels::abi::Table;
-use attnc_plan::{Plan, VerifiedPlan};
+use attnc_plan::{Entry, Plan, VerifiedPlan};
 use serde::{Deserialize, Serialize};
 
 use crate::jit::{self, Code};
@@ -145,6 +145,8 @@ pub(crate) struct Few {
     pub(crate) _code: Code,
     pub(crate) folded: Drive,
     pub(crate) touched: Drive,
+    /// Whether something beside scores reads the head.
+    pub(crate) of_one_head: bool,
 }
 
 impl CpuKernel {
@@ -157,6 +159,17 @@ impl CpuKernel {
     /// Whether there is code for few queries: it folds heads, and tells which keys they visit.
     pub(crate) fn knows_few(&self) -> bool {
         self.few().is_some()
+    }
+
+    /// Whether something beside scores, which keys there are above all, may differ from head to head of the same environment.
+    pub(crate) fn differs_by_head(&self) -> bool {
+        self.uses.head && self.few().is_none_or(|few| few.of_one_head)
+    }
+
+    /// Whether scores of a stage are modified, or something is added to them.
+    pub(crate) fn modifies(&self) -> bool {
+        let biased = |e: &Entry| matches!(e, Entry::Tokens { bias: Some(_), .. });
+        self.plan.stages.iter().any(|s| s.score.is_some() || s.entries.iter().any(biased))
     }
 
     /// Computes the queries of folded heads; nothing without code for few queries.

@@ -1,8 +1,9 @@
 //! Few queries over many keys: heads that share keys become one job, and its keys are cut into tasks.
 //!
 //! The one idea: what is done is fixed by the launch and never by the threads. Query heads of one part that read the
-//! same keys and values, and whose kernel reads nothing that differs between them, are *folded*: their queries are the
-//! lanes of one tile, found by lists of row numbers, so that K and V are read once for all of them. A job of one tile of
+//! same keys and values, and whose kernel finds the same sets for them, are *folded*: their queries are the lanes of one
+//! tile, found by lists of row numbers, so that K and V are read once for all of them; what is done to scores may differ
+//! between heads, as that of each lane is listed. A job of one tile of
 //! queries is *cut* after every [`CUT_TILES`] tiles of keys that it visits; each piece makes an output and a log-sum-exp
 //! of its own, and whoever ends the last piece merges them in a fixed tree. A job's cuts depend on nothing beside it.
 //! Nothing here knows of patterns or machine code.
@@ -54,14 +55,15 @@ pub(crate) fn groups(
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (at, &head) in heads.iter().enumerate() {
         let queries = n_q(at);
-        let foldable = is_few(kernel, queries) && !kernel.uses().head;
+        let few = is_few(kernel, queries);
         let joins = |group: &&mut Vec<usize>| {
             let first = group[0];
             kv_heads[heads[first]] == kv_heads[head]
                 && (group.len() + 1) * queries as usize <= lanes
                 && alike(first, at)
+                && !kernel.differs_by_head()
         };
-        match groups.iter_mut().filter(|_| foldable).find(joins) {
+        match groups.iter_mut().filter(|_| few).find(joins) {
             Some(group) => group.push(at),
             None => groups.push(vec![at]),
         }
@@ -95,6 +97,12 @@ pub(crate) fn alike(a: &Env<'_>, b: &Env<'_>, uses: &Uses) -> bool {
         && uses.tensors.iter().all(tensors)
         && uses.draws.iter().all(draws)
         && uses.orders.iter().chain(&uses.positions).all(orders)
+}
+
+/// Whether elements of each tensor that a kernel reads are numbered in 32 bits, as code for few queries has them.
+pub(crate) fn small_tensors(env: &Env<'_>, uses: &Uses) -> bool {
+    let small = |t: &[usize]| t.iter().try_fold(1_i32, |all, &n| all.checked_mul(i32::try_from(n).ok()?)).is_some();
+    uses.tensors.iter().all(|&(t, _)| env.tensors.get(t).is_none_or(|data| small(&data.dims)))
 }
 
 /// Whether two maps are given, and are the same memory.
@@ -142,6 +150,8 @@ fn gcd(a: i64, b: i64) -> i64 {
 pub(crate) struct Fold {
     /// Number of the query of each lane, filled up to a whole tile with the last.
     walk: Box<[u32]>,
+    /// The head of each lane, filled up likewise.
+    heads: Box<[u32]>,
     lanes: i64,
     q: Listed,
     out: Listed,
@@ -160,8 +170,11 @@ impl Fold {
         let lanes = heads.len() * walk.len();
         let mut each: Vec<u32> = walk.repeat(heads.len());
         each.resize(tile.max(lanes), *walk.last()?);
+        let mut head_of = heads.iter().flat_map(|&h| walk.iter().map(move |_| h as u32)).collect::<Vec<_>>();
+        head_of.resize(tile.max(lanes), *head_of.last()?);
         Some(Fold {
             walk: each.into(),
+            heads: head_of.into(),
             lanes: lanes as i64,
             q: Listed::of(q, q_heads, walk)?,
             out: Listed::of(out, heads, walk)?,
@@ -187,7 +200,7 @@ impl Fold {
         if let Some(listed) = &self.lse {
             (ctx.lse, ctx.lse_stride, ctx.lse_index) = (lse, listed.unit, listed.index.as_ptr());
         }
-        (ctx.walk, ctx.lanes) = (self.walk.as_ptr(), self.lanes);
+        (ctx.walk, ctx.lane_heads, ctx.lanes) = (self.walk.as_ptr(), self.heads.as_ptr(), self.lanes);
     }
 }
 

@@ -41,6 +41,7 @@ pub(crate) fn known() -> Result<String, CompileError> {
 pub(crate) fn few(plan: &Plan, isa: Isa, verify: bool) -> Result<Option<Few>, CompileError> {
     let target = host(verify)?;
     let Some(code) = driver::emit_few(plan, callees(isa)?, target.default_call_conv())? else { return Ok(None) };
+    let of_one_head = code.of_one_head;
     let mut maker = Maker::new(target, &Options { verify, ..Options::default() });
     let made = maker.define("folded", code.folded).and_then(|f| Ok((f, maker.define("touched", code.touched)?)));
     let (folded, touched) = match made {
@@ -53,7 +54,7 @@ pub(crate) fn few(plan: &Plan, isa: Isa, verify: bool) -> Result<Option<Few>, Co
     // SAFETY: the functions were generated with this signature and the host's calling convention.
     let [folded, touched] = [folded, touched]
         .map(|id| unsafe { std::mem::transmute::<*const u8, Drive>(maker.module.get_finalized_function(id)) });
-    Ok(Some(Few { _code: Code(Some(maker.module)), folded, touched }))
+    Ok(Some(Few { _code: Code(Some(maker.module)), folded, touched, of_one_head }))
 }
 
 /// The host's instruction set as Cranelift sees it, made once; with or without the verifier. Registers are allocated

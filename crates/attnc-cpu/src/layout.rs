@@ -65,6 +65,8 @@ pub(crate) struct Ctx {
     /// Numbers of the queries in the order of the stage, for whole tiles; or null where that is the given order. In a
     /// numbering by orders, their indices. Of folded heads, those of each lane.
     pub(crate) walk: *const u32,
+    /// The head of each lane of folded heads, for whole tiles; else null.
+    pub(crate) lane_heads: *const u32,
     /// Lanes of folded heads; queries of the launch.
     pub(crate) lanes: i64,
     /// Which keys of a numbering by orders the launch has, one word a tile; or null.

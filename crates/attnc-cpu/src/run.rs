@@ -23,7 +23,7 @@ use rustc_hash::FxHashMap;
 
 use crate::compile::{CpuKernel, Uses};
 use crate::dynamic::{self, HandedBack, Setups};
-use crate::few::{Cuts, Fold, alike, cut, groups, is_few, most_pieces, partial_bytes};
+use crate::few::{Cuts, Fold, alike, cut, groups, is_few, most_pieces, partial_bytes, small_tensors};
 use crate::inplace::Stand;
 use crate::layout::{ALIGN, Bound, Ctx, Rows, Scratch, ScratchSize};
 use crate::singles::{Head, Places, Singles};
@@ -454,7 +454,7 @@ fn cut_jobs(jobs: &mut [Job<'_>], parts: &[Part<'_>], memory: &Memory, dv: usize
         let env = |job: &Job<'_>| &parts[job.part].envs[job.env];
         let known = at.checked_sub(1).map(|before| &jobs[before]).filter(|before| {
             let uses = job.kernel.uses();
-            before.part == job.part && !uses.head && alike(env(before), env(job), uses)
+            before.part == job.part && !job.kernel.differs_by_head() && alike(env(before), env(job), uses)
         });
         let cuts = match known {
             Some(before) => before.cuts.as_ref().map(|cuts| cuts.at().to_vec()),
@@ -729,7 +729,7 @@ pub(crate) struct Job<'a> {
     moduli: Vec<i64>,
     /// Where results are kept between stages, if there are several.
     between: Option<Between>,
-    /// The heads, if there are several.
+    /// The heads, if there are several or their queries are computed as if there were.
     fold: Option<Fold>,
     /// Its keys in pieces, if they are cut.
     cuts: Option<Cuts>,
@@ -1080,7 +1080,7 @@ fn jobs<'a>(
                     forward: part.forward,
                 };
                 let heads: Vec<usize> = group.iter().map(|&i| part.heads[i]).collect();
-                if let Some((fold, ctx)) = fold(part.kernel, ctx, &of_first, launch, (batch, &heads)) {
+                if let Some((fold, ctx)) = fold(part.kernel, (ctx, env), &of_first, launch, (batch, &heads)) {
                     jobs.push(Job { fold: Some(fold), ..job(head, ctx, of_first, at) });
                     continue;
                 }
@@ -1096,16 +1096,18 @@ fn jobs<'a>(
     Ok(jobs)
 }
 
-/// Folds heads of a batch item, `ctx` being the context of the first; `None` for one head, without code for it, or if
-/// the layouts do not allow it.
+/// Folds heads of a batch item, `ctx` being the context of the first, and `env` what is known of it; `None` without code for
+/// it, if the layouts do not allow it, or for one head where nothing is gained.
 fn fold(
     kernel: &CpuKernel,
-    mut ctx: Ctx,
+    (mut ctx, env): (Ctx, &Env<'_>),
     listings: &[Option<Arc<Listing>>],
     launch: &mut Launch<'_>,
     (batch, heads): (usize, &[usize]),
 ) -> Option<(Fold, Ctx)> {
-    if heads.len() < 2 || !kernel.knows_few() {
+    // Scores of few queries are modified fastest with keys side by side.
+    let alone = is_few(kernel, ctx.n_q) && ctx.n_q <= FEW as i64 && kernel.modifies();
+    if heads.len() < 2 && !alone || !small_tensors(env, kernel.uses()) || !kernel.knows_few() {
         return None;
     }
     let n_q = ctx.n_q as usize;
@@ -1188,6 +1190,7 @@ fn context(
         modulus: 1,
         given: [env.q_start, env.k_start, env.n_q, env.n_k],
         walk: std::ptr::null(),
+        lane_heads: std::ptr::null(),
         lanes: env.n_q,
         present: std::ptr::null(),
         first_tile: 0,

@@ -33,7 +33,7 @@ impl attnc_plan::Visits for Visits {
     }
 }
 
-/// Most heads of `n_q` queries that are computed together where they share keys and differ in nothing else.
+/// Most heads of `n_q` queries that are computed together where they share keys and have the same sets.
 #[must_use]
 pub fn most_folded(plan: &Plan, n_q: i64) -> usize {
     let lanes = plan.stages.first().map_or(0, |s| s.tile.q);
@@ -55,13 +55,25 @@ pub fn few_tasks(plan: &Plan, tasks: &[Work], heads: usize, n_q: i64, n_k: i64) 
     }
     let lanes = |rows: usize| if rows <= FEW { rows } else { rows.next_multiple_of(LANE_STEP) } as u64;
     let (before, after) = (lanes(n_q as usize), lanes(heads * n_q as usize));
+    // With keys side by side all lanes of a tile are modified.
+    let tile = plan.stages.first().map_or(FEW, |s| s.tile.q) as u64;
+    let modified = if after <= FEW as u64 {
+        FEW as u64
+    } else if heads > 1 {
+        tile
+    } else {
+        after
+    };
     let cut = plan_is_few(plan, n_q) && most_pieces(n_k) > 1;
     let mut all = Vec::new();
     for &task in tasks {
         let mut task = task;
         let keys = task[Term::Products] / before;
-        for term in [Term::Products, Term::Softmax, Term::Masked, Term::Modified, Term::Functions, Term::Lookups] {
+        for term in [Term::Products, Term::Softmax, Term::Masked] {
             task[term] = task[term] / before * after;
+        }
+        for term in [Term::Modified, Term::Functions, Term::Lookups] {
+            task[term] = task[term] / before * modified;
         }
         for term in [Term::Rows, Term::Bits, Term::Tested] {
             task[term] *= heads as u64;

@@ -363,6 +363,9 @@ Rows {
     count: fn(to: *mut i32 => Ptr, first: i64 => I64, lanes: i64 => I64);
     /// `start` more than each number of a list.
     listed: fn(to: *mut i32 => Ptr, list: *const u32 => Ptr, start: i64 => I64, lanes: i64 => I64);
+    /// `keys` rows one after the other, of `pitch` elements each, a multiple of [`FEW`]: those of each row are `start` more
+    /// than its number of a list.
+    repeated: fn(to: *mut i32 => Ptr, list: *const u32 => Ptr, start: i64 => I64, pitch: i64 => I64, keys: i64 => I64);
     /// The same elements.
     copy: fn(to: *mut f32 => Ptr, a: *const f32 => Ptr, lanes: i64 => I64);
 
@@ -429,6 +432,8 @@ Rows {
     /// `a` where `which` is all ones, `b` where it is zero; of any type.
     select: fn(to: *mut i32 => Ptr, which: *const i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, lanes: i64 => I64);
 
+    /// `extent` times `a`, and `b` clamped to `0 .. extent`; `extent >= 1`.
+    within: fn(to: *mut i32 => Ptr, a: *const i32 => Ptr, b: *const i32 => Ptr, extent: i64 => I64, lanes: i64 => I64);
     /// The singles at `data + stride * i`, `stride` in bytes, for each `i` of `index` clamped to `0 .. extent`; `extent >= 1`.
     load: fn(to: *mut f32 => Ptr, data: *const u8 => Ptr, index: *const i32 => Ptr, extent: i64 => I64, stride: i64 => I64,
              lanes: i64 => I64);

@@ -154,9 +154,9 @@ unsafe fn load_each(to: *mut f32, data: *const u8, index: *const i32, extent: i6
 macro_rules! table {
     ($(#[$features:meta])*) => {
         pub(super) const TABLE: Rows = Rows {
-            set_real, set_int, count, listed, copy, add, sub, mul, div, min, max, neg, abs, sqrt, exp, log, tanh, add_int,
+            set_real, set_int, count, listed, repeated, copy, add, sub, mul, div, min, max, neg, abs, sqrt, exp, log, tanh, add_int,
             sub_int, mul_int, min_int, max_int, neg_int, abs_int, to_real, less, at_most, equal, less_int, at_most_int,
-            equal_int, and, or, not, select, load, load_keys, set_columns,
+            equal_int, and, or, not, select, within, load, load_keys, set_columns,
         };
 
         entries! { $(#[$features])*
@@ -167,6 +167,16 @@ macro_rules! table {
             }
             fn listed(to: *mut i32, list: *const u32, start: i64, lanes: i64) {
                 each1(to, list, lanes, |x| (x as i32).wrapping_add(start as i32))
+            }
+            fn repeated(to: *mut i32, list: *const u32, start: i64, pitch: i64, keys: i64) {
+                let mut rows = to.cast::<[i32; FEW]>();
+                for key in 0..keys as usize {
+                    let x = (*list.add(key) as i32).wrapping_add(start as i32);
+                    for _ in 0..pitch as usize / FEW {
+                        rows.write_unaligned([x; FEW]);
+                        rows = rows.add(1);
+                    }
+                }
             }
             fn copy(to: *mut f32, a: *const f32, lanes: i64) { each1(to, a, lanes, |a: f32| a) }
             fn add(to: *mut f32, a: *const f32, b: *const f32, lanes: i64) { each2(to, a, b, lanes, |a: f32, b| a + b) }
@@ -218,6 +228,13 @@ macro_rules! table {
                 steps!(lanes, |i, n| {
                     let (which, a, b) = (get(which.add(i), n), get(a.add(i), n), get(b.add(i), n));
                     put(to.add(i), from_fn(|j| which[j] & a[j] | !which[j] & b[j]), n);
+                })
+            }
+            fn within(to: *mut i32, a: *const i32, b: *const i32, extent: i64, lanes: i64) {
+                let (extent, last) = (extent as i32, (extent - 1) as i32);
+                each2(to, a, b, lanes, |a: i32, b| {
+                    let b = if b < last { b } else { last };
+                    a.wrapping_mul(extent).wrapping_add(if b > 0 { b } else { 0 })
                 })
             }
             fn load(to: *mut f32, data: *const u8, index: *const i32, extent: i64, stride: i64, lanes: i64) {

@@ -247,6 +247,27 @@ fn rows_are_filled_with_elements() {
 }
 
 #[test]
+fn numbers_are_repeated_and_places_found() {
+    let (list, b) = ([3_u32, 40, 7], [5, -1, 9, 10, 0, i32::MAX, i32::MIN]);
+    for (isa, t) in tables() {
+        for pitch in [8, 24, 64] {
+            let mut to = vec![-1; 3 * pitch + 1];
+            // SAFETY: the table is made for this machine; there is room for three rows.
+            unsafe { (t.repeated)(to.as_mut_ptr(), list.as_ptr(), 100, pitch as i64, 3) };
+            let expected: Vec<i32> = list.iter().flat_map(|&n| vec![100 + n as i32; pitch]).chain([-1]).collect();
+            assert_eq!(to, expected, "{}: {pitch} elements", isa.name());
+        }
+        for n in 0..=b.len() {
+            let (a, mut to) = ([0, 1, 2, 3, 4, 5, 6], [-1; 8]);
+            // SAFETY: as above, for rows of at most seven elements.
+            unsafe { (t.within)(to.as_mut_ptr(), a.as_ptr(), b.as_ptr(), 10, n as i64) };
+            let expected: Vec<i32> = [5, 10, 29, 39, 40, 59, 60][..n].iter().copied().chain(vec![-1; 8 - n]).collect();
+            assert_eq!(to[..], expected, "{}: {n} elements", isa.name());
+        }
+    }
+}
+
+#[test]
 fn loads_clamp_and_find_every_element() {
     let data: Vec<f32> = (0..40 * 100).map(|i| i as f32).collect();
     let at = |i: i64, extent: i64, stride: i64| (i.clamp(0, extent - 1) * stride) as f32;

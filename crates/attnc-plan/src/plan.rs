@@ -283,18 +283,10 @@ impl Plan {
         !(self.pools.is_empty() && self.chooses.is_empty() && self.rows.is_none())
     }
 
-    /// Whether a score, a scale or a bias reads which head it is of. Sets may read it besides.
+    /// Whether a scale reads which head it is of.
     #[must_use]
-    pub fn reads_head(&self) -> bool {
-        let exprs = &self.program.exprs;
-        let of_entry = |e: &Entry| match e {
-            Entry::Tokens { bias, .. } | Entry::Null { bias, .. } => *bias,
-        };
-        let of_stage = |s: &Attend| {
-            let biases = s.entries.iter().filter_map(of_entry);
-            s.score.into_iter().chain(biases).chain([s.scale]).any(|e| exprs.reads(e, |v| v == Var::Head))
-        };
-        self.stages.iter().any(of_stage)
+    pub fn scales_by_head(&self) -> bool {
+        self.stages.iter().any(|s| self.program.exprs.reads(s.scale, |v| v == Var::Head))
     }
 
     /// A hash of all that decides a result's rounding: 16 hexadecimal digits of the text form's BLAKE3.

@@ -1373,7 +1373,7 @@ impl Kernel {
             let alike = envs.len() < of_piece.len() || !self.counts_by_head(piece.attention);
             let plan = &self.plan_of(piece)?.plan;
             // What is chosen for a head is not shared by the heads of a job.
-            let folds = !self.reads_head(piece.attention) && !plan.reads_head();
+            let folds = !self.reads_head(piece.attention) && !plan.scales_by_head();
             let most = if folds { attnc_cpu::most_folded(plan, shape.n_q) } else { 1 };
             // How many heads each job folds, the jobs in the order of their first heads.
             let mut folds: Vec<(usize, &Env<'_>, usize)> = Vec::new();

@@ -81,6 +81,8 @@ pub(crate) struct FewCode {
     pub(crate) folded: Function,
     /// Marks the tiles of keys that a tile of queries visits for any entry.
     pub(crate) touched: Function,
+    /// Whether something beside scores reads the head, so that it must be the same for all lanes.
+    pub(crate) of_one_head: bool,
 }
 
 /// Writes the functions of a plan for few queries; `None` for what does not run in one stage over all keys.
@@ -89,7 +91,7 @@ pub(crate) fn emit_few(plan: &Plan, callees: &Callees, conv: CallConv) -> Result
     if attend.own || matches!(attend.view, View::Classes(_) | View::Ordered { .. } | View::Rows) {
         return Ok(None);
     }
-    let (folded, _) = drive(plan, attend, (Tiled::Folded, false), callees, conv)?;
+    let (folded, uses) = drive(plan, attend, (Tiled::Folded, false), callees, conv)?;
     let (mut e, number) = Emitter::new(&plan.program, callees, conv, false);
     let t = query_tile(&mut e, attend, number, Tiled::of(attend));
     e.support_unit("marks_clear", &[t.marks]);
@@ -100,7 +102,7 @@ pub(crate) fn emit_few(plan: &Plan, callees: &Callees, conv: CallConv) -> Result
     }
     e.ins().get().return_(&[]);
     let (touched, _) = e.finish()?;
-    Ok(Some(FewCode { folded, touched }))
+    Ok(Some(FewCode { folded, touched, of_one_head: uses.head }))
 }
 
 /// Whether this back end runs a stage.
@@ -126,6 +128,8 @@ struct QueryTile<'a> {
     at: Value,
     /// Where numbers of rows are listed, if they do not follow one another.
     walk: Option<Value>,
+    /// Where the head of each row is listed, if they may differ.
+    heads: Option<Value>,
     /// Tiles of keys to visit.
     marks: Value,
     /// Some of them.
@@ -141,7 +145,9 @@ enum Tiled {
     Listed,
     /// Those that the stage's numbering lists by index.
     Ordered,
-    /// All of the launch, of several heads, or a tile of rows in place of them: each lane's is listed.
+    /// A tile of rows in place of queries: each lane's is listed.
+    Rows,
+    /// All of the launch, of several heads: each lane's and its head are listed.
     Folded,
 }
 
@@ -152,7 +158,7 @@ impl Tiled {
             View::Given | View::Classes(_) => Tiled::Given,
             View::Walk(_) => Tiled::Listed,
             // A tile of them is all that the function is given.
-            View::Rows => Tiled::Folded,
+            View::Rows => Tiled::Rows,
             View::Ordered { .. } => Tiled::Ordered,
         }
     }
@@ -162,7 +168,7 @@ impl Tiled {
 fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value, tiled: Tiled) -> QueryTile<'a> {
     let marks = e.field(e.scratch, offset_of!(Scratch, marks), I64);
     let window = e.field(e.scratch, offset_of!(Scratch, window), I64);
-    if tiled == Tiled::Folded {
+    if matches!(tiled, Tiled::Rows | Tiled::Folded) {
         let (n_q, at) = (e.variable(Var::NQ, Form::Scalar), e.variable(Var::QStart, Form::Scalar));
         let end = e.ins().get().iadd(at, n_q);
         let last = e.ins().get().iadd_imm_s(end, -1);
@@ -171,7 +177,11 @@ fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value, tiled:
         let first = e.int(0);
         let rows = e.field(e.ctx, offset_of!(Ctx, lanes), I64);
         let walk = Some(e.field(e.ctx, offset_of!(Ctx, walk), I64));
-        return QueryTile { attend, first, rows, at, walk, marks, window };
+        let heads = (tiled == Tiled::Folded).then(|| {
+            e.heads_differ();
+            e.field(e.ctx, offset_of!(Ctx, lane_heads), I64)
+        });
+        return QueryTile { attend, first, rows, at, walk, heads, marks, window };
     }
     let bq = attend.tile.q as i64;
     if tiled == Tiled::Ordered {
@@ -189,7 +199,7 @@ fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value, tiled:
         e.bind(Var::QLo, Form::Scalar, lo);
         e.bind(Var::QHi, Form::Scalar, hi);
         let at = e.int(0);
-        return QueryTile { attend, first, rows, at, walk: Some(walk), marks, window };
+        return QueryTile { attend, first, rows, at, walk: Some(walk), heads: None, marks, window };
     }
     let n_q = e.variable(Var::NQ, Form::Scalar);
     let q_start = e.variable(Var::QStart, Form::Scalar);
@@ -207,7 +217,7 @@ fn query_tile<'a>(e: &mut Emitter<'_>, attend: &'a Attend, number: Value, tiled:
         at = q_start;
         listed(e, list, first)
     });
-    QueryTile { attend, first, rows, at, walk, marks, window }
+    QueryTile { attend, first, rows, at, walk, heads: None, marks, window }
 }
 
 /// Where element `i` of a list of numbers is.
@@ -241,6 +251,12 @@ fn drive(
     if let Some(bias) = common {
         shift(&mut e, -bias);
     }
+    if let (Some(heads), Some(walk)) = (t.heads, t.walk) {
+        let none = e.int(0);
+        let biases = attend.entries.iter().filter_map(token_bias).filter(|_| common.is_none());
+        let roots: Vec<ExprId> = attend.score.into_iter().chain(biases).collect();
+        e.lay_side_by_side(&roots, &[(Var::Q, walk, t.at), (Var::Head, heads, none)]);
+    }
     for entry in &attend.entries {
         match entry {
             Entry::Tokens { rows, tiles, bias, .. } => {
@@ -257,10 +273,18 @@ fn drive(
     e.finish()
 }
 
+/// What is added to the scores of an entry's tokens.
+fn token_bias(entry: &Entry) -> Option<ExprId> {
+    match entry {
+        Entry::Tokens { bias, .. } => *bias,
+        Entry::Null { .. } => None,
+    }
+}
+
 /// The function that takes the scores of a tile of items of a selection.
 fn score(plan: &Plan, scored: &Scored, callees: &Callees, conv: CallConv) -> Result<(Function, Uses), CompileError> {
     let (mut e, number) = Emitter::new(&plan.program, callees, conv, false);
-    let t = query_tile(&mut e, &scored.walk, number, Tiled::Folded);
+    let t = query_tile(&mut e, &scored.walk, number, Tiled::Rows);
     let scale = e.scalar(scored.walk.scale);
     e.stage(Stage::begin_scores, &[e.ctx, e.scratch, t.first, t.rows, scale]);
     let take = if scored.direct { Stage::keep } else { Stage::reduce };
@@ -360,7 +384,7 @@ fn each_chunk<'p>(
 /// Makes the scores of a chunk: products, and what is done to them.
 fn scores(e: &mut Emitter<'_>, t: &QueryTile<'_>, chunk: Value, bias: Option<ExprId>, products: Stage) {
     let tile = score_tile(e, t, chunk);
-    let added = e.added(&tile, t.attend.score, bias);
+    let added = if t.heads.is_some() { None } else { e.added(&tile, t.attend.score, bias) };
     let (from, pitch) = added.unwrap_or_else(|| {
         let none = e.int(0);
         (none, none)
@@ -378,7 +402,7 @@ fn score_tile(e: &mut Emitter<'_>, t: &QueryTile<'_>, chunk: Value) -> ScoreTile
     let lane = e.field(chunk, offset_of!(Chunk, lane), I64);
     let lanes = e.field(chunk, offset_of!(Chunk, lanes), I64);
     let first = e.field(chunk, offset_of!(Chunk, first), I64);
-    ScoreTile { q: t.at, walk: t.walk, lane, lanes, k, keys, first }
+    ScoreTile { q: t.at, walk: t.walk, heads: t.heads, lane, lanes, k, keys, first }
 }
 
 /// One entry of null slots.
@@ -390,6 +414,11 @@ fn attend_nulls(e: &mut Emitter<'_>, t: &QueryTile<'_>, slots: i64, bias: Option
     e.loop_for((none, slots), 1, &[], |e, slot, _| {
         e.bind(Var::Slot, Form::Scalar, slot);
         each_row(e, t, |e, r| {
+            if let Some(heads) = t.heads {
+                let at = listed(e, heads, r);
+                let head = e.ins().get().uload32(trusted(), at, 0);
+                e.bind(Var::Head, Form::Scalar, head);
+            }
             let logit = match bias {
                 Some(bias) => e.scalar(bias),
                 None => e.ins().get().f32const(0.0),

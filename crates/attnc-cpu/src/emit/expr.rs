@@ -18,7 +18,7 @@ use crate::layout::{Ctx, DrawRef, MapRef, OrderRef, SlotsRef, TensorRef};
 use crate::stages::Stage;
 
 /// Bits that make a value differ between the queries of a group.
-pub(super) const LANES: Deps = dep(Var::Q) | dep(Var::Score);
+pub(super) const LANES: Deps = dep(Var::Q) | dep(Var::Score) | dep(Var::Head);
 
 impl Emitter<'_> {
     /// The value of an expression in the innermost scope.
@@ -100,7 +100,11 @@ impl Emitter<'_> {
 
     /// The outermost scope that knows all variables of an expression.
     pub(super) fn scope_of(&self, id: ExprId) -> usize {
-        let deps = self.deps[id.0 as usize];
+        self.scope_for(self.deps[id.0 as usize])
+    }
+
+    /// The outermost scope that knows some variables.
+    pub(super) fn scope_for(&self, deps: Deps) -> usize {
         self.scopes.iter().rposition(|s| s.binds & deps != 0).unwrap_or(0)
     }
 

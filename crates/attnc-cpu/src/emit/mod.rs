@@ -92,15 +92,17 @@ enum Form {
 /// What an expression depends on, as a set of bits.
 type Deps = u64;
 
-/// Bit of a variable. Launch-wide variables and tile bounds are known everywhere and have none.
+/// Bit of a variable. Launch-wide variables and tile bounds are known everywhere and have none; the head has one where
+/// lanes are of several ([`Emitter::heads_differ`]).
 const fn dep(var: Var) -> Deps {
     match var {
         Var::Q => 1,
         Var::K => 2,
         Var::Score => 4,
         Var::Slot => 8,
+        Var::Head => 16,
         // Two loops that share a bit are only thought to depend on each other.
-        Var::Loop(n) => 16 << (n % 60),
+        Var::Loop(n) => 32 << (n % 59),
         _ => 0,
     }
 }
@@ -142,6 +144,8 @@ pub(crate) struct Emitter<'a> {
     across: Deps,
     /// Elements of rows that differ from query to query.
     lanes: Option<Value>,
+    /// How rows hold several keys, if they do.
+    side_by_side: Option<rows::SideBySide>,
     /// An expression whose row is to be made at this address.
     target: Option<(ExprId, Value)>,
     /// Why there will be no function, if so.
@@ -184,13 +188,14 @@ impl<'a> Emitter<'a> {
             block,
             scopes: vec![Scope::default()],
             signatures: Vec::new(),
-            deps: dependencies(&program.exprs),
+            deps: dependencies(&program.exprs, !dep(Var::Head)),
             ranges: FxHashMap::default(),
             parts: FxHashMap::default(),
             uses: Uses::default(),
             tensors: BTreeMap::new(),
             across: expr::LANES,
             lanes: None,
+            side_by_side: None,
             target: None,
             refused: None,
             ctx,
@@ -211,6 +216,11 @@ impl<'a> Emitter<'a> {
             list.dedup();
         }
         Ok((self.func, self.uses))
+    }
+
+    /// From now on lanes are of several heads: where a scope binds the head it is that of a lane, elsewhere the launch's.
+    fn heads_differ(&mut self) {
+        self.deps = dependencies(&self.program.exprs, !0);
     }
 
     /// The innermost scope.
@@ -421,13 +431,13 @@ fn signature(conv: CallConv, args: &[Arg], ret: Option<Arg>) -> Signature {
     sig
 }
 
-/// Dependencies of every expression; operands come before their users.
-fn dependencies(exprs: &Exprs) -> Vec<Deps> {
+/// Dependencies of every expression on some variables; operands come before their users.
+fn dependencies(exprs: &Exprs, among: Deps) -> Vec<Deps> {
     let mut deps: Vec<Deps> = Vec::with_capacity(exprs.len());
     for i in 0..exprs.len() {
         let id = ExprId(i as u32);
         let own = match *exprs.node(id) {
-            Node::Var(v) => dep(v),
+            Node::Var(v) => dep(v) & among,
             _ => exprs.operands(id).iter().fold(0, |bits, o| bits | deps[o.0 as usize]),
         };
         deps.push(own);

@@ -5,7 +5,8 @@
 //! made for all keys of a chunk at once: what is known by the distance of query and key alone is one *strip* of distances,
 //! of which each key's row begins one element before that of the key before; and elements of a tensor whose last index is
 //! the key are rows of the tensor, transposed. What is only added to scores is made before they are, and the products add
-//! it. Nothing here knows of instruction sets.
+//! it. Where queries are few a row holds several keys *side by side*, all lanes of one and then those of the next, as scores
+//! lie: as many as make a call worth its price. Nothing here knows of instruction sets.
 
 use attnc_kernels::abi::{BK, BQ_MAX, FEW, LANE_STEP};
 use attnc_pattern::expr::{Bin, Cmp, ExprId, Node, Ty, Un, Var};
@@ -15,7 +16,7 @@ use cranelift::codegen::ir::{InstBuilder, Value};
 
 use super::expr::LANES;
 use super::score::ScoreTile;
-use super::{Emitter, Form, dep, trusted};
+use super::{Deps, Emitter, Form, dep, trusted};
 use crate::layout::{Ctx, Scratch, TensorRef};
 
 /// Bytes of an element of a row.
@@ -23,10 +24,104 @@ const ELEMENT: i64 = 4;
 /// Elements of a strip: every distance between a query and a key of a chunk, in whole steps.
 const STRIP: i64 = (BQ_MAX + BK) as i64;
 const _: () = assert!(STRIP % LANE_STEP as i64 == 0);
+/// Elements of a row of several keys, at most.
+const SEVERAL: i64 = (FEW * BK) as i64;
+const _: () = assert!(SEVERAL >= STRIP);
 /// Bytes from key to key of a tile of elements of a tensor.
 const PITCH: i64 = BK as i64 * ELEMENT;
 
+/// How rows hold several keys.
+#[derive(Clone, Copy)]
+pub(super) struct SideBySide {
+    /// Elements of a key: all lanes of a tile.
+    pitch: Value,
+    /// Keys of a row.
+    keys: Value,
+    /// Elements of a row.
+    elements: Value,
+}
+
 impl Emitter<'_> {
+    /// From now on rows of scores hold several keys, if all expressions that scores are modified by have a form on such rows.
+    /// `lists` are the variables whose value for each lane is a number of a list and a start; lanes are known.
+    pub(super) fn lay_side_by_side(&mut self, roots: &[ExprId], lists: &[(Var, Value, Value)]) {
+        self.across |= dep(Var::K);
+        let fits = !roots.is_empty() && self.have_rows(roots);
+        self.across = LANES;
+        if !fits {
+            return;
+        }
+        let pitch = self.field(self.scratch, std::mem::offset_of!(Scratch, bq), I64);
+        let most = self.int(SEVERAL);
+        let keys = self.ins().get().udiv(most, pitch);
+        let elements = self.ins().get().imul(pitch, keys);
+        for &(var, list, start) in lists {
+            if !roots.iter().any(|&id| self.program.exprs.reads(id, |v| v == var)) {
+                continue;
+            }
+            let row = self.row_of(SEVERAL);
+            let none = self.int(0);
+            let stride = self.ins().get().ishl_imm_u(pitch, 2);
+            self.loop_for((none, keys), 1, &[row], |e, _, at| {
+                e.row_call("listed", &[at[0], list, start, pitch]);
+                vec![e.ins().get().iadd(at[0], stride)]
+            });
+            self.bind(var, Form::Row, row);
+        }
+        self.side_by_side = Some(SideBySide { pitch, keys, elements });
+    }
+
+    /// As [`Self::modify_rows`], for rows of several keys.
+    pub(super) fn modify_side_by_side(
+        &mut self,
+        tile: &ScoreTile,
+        by: SideBySide,
+        (modifier, bias): (Option<ExprId>, Option<ExprId>),
+    ) {
+        self.across |= dep(Var::K);
+        let scores = self.field(self.scratch, std::mem::offset_of!(Scratch, s), I64);
+        let k_start = self.variable(Var::KStart, Form::Scalar);
+        let none = self.int(0);
+        let more = |e: &mut Self, at: &[Value]| e.ins().get().icmp(IntCC::SignedLessThan, at[0], tile.keys);
+        self.loop_while(&[none, scores, tile.k], more, |e, at| {
+            let left = e.ins().get().isub(tile.keys, at[0]);
+            let keys = e.ins().get().smin(left, by.keys);
+            let lanes = e.ins().get().imul(keys, by.pitch);
+            e.lanes = Some(lanes);
+            let reads_key = |&id: &ExprId| e.program.exprs.reads(id, |v| v == Var::K);
+            if modifier.iter().chain(&bias).any(reads_key) {
+                let row = e.row_of(SEVERAL);
+                e.row_call("repeated", &[row, at[2], k_start, by.pitch, keys]);
+                e.bind(Var::K, Form::Row, row);
+            }
+            e.modify_row(at[1], (modifier, bias), lanes);
+            let bytes = e.ins().get().ishl_imm_u(lanes, 2);
+            let numbers = e.ins().get().ishl_imm_u(keys, 2);
+            [(at[0], keys), (at[1], bytes), (at[2], numbers)].map(|(at, by)| e.ins().get().iadd(at, by)).to_vec()
+        });
+        self.lanes = None;
+        self.across = LANES;
+    }
+
+    /// Whether rows being made hold several keys.
+    fn of_several(&self) -> bool {
+        self.across == LANES | dep(Var::K)
+    }
+
+    /// Elements of a row of what depends on some variables; for what is the same for all keys those of a whole row.
+    fn elements(&self, deps: Deps) -> Option<Value> {
+        match self.side_by_side {
+            Some(by) if self.of_several() && deps & (dep(Var::K) | dep(Var::Score)) == 0 => Some(by.elements),
+            _ => self.lanes,
+        }
+    }
+
+    /// Most elements of the rows being made.
+    fn room(&self) -> i64 {
+        // Of rows of one key strips have the most.
+        if self.of_several() { SEVERAL } else { STRIP }
+    }
+
     /// Whether every expression under `roots` that differs between queries has a form on rows.
     pub(super) fn have_rows(&mut self, roots: &[ExprId]) -> bool {
         let all = self.program.exprs.reachable(roots);
@@ -37,20 +132,27 @@ impl Emitter<'_> {
         let exprs = &self.program.exprs;
         let real = exprs.ty(id) == Ty::Real;
         let operation = match exprs.node(id) {
-            Node::Var(Var::Q | Var::K | Var::Score) | Node::Cmp(..) | Node::Not(_) | Node::Select(..) => true,
+            Node::Var(Var::Q | Var::K | Var::Score | Var::Head) | Node::Cmp(..) | Node::Not(_) | Node::Select(..) => {
+                true
+            }
             Node::And(xs) | Node::Or(xs) => !xs.is_empty(),
             Node::Un(Un::Neg | Un::Abs, _) => true,
             Node::Un(Un::ToReal, a) => exprs.ty(*a) == Ty::Int,
             Node::Un(Un::Sqrt | Un::Exp | Un::Log | Un::Tanh, a) => exprs.ty(*a) == Ty::Real,
             Node::Bin(Bin::Div, ..) => real,
             Node::Bin(op, ..) => *op != Bin::Mod,
-            Node::Load(_, indices) => indices.iter().filter(|&&i| self.differs(i)).count() == 1,
+            Node::Load(_, indices) => self.of_several() || !self.differ_several(indices),
             _ => false,
         };
-        // Indices that do not differ are scalars.
-        let load = matches!(exprs.node(id), Node::Load(..));
+        // Indices that do not differ are scalars beside one that does.
+        let load = matches!(exprs.node(id), Node::Load(_, indices) if !self.differ_several(indices));
         let fits = |o: ExprId| exprs.ty(o) != Ty::Int || load && !self.differs(o) || self.fits_i32(o);
         operation && exprs.operands(id).into_iter().all(fits)
+    }
+
+    /// Whether more than one index of an element differs.
+    fn differ_several(&self, indices: &[ExprId]) -> bool {
+        indices.iter().filter(|&&i| self.differs(i)).count() > 1
     }
 
     /// Replaces every score by `modifier(score) + bias`, both of which have a form on rows.
@@ -266,20 +368,23 @@ impl Emitter<'_> {
         let pitch = self.field(scratch, std::mem::offset_of!(Scratch, bq), I64);
         self.bind_queries(tile);
         self.each_key(tile, (scores, pitch), strips, tiles, |e, at| {
-            e.bind(Var::Score, Form::Row, at);
-            let modified = modifier.map(|m| e.row_into(m, (bias.is_none()).then_some(at)));
-            match (modified, bias) {
-                (modified, Some(bias)) => {
-                    let bias = e.value(bias, Form::Row);
-                    e.row_call("add", &[at, modified.unwrap_or(at), bias, tile.lanes]);
-                }
-                (Some(modified), None) if modified != at => {
-                    e.row_call("copy", &[at, modified, tile.lanes]);
-                }
-                _ => {}
-            }
+            e.modify_row(at, (modifier, bias), tile.lanes);
         });
         self.lanes = None;
+    }
+
+    /// Replaces a row of scores.
+    fn modify_row(&mut self, at: Value, (modifier, bias): (Option<ExprId>, Option<ExprId>), lanes: Value) {
+        self.bind(Var::Score, Form::Row, at);
+        let modified = modifier.map(|m| self.row_into(m, (bias.is_none()).then_some(at)));
+        match (modified, bias) {
+            (modified, Some(bias)) => {
+                let bias = self.value(bias, Form::Row);
+                self.row_call("add", &[at, modified.unwrap_or(at), bias, lanes]);
+            }
+            (Some(modified), None) if modified != at => self.row_call("copy", &[at, modified, lanes]),
+            _ => {}
+        }
     }
 
     /// Makes what is added to scores, or its negative, at `place`.
@@ -439,16 +544,42 @@ impl Emitter<'_> {
         to
     }
 
-    /// Where elements of a tensor are, by the one index of the first `axes` that differs between queries; the others of
-    /// these are constant, and what follows them is at 0.
-    fn tensor_rows(&mut self, tensor: usize, indices: &[ExprId], axes: usize, scope: usize) -> Place {
+    /// The elements of a tensor by all of its indices at once: where the first is, the row of their numbers, and how many there
+    /// are. These numbers fit 32 bits, as whoever calls this code with a tensor has checked.
+    fn tensor_places(&mut self, tensor: usize, indices: &[ExprId]) -> (Value, Value, Value) {
+        let (data, dims) = self.tensor_parts(tensor, indices);
+        // The first is clamped with the whole, which is enough to stay in the tensor.
+        let mut deps = self.deps[indices[0].0 as usize];
+        let mut place = self.operand(indices[0], Form::Row, self.scope_for(deps));
+        let mut all = self.part(dims, 0, 0);
+        for (axis, &i) in indices.iter().enumerate().skip(1) {
+            deps |= self.deps[i.0 as usize];
+            let scope = self.scope_for(deps);
+            let extent = self.part(dims, axis as i32 * 8, 0);
+            let index = self.operand(i, Form::Row, scope);
+            let Some(lanes) = self.elements(deps) else { return (data, place, all) };
+            let to = self.row_at(self.room(), scope);
+            self.row_call_at(scope, "within", &[to, place, index, extent, lanes]);
+            (place, all) = (to, self.at(0).get().imul(all, extent));
+        }
+        (data, place, all)
+    }
+
+    /// Where a tensor's elements and its extents are.
+    fn tensor_parts(&mut self, tensor: usize, indices: &[ExprId]) -> (Value, Value) {
         if self.tensors.insert(tensor, indices.len()).is_some_and(|rank| rank != indices.len()) {
             self.refuse("a tensor with two numbers of indices", I64);
         }
         let tensors = self.context(std::mem::offset_of!(Ctx, tensors));
         let at = (tensor * size_of::<TensorRef>()) as i32;
-        let mut data = self.part(tensors, at, std::mem::offset_of!(TensorRef, data));
-        let dims = self.part(tensors, at, std::mem::offset_of!(TensorRef, dims));
+        let data = self.part(tensors, at, std::mem::offset_of!(TensorRef, data));
+        (data, self.part(tensors, at, std::mem::offset_of!(TensorRef, dims)))
+    }
+
+    /// Where elements of a tensor are, by the one index of the first `axes` that differs between queries; the others of
+    /// these are constant, and what follows them is at 0.
+    fn tensor_rows(&mut self, tensor: usize, indices: &[ExprId], axes: usize, scope: usize) -> Place {
+        let (mut data, dims) = self.tensor_parts(tensor, indices);
         let mut stride = self.at(0).get().iconst(I64, ELEMENT);
         let (mut index, mut of) = (data, (stride, stride));
         let last = self.part(dims, (indices.len() as i32 - 1) * 8, 0);
@@ -494,7 +625,7 @@ impl Emitter<'_> {
         if !self.differs(id) {
             return vec![(id, Form::Scalar)];
         }
-        let load = matches!(self.program.exprs.node(id), Node::Load(..));
+        let load = matches!(self.program.exprs.node(id), Node::Load(_, indices) if !self.differ_several(indices));
         let form = |o| if load && !self.differs(o) { Form::Scalar } else { Form::Row };
         self.program.exprs.operands(id).into_iter().map(|o| (o, form(o))).collect()
     }
@@ -509,8 +640,8 @@ impl Emitter<'_> {
     /// What is the same for all queries as a row.
     fn spread(&mut self, id: ExprId, scope: usize) -> Value {
         let value = self.operand(id, Form::Scalar, scope);
-        // Strips have the most.
-        let (row, lanes) = (self.row_at(STRIP, scope), self.at(scope).get().iconst(I64, STRIP));
+        let room = self.room();
+        let (row, lanes) = (self.row_at(room, scope), self.at(scope).get().iconst(I64, room));
         match self.program.exprs.ty(id) {
             Ty::Real => self.row_call_at(scope, "set_real", &[row, value, lanes]),
             Ty::Int => self.row_call_at(scope, "set_int", &[row, value, lanes]),
@@ -533,9 +664,11 @@ impl Emitter<'_> {
         }
         let to = match self.target {
             Some((target, to)) if target == id => to,
-            _ => self.row_at(STRIP, scope),
+            _ => self.row_at(self.room(), scope),
         };
-        let Some(lanes) = self.lanes else { return self.refuse("a row of unknown length", I64) };
+        let Some(lanes) = self.elements(self.deps[id.0 as usize]) else {
+            return self.refuse("a row of unknown length", I64);
+        };
         let int = |e: &Self, o: ExprId| e.program.exprs.ty(o) != Ty::Real;
         let get = |e: &mut Self, o: ExprId| e.operand(o, Form::Row, scope);
         match node {
@@ -610,6 +743,11 @@ impl Emitter<'_> {
                 let (c, a, b) = (get(self, c), get(self, a), get(self, b));
                 self.row_call_at(scope, "select", &[to, c, a, b, lanes]);
             }
+            Node::Load(tensor, indices) if self.differ_several(&indices) => {
+                let (data, index, extent) = self.tensor_places(tensor.0 as usize, &indices);
+                let stride = self.at(0).get().iconst(I64, ELEMENT);
+                self.row_call_at(scope, "load", &[to, data, index, extent, stride, lanes]);
+            }
             Node::Load(tensor, indices) => {
                 let Place { data, index, rows, stride, .. } =
                     self.tensor_rows(tensor.0 as usize, &indices, indices.len(), scope);
@@ -628,7 +766,8 @@ impl Emitter<'_> {
             return None;
         }
         let inverse = self.at(0).get().f32const((1.0 / f64::from_bits(bits)) as f32);
-        let (row, lanes) = (self.row_at(STRIP, 0), self.at(0).get().iconst(I64, STRIP));
+        let room = self.room();
+        let (row, lanes) = (self.row_at(room, 0), self.at(0).get().iconst(I64, room));
         self.row_call_at(0, "set_real", &[row, inverse, lanes]);
         Some(row)
     }

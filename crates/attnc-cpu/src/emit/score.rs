@@ -20,6 +20,8 @@ pub(super) struct ScoreTile {
     pub(super) q: Value,
     /// Where numbers of queries are listed, if they do not follow one another; `q` is then that of number 0.
     pub(super) walk: Option<Value>,
+    /// Where the head of each lane is listed, if they differ.
+    pub(super) heads: Option<Value>,
     /// First lane, counted from the first query.
     pub(super) lane: Value,
     /// How many lanes.
@@ -38,8 +40,12 @@ impl Emitter<'_> {
         if modifier.is_none() && bias.is_none() {
             return;
         }
+        if let Some(by) = self.side_by_side {
+            self.modify_side_by_side(tile, by, (modifier, bias));
+            return;
+        }
         let roots: Vec<ExprId> = modifier.into_iter().chain(bias).collect();
-        if self.have_rows(&roots) {
+        if tile.heads.is_none() && self.have_rows(&roots) {
             self.modify_rows(tile, modifier, bias);
             return;
         }
@@ -54,11 +60,15 @@ impl Emitter<'_> {
         let end = self.ins().get().iadd(tile.lane, tile.lanes);
         self.loop_for((tile.lane, end), 4, &[scores], |e, group, at| {
             match tile.walk {
-                Some(walk) => e.bind_listed(walk, group, tile.q),
+                Some(walk) => e.bind_listed(Var::Q, walk, group, tile.q),
                 None => {
                     let q = e.ins().get().iadd(tile.q, group);
                     e.bind(Var::Q, Form::Scalar, q);
                 }
+            }
+            if let Some(heads) = tile.heads {
+                let start = e.int(0);
+                e.bind_listed(Var::Head, heads, group, start);
             }
             let first = e.int(0);
             e.loop_for((first, tile.keys), 1, at, |e, j, at| {
@@ -84,20 +94,20 @@ impl Emitter<'_> {
         });
     }
 
-    /// Binds four queries whose numbers are listed from place `group` on.
-    fn bind_listed(&mut self, walk: Value, group: Value, start: Value) {
+    /// Binds four values of a variable that are `start` more than the numbers listed from place `group` on.
+    fn bind_listed(&mut self, var: Var, list: Value, group: Value, start: Value) {
         let offset = self.ins().get().ishl_imm_u(group, 2);
-        let at = self.ins().get().iadd(walk, offset);
+        let at = self.ins().get().iadd(list, offset);
         for i in 0..4 {
             let number = self.ins().get().uload32(trusted(), at, 4 * i32::from(i));
-            let q = self.ins().get().iadd(start, number);
-            self.bind(Var::Q, Form::Lane(i), q);
+            let value = self.ins().get().iadd(start, number);
+            self.bind(var, Form::Lane(i), value);
         }
         let numbers = self.ins().get().load(I32X4, MemFlagsData::new(), at, 0);
         let start = self.ins().get().ireduce(I32, start);
         let start = self.ins().get().splat(I32X4, start);
-        let q = self.ins().get().iadd(start, numbers);
-        self.bind(Var::Q, Form::Vector, q);
+        let values = self.ins().get().iadd(start, numbers);
+        self.bind(var, Form::Vector, values);
     }
 
     /// What a vector form is made of: vectors of the operands, or its own value for each query.
@@ -116,7 +126,9 @@ impl Emitter<'_> {
         let exprs = &self.program.exprs;
         let ty = exprs.ty(id);
         let operation = match exprs.node(id) {
-            Node::Var(Var::Q | Var::Score) | Node::Cmp(..) | Node::And(_) | Node::Or(_) | Node::Not(_) => true,
+            Node::Var(Var::Q | Var::Score | Var::Head) | Node::Cmp(..) | Node::And(_) | Node::Or(_) | Node::Not(_) => {
+                true
+            }
             Node::Select(..) => true,
             Node::Un(Un::Neg | Un::Abs | Un::Sqrt | Un::ToReal, _) => true,
             Node::Un(Un::Exp | Un::Log | Un::Tanh, _) => !self.callees.math4.is_empty(),

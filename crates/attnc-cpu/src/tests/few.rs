@@ -261,8 +261,17 @@ fn windows_sinks_biases_and_null_slots() {
     }
 }
 
+/// Whether a launch has fewer jobs than heads.
+#[track_caller]
+fn folds(case: &Decode, plan: &Plan, yes: bool) {
+    let kernel = kernel(plan, Isa::best());
+    let mut jobs = 0;
+    case.run_and_look(&kernel, &[0], env, |laid| jobs = laid.jobs.len()).expect("runs");
+    assert_eq!(jobs < case.kv_of.len(), yes, "{jobs} jobs");
+}
+
 #[test]
-fn what_differs_between_heads_is_not_folded() {
+fn scores_that_differ_between_heads_are_folded() {
     let mut pen = Pen::new();
     let all = pen.everything();
     let bias = {
@@ -275,8 +284,114 @@ fn what_differs_between_heads_is_not_folded() {
     let plan = one(&mut pen, vec![all], Some(bias));
     let meaning =
         Meaning { times: &|_, _, _| 1, logit: &|h, _, k, s| s - 0.01 * (h * k) as f64, nulls: &|_, _| vec![] };
-    Decode::new(2, 300, GROUPS[0]).agrees(&plan, &meaning, env);
-    Decode::new(1, PIECE + 300, GROUPS[0]).agrees(&plan, &meaning, env);
+    for n_q in [1, 2, 3, 9, 16] {
+        Decode::new(n_q, 300, GROUPS[0]).agrees(&plan, &meaning, env);
+    }
+    let long = Decode::new(1, PIECE + 300, GROUPS[0]);
+    long.agrees(&plan, &meaning, env);
+    folds(&long, &plan, true);
+}
+
+#[test]
+fn scores_without_a_form_on_rows_are_folded_too() {
+    // Quotients of integers have none.
+    let mut pen = Pen::new();
+    let window = pen.window(290);
+    let score = {
+        let (s, h, q, k) = (pen.var(Var::Score), pen.var(Var::Head), pen.var(Var::Q), pen.var(Var::K));
+        let (two, three, small) = (pen.int(2), pen.int(3), pen.real(0.01));
+        let e = pen.e();
+        let (half, third, apart) = (e.div(h, two), e.div(k, three), e.sub(q, k));
+        let product = e.mul(half, third);
+        let sum = e.add(product, apart);
+        let sum = e.to_real(sum);
+        let sum = e.mul(sum, small);
+        e.add(s, sum)
+    };
+    let mut plan = one(&mut pen, vec![window], None);
+    plan.stages[0].score = Some(score);
+    let meaning = Meaning {
+        times: &|_, q, k| usize::from((0..290).contains(&(q - k))),
+        logit: &|h, q, k, s| s + 0.01 * ((h / 2) * (k / 3) + q - k) as f64,
+        nulls: &|_, _| vec![],
+    };
+    for n_q in [1, 3, 11] {
+        let case = Decode { q_start: 301 - n_q as i64, ..Decode::new(n_q, 301, GROUPS[0]) };
+        case.agrees(&plan, &meaning, env);
+        folds(&case, &plan, true);
+    }
+}
+
+#[test]
+fn tensors_and_null_slots_of_folded_heads() {
+    let mut pen = Pen::new();
+    for name in ["pair", "table", "sinks"] {
+        let tensor =
+            attnc_pattern::program::Tensor { name: name.to_owned(), dims: vec![], of: None, span: Default::default() };
+        pen.program.tensors.push(tensor);
+    }
+    let all = pen.everything();
+    let (s, q, k, head) = (pen.var(Var::Score), pen.var(Var::Q), pen.var(Var::K), pen.var(Var::Head));
+    let (two, five, most) = (pen.real(2.0), pen.int(5), pen.int(6));
+    let e = pen.e();
+    let pair = e.intern(Node::Load(TensorId(0), vec![head, q, k]));
+    // One index between is the same for all lanes, one is beyond the extent.
+    let apart = e.sub(k, q);
+    let apart = e.min(apart, most);
+    let table = e.intern(Node::Load(TensorId(1), vec![head, five, apart]));
+    let capped = e.div(s, two);
+    let capped = e.un(Un::Tanh, capped);
+    let capped = e.mul(capped, two);
+    let score = e.add(capped, pair);
+    let logit = e.intern(Node::Load(TensorId(2), vec![head]));
+    let entry = tokens(&mut pen, vec![all], Some(table));
+    let mut plan = pen.plan(vec![entry, Entry::Null { slots: 2, bias: Some(logit) }]);
+    plan.stages[0].score = Some(score);
+    for (n_q, n_k) in [(1, 77), (3, 64), (12, 131), (1, PIECE + 5)] {
+        let (pair, table, sinks) = (noise(1, 7 * n_q * n_k), noise(2, 7 * 2 * 7), noise(3, 7));
+        let logit = |h: i64, q: i64, k: i64, s: f64| {
+            let pair = pair[(h as usize * n_q + q as usize) * n_k + k as usize];
+            let table = table[(h as usize * 2 + 1) * 7 + (k - q).clamp(0, 6) as usize];
+            2.0 * (s / 2.0).tanh() + f64::from(pair) + f64::from(table)
+        };
+        let nulls = |h: i64, _: i64| vec![f64::from(sinks[h as usize]); 2];
+        let meaning = Meaning { times: &|_, _, _| 1, logit: &logit, nulls: &nulls };
+        let env = |s: &Shape, h: usize| {
+            let tensors = vec![
+                TensorData { data: (&pair).into(), dims: vec![7, n_q, n_k] },
+                TensorData { data: (&table).into(), dims: vec![7, 2, 7] },
+                TensorData { data: (&sinks).into(), dims: vec![7] },
+            ];
+            Env { tensors, ..s.env(h) }
+        };
+        for kv_of in [GROUPS[0], &[0, 1, 2, 3, 4, 5, 6]] {
+            Decode::new(n_q, n_k, kv_of).agrees(&plan, &meaning, env);
+        }
+    }
+}
+
+#[test]
+fn sets_that_differ_between_heads_are_not_folded() {
+    let mut pen = Pen::new();
+    let some = pen.range(|p, _| p.int(0), |p, _| p.off(Var::Head, 60));
+    let bias = {
+        let (h, slope) = (pen.var(Var::Head), pen.real(0.25));
+        let (h, k) = (pen.e().to_real(h), pen.var(Var::K));
+        let k = pen.e().to_real(k);
+        let k = pen.e().mul(slope, k);
+        pen.e().add(h, k)
+    };
+    let plan = one(&mut pen, vec![some], Some(bias));
+    let meaning = Meaning {
+        times: &|h, _, k| usize::from(k < h + 60),
+        logit: &|h, _, k, s| s + h as f64 + 0.25 * k as f64,
+        nulls: &|_, _| vec![],
+    };
+    for n_q in [1, 3] {
+        let case = Decode::new(n_q, 200, GROUPS[0]);
+        case.agrees(&plan, &meaning, env);
+        folds(&case, &plan, false);
+    }
 }
 
 #[test]
