@@ -558,7 +558,7 @@ impl<'a> Count<'a> {
                     touched += walk.touched;
                     task[Term::Tested] += walk.tested;
                     // A row like the one before adds nothing to its half panel and its tile.
-                    if moved || r as usize % HALF == 0 {
+                    if moved || (r as usize).is_multiple_of(HALF) {
                         merge_into(&mut halves[r as usize / HALF], &walk.ranges, &mut merged);
                     }
                     if r == 0 {
