@@ -153,9 +153,8 @@ fn lanes(rows: usize, from: usize, to: usize) -> usize {
     if rows <= FEW && from < to { rows } else { (to - from) * LANE_STEP }
 }
 
-/// Of `count` keys, how many from the first on half a panel visits that attends to `useful` of them: all, unless a group
-/// is saved. It takes the products of a group and half a panel as long as those of a whole one with the widest vectors, but
-/// half as many are executed; with others, half as long.
+/// Of `count` keys, how many from the first on half a panel visits that attends to `useful` of them: all, unless those
+/// after its last are a group themselves.
 fn half(useful: u64, count: u32) -> u32 {
     let visited = count.min(u64::BITS - useful.leading_zeros());
     if count - visited >= GROUP { visited } else { count }
