@@ -72,12 +72,15 @@ COUNTED = [
 ]
 
 
+def subject(pattern):
+    """The argument for a pattern of `patterns/`, or of a file with its path."""
+    file, _, name = pattern.partition(":")
+    return str(ROOT / "patterns" / f"{file}.attn") + (f":{name}" if name else "")
+
+
 def bench(args, patterns, *rest, threads=None):
     """The results of `attnc bench` of patterns, or why there are none."""
-    subjects = []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        file, _, name = pattern.partition(":")
-        subjects.append(str(ROOT / "patterns" / f"{file}.attn") + (f":{name}" if name else ""))
+    subjects = [subject(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
     command = [args.attnc, "bench", *subjects, "--threads", str(threads or args.threads), "--target", args.target, "--format", "json", *map(str, rest)]
     if args.calibration:
         command += ["--calibration", args.calibration]
@@ -97,9 +100,7 @@ def heads(pattern):
 def cost(args, pattern, at, *rest):
     """What `attnc cost` says of a pattern, or why it says nothing."""
     pattern, *more = pattern.split()
-    file, _, name = pattern.partition(":")
-    subject = str(ROOT / "patterns" / f"{file}.attn") + (f":{name}" if name else "")
-    command = [args.attnc, "cost", subject, "--dim", "64", "--format", "json", *map(str, at), *more, *rest]
+    command = [args.attnc, "cost", subject(pattern), "--dim", "64", "--format", "json", *map(str, at), *more, *rest]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return (json.loads(done.stdout), None) if done.returncode == 0 else (None, " ".join(done.stderr.split())[:160])
 

@@ -153,11 +153,11 @@ fn lanes(rows: usize, from: usize, to: usize) -> usize {
     if rows <= FEW && from < to { rows } else { (to - from) * LANE_STEP }
 }
 
-/// Of `count` keys, how many from the first on half a panel visits that attends to `useful` of them: all, unless those
-/// after its last are a group themselves.
-fn half(useful: u64, count: u32) -> u32 {
-    let visited = count.min(u64::BITS - useful.leading_zeros());
-    if count - visited >= GROUP { visited } else { count }
+/// Of a group of `count` keys from key `first` on, how many the first half of its first panel visits, which attends to
+/// `useful` keys of the tile: all, unless those after its last are a group themselves. Few queries are no panel.
+fn half(rows: usize, useful: u64, first: u32, count: u32) -> u32 {
+    let visited = count.min(u64::BITS - (useful >> first).leading_zeros());
+    if rows > FEW && count - visited >= GROUP { visited } else { count }
 }
 
 /// What the kernels visit.
@@ -208,9 +208,7 @@ impl Visits {
         if in_place(some) {
             for (skip, keys, from, to) in groups(panels) {
                 self.pairs += u64::from(keys) * lanes(self.rows, from, to) as u64;
-                if self.rows > FEW {
-                    self.spared += u64::from(keys - half(halves[2 * from] >> skip, keys)) * HALF as u64;
-                }
+                self.spared += u64::from(keys - half(self.rows, halves[2 * from], skip, keys)) * HALF as u64;
                 self.chunks += 1;
             }
             return;
@@ -605,7 +603,7 @@ fn chunks(w: &mut Window, pext: impl Fn(u64, u64) -> u64) {
                     }
                     shifted.as_ptr()
                 };
-                let half = if rows > FEW { half(halves[2 * from] >> skip, count) } else { count };
+                let half = half(rows, halves[2 * from], skip, count);
                 w.add_range(first + i64::from(skip), count, (from, to), half, mask);
             }
             continue;

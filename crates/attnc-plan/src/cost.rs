@@ -104,7 +104,7 @@ const TILE: i64 = u64::BITS as i64;
 /// Lanes of a panel: a target leaves out keys for whole panels of queries, and some for half of one.
 pub const PANEL: usize = 16;
 /// Lanes of half a panel.
-pub const HALF: usize = PANEL / 2;
+const HALF: usize = PANEL / 2;
 
 /// What a target visits for a tile of queries.
 pub trait Visits {

@@ -30,7 +30,7 @@ pub mod verify;
 
 pub use choice::Machine;
 pub use choose::{Choose, Energy, Missing, Pool, Scored, Stage};
-pub use cost::{Cost, Counted, HALF, PANEL, Visited, Visits, cost, count, count_while, modulus_of};
+pub use cost::{Cost, Counted, PANEL, Visited, Visits, cost, count, count_while, modulus_of};
 pub use inplace::InPlace;
 pub use layer::LayerPlan;
 pub use passes::{Built, Options, PASSES, Pass, PlanError, build, build_each};
