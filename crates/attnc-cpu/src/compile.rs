@@ -143,8 +143,8 @@ impl fmt::Debug for CpuKernel {
 /// Machine code for few queries.
 pub(crate) struct Few {
     pub(crate) _code: Code,
-    pub(crate) folded: Drive,
-    pub(crate) touched: Drive,
+    /// For each stage what computes queries of folded heads, and what marks the tiles of keys that they visit.
+    pub(crate) stages: Vec<[Drive; 2]>,
     /// Whether something beside scores reads the head.
     pub(crate) of_one_head: bool,
 }
@@ -172,25 +172,25 @@ impl CpuKernel {
         self.plan.stages.iter().any(|s| s.score.is_some() || s.entries.iter().any(biased))
     }
 
-    /// Computes the queries of folded heads; nothing without code for few queries.
+    /// Computes the queries of folded heads in one stage; nothing without code for few queries.
     ///
     /// # Safety
     /// As for [`Self::drive`], with lanes and where their rows are listed in `ctx`.
-    pub(crate) unsafe fn drive_folded(&self, ctx: &Ctx, scratch: &mut Scratch) {
+    pub(crate) unsafe fn drive_folded(&self, stage: usize, ctx: &Ctx, scratch: &mut Scratch) {
         if let Some(few) = self.few() {
             // SAFETY: promised by the caller.
-            unsafe { (few.folded)(ctx, scratch, 0) }
+            unsafe { few.stages[stage][0](ctx, scratch, 0) }
         }
     }
 
-    /// Marks the tiles of keys that the first tile of queries visits; nothing without code for few queries.
+    /// Marks the tiles of keys that the first tile of queries visits in a stage; nothing without code for few queries.
     ///
     /// # Safety
     /// As for [`Self::drive`]; nothing but the scratch is written.
-    pub(crate) unsafe fn mark_touched(&self, ctx: &Ctx, scratch: &mut Scratch) {
+    pub(crate) unsafe fn mark_touched(&self, stage: usize, ctx: &Ctx, scratch: &mut Scratch) {
         if let Some(few) = self.few() {
             // SAFETY: promised by the caller.
-            unsafe { (few.touched)(ctx, scratch, 0) }
+            unsafe { few.stages[stage][1](ctx, scratch, 0) }
         }
     }
 

@@ -3,9 +3,11 @@
 //! The one idea: what is done is fixed by the launch and never by the threads. Query heads of one part that read the
 //! same keys and values, and whose kernel finds the same sets for them, are *folded*: their queries are the lanes of one
 //! tile, found by lists of row numbers, so that K and V are read once for all of them; what is done to scores may differ
-//! between heads, as that of each lane is listed. A job of one tile of
-//! queries is *cut* after every [`CUT_TILES`] tiles of keys that it visits; each piece makes an output and a log-sum-exp
-//! of its own, and whoever ends the last piece merges them in a fixed tree. A job's cuts depend on nothing beside it.
+//! between heads, as that of each lane is listed. Where a plan has several stages, or numbers keys by classes, each query
+//! is a job of its own ([`attnc_plan::Few::Apart`]). A job of one tile of
+//! queries is *cut* after every [`CUT_TILES`] tiles of keys that it visits, and between stages; each piece makes an output
+//! and a log-sum-exp of its own, and whoever ends the last piece merges them in a fixed tree. A job's cuts depend on
+//! nothing beside it.
 //! Nothing here knows of patterns or machine code.
 
 use std::ops::Range;
@@ -13,37 +15,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use attnc_kernels::abi::{BK, DType, FEW, Support};
 use attnc_pattern::env::{Env, MapData};
-use attnc_plan::{Plan, View};
+use attnc_plan::{Few, Plan};
 
 use crate::compile::{CpuKernel, Uses};
 use crate::layout::{ALIGN, Ctx, Rows, Scratch};
 use crate::tensor::Layout;
 
-/// Most queries of a head that is folded: with more, a head fills panels on its own.
-pub(crate) const FOLD_QUERIES: usize = 16;
 /// Tiles of keys in a piece: enough that beginning and merging cost little, and few enough for a long sequence to be
 /// spread over threads.
 pub(crate) const CUT_TILES: usize = 64;
 
-/// Whether keys of a job of this kernel may be cut and its heads folded, `n_q` being the queries of a head: those of
-/// one panel, so that where keys are cut does not change what is visited.
-pub(crate) fn is_few(kernel: &CpuKernel, n_q: i64) -> bool {
-    plan_is_few(kernel.plan(), n_q)
+/// Most heads of `n_q` queries that are folded: as many as have lanes.
+pub(crate) fn most_heads(plan: &Plan, n_q: i64) -> usize {
+    let lanes = plan.stages.iter().map(|s| s.tile.q).min().unwrap_or(0);
+    match plan.few(n_q) {
+        None => 1,
+        Some(Few::Together) => lanes / n_q as usize,
+        Some(Few::Apart) => lanes,
+    }
 }
 
-/// The same of a plan.
-pub(crate) fn plan_is_few(plan: &Plan, n_q: i64) -> bool {
-    let [stage] = plan.stages.as_slice() else { return false };
-    // What is chosen differs between heads.
-    let given = !plan.is_dynamic();
-    given
-        && !stage.own
-        && !matches!(stage.view, View::Classes(_) | View::Ordered { .. } | View::Rows)
-        && (1..=FOLD_QUERIES as i64).contains(&n_q)
-}
-
-/// Heads of a part in groups to compute together, as places in `heads`: by the KV head that they read, as many at a time
-/// as have lanes. `alike(a, b)` says whether nothing but their queries differs.
+/// Heads of a part in groups to compute together, as places in `heads`: by the KV head that they read, [`most_heads`] at a
+/// time. `alike(a, b)` says whether nothing but their queries differs.
 pub(crate) fn groups(
     kernel: &CpuKernel,
     heads: &[usize],
@@ -51,19 +44,17 @@ pub(crate) fn groups(
     n_q: impl Fn(usize) -> i64,
     alike: impl Fn(usize, usize) -> bool,
 ) -> Vec<Vec<usize>> {
-    let lanes = kernel.plan().stages.first().map_or(0, |s| s.tile.q);
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (at, &head) in heads.iter().enumerate() {
-        let queries = n_q(at);
-        let few = is_few(kernel, queries);
+        let most = most_heads(kernel.plan(), n_q(at));
         let joins = |group: &&mut Vec<usize>| {
             let first = group[0];
             kv_heads[heads[first]] == kv_heads[head]
-                && (group.len() + 1) * queries as usize <= lanes
+                && group.len() < most
                 && alike(first, at)
                 && !kernel.differs_by_head()
         };
-        match groups.iter_mut().filter(|_| few).find(joins) {
+        match groups.iter_mut().filter(|_| most > 1).find(joins) {
             Some(group) => group.push(at),
             None => groups.push(vec![at]),
         }
@@ -148,8 +139,8 @@ fn gcd(a: i64, b: i64) -> i64 {
 /// Heads folded into one tile of queries.
 #[derive(Debug)]
 pub(crate) struct Fold {
-    /// Number of the query of each lane, filled up to a whole tile with the last.
-    walk: Box<[u32]>,
+    /// For each stage the number of the query of each lane, filled up to a whole tile with the last.
+    walks: Box<[Box<[u32]>]>,
     /// The head of each lane, filled up likewise.
     heads: Box<[u32]>,
     lanes: i64,
@@ -159,22 +150,23 @@ pub(crate) struct Fold {
 }
 
 impl Fold {
-    /// Folds heads of the output; `q_heads` are those of the queries. `walk` lists the queries of one head in order,
-    /// tiles hold `tile` of them.
+    /// Folds heads of the output; `q_heads` are those of the queries. `walk` lists the queries of one head in order, and
+    /// `numbers` what they are in each stage; tiles hold at most `tile` of them.
     pub(crate) fn of(
         (q, q_heads): (&Layout, &[usize]),
         (out, lse, heads): (&Layout, Option<&Layout>, &[usize]),
         walk: &[u32],
+        numbers: &[Vec<u32>],
         tile: usize,
     ) -> Option<Fold> {
         let lanes = heads.len() * walk.len();
-        let mut each: Vec<u32> = walk.repeat(heads.len());
-        each.resize(tile.max(lanes), *walk.last()?);
-        let mut head_of = heads.iter().flat_map(|&h| walk.iter().map(move |_| h as u32)).collect::<Vec<_>>();
-        head_of.resize(tile.max(lanes), *head_of.last()?);
+        let filled = |mut each: Vec<u32>| {
+            each.resize(tile.max(lanes), *each.last()?);
+            Some(each.into_boxed_slice())
+        };
         Some(Fold {
-            walk: each.into(),
-            heads: head_of.into(),
+            walks: numbers.iter().map(|numbers| filled(numbers.repeat(heads.len()))).collect::<Option<_>>()?,
+            heads: filled(heads.iter().flat_map(|&h| walk.iter().map(move |_| h as u32)).collect())?,
             lanes: lanes as i64,
             q: Listed::of(q, q_heads, walk)?,
             out: Listed::of(out, heads, walk)?,
@@ -200,15 +192,26 @@ impl Fold {
         if let Some(listed) = &self.lse {
             (ctx.lse, ctx.lse_stride, ctx.lse_index) = (lse, listed.unit, listed.index.as_ptr());
         }
-        (ctx.walk, ctx.lane_heads, ctx.lanes) = (self.walk.as_ptr(), self.heads.as_ptr(), self.lanes);
+        (ctx.lane_heads, ctx.lanes) = (self.heads.as_ptr(), self.lanes);
     }
+
+    /// Numbers the queries as a stage does.
+    pub(crate) fn number(&self, ctx: &mut Ctx, stage: usize) {
+        ctx.walk = self.walks[stage].as_ptr();
+    }
+}
+
+/// Tiles of keys that a stage of a job visits.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    pub(crate) stage: usize,
+    pub(crate) tiles: Range<i64>,
 }
 
 /// A job's keys in pieces.
 #[derive(Debug)]
 pub(crate) struct Cuts {
-    /// First tile of each piece, and one past the last tile.
-    at: Vec<i64>,
+    at: Vec<Piece>,
     lanes: usize,
     dv: usize,
     /// `[piece][lane][dv]` outputs, then `[piece][lane]` log-sum-exps.
@@ -217,9 +220,9 @@ pub(crate) struct Cuts {
     left: AtomicUsize,
 }
 
-/// Most pieces of `n_k` keys.
-pub(crate) fn most_pieces(n_k: i64) -> usize {
-    usize::try_from(n_k).unwrap_or(0).div_ceil(CUT_TILES * BK)
+/// Most pieces of `n_k` keys, in each stage of a plan at least one.
+pub(crate) fn most_pieces(plan: &Plan, n_k: i64) -> usize {
+    plan.stages.len() * usize::try_from(n_k).unwrap_or(0).div_ceil(CUT_TILES * BK).max(1)
 }
 
 /// Bytes of the results of `pieces` pieces of `lanes` queries.
@@ -228,13 +231,13 @@ pub(crate) fn partial_bytes(pieces: usize, lanes: usize, dv: usize) -> Option<us
     one.checked_mul(pieces)?.checked_next_multiple_of(ALIGN)
 }
 
-/// Cuts the marked tiles of a scratch; fewer than two pieces are none.
+/// Cuts the marked tiles of a scratch into pieces of a stage, at least one.
 ///
 /// # Safety
 /// The scratch has marks.
-pub(crate) unsafe fn cut(scratch: &Scratch) -> Option<Vec<i64>> {
+pub(crate) unsafe fn cut(scratch: &Scratch, stage: usize, pieces: &mut Vec<Piece>) {
     let next = Support::get().marks_next;
-    let (mut at, mut seen, mut tile) = (vec![0], 0, -1);
+    let (mut first, mut seen, mut tile) = (0, 0, -1);
     loop {
         // SAFETY: promised by the caller.
         tile = unsafe { next(scratch.marks, tile + 1) };
@@ -242,31 +245,28 @@ pub(crate) unsafe fn cut(scratch: &Scratch) -> Option<Vec<i64>> {
             break;
         }
         if seen == CUT_TILES {
-            at.push(tile);
-            seen = 0;
+            pieces.push(Piece { stage, tiles: first..tile });
+            (first, seen) = (tile, 0);
         }
         seen += 1;
     }
-    (at.len() > 1).then(|| {
-        at.push(i64::MAX);
-        at
-    })
+    pieces.push(Piece { stage, tiles: first..i64::MAX });
 }
 
 impl Cuts {
     /// Of a job of `lanes` queries; memory for its results comes later.
-    pub(crate) fn new(at: Vec<i64>, lanes: i64, dv: usize) -> Cuts {
-        let left = AtomicUsize::new(at.len() - 1);
+    pub(crate) fn new(at: Vec<Piece>, lanes: i64, dv: usize) -> Cuts {
+        let left = AtomicUsize::new(at.len());
         Cuts { at, lanes: lanes as usize, dv, partial: std::ptr::null_mut(), left }
     }
 
-    /// Where the cuts are.
-    pub(crate) fn at(&self) -> &[i64] {
+    /// The pieces.
+    pub(crate) fn at(&self) -> &[Piece] {
         &self.at
     }
 
     pub(crate) fn pieces(&self) -> usize {
-        self.at.len() - 1
+        self.at.len()
     }
 
     /// Bytes that [`Self::give`] wants.
@@ -293,8 +293,10 @@ impl Cuts {
 
     /// Narrows a context to one piece.
     pub(crate) fn narrow(&self, ctx: &mut Ctx, piece: usize) {
-        (ctx.first_tile, ctx.end_tile) = (self.at[piece], self.at[piece + 1]);
-        ctx.nulls = i64::from(piece == 0);
+        let Range { start, end } = self.at[piece].tiles;
+        (ctx.first_tile, ctx.end_tile) = (start, end);
+        // Null slots are with the first keys of their stage.
+        ctx.nulls = i64::from(start == 0);
         let (o, lse) = self.result(piece);
         let single = size_of::<f32>() as i64;
         ctx.out = Rows {

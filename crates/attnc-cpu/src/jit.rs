@@ -43,18 +43,21 @@ pub(crate) fn few(plan: &Plan, isa: Isa, verify: bool) -> Result<Option<Few>, Co
     let Some(code) = driver::emit_few(plan, callees(isa)?, target.default_call_conv())? else { return Ok(None) };
     let of_one_head = code.of_one_head;
     let mut maker = Maker::new(target, &Options { verify, ..Options::default() });
-    let made = maker.define("folded", code.folded).and_then(|f| Ok((f, maker.define("touched", code.touched)?)));
-    let (folded, touched) = match made {
-        Ok(made) => made,
-        Err(e) => return Err(maker.abandon(e)),
-    };
+    let mut made = Vec::with_capacity(code.stages.len());
+    for (i, [folded, touched]) in code.stages.into_iter().enumerate() {
+        let folded = maker.define(&format!("folded{i}"), folded);
+        match folded.and_then(|f| Ok([f, maker.define(&format!("touched{i}"), touched)?])) {
+            Ok(both) => made.push(both),
+            Err(e) => return Err(maker.abandon(e)),
+        }
+    }
     if let Err(e) = maker.module.finalize_definitions() {
         return Err(maker.abandon(CompileError::Backend(e.to_string())));
     }
     // SAFETY: the functions were generated with this signature and the host's calling convention.
-    let [folded, touched] = [folded, touched]
-        .map(|id| unsafe { std::mem::transmute::<*const u8, Drive>(maker.module.get_finalized_function(id)) });
-    Ok(Some(Few { _code: Code(Some(maker.module)), folded, touched, of_one_head }))
+    let function = |id| unsafe { std::mem::transmute::<*const u8, Drive>(maker.module.get_finalized_function(id)) };
+    let stages = made.into_iter().map(|both| both.map(function)).collect();
+    Ok(Some(Few { _code: Code(Some(maker.module)), stages, of_one_head }))
 }
 
 /// The host's instruction set as Cranelift sees it, made once; with or without the verifier. Registers are allocated

@@ -18,12 +18,12 @@ use attnc_pattern::order;
 use attnc_pattern::prepare::needs_beside;
 use attnc_pattern::program::MapKind;
 use attnc_plan::choose::Chosen;
-use attnc_plan::{MAX_LEN, View};
+use attnc_plan::{FEW_QUERIES, Few, MAX_LEN, Plan, View};
 use rustc_hash::FxHashMap;
 
 use crate::compile::{CpuKernel, Uses};
 use crate::dynamic::{self, HandedBack, Setups};
-use crate::few::{Cuts, Fold, alike, cut, groups, is_few, most_pieces, partial_bytes, small_tensors};
+use crate::few::{Cuts, Fold, alike, cut, groups, most_pieces, partial_bytes, small_tensors};
 use crate::inplace::Stand;
 use crate::layout::{ALIGN, Bound, Ctx, Rows, Scratch, ScratchSize};
 use crate::singles::{Head, Places, Singles};
@@ -190,16 +190,22 @@ pub fn workspace_bytes(parts: &[Part<'_>], keys: usize, d: usize, d_v: usize, th
 fn pieces_bytes(parts: &[Part<'_>], keys: usize, dv: usize) -> Option<usize> {
     let mut total = 0_usize;
     for part in parts {
-        let tile = part.kernel.plan().stages.first().map_or(0, |s| s.tile.q);
-        if part.envs.is_empty() && is_few(part.kernel, 1) {
-            let pieces = most_pieces(keys as i64);
-            total = total.max(if pieces > 1 { partial_bytes(pieces, tile, dv)? } else { 0 });
-        }
-        for env in part.envs.iter().filter(|e| is_few(part.kernel, e.n_q)) {
-            let pieces = most_pieces(env.n_k);
-            if pieces > 1 {
-                total = total.checked_add(partial_bytes(pieces, usize::try_from(env.n_q).ok()?, dv)?)?;
+        let plan = part.kernel.plan();
+        let bytes = |few: Option<Few>, n_q: i64, n_k: i64| {
+            let (n_q, pieces) = (usize::try_from(n_q).ok()?, most_pieces(plan, n_k));
+            match few {
+                Some(Few::Together) if pieces > 1 => partial_bytes(pieces, n_q, dv),
+                Some(Few::Apart) if pieces > 1 => partial_bytes(pieces, 1, dv)?.checked_mul(n_q),
+                _ => Some(0),
             }
+        };
+        if part.envs.is_empty() {
+            // As many as a tile folds.
+            let lanes = plan.stages.iter().map(|s| s.tile.q).max().unwrap_or(0) as i64;
+            total = total.max(bytes(plan.few(1), lanes, keys as i64)?);
+        }
+        for env in part.envs {
+            total = total.checked_add(bytes(plan.few(env.n_q), env.n_q, env.n_k)?)?;
         }
     }
     Some(total)
@@ -393,7 +399,7 @@ impl Laid<'_> {
         let tiles = |(at, task): (usize, usize)| {
             let job = &self.jobs[at];
             let end = (job.ctx.n_k as usize).div_ceil(attnc_kernels::abi::BK) as i64;
-            job.cuts.as_ref().map_or(end, |cuts| cuts.at()[task + 1].min(end) - cuts.at()[task])
+            job.cuts.as_ref().map_or(end, |cuts| cuts.at()[task].tiles.end.min(end) - cuts.at()[task].tiles.start)
         };
         (0..tasks.total).map(|i| tiles(tasks.nth(i))).collect()
     }
@@ -437,7 +443,9 @@ impl Laid<'_> {
 /// scratch.
 fn give_between(jobs: &mut [Job<'_>], memory: &mut Memory) -> Option<()> {
     // What stands in place of queries has memory of its own.
-    for job in jobs.iter_mut().filter(|j| j.kernel.stages() > 1 && j.kernel.plan().rows.is_none()) {
+    // Folded heads go through all stages at once.
+    let several = |j: &&mut Job<'_>| j.kernel.stages() > 1 && j.kernel.plan().rows.is_none() && j.fold.is_none();
+    for job in jobs.iter_mut().filter(several) {
         job.between = Some(Between::of(&job.ctx, memory)?);
     }
     (memory.slots() > 0 || jobs.iter().all(|j| j.tiles(0) == 0)).then_some(())
@@ -448,32 +456,45 @@ fn cut_jobs(jobs: &mut [Job<'_>], parts: &[Part<'_>], memory: &Memory, dv: usize
     let mut marks = Marks::default();
     for at in 0..jobs.len() {
         let job = &jobs[at];
-        if !is_few(job.kernel, job.ctx.n_q) || most_pieces(job.ctx.n_k) < 2 || !job.kernel.knows_few() {
+        let plan = job.kernel.plan();
+        let few = match plan.few(job.ctx.n_q) {
+            Some(Few::Together) => true,
+            Some(Few::Apart) => job.fold.is_some(),
+            None => false,
+        };
+        if !few || most_pieces(plan, job.ctx.n_k) < 2 || !job.kernel.knows_few() {
             continue;
         }
         let env = |job: &Job<'_>| &parts[job.part].envs[job.env];
-        let known = at.checked_sub(1).map(|before| &jobs[before]).filter(|before| {
+        // Jobs of the queries of one group of heads follow one another.
+        let known = jobs[..at].iter().rev().take(FEW_QUERIES as usize).find(|before| {
             let uses = job.kernel.uses();
-            before.part == job.part && !job.kernel.differs_by_head() && alike(env(before), env(job), uses)
+            before.part == job.part
+                && before.query == job.query
+                && !job.kernel.differs_by_head()
+                && alike(env(before), env(job), uses)
         });
         let cuts = match known {
-            Some(before) => before.cuts.as_ref().map(|cuts| cuts.at().to_vec()),
+            Some(before) => before.cuts.as_ref().map_or_else(Vec::new, |cuts| cuts.at().to_vec()),
             None => {
-                let size = ScratchSize { bq: job.kernel.plan().stages[0].tile.q, ..memory.size };
-                let Some(mut scratch) = Scratch::cut(memory.base, size) else { continue };
-                marks.fit(&scratch, job.ctx.n_k);
-                // A walk lists the queries of one head.
-                let mut ctx = job.ctx;
-                ctx.walk = job.listings[0].as_ref().map_or(std::ptr::null(), |l| l.numbers.as_ptr());
-                // SAFETY: the launch has been checked, the scratch is that of no thread yet, and has marks.
-                unsafe {
-                    job.kernel.mark_touched(&ctx, &mut scratch);
-                    cut(&scratch)
+                let mut cuts = Vec::new();
+                for (stage, attend) in plan.stages.iter().enumerate() {
+                    let size = ScratchSize { bq: attend.tile.q, ..memory.size };
+                    let Some(mut scratch) = Scratch::cut(memory.base, size) else { return };
+                    // Lanes begin with the queries of the first head.
+                    let (ctx, _) = job.task(stage, 0);
+                    marks.fit(&scratch, ctx.n_k);
+                    // SAFETY: the launch has been checked, the scratch is that of no thread yet, and has marks.
+                    unsafe {
+                        job.kernel.mark_touched(stage, &ctx, &mut scratch);
+                        cut(&scratch, stage, &mut cuts);
+                    }
                 }
+                cuts
             }
         };
         let lanes = job.lanes();
-        jobs[at].cuts = cuts.map(|cuts| Cuts::new(cuts, lanes, dv));
+        jobs[at].cuts = (cuts.len() > 1).then(|| Cuts::new(cuts, lanes, dv));
     }
 }
 
@@ -742,6 +763,8 @@ pub(crate) struct Job<'a> {
     pub(crate) env: usize,
     /// Place of the (first) head in its part.
     pub(crate) place: usize,
+    /// Its only query, of those that are computed each for itself; else 0.
+    query: usize,
     pub(crate) batch: usize,
     /// The first head.
     pub(crate) head: usize,
@@ -896,9 +919,11 @@ impl Job<'_> {
 
     fn run_task(&self, stage: usize, task: usize, scratch: &mut Scratch, marks: &mut Marks) {
         let cuts = self.cuts.as_ref();
+        let stage = self.stage(stage, task);
         let (mut ctx, tile) = self.task(stage, if cuts.is_some() { 0 } else { task });
         // Not every class is as long as the longest.
         if matches!(self.view(stage), Some(View::Classes(_)))
+            && self.fold.is_none()
             && tile * self.kernel.plan().stages[stage].tile.q as i64 >= ctx.n_q
         {
             return;
@@ -918,7 +943,7 @@ impl Job<'_> {
         // rows, of outputs or of pieces, and the scratch is this thread's.
         unsafe {
             match self.fold {
-                Some(_) => self.kernel.drive_folded(&ctx, scratch),
+                Some(_) => self.kernel.drive_folded(stage, &ctx, scratch),
                 None => self.kernel.drive(stage, &ctx, scratch, tile),
             }
             if let Some(cuts) = cuts {
@@ -927,9 +952,18 @@ impl Job<'_> {
         }
     }
 
+    /// The stage of a task of a stage of the launch: pieces of all stages are tasks of the first.
+    fn stage(&self, stage: usize, task: usize) -> usize {
+        self.cuts.as_ref().map_or(stage, |cuts| cuts.at()[task].stage)
+    }
+
     /// Tiles of queries of a stage.
     fn tiles(&self, stage: usize) -> usize {
         let Some(attend) = self.kernel.plan().stages.get(stage) else { return 0 };
+        // Folded heads are one tile, and go through several stages in pieces.
+        if self.fold.is_some() {
+            return usize::from(stage == 0);
+        }
         if let Some(stand) = &self.stand {
             return stand.tiles(stage);
         }
@@ -972,8 +1006,16 @@ impl Job<'_> {
             }
         }
         let mut tile = task;
+        if let Some(fold) = &self.fold {
+            fold.number(&mut ctx, stage);
+            if let Some(View::Classes(_)) = self.view(stage) {
+                let modulus = self.moduli[stage];
+                ctx.keep_keys_of_class(modulus, (self.query as i64) % modulus);
+            }
+            return (ctx, 0);
+        }
         match self.view(stage) {
-            Some(View::Walk(_) | View::Ordered { .. }) if self.fold.is_none() => {
+            Some(View::Walk(_) | View::Ordered { .. }) => {
                 if let Some(listing) = &self.listings[stage] {
                     listing.apply(&mut ctx);
                 }
@@ -995,13 +1037,22 @@ impl Job<'_> {
 }
 
 impl Ctx {
-    /// Narrows to the positions that are a multiple of `modulus` away from query `first`, `first < modulus`.
-    fn keep_class(&mut self, modulus: i64, first: i64) {
+    /// Narrows positions and keys to those that are a multiple of `modulus` away from query `first`, `first < modulus`.
+    fn keep_keys_of_class(&mut self, modulus: i64, first: i64) {
         let residue = (self.q_start + first) % modulus;
         let first_key = (residue - self.k_start).rem_euclid(modulus);
         (self.q_start, self.n_q) = in_class(self.q_start, self.n_q, modulus, residue);
         (self.k_start, self.n_k) = in_class(self.k_start, self.n_k, modulus, residue);
         (self.residue, self.modulus) = (residue, modulus);
+        for view in [&mut self.k, &mut self.v] {
+            view.base = view.base.wrapping_offset((view.row_stride * first_key) as isize);
+            view.row_stride *= modulus;
+        }
+    }
+
+    /// The same, and rows of queries.
+    fn keep_class(&mut self, modulus: i64, first: i64) {
+        self.keep_keys_of_class(modulus, first);
         fn stride<P>(rows: &mut Rows<P>, base: P, modulus: i64) {
             rows.base = base;
             rows.row_stride *= modulus;
@@ -1013,10 +1064,6 @@ impl Ctx {
         stride(&mut self.out, base, modulus);
         let base = self.from.base.wrapping_offset(at(self.from.row_stride, first));
         stride(&mut self.from, base, modulus);
-        for view in [&mut self.k, &mut self.v] {
-            view.base = view.base.wrapping_offset(at(view.row_stride, first_key));
-            view.row_stride *= modulus;
-        }
         self.lse = self.lse.wrapping_byte_offset(if self.lse.is_null() { 0 } else { at(self.lse_stride, first) });
         self.lse_stride *= modulus;
         self.from_lse = self.from_lse.wrapping_byte_offset(at(self.from_lse_stride, first));
@@ -1060,6 +1107,7 @@ fn jobs<'a>(
                 let of_first = listings_of(&jobs, at, head)?;
                 let moduli = moduli(part.kernel, env).map_err(|what| RunError::Env { batch, head, what })?;
                 let job = |head: usize, ctx, listings, env| Job {
+                    query: 0,
                     reads: (launch_heads.0[head], launch_heads.1[head]),
                     keys: Vec::new(),
                     queries: Vec::new(),
@@ -1080,8 +1128,17 @@ fn jobs<'a>(
                     forward: part.forward,
                 };
                 let heads: Vec<usize> = group.iter().map(|&i| part.heads[i]).collect();
-                if let Some((fold, ctx)) = fold(part.kernel, (ctx, env), &of_first, launch, (batch, &heads)) {
-                    jobs.push(Job { fold: Some(fold), ..job(head, ctx, of_first, at) });
+                let queries = match part.kernel.plan().few(env.n_q) {
+                    Some(Few::Apart) => env.n_q as usize,
+                    _ => 1,
+                };
+                let folded = |query| {
+                    let numbers = numbers(part.kernel.plan(), &of_first, &moduli, (env.n_q as usize, query));
+                    let (fold, ctx) = fold(part.kernel, (ctx, env), numbers, launch, (batch, &heads))?;
+                    Some(Job { fold: Some(fold), query, ..job(head, ctx, of_first.clone(), at) })
+                };
+                if let Some(folded) = (0..queries).map(folded).collect::<Option<Vec<_>>>() {
+                    jobs.extend(folded);
                     continue;
                 }
                 for i in group {
@@ -1096,27 +1153,46 @@ fn jobs<'a>(
     Ok(jobs)
 }
 
-/// Folds heads of a batch item, `ctx` being the context of the first, and `env` what is known of it; `None` without code for
-/// it, if the layouts do not allow it, or for one head where nothing is gained.
+/// Rows of the queries of a head that one job computes, and what they are in each stage: all of them, or `query` alone
+/// where each is computed for itself.
+fn numbers(
+    plan: &Plan,
+    listings: &[Option<Arc<Listing>>],
+    moduli: &[i64],
+    (n_q, query): (usize, usize),
+) -> (Vec<u32>, Vec<Vec<u32>>) {
+    if plan.few(n_q as i64) == Some(Few::Apart) {
+        let number = |&modulus: &i64| vec![query as u32 / modulus.clamp(1, MAX_LEN) as u32];
+        return (vec![query as u32], moduli.iter().map(number).collect());
+    }
+    let listed = listings.first().and_then(Option::as_ref);
+    let walk = listed.map_or_else(|| (0..n_q as u32).collect(), |l| l.numbers[..n_q].to_vec());
+    (walk.clone(), vec![walk])
+}
+
+/// Folds heads of a batch item, `ctx` being the context of the first, and `env` what is known of it; `None` if queries are
+/// not few, without code for it, if the layouts do not allow it, or for one head where nothing is gained.
 fn fold(
     kernel: &CpuKernel,
     (mut ctx, env): (Ctx, &Env<'_>),
-    listings: &[Option<Arc<Listing>>],
+    (walk, numbers): (Vec<u32>, Vec<Vec<u32>>),
     launch: &mut Launch<'_>,
     (batch, heads): (usize, &[usize]),
 ) -> Option<(Fold, Ctx)> {
-    // Scores of few queries are modified fastest with keys side by side.
-    let alone = is_few(kernel, ctx.n_q) && ctx.n_q <= FEW as i64 && kernel.modifies();
+    let plan = kernel.plan();
+    let alone = match plan.few(ctx.n_q)? {
+        // Scores of few queries are modified fastest with keys side by side.
+        Few::Together => ctx.n_q <= FEW as i64 && kernel.modifies(),
+        Few::Apart => true,
+    };
     if heads.len() < 2 && !alone || !small_tensors(env, kernel.uses()) || !kernel.knows_few() {
         return None;
     }
-    let n_q = ctx.n_q as usize;
-    let given: Vec<u32> = (0..n_q as u32).collect();
-    let walk = listings.first()?.as_ref().map_or(given.as_slice(), |l| &l.numbers[..n_q]);
     let q_heads: Vec<usize> = heads.iter().map(|&h| launch.q_heads[h]).collect();
     let (q, out, lse) = (&launch.q, &launch.out, launch.lse.as_ref());
     let outputs = (&out.layout, lse.map(|t| &t.layout), heads);
-    let fold = Fold::of((&q.layout, &q_heads), outputs, walk, kernel.plan().stages.first()?.tile.q)?;
+    let tile = plan.stages.iter().map(|s| s.tile.q).max()?;
+    let fold = Fold::of((&q.layout, &q_heads), outputs, &walk, &numbers, tile)?;
     let first = |layout: &Layout| layout.head(batch, 0);
     let lse = lse.map_or(std::ptr::null_mut(), |t| t.base.wrapping_offset(first(&t.layout)).cast());
     fold.apply(&mut ctx, q.base.wrapping_offset(first(&q.layout)), out.base.wrapping_offset(first(&out.layout)), lse);
@@ -1397,7 +1473,8 @@ impl<'a> Tasks<'a> {
                     return;
                 }
                 let (at, number) = self.nth(i);
-                let size = ScratchSize { bq: self.jobs[at].kernel.plan().stages[self.stage].tile.q, ..memory.size };
+                let stage = self.jobs[at].stage(self.stage, number);
+                let size = ScratchSize { bq: self.jobs[at].kernel.plan().stages[stage].tile.q, ..memory.size };
                 let Some(mut scratch) = Scratch::cut(base, size) else { return };
                 task(at, number, &mut scratch, &mut marks);
             }

@@ -3,10 +3,10 @@
 
 use attnc_kernels::abi::{BK, FEW, LANE_STEP};
 use attnc_kernels::window;
-use attnc_plan::Plan;
 use attnc_plan::model::{Term, Work};
+use attnc_plan::{FEW_QUERIES, Few, Plan};
 
-use crate::few::{CUT_TILES, FOLD_QUERIES, most_pieces, plan_is_few};
+use crate::few::{CUT_TILES, most_heads};
 
 const _: () = assert!(LANE_STEP == attnc_plan::PANEL);
 
@@ -36,27 +36,28 @@ impl attnc_plan::Visits for Visits {
 /// Most heads of `n_q` queries that are computed together where they share keys and have the same sets.
 #[must_use]
 pub fn most_folded(plan: &Plan, n_q: i64) -> usize {
-    let lanes = plan.stages.first().map_or(0, |s| s.tile.q);
-    if plan_is_few(plan, n_q) { (lanes / n_q as usize).max(1) } else { 1 }
+    most_heads(plan, n_q)
 }
 
 /// Whether a launch of `n_q` queries has so few that its tasks may be others than those of one head.
 #[must_use]
 pub fn has_few(n_q: i64) -> bool {
-    (1..=FOLD_QUERIES as i64).contains(&n_q)
+    (1..=FEW_QUERIES).contains(&n_q)
 }
 
-/// What the tasks of `heads` folded heads of `n_q` queries and `n_k` keys do, `tasks` being those of a stage of one of
+/// What the tasks of `heads` folded heads of `n_q` queries do, `tasks` being those of a stage of one of
 /// them: rows of K and V are read once, and a long row of keys is cut into tasks of its own.
 #[must_use]
-pub fn few_tasks(plan: &Plan, tasks: &[Work], heads: usize, n_q: i64, n_k: i64) -> Vec<Work> {
+pub fn few_tasks(plan: &Plan, tasks: &[Work], heads: usize, n_q: i64) -> Vec<Work> {
     if !has_few(n_q) || plan.stages.iter().any(|s| s.own) {
         return tasks.to_vec();
     }
     let lanes = |rows: usize| if rows <= FEW { rows } else { rows.next_multiple_of(LANE_STEP) } as u64;
-    let (before, after) = (lanes(n_q as usize), lanes(heads * n_q as usize));
+    let few = plan.few(n_q);
+    let of_head = if few == Some(Few::Apart) { 1 } else { n_q as usize };
+    let (before, after) = (lanes(of_head), lanes(heads * of_head));
     // With keys side by side all lanes of a tile are modified.
-    let tile = plan.stages.first().map_or(FEW, |s| s.tile.q) as u64;
+    let tile = plan.stages.iter().map(|s| s.tile.q).max().unwrap_or(FEW) as u64;
     let modified = if after <= FEW as u64 {
         FEW as u64
     } else if heads > 1 {
@@ -64,7 +65,6 @@ pub fn few_tasks(plan: &Plan, tasks: &[Work], heads: usize, n_q: i64, n_k: i64) 
     } else {
         after
     };
-    let cut = plan_is_few(plan, n_q) && most_pieces(n_k) > 1;
     let mut all = Vec::new();
     for &task in tasks {
         let mut task = task;
@@ -82,7 +82,7 @@ pub fn few_tasks(plan: &Plan, tasks: &[Work], heads: usize, n_q: i64, n_k: i64) 
             (task[Term::Products], task[Term::Keys], task[Term::Strided]) = (0, 0, 0);
             (task[Term::Few], task[Term::Streamed]) = (keys * after.div_ceil(4), keys);
         }
-        let pieces = if cut { keys.div_ceil(BK as u64).div_ceil(CUT_TILES as u64).max(1) } else { 1 };
+        let pieces = if few.is_some() { keys.div_ceil((BK * CUT_TILES) as u64).max(1) } else { 1 };
         all.extend((0..pieces).map(|i| task.part(i, pieces)));
     }
     all

@@ -18,7 +18,7 @@ use attnc_pattern::slots;
 use crate::choose::{Choose, env_of, stand_in, stands};
 use crate::inplace;
 use crate::model::{Term, Work};
-use crate::plan::{Attend, Entry, Plan, Tile, View};
+use crate::plan::{Attend, Entry, Few, Plan, Tile, View};
 use crate::verify::VerifiedPlan;
 
 /// Cost of one head.
@@ -222,7 +222,10 @@ pub fn count_while<V: Visits>(
     if plan.stages.len() > 1 {
         count.of_row = Some(vec![0; usize::try_from(env.n_q).unwrap_or(0)]);
     }
+    let apart = plan.few(env.n_q) == Some(Few::Apart);
     for (i, stage) in plan.stages.iter().enumerate() {
+        let one = apart.then(|| Attend { tile: Tile { q: 1, ..stage.tile }, ..stage.clone() });
+        let stage = one.as_ref().unwrap_or(stage);
         let sets: Vec<Set> = stage.entries.iter().filter_map(|e| Set::new(&plan.program, stage, e)).collect();
         // Slots that are keys have an environment of their own.
         let slots = stage.reads.kv.map(|level| env_of(&plan.program, Index::Slots(level), env).map_err(no_value));
@@ -264,7 +267,7 @@ pub fn count_while<V: Visits>(
         let mut tasks = std::mem::take(&mut count.tasks);
         for task in &mut tasks {
             // A stage that goes on from another reads what that has written.
-            task[Term::Rows] *= if i > 0 { 2 } else { 1 };
+            task[Term::Rows] *= if i > 0 && !apart { 2 } else { 1 };
             if plan.empty == Some(Empty::Error) {
                 // Rows without entries are looked for first.
                 for term in [Term::Tiles, Term::Bits, Term::Tested] {

@@ -81,6 +81,18 @@ pub struct Reads {
     pub kv: Option<LevelId>,
 }
 
+/// Most queries of a head that are few: more of them fill panels on their own.
+pub const FEW_QUERIES: i64 = 16;
+
+/// How few queries are computed: for several heads at once, and with long rows of keys in pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Few {
+    /// Those of a head are lanes of one tile.
+    Together,
+    /// Each for itself, in all stages at once: those of several classes share no keys.
+    Apart,
+}
+
 /// How one attention is computed.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -170,6 +182,21 @@ impl Attend {
 }
 
 impl Plan {
+    /// How `n_q` queries of a head are computed if they are few; `None` if they are as many are.
+    #[must_use]
+    pub fn few(&self, n_q: i64) -> Option<Few> {
+        let numbered = |s: &Attend| matches!(s.view, View::Given | View::Walk(_) | View::Classes(_));
+        // What is chosen differs between heads.
+        let not = self.is_dynamic() || self.stages.iter().any(|s| s.own || !numbered(s));
+        if not || !(1..=FEW_QUERIES).contains(&n_q) {
+            return None;
+        }
+        let [Attend { view: View::Given | View::Walk(_), .. }] = self.stages.as_slice() else {
+            return Some(Few::Apart);
+        };
+        Some(Few::Together)
+    }
+
     /// Whether queries of a stage may go one by one ([`Attend::own`]): one stage, whose scores are used as they are.
     #[must_use]
     pub fn may_own(&self) -> bool {

@@ -1424,7 +1424,7 @@ impl Kernel {
                     Some(&(_, job)) => job,
                     None => {
                         let left = found.without(&as_before.1);
-                        let tasks = |t: &Vec<Work>| attnc_cpu::few_tasks(plan, t, folded, shape.n_q, shape.n_k);
+                        let tasks = |t: &Vec<Work>| attnc_cpu::few_tasks(plan, t, folded, shape.n_q);
                         let stages = left.stages.iter().map(tasks).collect();
                         counted.push(Counted { stages, ..left });
                         known.push((as_before, counted.len() - 1));

@@ -75,34 +75,37 @@ pub(crate) fn emit(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Cod
     Ok(Code { drive: functions, score, check, uses })
 }
 
-/// What a plan of one stage needs besides for few queries.
+/// What a plan needs besides for few queries.
 pub(crate) struct FewCode {
-    /// Computes the queries of several heads at once.
-    pub(crate) folded: Function,
-    /// Marks the tiles of keys that a tile of queries visits for any entry.
-    pub(crate) touched: Function,
+    /// For each stage what computes the queries of several heads at once, and what marks the tiles of keys that a tile of
+    /// queries visits for any entry.
+    pub(crate) stages: Vec<[Function; 2]>,
     /// Whether something beside scores reads the head, so that it must be the same for all lanes.
     pub(crate) of_one_head: bool,
 }
 
-/// Writes the functions of a plan for few queries; `None` for what does not run in one stage over all keys.
+/// Writes the functions of a plan for few queries; `None` for one that computes them as many.
 pub(crate) fn emit_few(plan: &Plan, callees: &Callees, conv: CallConv) -> Result<Option<FewCode>, CompileError> {
-    let [attend] = plan.stages.as_slice() else { return Ok(None) };
-    if attend.own || matches!(attend.view, View::Classes(_) | View::Ordered { .. } | View::Rows) {
+    if plan.few(1).is_none() {
         return Ok(None);
     }
-    let (folded, uses) = drive(plan, attend, (Tiled::Folded, false), callees, conv)?;
-    let (mut e, number) = Emitter::new(&plan.program, callees, conv, false);
-    let t = query_tile(&mut e, attend, number, Tiled::of(attend));
-    e.support_unit("marks_clear", &[t.marks]);
-    for entry in &attend.entries {
-        if let Entry::Tokens { rows, tiles, .. } = entry {
-            mark_more(&mut e, &t, rows, tiles);
+    let (mut stages, mut of_one_head) = (Vec::with_capacity(plan.stages.len()), false);
+    for attend in &plan.stages {
+        let (folded, uses) = drive(plan, attend, (Tiled::Folded, false), callees, conv)?;
+        of_one_head |= uses.head;
+        let (mut e, number) = Emitter::new(&plan.program, callees, conv, false);
+        let t = query_tile(&mut e, attend, number, Tiled::of(attend));
+        e.support_unit("marks_clear", &[t.marks]);
+        for entry in &attend.entries {
+            if let Entry::Tokens { rows, tiles, .. } = entry {
+                mark_more(&mut e, &t, rows, tiles);
+            }
         }
+        e.ins().get().return_(&[]);
+        let (touched, _) = e.finish()?;
+        stages.push([folded, touched]);
     }
-    e.ins().get().return_(&[]);
-    let (touched, _) = e.finish()?;
-    Ok(Some(FewCode { folded, touched, of_one_head: uses.head }))
+    Ok(Some(FewCode { stages, of_one_head }))
 }
 
 /// Whether this back end runs a stage.
