@@ -270,6 +270,13 @@ fn key_of(kind: &OrderKind, axes: &[Axis]) -> Result<Key, String> {
                 return Err("has a tile or a distance smaller than 1".into());
             }
             let places: Vec<_> = places.iter().zip(tiles).map(|(&p, &(_, t, d))| (p, extent(p), t, d)).collect();
+            // Where two boxes side by side fill a row, whole rows share as many keys as boxes do, and follow one another.
+            if let [(outer, .., 1), (inner, width, tile, 1)] = places[..]
+                && width <= 2 * tile
+            {
+                nest.extend([outer, inner].map(|p| (p, extent(p))));
+                return Ok(Box::new(move |c| nested(nest.iter().map(|&(p, extent)| (c[p], extent)))));
+            }
             let along = |i: usize, tile: i64| {
                 let bits = |&(_, extent, t, d): &(usize, i64, i64, i64)| bits(((extent - 1) / d / t + 1).max(1));
                 let curve: Vec<(usize, u32)> = places.iter().map(bits).enumerate().collect();
@@ -441,12 +448,14 @@ mod tests {
         let walked = walk(&[4, 8], boxes(1));
         let firsts: Vec<usize> = walked.iter().step_by(4).copied().collect();
         assert_eq!(firsts, [0, 2, 16, 18, 4, 6, 20, 22]);
+        // Rows of two boxes are walked as they are.
+        assert!(walk(&[6, 4], boxes(1)).into_iter().eq(0..24));
         assert!(walked.chunks(4).all(|cells| cells[1..].iter().map(|c| c - cells[0]).eq([1, 8, 9])));
         // Of cells two apart, residues outermost; boxes at the edge are short.
         assert_eq!(walk(&[2, 6], boxes(2)), [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
         // The axis left out is outermost, and nothing is made for a grid without cells.
-        let outer = walk(&[2, 2, 4], OrderKind::Spread(vec![(AxisId(1), 2, 1), (AxisId(2), 2, 1)]));
-        assert_eq!(outer[..8], [0, 1, 4, 5, 2, 3, 6, 7]);
+        let outer = walk(&[2, 2, 6], OrderKind::Spread(vec![(AxisId(1), 2, 1), (AxisId(2), 2, 1)]));
+        assert_eq!(outer[..12], [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]);
         assert!(walk(&[0, 1 << 40], boxes(1)).is_empty());
     }
 

@@ -239,7 +239,8 @@ pub enum OrderKind {
     /// Tiles of the given sizes in row-major order, row-major inside; axes left out are outermost and untiled.
     Tile(Vec<(AxisId, i64)>),
     /// Tiles of the given sizes of the cells whose coordinates have one residue, residues outermost, tiles along a Morton
-    /// curve, row-major inside: an axis, the size on it and the distance of cells. A schedule's alone: no pattern declares it.
+    /// curve, row-major inside: an axis, the size on it and the distance of cells. Two axes of neighbouring cells whose inner
+    /// one is at most two tiles long are row-major. A schedule's alone: no pattern declares it.
     Spread(Vec<(AxisId, i64, i64)>),
     /// Bits interleaved, the last axis lowest; cells outside the grid are left out. Axes left out are outermost.
     Morton(Vec<AxisId>),
