@@ -82,10 +82,10 @@ stages! {
             let kernels = &*ctx.table;
             let Chunk { first, count, mask, .. } = *chunk;
             let k = ctx.k_singles.make(kernels, &ctx.k, (first, count), ctx.n_k);
-            let k = rows(kernels, k, chunk, scratch, scratch.keys);
+            let k = rows(kernels, &k, chunk, scratch, scratch.keys);
             (kernels.own_qk)(scratch.q, k, count, ctx.dim, scratch.rows, mask, scratch.s);
             let v = ctx.v_singles.make(kernels, &ctx.v, (first, count), ctx.n_k);
-            let v = rows(kernels, v, chunk, scratch, scratch.values);
+            let v = rows(kernels, &v, chunk, scratch, scratch.values);
             let (dv, Scratch { s, m, l, acc, .. }) = (ctx.v.dim as i64, *scratch);
             (kernels.own_pv)(s, v, count, dv, scratch.rows, mask, m, l, acc);
         }
@@ -157,10 +157,10 @@ stages! {
             }
             // Values are read next, and where they are.
             let values = ctx.v_singles.or(&ctx.v, (chunk.first, chunk.count));
-            addresses(values, chunk, scratch.values);
+            addresses(&values, chunk, scratch.values);
             // Of what modifiers read of the next keys, a half; the other is asked for with the values.
             let Next { elements, elements_bytes, .. } = scratch.next;
-            let next = Next { elements, elements_bytes: half(elements_bytes), ..Next::of(scratch.values, row_bytes(values)) };
+            let next = Next { elements, elements_bytes: half(elements_bytes), ..Next::of(scratch.values, row_bytes(&values)) };
             product(ctx, chunk, scratch, (from, pitch), &next);
         }
     }
@@ -185,8 +185,8 @@ stages! {
             let next = match after {
                 Some(next) => {
                     let keys = ctx.k_singles.or(&ctx.k, (next.first, next.count));
-                    addresses(keys, next, scratch.values);
-                    Next::of(scratch.values, row_bytes(keys))
+                    addresses(&keys, next, scratch.values);
+                    Next::of(scratch.values, row_bytes(&keys))
                 }
                 None => Next::NOTHING,
             };
@@ -220,12 +220,12 @@ stages! {
             let Next { elements, elements_bytes, .. } = scratch.next;
             let next = Next { elements, elements_bytes, elements_from: half(elements_bytes), ..next };
             scratch.next.elements_bytes = 0;
+            let reading = ctx.v_singles.make(kernels, &ctx.v, (chunk.first, chunk.count), ctx.n_k);
             // Where they lie they have been found with the scores.
             let v = if ctx.v.in_place() {
                 scratch.values.cast_const().cast()
             } else {
-                let v = ctx.v_singles.make(kernels, &ctx.v, (chunk.first, chunk.count), ctx.n_k);
-                rows(kernels, v, chunk, scratch, scratch.values)
+                rows(kernels, &reading, chunk, scratch, scratch.values)
             };
             (kernels.pv)(s, v, chunk.count, ctx.v.dim as i64, lanes, chunk.half, bq, mask, alpha, acc, &next);
         }
@@ -463,7 +463,7 @@ unsafe fn product(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch, (from, pitch): (*
     unsafe {
         let kernels = &*ctx.table;
         let k = ctx.k_singles.make(kernels, &ctx.k, (chunk.first, chunk.count), ctx.n_k);
-        let k = rows(kernels, k, chunk, scratch, scratch.keys);
+        let k = rows(kernels, &k, chunk, scratch, scratch.keys);
         // Packed queries and the accumulator have `LANE_STEP` lanes side by side, panel after panel.
         let lane = chunk.lane as usize;
         let (q, s) = (scratch.q.wrapping_add(lane * ctx.dim as usize), scratch.s.wrapping_add(lane));
@@ -820,8 +820,8 @@ unsafe fn after(ctx: &Ctx, chunk: &Chunk, scratch: &Scratch) -> Next {
         match (*scratch.window).after(chunk) {
             Some(next) => {
                 let keys = ctx.k_singles.or(&ctx.k, (next.first, next.count));
-                addresses(keys, next, scratch.keys);
-                Next::of(scratch.keys, row_bytes(keys))
+                addresses(&keys, next, scratch.keys);
+                Next::of(scratch.keys, row_bytes(&keys))
             }
             None => {
                 for r in 0..scratch.rows {

@@ -562,7 +562,7 @@ impl Kernel {
 
     /// Bytes beyond [`Kernel::workspace_bytes`] with which a launch on keys and values of a 16-bit type converts them once
     /// and not for each tile of queries: for keys of `k`, `[batch, heads, keys, dim]`, and values of `dim_v` elements. At
-    /// most 32 MiB, and 0 for few queries, or where one head would take more.
+    /// most 32 MiB, and 0 for few queries.
     #[must_use]
     pub fn conversion_bytes(queries: usize, k: [usize; 4], dim_v: usize, threads: usize) -> usize {
         let [batch, heads, keys, dim] = k;
