@@ -75,6 +75,12 @@ unsafe fn load<V: Vector, const T: u32>(row: *const u8, rows: &Rows, i: usize) -
     }
 }
 
+/// Elements of a row that are whole vectors of types `T` and `U`, one side by side as the other.
+#[inline(always)]
+fn whole<V: Vector, const T: u32, const U: u32>(from: &Rows, to: &Rows) -> usize {
+    if from.contiguous::<T>() && to.contiguous::<U>() { to.dim / V::WIDTH * V::WIDTH } else { 0 }
+}
+
 /// Writes the lanes of `x` to elements `i ..` of a row, as far as it goes.
 #[inline(always)]
 unsafe fn store<V: Vector, const T: u32>(row: *mut u8, rows: &Rows, i: usize, x: V) {
@@ -145,9 +151,15 @@ unsafe fn pack<V: Vector, const T: u32>(from: &Rows, rows: usize, bq: usize, sca
         let scale = V::set(scale);
         if bq == FEW {
             let to = singles(dst, d);
+            let whole = whole::<V, T, F32>(from, &to);
             for lane in 0..rows {
-                for i in (0..d).step_by(V::WIDTH) {
-                    store::<V, F32>(to.at(lane), &to, i, load::<V, T>(from.at(lane), from, i).mul(scale));
+                let (row, at) = (from.at(lane), to.at(lane));
+                for i in (0..whole).step_by(V::WIDTH) {
+                    let x = V::load_of::<T>(row.add(i * size::<T>())).mul(scale);
+                    x.store_of::<F32>(at.add(i * size::<F32>()));
+                }
+                for i in (whole..d).step_by(V::WIDTH) {
+                    store::<V, F32>(at, &to, i, load::<V, T>(row, from, i).mul(scale));
                 }
             }
             return;
@@ -192,7 +204,7 @@ unsafe fn copy<V: Vector, const T: u32>(view: &KvView, first: usize, keys: usize
     let dim = view.dim as usize;
     let to = singles(scratch, dim);
     let from = Rows { step: view.col_stride as isize, ..to };
-    let whole = if from.contiguous::<T>() { dim / V::WIDTH * V::WIDTH } else { 0 };
+    let whole = whole::<V, T, F32>(&from, &to);
     // Rows that follow one another are foreseen by hardware.
     let near = view.page_rows == 0 && view.rows.is_null() && view.row_stride.unsigned_abs() < 1024;
     // SAFETY: the caller promises a view that holds the rows, and room for them in `scratch`.
@@ -254,12 +266,17 @@ unsafe fn unpack<V: Vector, const T: u32>(acc: *const f32, l: *const f32, rows: 
         let (zero, one) = (V::set(0.0), V::set(1.0));
         if bq == FEW {
             let from = singles(acc.cast_mut(), dv);
+            let whole = whole::<V, F32, T>(&from, to);
             for lane in 0..rows {
                 let sum = V::set(*l.add(lane));
                 let (some, inverse) = (sum.differs(zero), one.div(sum));
-                for i in (0..dv).step_by(V::WIDTH) {
-                    let o = load::<V, F32>(from.at(lane), &from, i).mul(inverse).only(some);
-                    store::<V, T>(to.at(lane), to, i, o);
+                let (row, at) = (from.at(lane), to.at(lane));
+                for i in (0..whole).step_by(V::WIDTH) {
+                    let o = V::load_of::<F32>(row.add(i * size::<F32>())).mul(inverse).only(some);
+                    o.store_of::<T>(at.add(i * size::<T>()));
+                }
+                for i in (whole..dv).step_by(V::WIDTH) {
+                    store::<V, T>(at, to, i, load::<V, F32>(row, &from, i).mul(inverse).only(some));
                 }
             }
             return;
