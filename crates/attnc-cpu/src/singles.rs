@@ -6,10 +6,10 @@
 //! it, and who finds it unfinished converts for itself, so that results do not depend on it. There are a few places, and
 //! the last task of a head hands its own on.
 //!
-//! Tile `t` of the keys goes to slot `t` modulo the number of slots. Of most heads all tiles have a slot of their own,
-//! and what is there stays. Of longer ones the slots are a ring: a tile that is read takes its slot from the tile that
-//! had it, so that what is read along K, as by a window, is there while it is read, and of what is read over and over
-//! from end to end nothing is kept.
+//! Of most heads all tiles have a slot of their own, and what is there stays. Of longer ones only the first have, and the
+//! others share a ring of slots, tile after tile: one that is read takes its slot from the tile that had it. What is read
+//! along K, as by a window, is there while it is read; of what is read over and over from end to end that is kept which
+//! has slots of its own.
 //!
 //! In a ring nobody writes rows that another reads, and nobody reads unfinished ones, because all of a slot is one atomic
 //! word: its tile, how it stands with it, and how many readers it has. A reader adds itself and looks at what the word
@@ -27,7 +27,7 @@ use attnc_kernels::abi::{BK, CACHE_LINE, DType, KvView, Table};
 
 /// Most bytes of all places together.
 pub(crate) const MOST_BYTES: usize = 32 << 20;
-/// Bytes of a place that is a ring: what a window of some thousand keys reads.
+/// Bytes of the ring of a place: what a window of some thousand keys reads.
 const RING_BYTES: usize = 4 << 20;
 /// Most bytes of a place that stays in a second-level cache: its tiles are kept when they are first read.
 const NEAR_BYTES: usize = 512 << 10;
@@ -76,10 +76,10 @@ pub(crate) struct Singles {
     view: KvView,
     /// How it stands with each slot; null if the head has no place.
     slots: *const Slot,
-    /// How many there are.
-    count: u64,
-    /// Whether tiles take slots from one another.
-    ring: bool,
+    /// How many tiles have one of their own.
+    own: u64,
+    /// How many the others take from one another.
+    ring: u64,
     /// Units of a tile that are read before it is kept.
     before: u64,
 }
@@ -124,33 +124,38 @@ impl Singles {
             dim: 0,
         },
         slots: std::ptr::null(),
-        count: 0,
-        ring: false,
+        own: 0,
+        ring: 0,
         before: 0,
     };
 
     /// The tile of the first of `count` keys from `first` on, and whether it is that of the last: gathered keys may follow
-    /// one another across the end of a tile. `None` if the head has no place, or if the keys are apart, `first` being
+    /// one another across the end of a tile. `None` if there is no place for them, or if they are apart, `first` being
     /// negative.
     fn tile_of(&self, (first, count): (i64, i64)) -> Option<(u64, bool)> {
         if self.slots.is_null() || first < 0 {
             return None;
         }
-        let tile = |key: i64| key as u64 / BK as u64;
-        Some((tile(first), tile(first) == tile(first + count - 1)))
+        let [tile, last] = [first, first + count - 1].map(|key| key as u64 / BK as u64);
+        (self.ring > 0 || last < self.own).then_some((tile, tile == last))
     }
 
     /// The slot of a tile.
     ///
     /// # Safety
-    /// The head has a place, and the place is still its own.
+    /// The head has a place for the tile, and the place is still its own.
     unsafe fn slot(&self, tile: u64) -> &Slot {
-        // SAFETY: there are `count` slots, of a ring or of all tiles of the head.
+        // SAFETY: there are `own + ring` slots.
         unsafe { &*self.slots.add(self.number(tile) as usize) }
     }
 
     fn number(&self, tile: u64) -> u64 {
-        if self.ring { tile % self.count } else { tile }
+        if self.takes(tile) { self.own + (tile - self.own) % self.ring } else { tile }
+    }
+
+    /// Whether a tile takes its slot from others.
+    fn takes(&self, tile: u64) -> bool {
+        tile >= self.own
     }
 
     /// The view by which keys of a tile are read in its slot.
@@ -171,7 +176,7 @@ impl Singles {
         let there = |tile: u64| holds(unsafe { self.slot(tile) }.0.load(Ordering::Acquire), tile);
         match self.tile_of(keys) {
             Some((tile, true)) if there(tile) => self.view_of(tile),
-            Some((tile, false)) if !self.ring && there(tile) && there(tile + 1) => self.view,
+            Some((tile, false)) if !self.takes(tile + 1) && there(tile) && there(tile + 1) => self.view,
             _ => *given,
         }
     }
@@ -187,7 +192,9 @@ impl Singles {
         unsafe {
             let tile = match self.tile_of(keys) {
                 Some((tile, true)) => tile,
-                Some(_) if !self.ring => return Reading { view: self.or(given, keys), slot: None },
+                Some((tile, false)) if !self.takes(tile + 1) => {
+                    return Reading { view: self.or(given, keys), slot: None };
+                }
                 _ => return as_given,
             };
             let slot = self.slot(tile);
@@ -198,7 +205,8 @@ impl Singles {
             let (of, state) = (found >> TILE, found % READER);
             let read = if of == tile { state } else { 0 };
             let units = ((keys.1 + UNIT - 1) / UNIT) as u64;
-            let next = if read >= self.before { BUSY } else { read + units };
+            let before = if self.takes(tile) { READ_BEFORE_IN_RING } else { self.before };
+            let next = if read >= before { BUSY } else { read + units };
             // Readers have left before rows are written.
             let ours = state != BUSY
                 && found == word(of, state)
@@ -211,15 +219,15 @@ impl Singles {
             let first = tile as i64 * BK as i64;
             let to = view.base.wrapping_offset((first * view.row_stride) as isize);
             (kernels.kv_tile)(given, first, (n_k - first).min(BK as i64), to.cast_mut().cast());
-            let reader = if self.ring { READER } else { 0 };
+            let reader = if self.takes(tile) { READER } else { 0 };
             slot.0.fetch_add(THERE - BUSY + reader, Ordering::Release);
-            Reading { view, slot: self.ring.then_some(slot) }
+            Reading { view, slot: self.takes(tile).then_some(slot) }
         }
     }
 
     /// Becomes a reader of a tile that was in its slot; `None` if it is no longer.
     fn join<'a>(&'a self, slot: &'a Slot, tile: u64) -> Option<Reading<'a>> {
-        if !self.ring {
+        if !self.takes(tile) {
             return Some(Reading { view: self.view, slot: None });
         }
         let found = slot.0.fetch_add(READER, Ordering::Acquire);
@@ -243,10 +251,10 @@ pub(crate) struct Places {
     base: AtomicPtr<u8>,
     /// Bits of those that nobody has.
     free: AtomicU64,
-    /// Slots for tiles of keys.
-    slots: usize,
-    /// Whether a head may have more tiles than that.
-    ring: bool,
+    /// Slots for tiles of keys, each for one tile.
+    own: usize,
+    /// Slots for the tiles after these.
+    ring: usize,
     /// Elements of a row of K and of V, 0 if that needs no place.
     dims: [usize; 2],
 }
@@ -256,24 +264,31 @@ impl Places {
     pub(crate) fn new(keys: usize, dims: [usize; 2]) -> Arc<Places> {
         let tiles = keys.div_ceil(BK);
         match bytes_of(tiles, dims) {
-            Some(bytes) if bytes <= MOST_BYTES => Places::of(tiles, false, dims),
-            _ => Places::of(bytes_of(1, dims).map_or(0, |one| RING_BYTES / one), true, dims),
+            Some(bytes) if bytes <= MOST_BYTES => Places::of((tiles, 0), dims),
+            _ => {
+                let [all, ring] = [MOST_BYTES, RING_BYTES].map(|most| bytes_of(1, dims).map_or(0, |one| most / one));
+                Places::of((all - ring, ring), dims)
+            }
         }
     }
 
-    /// With so many slots.
-    pub(crate) fn of(slots: usize, ring: bool, dims: [usize; 2]) -> Arc<Places> {
-        Arc::new(Places { base: AtomicPtr::new(std::ptr::null_mut()), free: AtomicU64::new(0), slots, ring, dims })
+    /// With so many slots for one tile each, and for the others.
+    pub(crate) fn of((own, ring): (usize, usize), dims: [usize; 2]) -> Arc<Places> {
+        Arc::new(Places { base: AtomicPtr::new(std::ptr::null_mut()), free: AtomicU64::new(0), own, ring, dims })
+    }
+
+    fn slots(&self) -> usize {
+        self.own + self.ring
     }
 
     /// Bytes of a place, a multiple of [`ALIGN`].
     fn bytes(&self) -> Option<usize> {
-        bytes_of(self.slots, self.dims)
+        bytes_of(self.slots(), self.dims)
     }
 
     /// Whether a place stays in a second-level cache.
     fn near(&self) -> bool {
-        !self.ring && self.bytes().is_some_and(|bytes| bytes <= NEAR_BYTES)
+        self.ring == 0 && self.bytes().is_some_and(|bytes| bytes <= NEAR_BYTES)
     }
 
     /// Tasks of a head with which it gets a place.
@@ -316,7 +331,7 @@ impl Places {
 
     /// Bytes of one element of all rows of a place.
     fn column(&self) -> usize {
-        self.slots * BK * DType::F32.size()
+        self.slots() * BK * DType::F32.size()
     }
 
     /// No tile of a place is there.
@@ -325,18 +340,14 @@ impl Places {
     /// Nobody uses the place.
     unsafe fn forget(&self, place: usize) {
         // SAFETY: the slots belong to the place; all bits of an integer may be 0.
-        unsafe { self.at(place).1.write_bytes(0, 2 * self.slots) };
+        unsafe { self.at(place).1.write_bytes(0, 2 * self.slots()) };
     }
 
     /// K and V of the head that has the place.
     fn singles(&self, place: usize) -> [Singles; 2] {
         let (base, slots) = self.at(place);
-        let &Places { slots: count, ring, dims: [k, v], .. } = self;
-        let before = match ring {
-            true => READ_BEFORE_IN_RING,
-            false if self.near() => 0,
-            false => READ_BEFORE,
-        };
+        let &Places { own, ring, dims: [k, v], .. } = self;
+        let before = if self.near() { 0 } else { READ_BEFORE };
         let of = |base: *mut u8, dim: usize, slots: *const Slot| {
             if dim == 0 {
                 return Singles::NONE;
@@ -344,9 +355,9 @@ impl Places {
             let (element, dtype) = (DType::F32.size() as i64, DType::F32 as u32);
             let (row_stride, dim) = (dim as i64 * element, dim as u64);
             let view = KvView { base, row_stride, col_stride: element, dtype, dim, ..Singles::NONE.view };
-            Singles { view, slots, count: count as u64, ring, before }
+            Singles { view, slots, own: own as u64, ring: ring as u64, before }
         };
-        [of(base, k, slots), of(base.wrapping_add(k * self.column()), v, slots.wrapping_add(count))]
+        [of(base, k, slots), of(base.wrapping_add(k * self.column()), v, slots.wrapping_add(self.slots()))]
     }
 
     /// Takes a free place.

@@ -120,12 +120,13 @@ fn converted_once_or_each_time_is_the_same() {
 #[test]
 fn so_it_is_in_a_ring() {
     let mut pen = Pen::new();
-    let window = pen.window(150);
-    let plans = [one(&mut pen, vec![window], None)];
+    let (all, sinks) = (pen.everything(), pen.range(|p, _| p.int(0), |p, _| p.int(70)));
+    let window = pen.window(400);
+    let plans = [one(&mut pen, vec![all], None), one(&mut pen, vec![sinks, window], None)];
     check(&Shape { heads: 1, kv_heads: 1, lengths: &[[520, 4400]], dims: [1000, 1000] }, &plans);
 }
 
-/// A head whose rows hold their own numbers, with a ring of a few slots.
+/// A head whose rows hold their own numbers, with slots for three tiles and a ring of a few slots for the others.
 struct Ring {
     head: Arc<Head>,
     /// The ring.
@@ -134,13 +135,14 @@ struct Ring {
 }
 
 impl Ring {
+    const OWN: usize = 3;
     const SLOTS: usize = 3;
     const DIM: usize = 8;
     /// The last tile is not whole.
     const KEYS: usize = 20 * BK + 10;
 
     fn new() -> Ring {
-        let places = Places::of(Self::SLOTS, true, [Self::DIM; 2]);
+        let places = Places::of((Self::OWN, Self::SLOTS), [Self::DIM; 2]);
         let wanted = places.wanted(1, 1, usize::MAX);
         let mut memory = vec![0_u64; (wanted + ALIGN) / size_of::<u64>()];
         let base = memory.as_mut_ptr().cast::<u8>();
@@ -193,13 +195,18 @@ fn a_ring_keeps_what_is_read_on_and_on() {
     ring.head.expect(1);
     let [k, _] = ring.head.begin();
     let read = |tile| ring.read(&k, tile, || {});
+    // Of tiles with slots of their own what is there stays.
+    assert_eq!([1, 1, 1, 1, 1, 1].map(read), [false, false, false, false, true, true]);
+    // The other tiles from here on: 0, 3 and 6 share a slot.
+    let read = |tile| ring.read(&k, Ring::OWN + tile, || {});
     assert_eq!([0, 0, 0, 0].map(read), [false, false, true, true]);
     // Another tile of the slot makes both begin anew.
     assert_eq!([3, 0, 3, 0, 3, 0].map(read), [false; 6]);
-    assert_eq!([0, 0, 1, 1, 1, 20, 20, 20].map(read), [false, true, false, false, true, false, false, false]);
+    assert_eq!([0, 0, 1, 1, 1, 17, 17, 17].map(read), [false, true, false, false, true, false, false, false]);
     // Nobody takes the slot of a tile that is read.
-    assert!(ring.read(&k, 0, || assert_eq!([3, 6, 3, 3, 3, 3].map(read), [false; 6])));
+    assert!(ring.read(&k, Ring::OWN, || assert_eq!([3, 6, 3, 3, 3, 3].map(read), [false; 6])));
     assert_eq!([3, 3, 3].map(read), [false, false, true]);
+    assert!(ring.read(&k, 1, || {}));
     ring.head.end();
 }
 
