@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -119,20 +120,32 @@ def counts(args):
         print(f"{name:36} {' '.join(map(str, at)):60} density {density:.4f}  executed {found['overhead']:6.3f} x useful{other}", flush=True)
 
 
+def of_all(pattern, directory):
+    """The same attention to every key, with what it does to scores: the argument for it, if there is such a thing."""
+    text = pathlib.Path(subject(pattern)).read_text() if ":" not in pattern and "/" not in pattern else ""
+    if "score =" not in text:
+        return []
+    path = pathlib.Path(directory) / pattern
+    path.with_suffix(".attn").write_text(re.sub(r"^  attend .*$", "  attend all", text, flags=re.MULTILINE))
+    return [str(path)]
+
+
 def dense(args):
-    """Every pattern beside dense attention."""
-    for pattern, at in PATTERNS:
-        results, why = bench(args, pattern, *at, "--dim", 64, "--against", "dense", "--min-time", 0, *heads(pattern))
-        if results is None:
-            print(f"{pattern:36} {why}")
-            continue
-        one, all_ = results
-        ratio = all_["run_ns"]["median"] / one["run_ns"]["median"]
-        density = one["useful_flops"] / max(1, all_["useful_flops"])
-        print(f"{pattern:36} {one['run_ns']['median'] / 1e6:9.2f} ms, {ratio:7.2f} x dense at density {density:.4f}; "
-              f"executed {one['executed_flops'] / max(1, one['useful_flops']):5.2f} x useful; "
-              f"{'is dense itself, and what it does to scores besides; ' if density > 0.999 else ''}"
-              f"model {one['predicted_ns'] / one['run_ns']['median']:.2f} of the time", flush=True)
+    """Every pattern beside dense attention, and what modifies scores beside dense attention that does so too."""
+    with tempfile.TemporaryDirectory() as directory:
+        for pattern, at in PATTERNS:
+            results, why = bench(args, [pattern, *of_all(pattern, directory)], *at, "--dim", 64, "--against", "dense", "--min-time", 0, *heads(pattern))
+            if results is None:
+                print(f"{pattern:36} {why}")
+                continue
+            one, all_, *same = results
+            ratio = all_["run_ns"]["median"] / one["run_ns"]["median"]
+            density = one["useful_flops"] / max(1, all_["useful_flops"])
+            print(f"{pattern:36} {one['run_ns']['median'] / 1e6:9.2f} ms, {ratio:7.2f} x dense at density {density:.4f}; "
+                  + (f"{same[0]['run_ns']['median'] / one['run_ns']['median']:.2f} x dense with the same scores; " if same else "")
+                  + f"executed {one['executed_flops'] / max(1, one['useful_flops']):5.2f} x useful; "
+                  f"{'is dense itself; ' if density > 0.999 else ''}"
+                  f"model {one['predicted_ns'] / one['run_ns']['median']:.2f} of the time", flush=True)
 
 
 def types(args):
