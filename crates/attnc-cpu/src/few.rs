@@ -25,8 +25,9 @@ use crate::tensor::Layout;
 /// spread over threads.
 pub(crate) const CUT_TILES: usize = 64;
 
-/// Most heads of `n_q` queries that are folded: as many as have lanes.
-pub(crate) fn most_heads(plan: &Plan, n_q: i64) -> usize {
+/// Most heads of `n_q` queries that are folded where they share keys and have the same sets: as many as have lanes.
+#[must_use]
+pub fn most_folded(plan: &Plan, n_q: i64) -> usize {
     let lanes = plan.stages.iter().map(|s| s.tile.q).min().unwrap_or(0);
     match plan.few(n_q) {
         None => 1,
@@ -35,8 +36,8 @@ pub(crate) fn most_heads(plan: &Plan, n_q: i64) -> usize {
     }
 }
 
-/// Heads of a part in groups to compute together, as places in `heads`: by the KV head that they read, [`most_heads`] at a
-/// time. `alike(a, b)` says whether nothing but their queries differs.
+/// Heads of a part in groups to compute together, as places in `heads`: by the KV head that they read, [`most_folded`] at
+/// a time. `alike(a, b)` says whether nothing but their queries differs.
 pub(crate) fn groups(
     kernel: &CpuKernel,
     heads: &[usize],
@@ -46,7 +47,7 @@ pub(crate) fn groups(
 ) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (at, &head) in heads.iter().enumerate() {
-        let most = most_heads(kernel.plan(), n_q(at));
+        let most = most_folded(kernel.plan(), n_q(at));
         let joins = |group: &&mut Vec<usize>| {
             let first = group[0];
             kv_heads[heads[first]] == kv_heads[head]

@@ -18,7 +18,7 @@ use attnc_pattern::order;
 use attnc_pattern::prepare::needs_beside;
 use attnc_pattern::program::MapKind;
 use attnc_plan::choose::Chosen;
-use attnc_plan::{FEW_QUERIES, Few, MAX_LEN, Plan, View};
+use attnc_plan::{FEW_QUERIES, Few, MAX_LEN, View};
 use rustc_hash::FxHashMap;
 
 use crate::compile::{CpuKernel, Uses};
@@ -442,8 +442,7 @@ impl Laid<'_> {
 /// Gives jobs of several stages memory for what is kept between them; `None` if there is too little, or none for a
 /// scratch.
 fn give_between(jobs: &mut [Job<'_>], memory: &mut Memory) -> Option<()> {
-    // What stands in place of queries has memory of its own.
-    // Folded heads go through all stages at once.
+    // What stands in place of queries has memory of its own, and folded heads go through all stages at once.
     let several = |j: &&mut Job<'_>| j.kernel.stages() > 1 && j.kernel.plan().rows.is_none() && j.fold.is_none();
     for job in jobs.iter_mut().filter(several) {
         job.between = Some(Between::of(&job.ctx, memory)?);
@@ -470,7 +469,7 @@ fn cut_jobs(jobs: &mut [Job<'_>], parts: &[Part<'_>], memory: &Memory, dv: usize
         let known = jobs[..at].iter().rev().take(FEW_QUERIES as usize).find(|before| {
             let uses = job.kernel.uses();
             before.part == job.part
-                && before.query == job.query
+                && (before.query, before.fold.is_some()) == (job.query, job.fold.is_some())
                 && !job.kernel.differs_by_head()
                 && alike(env(before), env(job), uses)
         });
@@ -923,7 +922,6 @@ impl Job<'_> {
         let (mut ctx, tile) = self.task(stage, if cuts.is_some() { 0 } else { task });
         // Not every class is as long as the longest.
         if matches!(self.view(stage), Some(View::Classes(_)))
-            && self.fold.is_none()
             && tile * self.kernel.plan().stages[stage].tile.q as i64 >= ctx.n_q
         {
             return;
@@ -1133,8 +1131,8 @@ fn jobs<'a>(
                     _ => 1,
                 };
                 let folded = |query| {
-                    let numbers = numbers(part.kernel.plan(), &of_first, &moduli, (env.n_q as usize, query));
-                    let (fold, ctx) = fold(part.kernel, (ctx, env), numbers, launch, (batch, &heads))?;
+                    let numbered = (&of_first[..], &moduli[..], query);
+                    let (fold, ctx) = fold(part.kernel, (ctx, env), numbered, launch, (batch, &heads))?;
                     Some(Job { fold: Some(fold), query, ..job(head, ctx, of_first.clone(), at) })
                 };
                 if let Some(folded) = (0..queries).map(folded).collect::<Option<Vec<_>>>() {
@@ -1153,34 +1151,19 @@ fn jobs<'a>(
     Ok(jobs)
 }
 
-/// Rows of the queries of a head that one job computes, and what they are in each stage: all of them, or `query` alone
-/// where each is computed for itself.
-fn numbers(
-    plan: &Plan,
-    listings: &[Option<Arc<Listing>>],
-    moduli: &[i64],
-    (n_q, query): (usize, usize),
-) -> (Vec<u32>, Vec<Vec<u32>>) {
-    if plan.few(n_q as i64) == Some(Few::Apart) {
-        let number = |&modulus: &i64| vec![query as u32 / modulus.clamp(1, MAX_LEN) as u32];
-        return (vec![query as u32], moduli.iter().map(number).collect());
-    }
-    let listed = listings.first().and_then(Option::as_ref);
-    let walk = listed.map_or_else(|| (0..n_q as u32).collect(), |l| l.numbers[..n_q].to_vec());
-    (walk.clone(), vec![walk])
-}
-
 /// Folds heads of a batch item, `ctx` being the context of the first, and `env` what is known of it; `None` if queries are
-/// not few, without code for it, if the layouts do not allow it, or for one head where nothing is gained.
+/// not few, without code for it, if the layouts do not allow it, or for one head where nothing is gained. Of queries that
+/// are computed each for itself it is `query`; `listings` and `moduli` number them in each stage.
 fn fold(
     kernel: &CpuKernel,
     (mut ctx, env): (Ctx, &Env<'_>),
-    (walk, numbers): (Vec<u32>, Vec<Vec<u32>>),
+    (listings, moduli, query): (&[Option<Arc<Listing>>], &[i64], usize),
     launch: &mut Launch<'_>,
     (batch, heads): (usize, &[usize]),
 ) -> Option<(Fold, Ctx)> {
     let plan = kernel.plan();
-    let alone = match plan.few(ctx.n_q)? {
+    let few = plan.few(ctx.n_q)?;
+    let alone = match few {
         // Scores of few queries are modified fastest with keys side by side.
         Few::Together => ctx.n_q <= FEW as i64 && kernel.modifies(),
         Few::Apart => true,
@@ -1188,6 +1171,18 @@ fn fold(
     if heads.len() < 2 && !alone || !small_tensors(env, kernel.uses()) || !kernel.knows_few() {
         return None;
     }
+    let (walk, numbers) = match few {
+        Few::Together => {
+            let n_q = ctx.n_q as usize;
+            let listed = listings.first().and_then(Option::as_ref);
+            let walk = listed.map_or_else(|| (0..n_q as u32).collect(), |l| l.numbers[..n_q].to_vec());
+            (walk.clone(), vec![walk])
+        }
+        Few::Apart => {
+            let number = |&modulus: &i64| vec![query as u32 / modulus.clamp(1, MAX_LEN) as u32];
+            (vec![query as u32], moduli.iter().map(number).collect())
+        }
+    };
     let q_heads: Vec<usize> = heads.iter().map(|&h| launch.q_heads[h]).collect();
     let (q, out, lse) = (&launch.q, &launch.out, launch.lse.as_ref());
     let outputs = (&out.layout, lse.map(|t| &t.layout), heads);

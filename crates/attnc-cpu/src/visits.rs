@@ -6,7 +6,7 @@ use attnc_kernels::window;
 use attnc_plan::model::{Term, Work};
 use attnc_plan::{FEW_QUERIES, Few, Plan};
 
-use crate::few::{CUT_TILES, most_heads};
+use crate::few::CUT_TILES;
 
 const _: () = assert!(LANE_STEP == attnc_plan::PANEL);
 
@@ -31,12 +31,6 @@ impl attnc_plan::Visits for Visits {
         let window::Visited { pairs, spared, chunks, copied } = self.0.finish();
         attnc_plan::Visited { pairs, spared, chunks, gathered: copied }
     }
-}
-
-/// Most heads of `n_q` queries that are computed together where they share keys and have the same sets.
-#[must_use]
-pub fn most_folded(plan: &Plan, n_q: i64) -> usize {
-    most_heads(plan, n_q)
 }
 
 /// Whether a launch of `n_q` queries has so few that its tasks may be others than those of one head.

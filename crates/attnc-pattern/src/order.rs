@@ -250,7 +250,7 @@ fn key_of(kind: &OrderKind, axes: &[Axis]) -> Result<Key, String> {
     match kind {
         OrderKind::Raster(_) => {
             nest.extend(places.into_iter().map(|p| (p, extent(p))));
-            Ok(Box::new(move |c| nested(nest.iter().map(|&(p, extent)| (c[p], extent)))))
+            Ok(row_major(nest))
         }
         OrderKind::Tile(tiles) => {
             if tiles.iter().any(|&(_, tile)| tile < 1) {
@@ -275,7 +275,7 @@ fn key_of(kind: &OrderKind, axes: &[Axis]) -> Result<Key, String> {
                 && width <= 2 * tile
             {
                 nest.extend([outer, inner].map(|p| (p, extent(p))));
-                return Ok(Box::new(move |c| nested(nest.iter().map(|&(p, extent)| (c[p], extent)))));
+                return Ok(row_major(nest));
             }
             let along = |i: usize, tile: i64| {
                 let bits = |&(_, extent, t, d): &(usize, i64, i64, i64)| bits(((extent - 1) / d / t + 1).max(1));
@@ -318,6 +318,11 @@ fn key_of(kind: &OrderKind, axes: &[Axis]) -> Result<Key, String> {
         // Sorted by values, not by coordinates.
         OrderKind::Sort(_) => Ok(Box::new(outer)),
     }
+}
+
+/// Row-major order of axes with their extents, outermost first.
+fn row_major(nest: Vec<(usize, i64)>) -> Key {
+    Box::new(move |c| nested(nest.iter().map(|&(p, extent)| (c[p], extent))))
 }
 
 /// Row-major index of (coordinate, extent) pairs, outermost first.
