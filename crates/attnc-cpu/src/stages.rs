@@ -695,14 +695,9 @@ fn eights(rows: i64) -> impl Iterator<Item = (usize, i64)> {
 /// Rows from key `first` on, at most `count` of them, as what comes next; nothing for keys that do not follow one another.
 fn ahead(view: &KvView, first: i64, count: i64) -> Ahead {
     if first < 0 || view.page_rows != 0 || !view.rows.is_null() {
-        return Ahead { at: view.base, stride: 0, rows: 0, bytes: 0 };
+        return Ahead { at: view.base, stride: 0, rows: 0 };
     }
-    Ahead {
-        at: view.base.wrapping_offset((first * view.row_stride) as isize),
-        stride: view.row_stride,
-        rows: count,
-        bytes: row_bytes(view),
-    }
+    Ahead { at: view.base.wrapping_offset((first * view.row_stride) as isize), stride: view.row_stride, rows: count }
 }
 
 /// Rows of any type for a tile of few queries: the address of the first, the type, and the distance of rows in bytes.

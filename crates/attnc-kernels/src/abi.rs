@@ -105,8 +105,6 @@ pub struct Ahead {
     pub stride: i64,
     /// How many rows.
     pub rows: i64,
-    /// Bytes of a row.
-    pub bytes: i64,
 }
 
 /// Rows that are read next, wherever they lie: what a kernel asks memory for while it computes. Nothing is read of them.

@@ -19,7 +19,7 @@ fn products_are_counted() {
         for (counts, table) in [(false, Table::of(isa)), (true, Table::counting(isa))] {
             let Some(table) = table else { continue };
             let (few, f32) = (3, DType::F32 as i64);
-            let ahead = Ahead { at: null_mut(), stride: 0, rows: 0, bytes: 0 };
+            let ahead = Ahead { at: null_mut(), stride: 0, rows: 0 };
             let half = 20;
             let (n, di, dvi, li, bqi) = (keys as i64, d as i64, dv as i64, lanes as i64, bq as i64);
             // SAFETY: the buffers have these sizes.

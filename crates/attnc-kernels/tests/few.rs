@@ -47,7 +47,7 @@ impl Stored {
 
     /// Rows that follow: addresses that are asked for, never read.
     fn ahead(&self) -> Ahead {
-        Ahead { at: self.bytes.as_ptr(), stride: self.step(), rows: 5, bytes: self.step() }
+        Ahead { at: self.bytes.as_ptr(), stride: self.step(), rows: 5 }
     }
 
     fn at(&self, row: usize, i: usize) -> f64 {

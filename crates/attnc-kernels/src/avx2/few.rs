@@ -47,104 +47,64 @@ unsafe fn load_some<const T: u32>(at: *const u8, n: usize) -> __m256 {
     }
 }
 
-/// Bytes between what is read and what is asked for, at most a tile: more than memory's latency lets pass.
-const DISTANCE: usize = 8192;
+/// Rows between the one that is read and the one that is asked for: more than memory's latency lets pass.
+const DISTANCE: usize = 32;
 /// Keys whose values are read column by column, so that rows follow one another closely.
 const GROUP: usize = 16;
 
-/// Rows to ask for; addresses are numbers, since nothing is read of them.
-#[derive(Clone, Copy, Default)]
-struct Asked {
-    at: usize,
-    stride: isize,
-    bytes: usize,
-    rows: usize,
-}
-
-impl Asked {
-    fn of(at: *const u8, stride: isize, rows: usize, bytes: usize) -> Asked {
-        let (at, rows) = (at.addr(), if bytes > 0 { rows } else { 0 });
-        // Rows without a gap are one.
-        if stride == bytes as isize && rows > 0 {
-            return Asked { at, stride, bytes: rows * bytes, rows: 1 };
-        }
-        Asked { at, stride, bytes, rows }
-    }
-}
-
-/// The cache lines of a tile's rows and of those that come next, asked for in order and evenly: a burst of them would
-/// wait for itself, and a pause leaves memory idle.
+/// The rows of a tile and those that come next, asked for evenly while the tile is computed: a burst would wait for
+/// itself, and a pause leaves memory idle.
+///
+/// What is asked for follows from what is read, so that a loop holds an address and no state. Addresses are never read
+/// from; beside rows after which nothing comes, the rows themselves are asked for, which costs nothing.
+#[derive(Clone, Copy)]
 pub(crate) struct Stream {
-    /// The next line, and the end of its row.
-    at: usize,
-    end: usize,
-    /// Rows after it, and those that come next.
-    rows: Asked,
-    next: Asked,
-    /// Lines of a tile, over how many steps they are spread, and what steps are owed.
-    lines: usize,
-    steps: usize,
-    owed: usize,
+    at: *const u8,
+    stride: isize,
+    keys: usize,
+    next: Ahead,
+}
+
+/// Rows to ask for while others are read.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) at: *const u8,
+    pub(crate) stride: isize,
 }
 
 impl Stream {
-    /// For a tile of `rows` rows of `bytes` bytes; the first of them were asked for with the tile before.
-    pub(crate) fn new(at: *const u8, stride: isize, rows: usize, bytes: usize, next: Ahead) -> Stream {
-        let lines = rows * bytes.div_ceil(CACHE_LINE);
-        let next = Asked::of(next.at, next.stride as isize, next.rows as usize, next.bytes as usize);
-        let mut rows = Asked::of(at, stride, rows, bytes);
-        let (mut at, mut end) = (0, 0);
-        if rows.rows == 1 {
-            (at, end) = (rows.at + DISTANCE.min(rows.bytes), rows.at + rows.bytes);
-            rows.rows = 0;
-        } else {
-            let skip = DISTANCE.div_ceil(bytes.max(1)).min(rows.rows);
-            rows.at = rows.at.wrapping_add_signed(skip as isize * stride);
-            rows.rows -= skip;
+    /// For a tile of `keys` rows; the first of them were asked for with the tile before.
+    pub(crate) fn new(at: *const u8, stride: isize, keys: usize, next: Ahead) -> Stream {
+        Stream { at, stride, keys, next }
+    }
+
+    /// For a tile that has been asked for already.
+    pub(crate) fn nothing(self) -> Stream {
+        Stream { keys: 0, next: Ahead { rows: 0, ..self.next }, ..self }
+    }
+
+    /// What to ask for while the rows from `first` on are read.
+    pub(crate) fn beside(&self, first: usize) -> Asked {
+        let row = first + DISTANCE.min(self.keys);
+        let from = |at: *const u8, stride: isize, row| Asked { at: at.wrapping_offset(row as isize * stride), stride };
+        if row < self.keys {
+            return from(self.at, self.stride, row);
         }
-        Stream { at, end, rows, next, lines, steps: 1, owed: 0 }
+        let row = row - self.keys;
+        if row < self.next.rows as usize {
+            return from(self.next.at, self.next.stride as isize, row);
+        }
+        from(self.at, self.stride, first)
     }
+}
 
-    /// Nothing to ask for.
-    pub(crate) fn nothing() -> Stream {
-        let none = Asked::default();
-        Stream { at: 0, end: 0, rows: none, next: none, lines: 0, steps: 1, owed: 0 }
-    }
-
-    /// Spreads the lines of a tile over `steps` calls of [`Self::step`].
-    pub(crate) fn spread(mut self, steps: usize) -> Stream {
-        self.steps = steps.max(1);
-        self
-    }
-
-    /// Asks for a step's share.
+impl Asked {
+    /// Asks for the line at `byte` of the `row`-th row.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    pub(crate) fn step(&mut self) {
-        self.owed += self.lines;
-        while self.owed >= self.steps {
-            self.owed -= self.steps;
-            if self.at < self.end || self.turn() {
-                // To the second-level cache: what the first one waits for at once is few lines.
-                _mm_prefetch::<_MM_HINT_T1>(core::ptr::without_provenance(self.at));
-                self.at += CACHE_LINE;
-            }
-        }
-    }
-
-    /// Begins the next row; whether there is one.
-    #[cold]
-    fn turn(&mut self) -> bool {
-        if self.rows.rows == 0 {
-            self.rows = core::mem::take(&mut self.next);
-        }
-        if self.rows.rows == 0 {
-            return false;
-        }
-        (self.at, self.end) = (self.rows.at, self.rows.at + self.rows.bytes);
-        self.rows.at = self.rows.at.wrapping_add_signed(self.rows.stride);
-        self.rows.rows -= 1;
-        true
+    pub(crate) fn line(self, row: usize, byte: usize) {
+        // To the second-level cache: what the first one waits for at once is few lines.
+        _mm_prefetch::<_MM_HINT_T1>(self.at.wrapping_offset(row as isize * self.stride).wrapping_add(byte).cast());
     }
 }
 
@@ -174,8 +134,7 @@ pub(crate) unsafe extern "C" fn qk(
     let (keys, d, lanes, stride) = (keys as usize, d as usize, lanes as usize, k_stride as isize);
     // SAFETY: as the caller promised.
     unsafe {
-        let row = d * DType::of_code(dtype).size();
-        let ahead = Stream::new(k, stride, keys, row, *ahead);
+        let ahead = Stream::new(k, stride, keys, *ahead);
         match DType::of_code(dtype) {
             DType::F32 => qk_of::<F32>(q, k, stride, keys, d, lanes, s, ahead),
             DType::F16 => qk_of::<F16>(q, k, stride, keys, d, lanes, s, ahead),
@@ -194,19 +153,19 @@ unsafe fn qk_of<const T: u32>(
     d: usize,
     lanes: usize,
     s: *mut f32,
-    mut ahead: Stream,
+    ahead: Stream,
 ) {
     for lane in (0..lanes).step_by(QUERIES) {
         // SAFETY: lanes are within the sizes that the caller promised.
         unsafe {
             let (q, s) = (q.add(lane * d), s.add(lane));
             // What comes next is asked for once.
-            let ahead = core::mem::replace(&mut ahead, Stream::nothing());
+            let asked = if lane == 0 { ahead } else { ahead.nothing() };
             match lanes - lane {
-                1 => qk_lanes::<T, 1, 4>(q, k, stride, keys, d, s, ahead),
-                2 => qk_lanes::<T, 2, 4>(q, k, stride, keys, d, s, ahead),
-                3 => qk_lanes::<T, 3, 2>(q, k, stride, keys, d, s, ahead),
-                _ => qk_lanes::<T, 4, 2>(q, k, stride, keys, d, s, ahead),
+                1 => qk_lanes::<T, 1, 4>(q, k, stride, keys, d, s, asked),
+                2 => qk_lanes::<T, 2, 4>(q, k, stride, keys, d, s, asked),
+                3 => qk_lanes::<T, 3, 2>(q, k, stride, keys, d, s, asked),
+                _ => qk_lanes::<T, 4, 2>(q, k, stride, keys, d, s, asked),
             }
         }
     }
@@ -231,17 +190,16 @@ unsafe fn qk_lanes<const T: u32, const LANES: usize, const KEYS: usize>(
     s: *mut f32,
     ahead: Stream,
 ) {
-    let whole = d / WIDTH * WIDTH;
-    let mut ahead = ahead.spread(keys.div_ceil(KEYS) * d.div_ceil(WIDTH));
+    let line = CACHE_LINE / size::<T>();
     for first in (0..keys).step_by(KEYS) {
         // Beyond the last key it is read again.
         let row = |key: usize| k.wrapping_offset((first + key).min(keys - 1) as isize * stride);
         let rows: [*const u8; KEYS] = core::array::from_fn(row);
+        let asked = ahead.beside(first);
         let mut sum = [[_mm256_setzero_ps(); KEYS]; LANES];
         // SAFETY: keys, lanes and elements are within the sizes that the caller promised.
         unsafe {
             let mut step = |i: usize, n: usize| {
-                ahead.step();
                 let k: [__m256; KEYS] = core::array::from_fn(|key| {
                     let at = rows[key].wrapping_add(i * size::<T>());
                     if n == WIDTH { load::<T>(at) } else { load_some::<T>(at, n) }
@@ -254,11 +212,21 @@ unsafe fn qk_lanes<const T: u32, const LANES: usize, const KEYS: usize>(
                     }
                 }
             };
-            for i in (0..whole).step_by(WIDTH) {
-                step(i, WIDTH);
+            let ask = |i: usize| (0..KEYS).for_each(|key| asked.line(key, i * size::<T>()));
+            let mut i = 0;
+            while i + line <= d {
+                ask(i);
+                for j in (0..line).step_by(WIDTH) {
+                    step(i + j, WIDTH);
+                }
+                i += line;
             }
-            if whole < d {
-                step(whole, d - whole);
+            if i < d {
+                ask(i);
+                while i < d {
+                    step(i, WIDTH.min(d - i));
+                    i += WIDTH;
+                }
             }
             store_scores(sum, s.add(first * FEW), keys - first);
         }
@@ -325,8 +293,7 @@ pub(crate) unsafe extern "C" fn pv(
             return scalar::few_pv(p, v, dtype, v_stride, keys, dv, lanes, mask, alpha, acc, ahead);
         }
         let lanes = lanes as usize;
-        let row = values.dv * DType::of_code(dtype).size();
-        let ahead = Stream::new(v, values.stride, values.keys, row, *ahead);
+        let ahead = Stream::new(v, values.stride, values.keys, *ahead);
         match DType::of_code(dtype) {
             DType::F32 => values.pv::<F32>(p, lanes, alpha, acc, ahead),
             DType::F16 => values.pv::<F16>(p, lanes, alpha, acc, ahead),
@@ -347,19 +314,12 @@ struct Values {
 impl Values {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn pv<const T: u32>(self, p: *const f32, lanes: usize, alpha: *const f32, acc: *mut f32, ahead: Stream) {
-        let wide = match lanes {
-            1 => 8,
-            2 => 4,
-            _ => 2,
-        };
-        let vectors = self.dv.div_ceil(WIDTH);
-        let mut ahead = ahead.spread(self.keys * (vectors / wide + vectors % wide));
         for first in (0..self.keys).step_by(GROUP) {
             let v = self.v.wrapping_offset(first as isize * self.stride);
             let group = Values { v, keys: GROUP.min(self.keys - first), ..self };
             let alpha = if first == 0 { alpha } else { core::ptr::null() };
             // SAFETY: keys are within the sizes that the caller promised.
-            unsafe { group.pv_group::<T>(p.add(first * FEW), lanes, alpha, acc, &mut ahead) }
+            unsafe { group.pv_group::<T>(p.add(first * FEW), lanes, alpha, acc, ahead.beside(first)) }
         }
     }
 
@@ -371,20 +331,20 @@ impl Values {
         lanes: usize,
         alpha: *const f32,
         acc: *mut f32,
-        ahead: &mut Stream,
+        asked: Asked,
     ) {
-        let mut none = Stream::nothing();
         for lane in (0..lanes).step_by(QUERIES) {
             // SAFETY: lanes are within the sizes that the caller promised.
             unsafe {
                 let (p, acc) = (p.add(lane), acc.add(lane * self.dv));
                 let alpha = if alpha.is_null() { alpha } else { alpha.add(lane) };
-                let ahead = if lane == 0 { &mut *ahead } else { &mut none };
+                // What comes next is asked for once.
+                let asked = if lane == 0 { asked } else { Asked { at: self.v, stride: self.stride } };
                 match lanes - lane {
-                    1 => self.pv_lanes::<T, 1, 8>(p, alpha, acc, ahead),
-                    2 => self.pv_lanes::<T, 2, 4>(p, alpha, acc, ahead),
-                    3 => self.pv_lanes::<T, 3, 2>(p, alpha, acc, ahead),
-                    _ => self.pv_lanes::<T, 4, 2>(p, alpha, acc, ahead),
+                    1 => self.pv_lanes::<T, 1, 8>(p, alpha, acc, asked),
+                    2 => self.pv_lanes::<T, 2, 4>(p, alpha, acc, asked),
+                    3 => self.pv_lanes::<T, 3, 2>(p, alpha, acc, asked),
+                    _ => self.pv_lanes::<T, 4, 2>(p, alpha, acc, asked),
                 }
             }
         }
@@ -398,19 +358,19 @@ impl Values {
         p: *const f32,
         alpha: *const f32,
         acc: *mut f32,
-        ahead: &mut Stream,
+        asked: Asked,
     ) {
         let dv = self.dv;
         let mut dim = 0;
         // SAFETY: dims are within the sizes that the caller promised.
         unsafe {
             while dim + WIDE * WIDTH <= dv {
-                self.pv_block::<T, LANES, WIDE>(p, alpha, acc, dim, WIDTH, ahead);
+                self.pv_block::<T, LANES, WIDE>(p, alpha, acc, dim, WIDTH, asked);
                 dim += WIDE * WIDTH;
             }
             while dim < dv {
                 let n = WIDTH.min(dv - dim);
-                self.pv_block::<T, LANES, 1>(p, alpha, acc, dim, n, ahead);
+                self.pv_block::<T, LANES, 1>(p, alpha, acc, dim, n, asked);
                 dim += WIDTH;
             }
         }
@@ -426,14 +386,15 @@ impl Values {
         acc: *mut f32,
         dim: usize,
         n: usize,
-        ahead: &mut Stream,
+        asked: Asked,
     ) {
         let mut sum = [[_mm256_setzero_ps(); WIDE]; LANES];
         // SAFETY: keys, lanes and dims are within the sizes that the caller promised.
         unsafe {
             let mut row = self.v.wrapping_add(dim * size::<T>());
             for key in 0..self.keys {
-                ahead.step();
+                (0..(WIDE * WIDTH * size::<T>()).div_ceil(CACHE_LINE))
+                    .for_each(|line| asked.line(key, dim * size::<T>() + line * CACHE_LINE));
                 let v: [__m256; WIDE] = core::array::from_fn(|i| {
                     let at = row.wrapping_add(i * WIDTH * size::<T>());
                     if n == WIDTH { load::<T>(at) } else { load_some::<T>(at, n) }

@@ -9,8 +9,8 @@
 use core::arch::x86_64::*;
 
 use super::{WIDTH, first};
-use crate::abi::{Ahead, DType, FEW};
-use crate::avx2::few::Stream;
+use crate::abi::{Ahead, CACHE_LINE, DType, FEW};
+use crate::avx2::few::{Asked, Stream};
 use crate::scalar;
 use crate::vector::{BF16, F16, F32, size};
 
@@ -72,7 +72,7 @@ pub(crate) unsafe extern "C" fn qk(
     let rows = Rows { at: k, stride: k_stride as isize, keys: keys as usize, dim: d as usize };
     // SAFETY: as the caller promised.
     unsafe {
-        let ahead = rows.stream(dtype, *ahead);
+        let ahead = rows.stream(*ahead);
         match DType::of_code(dtype) {
             DType::F32 => rows.qk::<F32>(q, lanes as usize, s, ahead),
             DType::F16 => rows.qk::<F16>(q, lanes as usize, s, ahead),
@@ -109,7 +109,7 @@ pub(crate) unsafe extern "C" fn pv(
             // A masked value must not be multiplied, not even by zero.
             return scalar::few_pv(p, v, dtype, v_stride, keys, dv, lanes, mask, alpha, acc, ahead);
         }
-        let ahead = rows.stream(dtype, *ahead);
+        let ahead = rows.stream(*ahead);
         match DType::of_code(dtype) {
             DType::F32 => rows.pv::<F32>(p, lanes as usize, alpha, acc, ahead),
             DType::F16 => rows.pv::<F16>(p, lanes as usize, alpha, acc, ahead),
@@ -129,18 +129,18 @@ struct Rows {
 
 impl Rows {
     /// What to ask memory for.
-    fn stream(self, dtype: i64, next: Ahead) -> Stream {
-        Stream::new(self.at, self.stride, self.keys, self.dim * DType::of_code(dtype).size(), next)
+    fn stream(self, next: Ahead) -> Stream {
+        Stream::new(self.at, self.stride, self.keys, next)
     }
 
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
-    unsafe fn qk<const T: u32>(self, q: *const f32, lanes: usize, s: *mut f32, mut ahead: Stream) {
+    unsafe fn qk<const T: u32>(self, q: *const f32, lanes: usize, s: *mut f32, ahead: Stream) {
         for lane in (0..lanes).step_by(QUERIES) {
             // SAFETY: lanes are within the sizes that the caller promised.
             unsafe {
                 let (q, s) = (q.add(lane * self.dim), s.add(lane));
                 // What comes next is asked for once.
-                let ahead = core::mem::replace(&mut ahead, Stream::nothing());
+                let ahead = if lane == 0 { ahead } else { ahead.nothing() };
                 match lanes - lane {
                     1 => self.qk_lanes::<T, 1>(q, s, ahead),
                     2 => self.qk_lanes::<T, 2>(q, s, ahead),
@@ -162,16 +162,16 @@ impl Rows {
     #[inline]
     unsafe fn qk_lanes<const T: u32, const LANES: usize>(self, q: *const f32, s: *mut f32, ahead: Stream) {
         const KEYS: usize = 4;
-        let mut ahead = ahead.spread(self.keys.div_ceil(KEYS) * self.dim.div_ceil(WIDTH));
+        let line = CACHE_LINE / size::<T>();
         for first in (0..self.keys).step_by(KEYS) {
             // Beyond the last key it is read again.
             let row = |key: usize| self.at.wrapping_offset((first + key).min(self.keys - 1) as isize * self.stride);
             let rows: [*const u8; KEYS] = core::array::from_fn(row);
+            let asked = ahead.beside(first);
             let mut sum = [[_mm512_setzero_ps(); QUERIES]; KEYS];
             // SAFETY: keys, lanes and elements are within the sizes that the caller promised.
             unsafe {
                 let mut step = |i: usize, n: usize| {
-                    ahead.step();
                     let q: [__m512; LANES] =
                         core::array::from_fn(|lane| load::<F32>(q.wrapping_add(lane * self.dim + i).cast(), n));
                     for (row, sum) in rows.iter().zip(&mut sum) {
@@ -181,12 +181,21 @@ impl Rows {
                         }
                     }
                 };
-                let whole = self.dim / WIDTH * WIDTH;
-                for i in (0..whole).step_by(WIDTH) {
-                    step(i, WIDTH);
+                let ask = |i: usize| (0..KEYS).for_each(|key| asked.line(key, i * size::<T>()));
+                let mut i = 0;
+                while i + line <= self.dim {
+                    ask(i);
+                    for j in (0..line).step_by(WIDTH) {
+                        step(i + j, WIDTH);
+                    }
+                    i += line;
                 }
-                if whole < self.dim {
-                    step(whole, self.dim - whole);
+                if i < self.dim {
+                    ask(i);
+                    while i < self.dim {
+                        step(i, WIDTH.min(self.dim - i));
+                        i += WIDTH;
+                    }
                 }
                 let flat: [__m512; WIDTH] = core::array::from_fn(|i| sum[i / QUERIES][i % QUERIES]);
                 let scores = sums(flat);
@@ -205,24 +214,23 @@ impl Rows {
 
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
     unsafe fn pv<const T: u32>(self, p: *const f32, lanes: usize, alpha: *const f32, acc: *mut f32, ahead: Stream) {
-        let vectors = self.dim.div_ceil(WIDTH);
-        let mut ahead = ahead.spread(self.keys * (vectors / WIDE + vectors % WIDE));
-        let mut none = Stream::nothing();
         for first in (0..self.keys).step_by(GROUP) {
             let at = self.at.wrapping_offset(first as isize * self.stride);
             let group = Rows { at, keys: GROUP.min(self.keys - first), ..self };
             let alpha = if first == 0 { alpha } else { core::ptr::null() };
+            let asked = ahead.beside(first);
             for lane in (0..lanes).step_by(QUERIES) {
                 // SAFETY: keys and lanes are within the sizes that the caller promised.
                 unsafe {
                     let (p, acc) = (p.add(first * FEW + lane), acc.add(lane * self.dim));
                     let alpha = if alpha.is_null() { alpha } else { alpha.add(lane) };
-                    let ahead = if lane == 0 { &mut ahead } else { &mut none };
+                    // What comes next is asked for once.
+                    let asked = if lane == 0 { asked } else { Asked { at, stride: self.stride } };
                     match lanes - lane {
-                        1 => group.pv_lanes::<T, 1>(p, alpha, acc, ahead),
-                        2 => group.pv_lanes::<T, 2>(p, alpha, acc, ahead),
-                        3 => group.pv_lanes::<T, 3>(p, alpha, acc, ahead),
-                        _ => group.pv_lanes::<T, 4>(p, alpha, acc, ahead),
+                        1 => group.pv_lanes::<T, 1>(p, alpha, acc, asked),
+                        2 => group.pv_lanes::<T, 2>(p, alpha, acc, asked),
+                        3 => group.pv_lanes::<T, 3>(p, alpha, acc, asked),
+                        _ => group.pv_lanes::<T, 4>(p, alpha, acc, asked),
                     }
                 }
             }
@@ -237,17 +245,17 @@ impl Rows {
         p: *const f32,
         alpha: *const f32,
         acc: *mut f32,
-        ahead: &mut Stream,
+        asked: Asked,
     ) {
         let mut dim = 0;
         while dim < self.dim {
             // SAFETY: dims are within the sizes that the caller promised.
             unsafe {
                 if dim + WIDE * WIDTH <= self.dim {
-                    self.pv_block::<T, LANES, WIDE>(p, alpha, acc, dim, WIDTH, ahead);
+                    self.pv_block::<T, LANES, WIDE>(p, alpha, acc, dim, WIDTH, asked);
                     dim += WIDE * WIDTH;
                 } else {
-                    self.pv_block::<T, LANES, 1>(p, alpha, acc, dim, WIDTH.min(self.dim - dim), ahead);
+                    self.pv_block::<T, LANES, 1>(p, alpha, acc, dim, WIDTH.min(self.dim - dim), asked);
                     dim += WIDTH;
                 }
             }
@@ -264,14 +272,15 @@ impl Rows {
         acc: *mut f32,
         dim: usize,
         n: usize,
-        ahead: &mut Stream,
+        asked: Asked,
     ) {
         let mut sum = [[_mm512_setzero_ps(); WIDE]; LANES];
         // SAFETY: keys, lanes and dims are within the sizes that the caller promised.
         unsafe {
             let mut row = self.at.wrapping_add(dim * size::<T>());
             for key in 0..self.keys {
-                ahead.step();
+                (0..(WIDE * WIDTH * size::<T>()).div_ceil(CACHE_LINE))
+                    .for_each(|line| asked.line(key, dim * size::<T>() + line * CACHE_LINE));
                 let v: [__m512; WIDE] =
                     core::array::from_fn(|i| load::<T>(row.wrapping_add(i * WIDTH * size::<T>()), n));
                 for (lane, sum) in sum.iter_mut().enumerate() {
