@@ -13,17 +13,18 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use attnc::{
-    Along, ChangedRows, Compiler, Difference, Inputs, Isa, Kernel, Layout, Limit, LoadError, Loader, Module, Number,
-    Options, Problem, Resources, Select, Shape, Span, Strides, Tensor, TensorMut, Threads, Upcoming,
+    Along, ChangedRows, Compiler, Difference, Inputs, Isa, Kernel, Layout, Limit, Module, Number, Options, Problem,
+    Resources, Select, Shape, Span, Strides, Tensor, TensorMut, Threads, Upcoming,
 };
 use serde::Serialize;
 
 use crate::args::{AdviseArgs, Format, optional_passes};
 use crate::calibration::Calibrated;
-use crate::files::{self, Disk};
+use crate::files;
 use crate::inspect::print_json;
 use crate::machine;
 use crate::report::{Failure, Outcome, Reporter};
+use crate::sources::{Edit, Edited, Remembering};
 use crate::subject::{self, Data};
 use crate::tensors;
 
@@ -274,7 +275,7 @@ impl<'a> Trial<'a> {
     /// What a launch takes; `None` if it is certain to take longer than `most` nanoseconds.
     fn count(&self, kernel: &Kernel, most: f64) -> Outcome<Option<Counted>> {
         let shape = &self.args.shape;
-        let (dim_v, dtype) = (shape.dv.unwrap_or(shape.dim), shape.dtype.dtype());
+        let (dim_v, dtype) = (shape.dv.unwrap_or(shape.dim), self.args.dtype.dtype());
         let (element, batch, inputs) = (dtype.size() as u64, shape.batch.unsigned_abs(), &self.inputs());
         let launch = Upcoming { shape: self.shape, kv_heads: self.kv_heads, dim_v, element, batch, inputs };
         let machine = self.rates.machine(dtype);
@@ -350,7 +351,7 @@ impl Trial<'_> {
         let (Some(before), Some(after)) = kernels else { return Ok(None) };
         let extent = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
         let (shape, of) = (self.shape, &self.args.shape);
-        let (dtype, d_v) = (of.dtype.dtype(), of.dv.unwrap_or(of.dim));
+        let (dtype, d_v) = (self.args.dtype.dtype(), of.dv.unwrap_or(of.dim));
         let dims = |heads: i64, n: i64, d: i64| [of.batch, heads, n, d].map(extent);
         let (of_q, of_k) = (dims(shape.heads, shape.n_q, of.dim), dims(self.kv_heads, shape.n_k, of.dim));
         let (of_v, of_out) = (dims(self.kv_heads, shape.n_k, d_v), dims(shape.heads, shape.n_q, d_v));
@@ -406,18 +407,6 @@ enum Pairs {
     Differ,
     /// They stay pairs of the same tokens, which lie otherwise.
     LaidOut(Layout),
-}
-
-/// A part of the named file, replaced.
-struct Edit {
-    bytes: std::ops::Range<usize>,
-    text: String,
-}
-
-impl Edit {
-    fn of((span, text): &(Span, String)) -> Edit {
-        Edit { bytes: span.start as usize..span.end as usize, text: text.clone() }
-    }
 }
 
 /// Other tiles, and each optional pass switched.
@@ -561,48 +550,6 @@ fn place(module: &Module, span: Span) -> String {
     format!("line {line}, column {column}")
 }
 
-/// What a loader answers: a canonical name and bytes, or why not.
-type Loaded = Result<(String, Vec<u8>), LoadError>;
-
-/// Reads each file once: standard input can be read only once.
-#[derive(Default)]
-struct Remembering(Mutex<Vec<(Option<String>, String, Loaded)>>);
-
-impl Loader for Remembering {
-    fn load(&self, from: Option<&str>, path: &str) -> Loaded {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((.., loaded)) = known.iter().find(|(f, p, _)| (f.as_deref(), p.as_str()) == (from, path)) {
-            return loaded.clone();
-        }
-        let loaded = Disk.load(from, path);
-        known.push((from.map(str::to_owned), path.to_owned(), loaded.clone()));
-        loaded
-    }
-}
-
-/// Files with parts of the first one changed.
-struct Edited<'a> {
-    disk: &'a Remembering,
-    edits: &'a [Edit],
-}
-
-impl Loader for Edited<'_> {
-    fn load(&self, from: Option<&str>, path: &str) -> Loaded {
-        let (name, mut bytes) = self.disk.load(from, path)?;
-        if from.is_none() {
-            let mut edits: Vec<&Edit> = self.edits.iter().collect();
-            // From the end, so that those before stay where they are.
-            edits.sort_by_key(|edit| std::cmp::Reverse(edit.bytes.start));
-            for edit in edits {
-                if bytes.get(edit.bytes.clone()).is_some() {
-                    bytes.splice(edit.bytes.clone(), edit.text.bytes());
-                }
-            }
-        }
-        Ok((name, bytes))
-    }
-}
-
 fn table(advice: &Advice) -> String {
     let Advice { pattern, tokens, threads, predicted_ns, .. } = advice;
     let layer = advice.layer.map_or_else(String::new, |layer| format!(", layer {layer}"));
@@ -660,22 +607,6 @@ mod tests {
         let sizes = [("image.h".to_owned(), 14), ("image.w".to_owned(), 40)];
         assert_eq!(others(13, &sizes)[0], (14, "`image.h`".into()));
         assert_eq!(others(13, &sizes).len(), 2);
-    }
-
-    #[test]
-    fn parts_are_replaced_from_the_end() {
-        let disk = Remembering::default();
-        let text = b"k in 0 .. 100".to_vec();
-        let known = (None, "a".to_owned(), Ok(("a".to_owned(), text)));
-        disk.0.lock().unwrap_or_else(PoisonError::into_inner).push(known);
-        let edit = |bytes, text: &str| Edit { bytes, text: text.to_owned() };
-        let load = |edits: &[Edit]| {
-            let loaded = Edited { disk: &disk, edits }.load(None, "a");
-            String::from_utf8(loaded.expect("is known").1).expect("is text")
-        };
-        assert_eq!(load(&[edit(5..6, "-30"), edit(10..13, "64")]), "k in -30 .. 64");
-        assert_eq!(load(&[]), "k in 0 .. 100");
-        assert_eq!(load(&[edit(90..91, "1")]), "k in 0 .. 100");
     }
 
     #[test]

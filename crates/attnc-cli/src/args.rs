@@ -288,7 +288,7 @@ pub(crate) struct SizeArgs {
     pub(crate) step: i64,
 }
 
-/// Number of heads, dimensions and element type.
+/// Number of heads and dimensions.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ShapeArgs {
     /// Number of query heads [default: the model's, or 1].
@@ -306,9 +306,6 @@ pub(crate) struct ShapeArgs {
     /// Batch items.
     #[arg(long, value_name = "B", default_value = "1", value_parser = count, allow_negative_numbers = true)]
     pub(crate) batch: i64,
-    /// Element type of the inputs and the output.
-    #[arg(long, value_enum, default_value_t = Element::F32)]
-    pub(crate) dtype: Element,
 }
 
 /// Element types.
@@ -595,6 +592,9 @@ pub(crate) struct BenchArgs {
     pub(crate) sizes: SizeArgs,
     #[command(flatten)]
     pub(crate) shape: ShapeArgs,
+    /// Element types of the inputs and the output; several are measured in turns.
+    #[arg(long = "dtype", value_name = "DTYPE,..", value_enum, value_delimiter = ',', default_value = "f32")]
+    pub(crate) dtypes: Vec<Element>,
     /// Threads [default: all cores].
     #[arg(long, value_name = "T", value_parser = positive, allow_negative_numbers = true)]
     pub(crate) threads: Option<i64>,
@@ -607,7 +607,7 @@ pub(crate) struct BenchArgs {
     /// Let compiling find machine code that an earlier process kept, and keep what it makes.
     #[arg(long, requires = "compile_only")]
     pub(crate) kept: bool,
-    /// Also measure this, and print the ratio.
+    /// Also measure this, in turns with the pattern, and print the ratio.
     #[arg(long, value_enum)]
     pub(crate) against: Option<Against>,
     /// Least time to spend on the runs of one result, in milliseconds.
@@ -769,6 +769,9 @@ pub(crate) struct AdviseArgs {
     pub(crate) sizes: SizeArgs,
     #[command(flatten)]
     pub(crate) shape: ShapeArgs,
+    /// Element type of the inputs and the output.
+    #[arg(long, value_enum, default_value_t = Element::F32)]
+    pub(crate) dtype: Element,
     /// Threads [default: all cores].
     #[arg(long, value_name = "T", value_parser = positive)]
     pub(crate) threads: Option<i64>,
@@ -851,6 +854,9 @@ pub(crate) struct CostArgs {
     pub(crate) sizes: SizeArgs,
     #[command(flatten)]
     pub(crate) shape: ShapeArgs,
+    /// Element type of the inputs and the output.
+    #[arg(long, value_enum, default_value_t = Element::F32)]
+    pub(crate) dtype: Element,
     /// Tensors file with the program's maps.
     #[arg(long, value_name = "T.safetensors")]
     pub(crate) input: Option<PathBuf>,

@@ -1,8 +1,9 @@
 //! `attnc bench`: how long compiling and running take, and how near the machine's peak that is.
 //!
 //! One idea: everything that a figure needs is measured in the same process, with the same threads: the peak of
-//! multiply-adds, the compilation from text to machine code of every plan, the runs after a warm-up, and, if
-//! asked for, dense attention of the same shape.
+//! multiply-adds, the compilation from text to machine code of every plan, and the runs after a warm-up. What is held
+//! against each other (a pattern and dense attention, element types) runs in turns, so that a machine that is slow for
+//! a while is so for all of them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -12,7 +13,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use attnc::{
-    Compiler, Cost, Isa, Kernel, LoadError, Loader, Memory, Options, Resources, Returned, Select, Shape, Threads,
+    Compiler, Cost, DType, Isa, Kernel, Loader, Memory, Module, Options, Problem, Resources, Returned, Select, Shape,
+    Threads, ast,
 };
 use attnc_host::kept::keeping;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -20,12 +22,13 @@ use serde::Serialize;
 
 use crate::args::{Against, BenchArgs, Format, SetArgs, Subject, Target};
 use crate::calibration::{Calibrated, Pace};
-use crate::files::{self, Disk};
+use crate::files;
 use crate::inspect::{print_json, work};
 use crate::machine::{self, Machine, Samples};
 use crate::older::{self, Compared, Key, Older};
 use crate::report::{Outcome, Reporter};
 use crate::run::{Given, Results, threads};
+use crate::sources::{Edit, Edited, Remembering};
 use crate::subject::{self, Data};
 use crate::tensors;
 
@@ -191,16 +194,27 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
             })
         });
         let limits = Limits { gflops: peak, read_gbps: read };
-        let mut measured = work.measure(args, &device, limits, rates.as_ref(), &progress)?;
-        if args.against == Some(Against::Dense) {
-            let dense = Work::dense(args, &work, &progress)?;
-            let mut dense = dense.measure(args, &device, limits, rates.as_ref(), &progress)?;
-            dense.speedup_over_dense = Some(1.0);
-            measured.speedup_over_dense = Some(dense.run_ns.median as f64 / measured.run_ns.median.max(1) as f64);
-            report.results.extend([measured, dense]);
-        } else {
-            report.results.push(measured);
+        let dense = match args.against {
+            Some(Against::Dense) => Some(Work::dense(args, subject, &work, &progress)?),
+            None => None,
+        };
+        let mut entrants = Vec::new();
+        for dtype in args.dtypes.iter().map(|element| element.dtype()) {
+            for work in [Some(&work), dense.as_ref()].into_iter().flatten() {
+                entrants.push(Entrant::new(work, dtype, args, &device, rates.as_ref(), &progress)?);
+            }
         }
+        let mut measured = measure(&mut entrants, args, &device, limits, rates.as_ref(), &progress)?;
+        if dense.is_some() {
+            for pair in measured.chunks_mut(2) {
+                if let [pattern, dense] = pair {
+                    dense.speedup_over_dense = Some(1.0);
+                    pattern.speedup_over_dense = Some(dense.run_ns.median as f64 / pattern.run_ns.median.max(1) as f64);
+                }
+            }
+        }
+        report.results.extend(measured);
+        progress.done();
     }
     progress.finish();
     if let Some(older) = &older {
@@ -278,22 +292,22 @@ struct Device<'a> {
     threads: &'a Threads,
     #[cfg(feature = "gpu")]
     gpu: Option<&'a attnc::gpu::Gpu>,
-    /// The last tensors: patterns of one shape are measured on the same.
-    kept: RefCell<Option<(Extents, Rc<Given>)>>,
+    /// The last tensors of each element type: patterns of one shape are measured on the same.
+    kept: RefCell<HashMap<DType, (Extents, Rc<Given>)>>,
 }
 
 /// What tensors are made from.
-type Extents = (attnc::DType, [usize; 4], [usize; 4], usize);
+type Extents = ([usize; 4], [usize; 4], usize);
 
 impl Device<'_> {
-    fn tensors(&self, dtype: attnc::DType, q: [usize; 4], k: [usize; 4], dv: usize) -> Outcome<Rc<Given>> {
-        let extents = (dtype, q, k, dv);
-        if let Some((_, given)) = self.kept.borrow().as_ref().filter(|(known, _)| *known == extents) {
+    fn tensors(&self, dtype: DType, q: [usize; 4], k: [usize; 4], dv: usize) -> Outcome<Rc<Given>> {
+        let extents = (q, k, dv);
+        if let Some((_, given)) = self.kept.borrow().get(&dtype).filter(|(known, _)| *known == extents) {
             return Ok(given.clone());
         }
-        self.kept.take();
+        self.kept.borrow_mut().remove(&dtype);
         let given = Rc::new(Given::random(dtype, q, k, dv, SEED)?);
-        *self.kept.borrow_mut() = Some((extents, given.clone()));
+        self.kept.borrow_mut().insert(dtype, (extents, given.clone()));
         Ok(given)
     }
 }
@@ -310,17 +324,27 @@ struct Work {
 
 impl Work {
     fn new(args: &BenchArgs, subject: &Subject, reporter: Reporter, progress: &Progress) -> Outcome<Work> {
-        let options = subject::options(&args.set, &args.target);
         let loader = Remembering::default();
-        // The name is settled on a module of its own, which the times leave out.
-        let module = Compiler::new(Options { target: attnc::Target::Oracle, ..options.clone() })
-            .compile(&loader, &subject.path)?;
+        let module = checked(args, subject, &loader)?;
         reporter.print(&module.warnings());
         let name = subject::name_of(&module, subject)?;
-        let sizes = subject::sized(&module, args.lengths.keys.or(args.lengths.tokens), &args.sizes);
-        let (n_q, n_k) = subject::lengths(&module, &args.lengths, &sizes)?;
+        Work::of(args, subject, &module, name, &loader, progress)
+    }
+
+    /// A pattern of a file that has been read and checked: on a module of its own, which the times leave out.
+    fn of(
+        args: &BenchArgs,
+        subject: &Subject,
+        module: &Module,
+        name: String,
+        loader: &dyn Loader,
+        progress: &Progress,
+    ) -> Outcome<Work> {
+        let options = subject::options(&args.set, &args.target);
+        let sizes = subject::sized(module, args.lengths.keys.or(args.lengths.tokens), &args.sizes);
+        let (n_q, n_k) = subject::lengths(module, &args.lengths, &sizes)?;
         let select = Select::named(name.as_str()).layer(sizes.layer).step(sizes.step);
-        let (kernel, compile) = compile(&loader, &subject.path, &options, &select, progress)?;
+        let (kernel, compile) = compile(loader, &subject.path, &options, &select, progress)?;
         let (heads, kv_heads) = subject::heads(&kernel, args.shape.heads, args.shape.kv_heads)?;
         let shape = Shape { n_q, n_k, heads, dim: args.shape.dim };
         let mut data = Data::new(&sizes, n_q.max(n_k));
@@ -329,58 +353,141 @@ impl Work {
         Ok(Work { name, kernel, compile, shape, kv_heads, data })
     }
 
-    /// Dense attention of the same shape.
-    fn dense(args: &BenchArgs, like: &Work, progress: &Progress) -> Outcome<Work> {
+    /// Dense attention of the same shape: what a pattern does to scores is done to those of all pairs. Of what does
+    /// nothing to them, or is not an attention of the file with a set of its own, plain dense attention.
+    fn dense(args: &BenchArgs, subject: &Subject, like: &Work, progress: &Progress) -> Outcome<Work> {
+        let disk = Remembering::default();
+        let edits = of_all_pairs(checked(args, subject, &disk)?.ast(), &like.name);
+        if !edits.is_empty() {
+            let loader = Edited { disk: &disk, edits: &edits };
+            let module = checked(args, subject, &loader)?;
+            let work = Work::of(args, subject, &module, like.name.clone(), &loader, progress)?;
+            return Ok(Work { name: format!("dense, scores of {}", like.name), ..work });
+        }
         let options = subject::options(&SetArgs { set: Vec::new(), ..args.set.clone() }, &args.target);
         let loader = Memory::file("dense", "pattern dense = all\n");
         let (kernel, compile) = compile(&loader, "dense", &options, &Select::named("dense"), progress)?;
         let data = Data { q_start: Some(0), ..Data::default() };
         Ok(Work { name: "dense".to_owned(), kernel, compile, shape: like.shape, kv_heads: like.kv_heads, data })
     }
+}
 
-    fn measure(
-        &self,
+/// A file without machine code, from which names and lengths are told.
+fn checked(args: &BenchArgs, subject: &Subject, loader: &dyn Loader) -> Outcome<Module> {
+    let options = Options { target: attnc::Target::Oracle, ..subject::options(&args.set, &args.target) };
+    Ok(Compiler::new(options).compile(loader, &subject.path)?)
+}
+
+/// What makes an attention that changes scores attend to every key; nothing if it does not change them.
+fn of_all_pairs(file: &ast::File, name: &str) -> Vec<Edit> {
+    let attention = file.items.iter().find_map(|item| match &item.kind {
+        ast::ItemKind::Attention { name: of, stmts } if of.text == name => Some(stmts),
+        _ => None,
+    });
+    let stmts = attention.map_or(&[][..], Vec::as_slice);
+    if !stmts.iter().any(|stmt| matches!(stmt, ast::Stmt::Score(_))) {
+        return Vec::new();
+    }
+    let attends = stmts.iter().filter_map(|stmt| match stmt {
+        ast::Stmt::Attend(_, span) => Some(Edit::of(&(*span, "attend all".to_owned()))),
+        _ => None,
+    });
+    attends.collect()
+}
+
+/// A pattern on tensors of an element type, with room for its results.
+struct Entrant<'a> {
+    work: &'a Work,
+    facts: Facts,
+    given: Rc<Given>,
+    workspace: Vec<u8>,
+    results: Results,
+}
+
+/// What is known of a launch before it runs.
+struct Facts {
+    dtype: DType,
+    dv: i64,
+    cost: Cost,
+    calibrated_ns: Option<u64>,
+    /// What the model counts, by name of a term.
+    counted: BTreeMap<&'static str, u64>,
+    /// What has to be read.
+    bytes: f64,
+}
+
+impl<'a> Entrant<'a> {
+    fn new(
+        of: &'a Work,
+        dtype: DType,
         args: &BenchArgs,
         device: &Device<'_>,
-        limits: Limits,
         rates: Option<&Calibrated>,
         progress: &Progress,
-    ) -> Outcome<Measured> {
-        let (shape, dtype) = (self.shape, args.shape.dtype.dtype());
-        let dv = args.shape.dv.unwrap_or(shape.dim);
-        let threads = device.threads;
-        progress.say(&format!("{}: making tensors", self.name));
-        let extent = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
-        let [batch, heads, kv_heads] = [args.shape.batch, shape.heads, self.kv_heads].map(extent);
+    ) -> Outcome<Entrant<'a>> {
+        let (shape, dv, threads) = (of.shape, args.shape.dv.unwrap_or(of.shape.dim), device.threads);
+        progress.say(&format!("{}: making tensors", of.name));
+        let [batch, heads, kv_heads] = [args.shape.batch, shape.heads, of.kv_heads].map(extent);
         let [n_q, n_k, dim] = [shape.n_q, shape.n_k, shape.dim].map(extent);
         let given = device.tensors(dtype, [batch, heads, n_q, dim], [batch, kv_heads, n_k, dim], extent(dv))?;
 
-        progress.say(&format!("{}: counting", self.name));
-        let mut inputs = self.data.inputs();
-        inputs.rows = Some([given.q.tensor("q")?, given.k.tensor("k")?]);
-        let forecast = self.kernel.forecast(
-            shape,
-            self.kv_heads,
-            dv,
-            dtype.size() as u64,
-            args.shape.batch.unsigned_abs(),
-            &inputs,
-        )?;
+        progress.say(&format!("{}: counting", of.name));
+        let inputs = of.inputs(&given)?;
+        let (element, items) = (dtype.size() as u64, args.shape.batch.unsigned_abs());
+        let forecast = of.kernel.forecast(shape, of.kv_heads, dv, element, items, &inputs)?;
         let cost = forecast.cost;
         let calibrated_ns = rates.map(|rates| rates.predict(&forecast, dtype, threads.count()));
-        let work = work(&forecast);
+        let counted = work(&forecast);
         drop(forecast);
 
         // What the set attends to of each KV head, at most all of it.
         let stored = [&given.q, &given.k, &given.v].map(|t| t.data.bytes().len()).iter().sum::<usize>() as f64;
-        let bytes = stored.min(cost.bytes_tiles as f64 * self.kv_heads as f64 / shape.heads as f64);
+        let bytes = stored.min(cost.bytes_tiles as f64 * of.kv_heads as f64 / shape.heads as f64);
         // What levels and tables take may depend on the inputs.
-        let memory = self.kernel.memory(shape, dtype, extent(dv), batch, &inputs, threads.count())?;
-        let mut workspace = vec![0; memory.workspace];
-        let mut results = Results::new(&self.kernel, &given, dtype)?;
-        let mut problem = results.problem(&given, inputs)?;
+        let memory = of.kernel.memory(shape, dtype, extent(dv), batch, &inputs, threads.count())?;
+        let (workspace, results) = (vec![0; memory.workspace], Results::new(&of.kernel, &given, dtype)?);
+        let facts = Facts { dtype, dv, cost, calibrated_ns, counted, bytes };
+        Ok(Entrant { work: of, facts, given, workspace, results })
+    }
+}
+
+impl Work {
+    /// What is given beside the tensors, some of which depends on them.
+    fn inputs<'a>(&'a self, given: &'a Given) -> Outcome<attnc::Inputs<'a>> {
+        Ok(attnc::Inputs { rows: Some([given.q.tensor("q")?, given.k.tensor("k")?]), ..self.data.inputs() })
+    }
+}
+
+fn extent(n: i64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// An entrant that runs, and what its runs took.
+struct Running<'a> {
+    work: &'a Work,
+    facts: &'a Facts,
+    threads: &'a Threads,
+    problem: Problem<'a>,
+    workspace: &'a mut [u8],
+    #[cfg(feature = "gpu")]
+    session: Option<(&'a attnc::gpu::Gpu, attnc::gpu::Session)>,
+    driver_ns: Option<u64>,
+    /// Of launches, and of the launch that tells the machine's pace beside them.
+    taken: Vec<u64>,
+    paced: Vec<u64>,
+    /// Of all turns.
+    spent: Duration,
+}
+
+impl<'a> Running<'a> {
+    fn new(entrant: &'a mut Entrant<'_>, device: &Device<'a>) -> Outcome<Running<'a>> {
+        let Entrant { work, facts, given, workspace, results } = entrant;
+        let problem = results.problem(given, work.inputs(given)?)?;
         #[cfg(feature = "gpu")]
-        let open = || device.gpu.map(|gpu| attnc::gpu::Session::new(&self.kernel, gpu, &problem)).transpose();
+        let open = || -> Outcome<_> {
+            let Some(gpu) = device.gpu else { return Ok(None) };
+            Ok(Some((gpu, attnc::gpu::Session::new(&work.kernel, gpu, &problem)?)))
+        };
         #[cfg(feature = "gpu")]
         let (session, driver_ns) = {
             // Pipelines are made with the first session of a kernel: what it takes beyond another is the driver's.
@@ -393,86 +500,109 @@ impl Work {
         };
         #[cfg(not(feature = "gpu"))]
         let driver_ns = None;
-        let target = target(&args.target, &self.kernel);
-        #[cfg(feature = "gpu")]
-        let target = session.as_ref().map_or(target, |session| format!("gpu:{}", session.variant().name()));
-        let mut once = || -> Outcome<u64> {
-            let begin = Instant::now();
+        Ok(Running {
+            work,
+            facts,
+            threads: device.threads,
+            problem,
+            workspace,
             #[cfg(feature = "gpu")]
-            if let (Some(gpu), Some(session)) = (device.gpu, &session) {
-                let on_device = crate::gpu::again(session, gpu, &mut problem)?;
-                return Ok(on_device.map_or_else(|| machine::nanos(begin), |nanos| nanos as u64));
-            }
-            self.kernel.run(
-                &mut problem,
-                Resources { threads: Some(threads), workspace: Some(&mut workspace), ready: None },
-            )?;
-            Ok(machine::nanos(begin))
-        };
+            session,
+            driver_ns,
+            taken: Vec::new(),
+            paced: Vec::new(),
+            spent: Duration::ZERO,
+        })
+    }
 
-        progress.say(&format!("{}: warming up", self.name));
-        let least = Duration::from_millis(u64::try_from(args.min_time).unwrap_or(0));
-        let warm = Instant::now();
-        once()?;
-        while warm.elapsed() < least / 10 {
-            once()?;
+    fn once(&mut self) -> Outcome<u64> {
+        let begin = Instant::now();
+        #[cfg(feature = "gpu")]
+        if let Some((gpu, session)) = &self.session {
+            let on_device = crate::gpu::again(session, gpu, &mut self.problem)?;
+            return Ok(on_device.map_or_else(|| machine::nanos(begin), |nanos| nanos as u64));
         }
-        progress.say(&format!("{}: running", self.name));
-        let mut pace = match (rates, self.kernel.isa()) {
-            (Some(known), Some(isa)) => Some(Pace::new(known, isa, threads, shape.n_q <= FEW_QUERIES)?),
-            _ => None,
-        };
-        let (begin, mut samples) = (Instant::now(), Vec::new());
+        let resources = Resources { threads: Some(self.threads), workspace: Some(self.workspace), ready: None };
+        self.work.kernel.run(&mut self.problem, resources)?;
+        Ok(machine::nanos(begin))
+    }
+
+    fn warm(&mut self, least: Duration) -> Outcome {
+        let begin = Instant::now();
+        self.once()?;
+        while begin.elapsed() < least {
+            self.once()?;
+        }
+        Ok(())
+    }
+
+    fn is_done(&self, least: Duration) -> bool {
+        self.taken.len() >= MOST_RUNS || (self.taken.len() >= RUNS && self.spent >= least)
+    }
+
+    /// Launches for as long as a turn takes, at least one.
+    fn turn(&mut self, mut pace: Option<&mut Pace<'_>>, time: Duration) -> Outcome {
+        let begin = Instant::now();
         let mut paced: Option<Instant> = None;
-        while samples.len() < RUNS || (begin.elapsed() < least && samples.len() < MOST_RUNS) {
-            if let Some(pace) = pace.as_mut().filter(|_| paced.is_none_or(|at| at.elapsed() >= PACE)) {
-                pace.take()?;
-                // It has used the caches for something else, which a long run does not mind.
-                if samples.last().is_none_or(|&last: &u64| Duration::from_nanos(last) < PACE / 4) {
-                    once()?;
+        loop {
+            if paced.is_none_or(|at| at.elapsed() >= PACE) {
+                if let Some(pace) = &mut pace {
+                    pace.take(&mut self.paced)?;
+                }
+                // What ran meanwhile has used the caches for something else, which a long run does not mind.
+                if self.taken.last().is_none_or(|&last| Duration::from_nanos(last) < PACE / 4) {
+                    self.once()?;
                 }
                 paced = Some(Instant::now());
             }
-            samples.push(once()?);
-        }
-        if let Some(pace) = &mut pace {
-            pace.take()?;
-        }
-        progress.done();
-        let slowness = pace.map(|pace| pace.slowness());
-        let predicted_ns = calibrated_ns.map(|ns| (ns as f64 * slowness.unwrap_or(1.0)) as u64);
-
-        // What was chosen says how many entries there are; where it is not handed back, a bound stays one.
-        let chosen = if cost.bounded && self.kernel.isa().is_some() { self.kernel.selection_names() } else { vec![] };
-        let names: Vec<&str> = chosen.iter().map(String::as_str).collect();
-        let resources = Resources { threads: Some(threads), workspace: Some(&mut workspace), ready: None };
-        let tables =
-            if names.is_empty() { None } else { self.kernel.run_returning(&mut problem, resources, &names).ok() };
-        let cost = match tables {
-            Some(tables) => {
-                let mut inputs = problem.inputs.clone();
-                inputs.supplied = tables.iter().map(Returned::supply).collect();
-                let of_chosen = self.kernel.cost(shape, dv, dtype.size() as u64, &inputs)?;
-                let executed_flops = of_chosen.executed_flops.saturating_add(cost.score_flops);
-                Cost { scores: cost.scores, executed_flops, ..of_chosen }
+            let taken = self.once()?;
+            self.taken.push(taken);
+            if begin.elapsed() >= time || self.taken.len() >= MOST_RUNS {
+                self.spent += begin.elapsed();
+                return Ok(());
             }
-            None => cost,
-        };
+        }
+    }
 
-        let samples = Samples::new(samples);
+    /// What was executed: what was chosen says how many entries there are; where it is not handed back, a bound stays one.
+    fn executed(&mut self) -> Outcome<Cost> {
+        let (kernel, facts) = (&self.work.kernel, self.facts);
+        let cost = facts.cost;
+        let chosen = if cost.bounded && kernel.isa().is_some() { kernel.selection_names() } else { vec![] };
+        let names: Vec<&str> = chosen.iter().map(String::as_str).collect();
+        if names.is_empty() {
+            return Ok(cost);
+        }
+        let resources = Resources { threads: Some(self.threads), workspace: Some(self.workspace), ready: None };
+        let Ok(tables) = kernel.run_returning(&mut self.problem, resources, &names) else { return Ok(cost) };
+        let mut inputs = self.problem.inputs.clone();
+        inputs.supplied = tables.iter().map(Returned::supply).collect();
+        let of_chosen = kernel.cost(self.work.shape, facts.dv, facts.dtype.size() as u64, &inputs)?;
+        let executed_flops = of_chosen.executed_flops.saturating_add(cost.score_flops);
+        Ok(Cost { scores: cost.scores, executed_flops, ..of_chosen })
+    }
+
+    fn measured(mut self, args: &BenchArgs, limits: Limits, pace: Option<&Pace<'_>>) -> Outcome<Measured> {
+        let target = target(&args.target, &self.work.kernel);
+        #[cfg(feature = "gpu")]
+        let target = self.session.as_ref().map_or(target, |(_, session)| format!("gpu:{}", session.variant().name()));
+        let cost = self.executed()?;
+        let Running { work, facts, threads, driver_ns, taken, paced, .. } = self;
+        let slowness = pace.map(|pace| pace.slowness(paced));
+        let samples = Samples::new(taken);
         let gflops = cost.useful_flops as f64 / samples.median().max(1) as f64;
         Ok(Measured {
-            pattern: self.name.clone(),
+            pattern: work.name.clone(),
             target,
-            plan_hash: self.kernel.hash(),
-            tokens: shape.n_q,
-            keys: shape.n_k,
+            plan_hash: work.kernel.hash(),
+            tokens: work.shape.n_q,
+            keys: work.shape.n_k,
             batch: args.shape.batch,
-            heads: shape.heads,
-            kv_heads: self.kv_heads,
-            head_dim: shape.dim,
-            value_dim: dv,
-            dtype: tensors::type_name(dtype),
+            heads: work.shape.heads,
+            kv_heads: work.kv_heads,
+            head_dim: work.shape.dim,
+            value_dim: facts.dv,
+            dtype: tensors::type_name(facts.dtype),
             threads: threads.count(),
             entries: cost.entries,
             bounded: cost.bounded,
@@ -482,10 +612,10 @@ impl Work {
             useful_gflops: gflops,
             machine_peak_gflops: limits.gflops,
             peak_ratio: limits.gflops.map(|peak| gflops / peak),
-            compile_ns: self.compile.clone(),
+            compile_ns: work.compile.clone(),
             driver_ns,
-            calibrated_ns,
-            predicted_ns,
+            calibrated_ns: facts.calibrated_ns,
+            predicted_ns: facts.calibrated_ns.map(|ns| (ns as f64 * slowness.unwrap_or(1.0)) as u64),
             slowness,
             run_ns: RunTimes {
                 median: samples.median(),
@@ -494,14 +624,48 @@ impl Work {
                 samples: samples.count(),
             },
             peak_rss_bytes: machine::peak_rss_bytes(),
-            gbps: bytes / samples.median().max(1) as f64,
+            gbps: facts.bytes / samples.median().max(1) as f64,
             machine_read_gbps: limits.read_gbps,
-            work,
+            work: facts.counted.clone(),
             speedup_over_dense: None,
         })
     }
 }
 
+/// Runs entrants in turns until each has run long enough.
+fn measure(
+    entrants: &mut [Entrant<'_>],
+    args: &BenchArgs,
+    device: &Device<'_>,
+    limits: Limits,
+    rates: Option<&Calibrated>,
+    progress: &Progress,
+) -> Outcome<Vec<Measured>> {
+    let least = Duration::from_millis(u64::try_from(args.min_time).unwrap_or(0));
+    let mut running = entrants.iter_mut().map(|e| Running::new(e, device)).collect::<Outcome<Vec<_>>>()?;
+    for one in &mut running {
+        progress.say(&format!("{}: warming up", one.work.name));
+        one.warm(least / 10)?;
+    }
+    let few = running.iter().any(|one| one.work.shape.n_q <= FEW_QUERIES);
+    let mut pace = match (rates, running.first().and_then(|one| one.work.kernel.isa())) {
+        (Some(known), Some(isa)) => Some(Pace::new(known, isa, device.threads, few)?),
+        _ => None,
+    };
+    while !running.iter().all(|one| one.is_done(least)) {
+        for one in running.iter_mut().filter(|one| !one.is_done(least)) {
+            progress.say(&format!("{}: running", one.work.name));
+            one.turn(pace.as_mut(), least / RUNS as u32)?;
+        }
+    }
+    let measured = running.into_iter().map(|mut one| {
+        if let Some(pace) = &mut pace {
+            pace.take(&mut one.paced)?;
+        }
+        one.measured(args, limits, pace.as_ref())
+    });
+    measured.collect()
+}
 /// Name of what ran.
 fn target(asked: &Target, kernel: &Kernel) -> String {
     match (asked, kernel.isa()) {
@@ -539,20 +703,6 @@ fn timed<T>(once: impl Fn() -> Outcome<T>) -> Outcome<(T, CompileTimes)> {
     }
     let samples = Samples::new(samples);
     Ok((made, CompileTimes { median: samples.median(), first, samples: samples.count() }))
-}
-
-/// What a loader answers: a canonical name and bytes, or why not.
-type Loaded = Result<(String, Vec<u8>), LoadError>;
-
-/// Reads each file once, so that compile times hold no time of a disk.
-#[derive(Default)]
-struct Remembering(RefCell<HashMap<(Option<String>, String), Loaded>>);
-
-impl Loader for Remembering {
-    fn load(&self, from: Option<&str>, path: &str) -> Loaded {
-        let key = (from.map(str::to_owned), path.to_owned());
-        self.0.borrow_mut().entry(key).or_insert_with(|| Disk.load(from, path)).clone()
-    }
 }
 
 /// A progress bar on a terminal, nothing elsewhere.

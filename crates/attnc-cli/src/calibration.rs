@@ -557,7 +557,6 @@ pub(crate) struct Pace<'a> {
     then: f64,
     /// How often it runs at a time: short launches several times, since another program's turn is as long as they are.
     runs: usize,
-    now: Vec<u64>,
 }
 
 impl<'a> Pace<'a> {
@@ -570,21 +569,21 @@ impl<'a> Pace<'a> {
         let forecast = test.kernel.forecast(shape, shape.heads, probe.dim, 4, 1, &test.data.inputs())?;
         let then = known.predict(&forecast, DType::F32, heads) as f64;
         let runs = if few { 1 } else { 5 };
-        Ok(Pace { test, numbers: Numbers::default(), then, runs, now: Vec::new() })
+        Ok(Pace { test, numbers: Numbers::default(), then, runs })
     }
 
-    /// Runs it now.
-    pub(crate) fn take(&mut self) -> Outcome {
+    /// Runs it now, and adds what it takes.
+    pub(crate) fn take(&mut self, to: &mut Vec<u64>) -> Outcome {
         for _ in 0..self.runs {
-            self.now.push(self.test.once(&mut self.numbers)?);
+            to.push(self.test.once(&mut self.numbers)?);
         }
         Ok(())
     }
 
-    /// What a launch takes now over what it took at the time of the calibration.
-    pub(crate) fn slowness(&self) -> f64 {
-        let now = machine::Samples::new(self.now.clone()).median() as f64;
-        if self.now.is_empty() || self.then <= 0.0 { 1.0 } else { now / self.then }
+    /// What a launch took at some moments over what it took at the time of the calibration.
+    pub(crate) fn slowness(&self, taken: Vec<u64>) -> f64 {
+        let now = machine::Samples::new(taken).median() as f64;
+        if now <= 0.0 || self.then <= 0.0 { 1.0 } else { now / self.then }
     }
 }
 

@@ -296,7 +296,7 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
     if let Some(given) = &rows {
         inputs.rows = Some([given.q.tensor("q")?, given.k.tensor("k")?]);
     }
-    let dtype = args.shape.dtype.dtype();
+    let dtype = args.dtype.dtype();
     let forecast =
         kernel.forecast(shape, kv_heads, dv, dtype.size() as u64, args.shape.batch.unsigned_abs(), &inputs)?;
     let total = forecast.cost;
@@ -340,7 +340,7 @@ pub(crate) fn cost(args: &CostArgs, reporter: Reporter) -> Outcome {
             "kv_heads": kv_heads,
             "head_dim": dim,
             "value_dim": dv,
-            "dtype": tensors::type_name(args.shape.dtype.dtype()),
+            "dtype": tensors::type_name(args.dtype.dtype()),
             "entries": total.entries,
             "useful_flops": total.useful_flops,
             "executed_flops": total.executed_flops,

@@ -38,6 +38,7 @@ mod report;
 mod run;
 mod search;
 mod show;
+mod sources;
 mod subject;
 mod tensors;
 mod verify;

@@ -2,8 +2,6 @@
 //!
 //! The one idea: a panel of 16 queries is one vector, and lanes that are left out are a mask register, under which the last
 //! operation of a computation is done.
-//!
-//! The softmax of a tile of few queries is AVX2's: it is a small part of the tile, and as wide as the tile's lanes.
 
 use core::arch::x86_64::*;
 
@@ -17,9 +15,9 @@ crate::vector::table!("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c", __m512
 /// Singles in a vector.
 const WIDTH: usize = 16;
 
-/// The first `n` lanes.
+/// The first `n` lanes, or all.
 const fn first(n: usize) -> __mmask16 {
-    (1 << n) - 1
+    if n < WIDTH { (1 << n) - 1 } else { !0 }
 }
 
 impl Vector for __m512 {

@@ -244,7 +244,7 @@ macro_rules! table {
             // SAFETY: as the caller promised; every machine with one of the tables has AVX2.
             unsafe {
                 if bq as usize == $crate::abi::FEW {
-                    return $crate::avx2::few::softmax(s, keys, lanes, mask, m, l, alpha);
+                    return few::softmax(s, keys, lanes, mask, m, l, alpha);
                 }
                 $crate::softmax::softmax::<$vector>(s, keys, lanes, bq, mask, m, l, alpha)
             }

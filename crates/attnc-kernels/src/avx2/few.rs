@@ -474,7 +474,6 @@ pub(crate) unsafe fn softmax(
 #[derive(Clone, Copy)]
 struct Scores<const MASKED: bool, const HALF: bool> {
     s: *mut f32,
-    keys: usize,
     /// The masks' bits of keys `32 * half ..`, of the queries of a vector.
     words: [__m256i; 2],
 }
@@ -485,7 +484,7 @@ impl<const MASKED: bool, const HALF: bool> Scores<MASKED, HALF> {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    fn new(s: *mut f32, keys: usize, masks: [u64; FEW]) -> Self {
+    fn new(s: *mut f32, masks: [u64; FEW]) -> Self {
         let words = core::array::from_fn(|half| {
             let word = |lane: usize| {
                 let lane = if HALF { lane % QUERIES } else { lane };
@@ -495,20 +494,20 @@ impl<const MASKED: bool, const HALF: bool> Scores<MASKED, HALF> {
             // SAFETY: eight words.
             unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
         });
-        Scores { s, keys, words }
+        Scores { s, words }
     }
 
-    /// The vector that begins with key `key`; a key too many reads as the last.
+    /// The vector of `n` keys that begins with key `key`; a key too many reads as that one.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn load(self, key: usize) -> __m256 {
-        // SAFETY: the caller promised the rows of `keys` keys.
+    unsafe fn load(self, key: usize, n: usize) -> __m256 {
+        // SAFETY: the caller promised these rows.
         unsafe {
             let at = self.s.add(key * FEW);
             if !HALF {
                 return _mm256_loadu_ps(at);
             }
-            let next = if key + 1 < self.keys { at.add(FEW) } else { at };
+            let next = if n > 1 { at.add(FEW) } else { at };
             _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(_mm_loadu_ps(at)), _mm_loadu_ps(next))
         }
     }
@@ -516,7 +515,7 @@ impl<const MASKED: bool, const HALF: bool> Scores<MASKED, HALF> {
     /// Writes it back.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    unsafe fn store(self, key: usize, x: __m256) {
+    unsafe fn store(self, key: usize, n: usize, x: __m256) {
         // SAFETY: as in `load`.
         unsafe {
             let at = self.s.add(key * FEW);
@@ -524,16 +523,16 @@ impl<const MASKED: bool, const HALF: bool> Scores<MASKED, HALF> {
                 return _mm256_storeu_ps(at, x);
             }
             _mm_storeu_ps(at, _mm256_castps256_ps128(x));
-            if key + 1 < self.keys {
+            if n > 1 {
                 _mm_storeu_ps(at.add(FEW), _mm256_extractf128_ps::<1>(x));
             }
         }
     }
 
-    /// `x` of the vector that begins with key `key` where a key is attended to, else `absent`.
+    /// `x` of the vector of `n` keys that begins with key `key` where a key is attended to, else `absent`.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    fn pick(self, key: usize, x: __m256, absent: __m256) -> __m256 {
+    fn pick(self, key: usize, n: usize, x: __m256, absent: __m256) -> __m256 {
         let x = if MASKED {
             // A vector's keys are in one half: it begins with an even one.
             let first = 31 - (key % 32) as i32;
@@ -544,7 +543,7 @@ impl<const MASKED: bool, const HALF: bool> Scores<MASKED, HALF> {
         } else {
             x
         };
-        if HALF && key + 1 == self.keys { _mm256_blend_ps::<0b1111_0000>(x, absent) } else { x }
+        if n < Self::STEP { _mm256_blend_ps::<0b1111_0000>(x, absent) } else { x }
     }
 }
 
@@ -559,8 +558,9 @@ unsafe fn softmax_of<const MASKED: bool, const HALF: bool>(
     l: *mut f32,
     alpha: *mut f32,
 ) -> i32 {
-    let scores = Scores::<MASKED, HALF>::new(s, keys, masks);
+    let scores = Scores::<MASKED, HALF>::new(s, masks);
     let step = Scores::<MASKED, HALF>::STEP;
+    let whole = keys / (2 * step) * (2 * step);
     let (none, zero, one) = (_mm256_set1_ps(f32::NEG_INFINITY), _mm256_setzero_ps(), _mm256_set1_ps(1.0));
     let crossed = |x| _mm256_permute2f128_ps::<0x01>(x, x);
     // SAFETY: as the caller promised.
@@ -569,11 +569,20 @@ unsafe fn softmax_of<const MASKED: bool, const HALF: bool>(
         if HALF {
             old = _mm256_permute2f128_ps::<0x00>(old, old);
         }
-        let mut top = old;
-        for key in (0..keys).step_by(step) {
+        let mut tops = [old; 2];
+        let mut raise = |key: usize, n: usize| {
             // A NaN is never the maximum: it reaches the row through its exponential.
-            top = _mm256_max_ps(scores.pick(key, scores.load(key), none), top);
+            let top = &mut tops[key / step % 2];
+            *top = _mm256_max_ps(scores.pick(key, n, scores.load(key, n), none), *top);
+        };
+        for key in (0..whole).step_by(2 * step) {
+            raise(key, step);
+            raise(key + step, step);
         }
+        for key in (whole..keys).step_by(step) {
+            raise(key, step.min(keys - key));
+        }
+        let mut top = _mm256_max_ps(tops[0], tops[1]);
         if HALF {
             top = _mm256_max_ps(crossed(top), top);
         }
@@ -583,18 +592,21 @@ unsafe fn softmax_of<const MASKED: bool, const HALF: bool>(
         let factor = _mm256_blendv_ps(factor, one, _mm256_cmp_ps::<_CMP_EQ_OQ>(old, top));
         // Even keys and odd ones are summed apart.
         let mut sum = [zero; 2];
-        for key in (0..keys).step_by(2 * step) {
-            let x = [key, (key + step).min(keys - 1)].map(|key| _mm256_sub_ps(scores.load(key), origin));
-            let p = exp_nonpositive(x);
-            for (i, p) in p.into_iter().enumerate() {
-                let key = key + i * step;
-                if key < keys {
-                    let p = scores.pick(key, p, zero);
-                    scores.store(key, p);
-                    let sum = &mut sum[if HALF { 0 } else { i }];
-                    *sum = _mm256_add_ps(*sum, p);
-                }
-            }
+        let mut add = |key: usize, n: usize, p: __m256| {
+            let p = scores.pick(key, n, p, zero);
+            scores.store(key, n, p);
+            let sum = &mut sum[if HALF { 0 } else { key % 2 }];
+            *sum = _mm256_add_ps(*sum, p);
+        };
+        for key in (0..whole).step_by(2 * step) {
+            let p = exp_nonpositive([key, key + step].map(|key| _mm256_sub_ps(scores.load(key, step), origin)));
+            add(key, step, p[0]);
+            add(key + step, step, p[1]);
+        }
+        for key in (whole..keys).step_by(step) {
+            let n = step.min(keys - key);
+            let [p, _] = exp_nonpositive([_mm256_sub_ps(scores.load(key, n), origin); 2]);
+            add(key, n, p);
         }
         let sum = _mm256_add_ps(sum[0], if HALF { crossed(sum[0]) } else { sum[1] });
         _mm256_storeu_ps(m, top);

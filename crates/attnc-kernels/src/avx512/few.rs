@@ -9,9 +9,10 @@
 use core::arch::x86_64::*;
 
 use super::{WIDTH, first};
-use crate::abi::{Ahead, CACHE_LINE, DType, FEW};
+use crate::abi::{Ahead, BK, CACHE_LINE, DType, FEW};
 use crate::avx2::few::{Asked, Stream};
 use crate::scalar;
+use crate::softmax::exp_nonpositive;
 use crate::vector::{BF16, F16, F32, size};
 
 /// Queries that share what has been read.
@@ -320,5 +321,184 @@ impl Rows {
             }
         }
         _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(sum, sum) == 0
+    }
+}
+
+/// The softmax step of a tile of few queries. While it computes nothing is asked of memory, so that it has to be short.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+pub(crate) unsafe fn softmax(
+    s: *mut f32,
+    keys: i64,
+    lanes: i64,
+    mask: *const u64,
+    m: *mut f32,
+    l: *mut f32,
+    alpha: *mut f32,
+) -> i64 {
+    let (keys, lanes) = (keys as usize, lanes as usize);
+    // SAFETY: the caller gives `keys` rows of [`FEW`] scores, [`FEW`] elements of the others, and `lanes` masks.
+    let changed = unsafe {
+        let mut masks = [0; FEW];
+        if !mask.is_null() {
+            masks[..lanes].copy_from_slice(core::slice::from_raw_parts(mask, lanes));
+        }
+        match (mask.is_null(), lanes <= QUERIES) {
+            (true, true) => softmax_of::<false, true>(s, keys, masks, m, l, alpha),
+            (true, false) => softmax_of::<false, false>(s, keys, masks, m, l, alpha),
+            (false, true) => softmax_of::<true, true>(s, keys, masks, m, l, alpha),
+            (false, false) => softmax_of::<true, false>(s, keys, masks, m, l, alpha),
+        }
+    };
+    i64::from(changed & first(lanes) != 0)
+}
+
+/// Scores of keys: with `HALF` four queries of four keys are a vector, else eight of two.
+#[derive(Clone, Copy)]
+struct Scores<const MASKED: bool, const HALF: bool> {
+    s: *mut f32,
+    /// The masks' bits of keys `32 * half ..`, of the queries of a vector, each shifted by its key's place there.
+    words: [__m512i; 2],
+}
+
+impl<const MASKED: bool, const HALF: bool> Scores<MASKED, HALF> {
+    /// Queries and keys of a vector.
+    const QUERIES: usize = if HALF { QUERIES } else { FEW };
+    const STEP: usize = WIDTH / Self::QUERIES;
+
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+    #[inline]
+    fn new(s: *mut f32, masks: [u64; FEW]) -> Self {
+        let words = core::array::from_fn(|half| {
+            let word = |i: usize| (masks[i % Self::QUERIES] >> (half * BK / 2 + i / Self::QUERIES)) as i32;
+            let words: [i32; WIDTH] = core::array::from_fn(word);
+            // SAFETY: sixteen words.
+            unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+        });
+        Scores { s, words }
+    }
+
+    /// The vector of `n` keys that begins with key `key`; zeros for other keys.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+    #[inline]
+    unsafe fn load(self, key: usize, n: usize) -> __m512 {
+        // SAFETY: the caller promised these rows.
+        unsafe {
+            let at = self.s.add(key * FEW);
+            let pair = _mm512_maskz_loadu_ps(first(n * FEW), at);
+            if !HALF {
+                return pair;
+            }
+            let next = _mm512_maskz_loadu_ps(first((n * FEW).saturating_sub(WIDTH)), at.wrapping_add(WIDTH));
+            let index = _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+            _mm512_permutex2var_ps(pair, index, next)
+        }
+    }
+
+    /// Writes it back.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+    #[inline]
+    unsafe fn store(self, key: usize, n: usize, x: __m512) {
+        // SAFETY: as in `load`.
+        unsafe {
+            let at = self.s.add(key * FEW);
+            let (mut pair, mut next) = (x, x);
+            if HALF {
+                pair = _mm512_shuffle_f32x4::<0b01_01_00_00>(x, x);
+                next = _mm512_shuffle_f32x4::<0b11_11_10_10>(x, x);
+            }
+            _mm512_mask_storeu_ps(at, first(n * FEW), pair);
+            if HALF {
+                _mm512_mask_storeu_ps(at.wrapping_add(WIDTH), first((n * FEW).saturating_sub(WIDTH)), next);
+            }
+        }
+    }
+
+    /// Where `n` keys from `key` on are attended to.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+    #[inline]
+    fn attended(self, key: usize, n: usize) -> __mmask16 {
+        let present = first(n * Self::QUERIES);
+        if !MASKED {
+            return present;
+        }
+        // A vector's keys are in one half: it begins with a multiple of their number.
+        let words = _mm512_srl_epi32(self.words[key / 32], _mm_cvtsi32_si128((key % 32) as i32));
+        _mm512_mask_test_epi32_mask(present, words, _mm512_set1_epi32(1))
+    }
+}
+
+/// `op` of all vectors' parts that belong to one query, in each of them: neighbouring keys first.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+#[inline]
+fn across<const HALF: bool>(x: [__m512; 2], op: impl Fn(__m512, __m512) -> __m512) -> __m512 {
+    let halves = |x| _mm512_shuffle_f32x4::<0b01_00_11_10>(x, x);
+    if HALF {
+        let x = op(x[0], _mm512_shuffle_f32x4::<0b10_11_00_01>(x[0], x[0]));
+        return op(x, halves(x));
+    }
+    op(op(x[0], halves(x[0])), op(x[1], halves(x[1])))
+}
+
+/// The lanes whose factor is not 1.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+#[inline]
+unsafe fn softmax_of<const MASKED: bool, const HALF: bool>(
+    s: *mut f32,
+    keys: usize,
+    masks: [u64; FEW],
+    m: *mut f32,
+    l: *mut f32,
+    alpha: *mut f32,
+) -> __mmask16 {
+    let scores = Scores::<MASKED, HALF>::new(s, masks);
+    let step = Scores::<MASKED, HALF>::STEP;
+    let whole = keys / (2 * step) * (2 * step);
+    // SAFETY: as the caller promised.
+    unsafe {
+        let old = _mm256_loadu_ps(m);
+        let old = _mm512_broadcast_f32x8(if HALF { _mm256_permute2f128_ps::<0x00>(old, old) } else { old });
+        let mut tops = [old; 2];
+        let mut raise = |key: usize, n: usize| {
+            // A NaN is never the maximum: it reaches the row through its exponential.
+            let top = &mut tops[key / step % 2];
+            *top = _mm512_mask_max_ps(*top, scores.attended(key, n), scores.load(key, n), *top);
+        };
+        for key in (0..whole).step_by(2 * step) {
+            raise(key, step);
+            raise(key + step, step);
+        }
+        for key in (whole..keys).step_by(step) {
+            raise(key, step.min(keys - key));
+        }
+        // Of eight queries both vectors belong to the same, of four one does for its keys alone.
+        let both = _mm512_max_ps(tops[0], tops[1]);
+        let top = across::<HALF>([both; 2], |a, b| _mm512_max_ps(a, b));
+        // While all scores are -inf any finite number serves: exp(-inf - 0) = 0, and not NaN.
+        let none = _mm512_set1_ps(f32::NEG_INFINITY);
+        let origin = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(top, none), top);
+        let moved = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(old, top);
+        let factor = exp_nonpositive(_mm512_sub_ps(old, origin), None);
+        let factor = _mm512_mask_mov_ps(_mm512_set1_ps(1.0), moved, factor);
+        // Of four queries each quarter sums keys of its own; of eight, each half of two vectors does.
+        let mut sums = [_mm512_setzero_ps(); 2];
+        let mut weigh = |key: usize, n: usize| {
+            let p = exp_nonpositive(_mm512_sub_ps(scores.load(key, n), origin), Some(scores.attended(key, n)));
+            scores.store(key, n, p);
+            let sum = &mut sums[if HALF { 0 } else { key / step % 2 }];
+            *sum = _mm512_add_ps(*sum, p);
+        };
+        for key in (0..whole).step_by(2 * step) {
+            weigh(key, step);
+            weigh(key + step, step);
+        }
+        for key in (whole..keys).step_by(step) {
+            weigh(key, step.min(keys - key));
+        }
+        let sum = across::<HALF>(sums, |a, b| _mm512_add_ps(a, b));
+        let low = |x| _mm512_castps512_ps256(x);
+        _mm256_storeu_ps(m, low(top));
+        _mm256_storeu_ps(l, _mm256_fmadd_ps(_mm256_loadu_ps(l), low(factor), low(sum)));
+        _mm256_storeu_ps(alpha, low(factor));
+        _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(factor, _mm512_set1_ps(1.0))
     }
 }
