@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -120,47 +119,31 @@ def counts(args):
         print(f"{name:36} {' '.join(map(str, at)):60} density {density:.4f}  executed {found['overhead']:6.3f} x useful{other}", flush=True)
 
 
-def of_all(pattern, directory):
-    """The same attention to every key, with what it does to scores: the argument for it, if there is such a thing."""
-    text = pathlib.Path(subject(pattern)).read_text() if ":" not in pattern and "/" not in pattern else ""
-    if "score =" not in text:
-        return []
-    path = pathlib.Path(directory) / pattern
-    path.with_suffix(".attn").write_text(re.sub(r"^  attend .*$", "  attend all", text, flags=re.MULTILINE))
-    return [str(path)]
-
-
 def dense(args):
-    """Every pattern beside dense attention, and what modifies scores beside dense attention that does so too."""
-    with tempfile.TemporaryDirectory() as directory:
-        for pattern, at in PATTERNS:
-            results, why = bench(args, [pattern, *of_all(pattern, directory)], *at, "--dim", 64, "--against", "dense", "--min-time", 0, *heads(pattern))
-            if results is None:
-                print(f"{pattern:36} {why}")
-                continue
-            one, all_, *same = results
-            ratio = all_["run_ns"]["median"] / one["run_ns"]["median"]
-            density = one["useful_flops"] / max(1, all_["useful_flops"])
-            print(f"{pattern:36} {one['run_ns']['median'] / 1e6:9.2f} ms, {ratio:7.2f} x dense at density {density:.4f}; "
-                  + (f"{same[0]['run_ns']['median'] / one['run_ns']['median']:.2f} x dense with the same scores; " if same else "")
-                  + f"executed {one['executed_flops'] / max(1, one['useful_flops']):5.2f} x useful; "
-                  f"{'is dense itself; ' if density > 0.999 else ''}"
-                  f"model {one['predicted_ns'] / one['run_ns']['median']:.2f} of the time", flush=True)
+    """Every pattern beside dense attention, with the same scores where a pattern modifies them."""
+    for pattern, at in PATTERNS:
+        results, why = bench(args, pattern, *at, "--dim", 64, "--against", "dense", "--min-time", args.min_time or 0, *heads(pattern))
+        if results is None:
+            print(f"{pattern:36} {why}")
+            continue
+        one, all_ = results
+        density = one["useful_flops"] / max(1, all_["useful_flops"])
+        print(f"{pattern:36} {one['run_ns']['median'] / 1e6:9.2f} ms, {one['speedup_over_dense']:7.2f} x dense"
+              f"{' with the same scores' if all_['pattern'] != 'dense' else ''} at density {density:.4f}; "
+              f"executed {one['executed_flops'] / max(1, one['useful_flops']):5.2f} x useful; "
+              f"{'is dense itself; ' if density > 0.999 else ''}"
+              f"model {one['predicted_ns'] / one['run_ns']['median']:.2f} of the time", flush=True)
 
 
 def types(args):
-    """16-bit inputs beside f32, alternating."""
+    """16-bit inputs beside f32, in turns."""
     for pattern in ("dense", "causal:autoregressive", "window:window", "dilated:comb", "neighbourhood_1d"):
         for dim in (64, 128):
-            times = {dtype: [] for dtype in ("f32", "f16", "bf16")}
-            for _ in range(3):
-                for dtype, samples in times.items():
-                    results, why = bench(args, pattern, *LINE, "--dim", dim, "--heads", 4, "--dtype", dtype, "--min-time", 300)
-                    if results is None:
-                        sys.exit(why)
-                    samples.append(results[0]["run_ns"]["median"])
-            base = statistics.median(times["f32"])
-            ratios = ", ".join(f"{dtype} {statistics.median(s) / base:.3f}" for dtype, s in times.items() if dtype != "f32")
+            results, why = bench(args, pattern, *LINE, "--dim", dim, "--heads", 4, "--dtype", "f32,f16,bf16", "--min-time", args.min_time or 1000)
+            if results is None:
+                sys.exit(why)
+            base, *others = [result["run_ns"]["median"] for result in results]
+            ratios = ", ".join(f"{result['dtype']} {time / base:.3f}" for result, time in zip(results[1:], others))
             print(f"{pattern:24} D {dim:3}: f32 {base / 1e6:8.2f} ms; of that time: {ratios}", flush=True)
 
 
@@ -208,17 +191,16 @@ def even(args):
 
 
 def decode(args):
-    """One query on a long cache."""
-    for dtype, size in (("f32", 4), ("f16", 2), ("bf16", 2), ("f32", 4), ("f16", 2)):
-        results, why = bench(args, "dense", "--tokens", 1, "--keys", 131072, "--heads", 32, "--kv-heads", 8, "--dim", 128, "--dtype", dtype)
-        if results is None:
-            sys.exit(why)
-        result = results[0]
-        bytes_ = 2 * 8 * 131072 * 128 * size
-        rate = bytes_ / result["run_ns"]["median"]
-        peak = result.get("machine_read_gbps")
-        share = f", {100 * rate / peak:.0f} % of the {peak:.1f} GB/s read" if peak else ""
-        print(f"{dtype:5} {result['run_ns']['median'] / 1e6:8.2f} ms, {rate:6.1f} GB/s{share}", flush=True)
+    """One query on a long cache, types in turns."""
+    results, why = bench(args, "dense", "--tokens", 1, "--keys", 131072, "--heads", 32, "--kv-heads", 8, "--dim", 128,
+                         "--dtype", "f32,f16,bf16", "--min-time", args.min_time or 3000)
+    if results is None:
+        sys.exit(why)
+    base = results[0]["run_ns"]["median"]
+    for result in results:
+        time, read = result["run_ns"]["median"], result["machine_read_gbps"]
+        print(f"{result['dtype']:5} {time / 1e6:8.2f} ms, {result['gbps']:6.1f} GB/s, {100 * result['gbps'] / read:.0f} % of the {read:.1f} GB/s read; "
+              f"{base / time:.2f} x as fast as f32", flush=True)
 
 
 # What the model is asked for besides every pattern at three lengths: a few patterns in other shapes.
@@ -312,6 +294,7 @@ def main():
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--attnc", default=str(ROOT / "target/release/attnc"), help="the binary")
     parser.add_argument("--calibration", help="a file of `attnc calibrate`; `model` makes its own")
+    parser.add_argument("--min-time", type=int, help="milliseconds for each result of `dense`, `types` and `decode`")
     parser.add_argument("--json", help="a file for all results of `model`")
     args = parser.parse_args()
     runs[args.what](args)
