@@ -53,7 +53,7 @@ impl Vector for __m512 {
         fn load_of<const T: u32>(at: *const u8) -> __m512 {
             match T {
                 F32 => _mm512_loadu_ps(at.cast()),
-                F16 => _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
+                F16 => from_f16(_mm256_loadu_si256(at.cast())),
                 _ => from_bf16(_mm256_loadu_si256(at.cast())),
             }
         }
@@ -61,7 +61,7 @@ impl Vector for __m512 {
         fn load_some<const T: u32>(at: *const u8, n: usize) -> __m512 {
             match T {
                 F32 => _mm512_maskz_loadu_ps(first(n), at.cast()),
-                F16 => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), at.cast())),
+                F16 => from_f16(_mm256_maskz_loadu_epi16(first(n), at.cast())),
                 _ => from_bf16(_mm256_maskz_loadu_epi16(first(n), at.cast())),
             }
         }
@@ -177,6 +177,14 @@ impl Vector for __m512 {
             _mm512_test_epi32_mask(masks, _mm512_set1_epi32(BITS[key]))
         }
     }
+}
+
+/// Singles of halves. Without a word on exceptions, so that it may be one operation with a load, and takes one unit and not
+/// two.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+#[inline]
+fn from_f16(x: __m256i) -> __m512 {
+    _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(x)
 }
 
 /// Singles whose upper halves are given.

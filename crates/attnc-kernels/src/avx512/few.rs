@@ -8,9 +8,9 @@
 
 use core::arch::x86_64::*;
 
-use super::{WIDTH, first};
+use super::{WIDTH, first, from_f16};
 use crate::abi::{Ahead, BK, CACHE_LINE, DType, FEW};
-use crate::avx2::few::{Asked, Stream};
+use crate::avx2::few::{Asked, Stream, soon};
 use crate::scalar;
 use crate::softmax::exp_nonpositive;
 use crate::vector::{BF16, F16, F32, size};
@@ -34,7 +34,7 @@ unsafe fn load<const T: u32>(at: *const u8, n: usize) -> __m512 {
         let halves =
             if n >= WIDTH { _mm256_loadu_si256(at.cast()) } else { _mm256_maskz_loadu_epi16(first(n), at.cast()) };
         match T {
-            F16 => _mm512_cvtph_ps(halves),
+            F16 => from_f16(halves),
             _ => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves))),
         }
     }
@@ -182,7 +182,12 @@ impl Rows {
                         }
                     }
                 };
-                let ask = |i: usize| (0..KEYS).for_each(|key| asked.line(key, i * size::<T>()));
+                let ask = |i: usize| {
+                    for (key, row) in rows.iter().enumerate() {
+                        asked.line(key, i * size::<T>());
+                        soon(row.wrapping_offset(KEYS as isize * self.stride).wrapping_add(i * size::<T>()));
+                    }
+                };
                 let mut i = 0;
                 while i + line <= self.dim {
                     ask(i);
