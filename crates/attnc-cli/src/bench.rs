@@ -13,8 +13,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use attnc::{
-    Compiler, Cost, DType, Isa, Kernel, Loader, Memory, Module, Options, Problem, Resources, Returned, Select, Shape,
-    Threads, ast,
+    Compiler, Cost, DType, Inputs, Isa, Kernel, Loader, Memory, Module, Options, Problem, Resources, Returned, Select,
+    Shape, Threads, ast,
 };
 use attnc_host::kept::keeping;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -24,7 +24,7 @@ use crate::args::{Against, BenchArgs, Format, SetArgs, Subject, Target};
 use crate::calibration::{Calibrated, Pace};
 use crate::files;
 use crate::inspect::{print_json, work};
-use crate::machine::{self, Machine, Samples};
+use crate::machine::{self, Bursts, Machine, Samples};
 use crate::older::{self, Compared, Key, Older};
 use crate::report::{Outcome, Reporter};
 use crate::run::{Given, Results, threads};
@@ -40,6 +40,8 @@ const RUNS: usize = 5;
 const MOST_RUNS: usize = 10_000;
 /// Time between looks at how fast the machine is.
 const PACE: Duration = Duration::from_millis(40);
+/// How many of the bursts of multiply-adds then are as long as one that tells the peak.
+const BURSTS: u64 = 50;
 /// Most queries of a head with which reading K and V is what takes the time.
 const FEW_QUERIES: i64 = 16;
 /// Seed of the tensors.
@@ -88,6 +90,9 @@ struct Measured {
     machine_peak_gflops: Option<f64>,
     /// `useful_gflops / machine_peak_gflops`
     peak_ratio: Option<f64>,
+    /// The median of short bursts between the runs: what is left of the peak while others use the machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meanwhile_gflops: Option<f64>,
     compile_ns: CompileTimes,
     /// What the GPU's driver takes to make pipelines of the shaders.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,14 +181,16 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
     };
     let progress = Progress::new(args.subjects.len());
     let mut report = Report::default();
-    let mut peaks: HashMap<&'static str, f64> = HashMap::new();
+    let mut peaks: HashMap<&'static str, (Bursts<'_>, f64)> = HashMap::new();
     let mut read = None;
     for subject in &args.subjects {
         let work = Work::new(args, subject, reporter, &progress)?;
         let peak = work.kernel.isa().map(|isa| {
-            *peaks.entry(isa.name()).or_insert_with(|| {
+            &*peaks.entry(isa.name()).or_insert_with(|| {
                 progress.say("measuring the peak");
-                machine::peak_gflops(&threads, isa)
+                let bursts = Bursts::new(&threads, isa);
+                let peak = bursts.peak();
+                (bursts, peak)
             })
         });
         // Memory is the limit where each of its bytes meets a handful of queries.
@@ -193,7 +200,8 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
                 machine::read_gbps(&threads)
             })
         });
-        let limits = Limits { gflops: peak, read_gbps: read };
+        let limits = Limits { gflops: peak.map(|(_, peak)| *peak), read_gbps: read };
+        let bursts = peak.map(|(bursts, _)| bursts);
         let dense = match args.against {
             Some(Against::Dense) => Some(Work::dense(args, subject, &work, &progress)?),
             None => None,
@@ -204,7 +212,7 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
                 entrants.push(Entrant::new(work, dtype, args, &device, rates.as_ref(), &progress)?);
             }
         }
-        let mut measured = measure(&mut entrants, args, &device, limits, rates.as_ref(), &progress)?;
+        let mut measured = measure(&mut entrants, args, &device, (limits, bursts), rates.as_ref(), &progress)?;
         if dense.is_some() {
             for pair in measured.chunks_mut(2) {
                 if let [pattern, dense] = pair {
@@ -370,6 +378,11 @@ impl Work {
         let data = Data { q_start: Some(0), ..Data::default() };
         Ok(Work { name: "dense".to_owned(), kernel, compile, shape: like.shape, kv_heads: like.kv_heads, data })
     }
+
+    /// What is given beside the tensors, some of which depends on them.
+    fn inputs<'a>(&'a self, given: &'a Given) -> Outcome<Inputs<'a>> {
+        Ok(Inputs { rows: Some([given.q.tensor("q")?, given.k.tensor("k")?]), ..self.data.inputs() })
+    }
 }
 
 /// A file without machine code, from which names and lengths are told.
@@ -451,13 +464,6 @@ impl<'a> Entrant<'a> {
     }
 }
 
-impl Work {
-    /// What is given beside the tensors, some of which depends on them.
-    fn inputs<'a>(&'a self, given: &'a Given) -> Outcome<attnc::Inputs<'a>> {
-        Ok(attnc::Inputs { rows: Some([given.q.tensor("q")?, given.k.tensor("k")?]), ..self.data.inputs() })
-    }
-}
-
 fn extent(n: i64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
@@ -475,6 +481,8 @@ struct Running<'a> {
     /// Of launches, and of the launch that tells the machine's pace beside them.
     taken: Vec<u64>,
     paced: Vec<u64>,
+    /// GFLOP/s of multiply-adds beside them.
+    peaks: Vec<f64>,
     /// Of all turns.
     spent: Duration,
 }
@@ -511,6 +519,7 @@ impl<'a> Running<'a> {
             driver_ns,
             taken: Vec::new(),
             paced: Vec::new(),
+            peaks: Vec::new(),
             spent: Duration::ZERO,
         })
     }
@@ -541,7 +550,7 @@ impl<'a> Running<'a> {
     }
 
     /// Launches for as long as a turn takes, at least one.
-    fn turn(&mut self, mut pace: Option<&mut Pace<'_>>, time: Duration) -> Outcome {
+    fn turn(&mut self, mut pace: Option<&mut Pace<'_>>, bursts: Option<&Bursts<'_>>, time: Duration) -> Outcome {
         let begin = Instant::now();
         let mut paced: Option<Instant> = None;
         loop {
@@ -549,6 +558,7 @@ impl<'a> Running<'a> {
                 if let Some(pace) = &mut pace {
                     pace.take(&mut self.paced)?;
                 }
+                self.peaks.extend(bursts.map(|bursts| bursts.gflops(BURSTS)));
                 // What ran meanwhile has used the caches for something else, which a long run does not mind.
                 if self.taken.last().is_none_or(|&last| Duration::from_nanos(last) < PACE / 4) {
                     self.once()?;
@@ -587,7 +597,7 @@ impl<'a> Running<'a> {
         #[cfg(feature = "gpu")]
         let target = self.session.as_ref().map_or(target, |(_, session)| format!("gpu:{}", session.variant().name()));
         let cost = self.executed()?;
-        let Running { work, facts, threads, driver_ns, taken, paced, .. } = self;
+        let Running { work, facts, threads, driver_ns, taken, paced, peaks, .. } = self;
         let slowness = pace.map(|pace| pace.slowness(paced));
         let samples = Samples::new(taken);
         let gflops = cost.useful_flops as f64 / samples.median().max(1) as f64;
@@ -612,6 +622,7 @@ impl<'a> Running<'a> {
             useful_gflops: gflops,
             machine_peak_gflops: limits.gflops,
             peak_ratio: limits.gflops.map(|peak| gflops / peak),
+            meanwhile_gflops: machine::median(peaks),
             compile_ns: work.compile.clone(),
             driver_ns,
             calibrated_ns: facts.calibrated_ns,
@@ -637,7 +648,7 @@ fn measure(
     entrants: &mut [Entrant<'_>],
     args: &BenchArgs,
     device: &Device<'_>,
-    limits: Limits,
+    (limits, bursts): (Limits, Option<&Bursts<'_>>),
     rates: Option<&Calibrated>,
     progress: &Progress,
 ) -> Outcome<Vec<Measured>> {
@@ -655,7 +666,7 @@ fn measure(
     while !running.iter().all(|one| one.is_done(least)) {
         for one in running.iter_mut().filter(|one| !one.is_done(least)) {
             progress.say(&format!("{}: running", one.work.name));
-            one.turn(pace.as_mut(), least / RUNS as u32)?;
+            one.turn(pace.as_mut(), bursts, least / RUNS as u32)?;
         }
     }
     let measured = running.into_iter().map(|mut one| {
@@ -768,7 +779,13 @@ fn table(report: &Report) -> String {
         let overhead = r.executed_flops as f64 / r.useful_flops.max(1) as f64;
         let of_peak = match (r.peak_ratio, r.machine_peak_gflops) {
             (Some(ratio), Some(peak)) => {
-                format!(", {:.0} % of the measured peak of {peak:.1}; executed {overhead:.2} x useful", 100.0 * ratio)
+                let meanwhile = r.meanwhile_gflops.map_or(String::new(), |now| {
+                    format!(", {:.0} % of {now:.1} meanwhile", 100.0 * r.useful_gflops / now)
+                });
+                format!(
+                    ", {:.0} % of the measured peak of {peak:.1}{meanwhile}; executed {overhead:.2} x useful",
+                    100.0 * ratio
+                )
             }
             _ => String::new(),
         };

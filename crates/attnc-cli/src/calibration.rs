@@ -381,7 +381,7 @@ fn measure(isa: Isa, count: Option<i64>) -> Outcome<File> {
         }
     }
     let bar = progress(ROUNDS * tests.len());
-    let peak_gflops = machine::peak_gflops(&pool, isa);
+    let peak_gflops = machine::Bursts::new(&pool, isa).peak();
     let mut numbers = Numbers::default();
     for _ in 0..ROUNDS {
         for (_, test) in &mut tests {

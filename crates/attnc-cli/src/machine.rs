@@ -57,27 +57,48 @@ pub(crate) fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// Multiply-adds that these threads can do, in GFLOP/s: the best of five bursts of 100 ms of independent ones on the
-/// widest vectors of `isa`.
-pub(crate) fn peak_gflops(threads: &Threads, isa: Isa) -> f64 {
-    const BURST: Duration = Duration::from_millis(100);
-    let burst = |iterations: u64| {
-        let begin = Instant::now();
-        let flops: u64 =
-            threads.broadcast(|| std::hint::black_box(attnc::measure::fma_burst(isa, iterations)).0).iter().sum();
-        (flops as f64, begin.elapsed())
-    };
-    // Rounds that take about as long as a burst shall.
-    let mut iterations = 1 << 16;
-    loop {
-        let (_, time) = burst(iterations);
-        if time >= BURST / 4 {
-            iterations = (iterations as f64 * BURST.as_secs_f64() / time.as_secs_f64()).ceil() as u64;
-            break;
+/// Independent multiply-adds on the widest vectors of an instruction set, on all threads at once.
+pub(crate) struct Bursts<'a> {
+    threads: &'a Threads,
+    isa: Isa,
+    /// Rounds of 100 ms.
+    iterations: u64,
+}
+
+impl<'a> Bursts<'a> {
+    const LONG: Duration = Duration::from_millis(100);
+
+    pub(crate) fn new(threads: &'a Threads, isa: Isa) -> Bursts<'a> {
+        // Rounds that take about as long shall.
+        let mut bursts = Bursts { threads, isa, iterations: 1 << 16 };
+        loop {
+            let (_, time) = bursts.run(bursts.iterations);
+            if time >= Self::LONG / 4 {
+                let long = Self::LONG.as_secs_f64() / time.as_secs_f64();
+                bursts.iterations = (bursts.iterations as f64 * long).ceil() as u64;
+                return bursts;
+            }
+            bursts.iterations *= 2;
         }
-        iterations *= 2;
     }
-    (0..5).map(|_| burst(iterations)).map(|(flops, time)| flops / time.as_secs_f64() / 1e9).fold(0.0, f64::max)
+
+    fn run(&self, iterations: u64) -> (f64, Duration) {
+        let begin = Instant::now();
+        let one = || std::hint::black_box(attnc::measure::fma_burst(self.isa, iterations)).0;
+        let flops: u64 = self.threads.broadcast(one).iter().sum();
+        (flops as f64, begin.elapsed())
+    }
+
+    /// What the machine does at most, in GFLOP/s: the best of five bursts of 100 ms.
+    pub(crate) fn peak(&self) -> f64 {
+        (0..5).map(|_| self.gflops(1)).fold(0.0, f64::max)
+    }
+
+    /// What it does now: one burst of a `part` of 100 ms.
+    pub(crate) fn gflops(&self, part: u64) -> f64 {
+        let (flops, time) = self.run((self.iterations / part).max(1));
+        flops / time.as_secs_f64().max(1e-9) / 1e9
+    }
 }
 
 /// Bytes that stay in a cache from one launch to the next: those of the third-level one where the system names it, at
@@ -126,6 +147,12 @@ impl Samples {
     pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
+}
+
+/// The middle one of some rates; `None` of none.
+pub(crate) fn median(mut rates: Vec<f64>) -> Option<f64> {
+    rates.sort_unstable_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied()
 }
 
 /// Nanoseconds since a moment.
