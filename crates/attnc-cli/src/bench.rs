@@ -313,7 +313,7 @@ impl Device<'_> {
         if let Some((_, given)) = self.kept.borrow().get(&dtype).filter(|(known, _)| *known == extents) {
             return Ok(given.clone());
         }
-        self.kept.borrow_mut().remove(&dtype);
+        self.kept.borrow_mut().retain(|of, (known, _)| *of != dtype && *known == extents);
         let given = Rc::new(Given::random(dtype, q, k, dv, SEED)?);
         self.kept.borrow_mut().insert(dtype, (extents, given.clone()));
         Ok(given)
@@ -361,8 +361,9 @@ impl Work {
         Ok(Work { name, kernel, compile, shape, kv_heads, data })
     }
 
-    /// Dense attention of the same shape: what a pattern does to scores is done to those of all pairs. Of what does
-    /// nothing to them, or is not an attention of the file with a set of its own, plain dense attention.
+    /// Dense attention of the same shape: what a pattern does to scores is done to those of all pairs; null slots and
+    /// biases of entries are left out with the entries. Of what does nothing to scores, or is not an attention of the
+    /// file with a set of its own, plain dense attention.
     fn dense(args: &BenchArgs, subject: &Subject, like: &Work, progress: &Progress) -> Outcome<Work> {
         let disk = Remembering::default();
         let edits = of_all_pairs(checked(args, subject, &disk)?.ast(), &like.name);
@@ -483,6 +484,8 @@ struct Running<'a> {
     paced: Vec<u64>,
     /// GFLOP/s of multiply-adds beside them.
     peaks: Vec<f64>,
+    /// Of the last launch.
+    last: Duration,
     /// Of all turns.
     spent: Duration,
 }
@@ -520,12 +523,20 @@ impl<'a> Running<'a> {
             taken: Vec::new(),
             paced: Vec::new(),
             peaks: Vec::new(),
+            last: Duration::ZERO,
             spent: Duration::ZERO,
         })
     }
 
+    /// Nanoseconds of a launch.
     fn once(&mut self) -> Outcome<u64> {
         let begin = Instant::now();
+        let taken = self.launch(begin)?;
+        self.last = begin.elapsed();
+        Ok(taken)
+    }
+
+    fn launch(&mut self, begin: Instant) -> Outcome<u64> {
         #[cfg(feature = "gpu")]
         if let Some((gpu, session)) = &self.session {
             let on_device = crate::gpu::again(session, gpu, &mut self.problem)?;
@@ -551,23 +562,23 @@ impl<'a> Running<'a> {
 
     /// Launches for as long as a turn takes, at least one.
     fn turn(&mut self, mut pace: Option<&mut Pace<'_>>, bursts: Option<&Bursts<'_>>, time: Duration) -> Outcome {
-        let begin = Instant::now();
-        let mut paced: Option<Instant> = None;
+        let (begin, most) = (Instant::now(), self.taken.len() + MOST_RUNS / RUNS);
+        let mut looked: Option<Instant> = None;
         loop {
-            if paced.is_none_or(|at| at.elapsed() >= PACE) {
+            if looked.is_none_or(|at| bursts.is_some() && at.elapsed() >= PACE) {
                 if let Some(pace) = &mut pace {
                     pace.take(&mut self.paced)?;
                 }
                 self.peaks.extend(bursts.map(|bursts| bursts.gflops(BURSTS)));
                 // What ran meanwhile has used the caches for something else, which a long run does not mind.
-                if self.taken.last().is_none_or(|&last| Duration::from_nanos(last) < PACE / 4) {
+                if self.last < PACE / 4 {
                     self.once()?;
                 }
-                paced = Some(Instant::now());
+                looked = Some(Instant::now());
             }
             let taken = self.once()?;
             self.taken.push(taken);
-            if begin.elapsed() >= time || self.taken.len() >= MOST_RUNS {
+            if begin.elapsed() >= time || self.taken.len() >= most {
                 self.spent += begin.elapsed();
                 return Ok(());
             }

@@ -12,7 +12,7 @@ use crate::files::Disk;
 /// What a loader answers: a canonical name and bytes, or why not.
 type Loaded = Result<(String, Vec<u8>), LoadError>;
 
-/// Reads each file once: standard input can be read only once, and compile times hold no time of a disk.
+/// Reads each file once, so that compile times hold no time of a disk.
 #[derive(Default)]
 pub(crate) struct Remembering(Mutex<Vec<(Option<String>, String, Loaded)>>);
 

@@ -241,7 +241,7 @@ macro_rules! table {
         #[allow(clippy::too_many_arguments, reason = "the contract's parameters")]
         unsafe extern "C" fn softmax(s: *mut f32, keys: i64, lanes: i64, bq: i64, mask: *const u64, m: *mut f32,
                                      l: *mut f32, alpha: *mut f32) -> i64 {
-            // SAFETY: as the caller promised; every machine with one of the tables has AVX2.
+            // SAFETY: as the caller promised.
             unsafe {
                 if bq as usize == $crate::abi::FEW {
                     return few::softmax(s, keys, lanes, mask, m, l, alpha);

@@ -110,6 +110,34 @@ fn scores_are_the_matrix_product_whatever_is_beside_a_query() {
 }
 
 #[test]
+fn softmax_is_the_same_whatever_is_beside_a_query() {
+    let mut random = Random(4);
+    for keys in 1..=64 {
+        let s: Vec<f32> = random.reals(keys * FEW).iter().map(|x| 5.0 * x).collect();
+        let bits: Vec<u64> = (0..FEW).map(|_| random.bits()).collect();
+        for (mask, table) in [null(), bits.as_ptr()].into_iter().flat_map(|m| tables().into_iter().map(move |t| (m, t)))
+        {
+            let of = |lanes: usize| {
+                let (mut s, mut m, mut l, mut alpha) = (s.clone(), [0.5; FEW], [1.5; FEW], [CANARY; FEW]);
+                // SAFETY: the buffers have these sizes.
+                unsafe {
+                    let (s, m, l, alpha) = (s.as_mut_ptr(), m.as_mut_ptr(), l.as_mut_ptr(), alpha.as_mut_ptr());
+                    (table.softmax)(s, keys as i64, lanes as i64, FEW as i64, mask, m, l, alpha);
+                }
+                let row = |at: usize, lane: usize| {
+                    if at < keys { s[at * FEW + lane] } else { [m, l, alpha][at - keys][lane] }
+                };
+                (0..lanes).map(|lane| (0..keys + 3).map(|at| row(at, lane).to_bits()).collect()).collect()
+            };
+            let all: Vec<Vec<u32>> = of(FEW);
+            for lanes in 1..FEW {
+                assert_eq!(of(lanes), all[..lanes], "keys {keys} lanes {lanes}");
+            }
+        }
+    }
+}
+
+#[test]
 fn softmax_agrees_with_f64() {
     let mut random = Random(2);
     for keys in 1..=64 {

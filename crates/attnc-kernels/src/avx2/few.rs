@@ -73,7 +73,8 @@ pub(crate) struct Asked {
 }
 
 impl Stream {
-    /// For a tile of `keys` rows; the first of them were asked for with the tile before.
+    /// For a tile of `keys` rows; the first of them, as many as the tile before has and at most [`DISTANCE`], were asked
+    /// for with that.
     pub(crate) fn new(at: *const u8, stride: isize, keys: usize, next: Ahead) -> Stream {
         Stream { at, stride, keys, next }
     }
@@ -86,7 +87,10 @@ impl Stream {
     /// What to ask for while the rows from `first` on are read.
     pub(crate) fn beside(&self, first: usize) -> Asked {
         let row = first + DISTANCE.min(self.keys);
-        let from = |at: *const u8, stride: isize, row| Asked { at: at.wrapping_offset(row as isize * stride), stride };
+        let from = |at: *const u8, stride: isize, row| Asked {
+            at: at.wrapping_offset((row as isize).wrapping_mul(stride)),
+            stride,
+        };
         if row < self.keys {
             return from(self.at, self.stride, row);
         }
@@ -104,7 +108,9 @@ impl Asked {
     #[inline]
     pub(crate) fn line(self, row: usize, byte: usize) {
         // To the second-level cache: what the first one waits for at once is few lines.
-        _mm_prefetch::<_MM_HINT_T1>(self.at.wrapping_offset(row as isize * self.stride).wrapping_add(byte).cast());
+        _mm_prefetch::<_MM_HINT_T1>(
+            self.at.wrapping_offset((row as isize).wrapping_mul(self.stride)).wrapping_add(byte).cast(),
+        );
     }
 }
 
