@@ -142,8 +142,8 @@ def types(args):
             results, why = bench(args, pattern, *LINE, "--dim", dim, "--heads", 4, "--dtype", "f32,f16,bf16", "--min-time", args.min_time or 1000)
             if results is None:
                 sys.exit(why)
-            base, *others = [result["run_ns"]["median"] for result in results]
-            ratios = ", ".join(f"{result['dtype']} {time / base:.3f}" for result, time in zip(results[1:], others))
+            base = results[0]["run_ns"]["median"]
+            ratios = ", ".join(f"{result['dtype']} {result['run_ns']['median'] / base:.3f}" for result in results[1:])
             print(f"{pattern:24} D {dim:3}: f32 {base / 1e6:8.2f} ms; of that time: {ratios}", flush=True)
 
 

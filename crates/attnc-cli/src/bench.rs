@@ -184,7 +184,12 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
     let mut peaks: HashMap<&'static str, (Bursts<'_>, f64)> = HashMap::new();
     let mut read = None;
     for subject in &args.subjects {
-        let work = Work::new(args, subject, reporter, &progress)?;
+        let loader = Remembering::default();
+        // The name is settled on a module of its own, which the times leave out.
+        let module = checked(args, subject, &loader)?;
+        reporter.print(&module.warnings());
+        let name = subject::name_of(&module, subject)?;
+        let work = Work::of(args, subject, &module, name, &loader, &progress)?;
         let peak = work.kernel.isa().map(|isa| {
             &*peaks.entry(isa.name()).or_insert_with(|| {
                 progress.say("measuring the peak");
@@ -203,7 +208,7 @@ pub(crate) fn bench(args: &BenchArgs, reporter: Reporter) -> Outcome {
         let limits = Limits { gflops: peak.map(|(_, peak)| *peak), read_gbps: read };
         let bursts = peak.map(|(bursts, _)| bursts);
         let dense = match args.against {
-            Some(Against::Dense) => Some(Work::dense(args, subject, &work, &progress)?),
+            Some(Against::Dense) => Some(Work::dense(args, subject, (&module, &loader), &work, &progress)?),
             None => None,
         };
         let mut entrants = Vec::new();
@@ -331,15 +336,7 @@ struct Work {
 }
 
 impl Work {
-    fn new(args: &BenchArgs, subject: &Subject, reporter: Reporter, progress: &Progress) -> Outcome<Work> {
-        let loader = Remembering::default();
-        let module = checked(args, subject, &loader)?;
-        reporter.print(&module.warnings());
-        let name = subject::name_of(&module, subject)?;
-        Work::of(args, subject, &module, name, &loader, progress)
-    }
-
-    /// A pattern of a file that has been read and checked: on a module of its own, which the times leave out.
+    /// A pattern of a file that has been read and checked.
     fn of(
         args: &BenchArgs,
         subject: &Subject,
@@ -364,11 +361,16 @@ impl Work {
     /// Dense attention of the same shape: what a pattern does to scores is done to those of all pairs; null slots and
     /// biases of entries are left out with the entries. Of what does nothing to scores, or is not an attention of the
     /// file with a set of its own, plain dense attention.
-    fn dense(args: &BenchArgs, subject: &Subject, like: &Work, progress: &Progress) -> Outcome<Work> {
-        let disk = Remembering::default();
-        let edits = of_all_pairs(checked(args, subject, &disk)?.ast(), &like.name);
+    fn dense(
+        args: &BenchArgs,
+        subject: &Subject,
+        (module, disk): (&Module, &Remembering),
+        like: &Work,
+        progress: &Progress,
+    ) -> Outcome<Work> {
+        let edits = of_all_pairs(module.ast(), &like.name);
         if !edits.is_empty() {
-            let loader = Edited { disk: &disk, edits: &edits };
+            let loader = Edited { disk, edits: &edits };
             let module = checked(args, subject, &loader)?;
             let work = Work::of(args, subject, &module, like.name.clone(), &loader, progress)?;
             return Ok(Work { name: format!("dense, scores of {}", like.name), ..work });

@@ -244,7 +244,17 @@ macro_rules! table {
             // SAFETY: as the caller promised.
             unsafe {
                 if bq as usize == $crate::abi::FEW {
-                    return few::softmax(s, keys, lanes, mask, m, l, alpha);
+                    let (keys, lanes, mut masks) = (keys as usize, lanes as usize, [0; $crate::abi::FEW]);
+                    if !mask.is_null() {
+                        masks[..lanes].copy_from_slice(core::slice::from_raw_parts(mask, lanes));
+                    }
+                    let changed = match (mask.is_null(), lanes <= few::QUERIES) {
+                        (true, true) => few::softmax_of::<false, true>(s, keys, masks, m, l, alpha),
+                        (true, false) => few::softmax_of::<false, false>(s, keys, masks, m, l, alpha),
+                        (false, true) => few::softmax_of::<true, true>(s, keys, masks, m, l, alpha),
+                        (false, false) => few::softmax_of::<true, false>(s, keys, masks, m, l, alpha),
+                    };
+                    return i64::from(changed & ((1 << lanes) - 1) != 0);
                 }
                 $crate::softmax::softmax::<$vector>(s, keys, lanes, bq, mask, m, l, alpha)
             }
@@ -252,6 +262,22 @@ macro_rules! table {
     };
 }
 pub(crate) use table;
+
+/// Calls `$do` of a vector's first key and number of keys, `$step`, for all of `$keys`, two vectors at a time; with fewer at
+/// the end. A macro, since what is called has a target's features and is to know how many keys there are.
+macro_rules! in_pairs {
+    ($do:ident, $keys:expr, $step:expr) => {
+        let whole = $keys / (2 * $step) * (2 * $step);
+        for key in (0..whole).step_by(2 * $step) {
+            $do(key, $step);
+            $do(key + $step, $step);
+        }
+        for key in (whole..$keys).step_by($step) {
+            $do(key, $step.min($keys - key));
+        }
+    };
+}
+pub(crate) use in_pairs;
 
 /// Functions of a table, each a generic one for a vector.
 macro_rules! entries {

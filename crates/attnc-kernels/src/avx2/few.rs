@@ -13,11 +13,11 @@ use super::WIDTH;
 use super::math::exp_nonpositive;
 use crate::abi::{Ahead, BK, CACHE_LINE, DType, FEW};
 use crate::scalar;
-use crate::vector::{BF16, F16, F32, size};
+use crate::vector::{BF16, F16, F32, in_pairs, size};
 
 const _: () = assert!(FEW == WIDTH);
 /// Queries that share what has been read.
-const QUERIES: usize = 4;
+pub(super) const QUERIES: usize = 4;
 /// Accumulators of a block.
 const SUMS: usize = 8;
 
@@ -106,20 +106,31 @@ impl Asked {
     /// Asks for the line at `byte` of the `row`-th row.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    pub(crate) fn line(self, row: usize, byte: usize) {
+    fn line(self, row: usize, byte: usize) {
         // To the second-level cache: what the first one waits for at once is few lines.
         _mm_prefetch::<_MM_HINT_T1>(
             self.at.wrapping_offset((row as isize).wrapping_mul(self.stride)).wrapping_add(byte).cast(),
         );
     }
-}
 
-/// Asks for a line of a row that is multiplied in a moment: multiply-adds that wait for the second-level cache leave no room
-/// for what else could be asked for.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-pub(crate) fn soon(at: *const u8) {
-    _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    /// Asks for the lines of `bytes` bytes of a row from `byte` on.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    pub(crate) fn lines(self, row: usize, byte: usize, bytes: usize) {
+        (0..bytes.div_ceil(CACHE_LINE)).for_each(|line| self.line(row, byte + line * CACHE_LINE));
+    }
+
+    /// Asks for the line at `byte` of a row for each of `rows`, and for that of the row `soon` bytes after each, which is
+    /// multiplied in a moment: multiply-adds that wait for the second-level cache leave no room for what else could be
+    /// asked for.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    pub(crate) fn lines_beside<const KEYS: usize>(self, rows: [*const u8; KEYS], soon: isize, byte: usize) {
+        for (key, row) in rows.into_iter().enumerate() {
+            self.line(key, byte);
+            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_offset(soon).wrapping_add(byte).cast());
+        }
+    }
 }
 
 /// Sums of the lanes of eight vectors.
@@ -226,12 +237,8 @@ unsafe fn qk_lanes<const T: u32, const LANES: usize, const KEYS: usize>(
                     }
                 }
             };
-            let ask = |i: usize| {
-                for (key, row) in rows.iter().enumerate() {
-                    asked.line(key, i * size::<T>());
-                    soon(row.wrapping_offset(2 * KEYS as isize * stride).wrapping_add(i * size::<T>()));
-                }
-            };
+            let soon = 2 * KEYS as isize * stride;
+            let ask = |i: usize| asked.lines_beside(rows, soon, i * size::<T>());
             let mut i = 0;
             while i + line <= d {
                 ask(i);
@@ -412,8 +419,7 @@ impl Values {
         unsafe {
             let mut row = self.v.wrapping_add(dim * size::<T>());
             for key in 0..self.keys {
-                (0..(WIDE * WIDTH * size::<T>()).div_ceil(CACHE_LINE))
-                    .for_each(|line| asked.line(key, dim * size::<T>() + line * CACHE_LINE));
+                asked.lines(key, dim * size::<T>(), WIDE * WIDTH * size::<T>());
                 let v: [__m256; WIDE] = core::array::from_fn(|i| {
                     let at = row.wrapping_add(i * WIDTH * size::<T>());
                     if n == WIDTH { load::<T>(at) } else { load_some::<T>(at, n) }
@@ -459,34 +465,6 @@ impl Values {
         }
         _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(sum, sum)) == 0
     }
-}
-
-/// The softmax step of a tile of few queries.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) unsafe fn softmax(
-    s: *mut f32,
-    keys: i64,
-    lanes: i64,
-    mask: *const u64,
-    m: *mut f32,
-    l: *mut f32,
-    alpha: *mut f32,
-) -> i64 {
-    let (keys, lanes) = (keys as usize, lanes as usize);
-    // SAFETY: the caller gives `keys` rows of [`FEW`] scores, [`FEW`] elements of the others, and `lanes` masks.
-    let changed = unsafe {
-        let mut masks = [0; FEW];
-        if !mask.is_null() {
-            masks[..lanes].copy_from_slice(core::slice::from_raw_parts(mask, lanes));
-        }
-        match (mask.is_null(), lanes <= QUERIES) {
-            (true, true) => softmax_of::<false, true>(s, keys, masks, m, l, alpha),
-            (true, false) => softmax_of::<false, false>(s, keys, masks, m, l, alpha),
-            (false, true) => softmax_of::<true, true>(s, keys, masks, m, l, alpha),
-            (false, false) => softmax_of::<true, false>(s, keys, masks, m, l, alpha),
-        }
-    };
-    i64::from(changed & ((1 << lanes) - 1) != 0)
 }
 
 /// Where scores of keys are: with `HALF` four queries of two keys share a vector, else eight of one fill it.
@@ -566,17 +544,20 @@ impl<const MASKED: bool, const HALF: bool> Scores<MASKED, HALF> {
     }
 }
 
-/// The lanes whose factor is not 1.
+/// The softmax step of a tile of few queries; the lanes whose factor is not 1.
+///
+/// # Safety
+/// `keys` rows of [`FEW`] scores, and [`FEW`] elements of the others.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn softmax_of<const MASKED: bool, const HALF: bool>(
+pub(super) unsafe fn softmax_of<const MASKED: bool, const HALF: bool>(
     s: *mut f32,
     keys: usize,
     masks: [u64; FEW],
     m: *mut f32,
     l: *mut f32,
     alpha: *mut f32,
-) -> i32 {
+) -> u32 {
     let scores = Scores::<MASKED, HALF>::new(s, masks);
     let step = Scores::<MASKED, HALF>::STEP;
     let whole = keys / (2 * step) * (2 * step);
@@ -594,13 +575,7 @@ unsafe fn softmax_of<const MASKED: bool, const HALF: bool>(
             let top = &mut tops[key / step % 2];
             *top = _mm256_max_ps(scores.pick(key, n, scores.load(key, n), none), *top);
         };
-        for key in (0..whole).step_by(2 * step) {
-            raise(key, step);
-            raise(key + step, step);
-        }
-        for key in (whole..keys).step_by(step) {
-            raise(key, step.min(keys - key));
-        }
+        in_pairs!(raise, keys, step);
         let mut top = _mm256_max_ps(tops[0], tops[1]);
         if HALF {
             top = _mm256_max_ps(crossed(top), top);
@@ -631,6 +606,6 @@ unsafe fn softmax_of<const MASKED: bool, const HALF: bool>(
         _mm256_storeu_ps(m, top);
         _mm256_storeu_ps(l, _mm256_fmadd_ps(_mm256_loadu_ps(l), factor, sum));
         _mm256_storeu_ps(alpha, factor);
-        _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NEQ_UQ>(factor, one))
+        _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NEQ_UQ>(factor, one)) as u32
     }
 }

@@ -10,13 +10,13 @@ use core::arch::x86_64::*;
 
 use super::{WIDTH, first, from_f16};
 use crate::abi::{Ahead, BK, CACHE_LINE, DType, FEW};
-use crate::avx2::few::{Asked, Stream, soon};
+use crate::avx2::few::{Asked, Stream};
 use crate::scalar;
 use crate::softmax::exp_nonpositive;
-use crate::vector::{BF16, F16, F32, size};
+use crate::vector::{BF16, F16, F32, in_pairs, size};
 
 /// Queries that share what has been read.
-const QUERIES: usize = 4;
+pub(super) const QUERIES: usize = 4;
 /// Vectors of a row of V beside them.
 const WIDE: usize = 4;
 /// Keys whose values are read column by column, so that rows follow one another closely.
@@ -182,12 +182,8 @@ impl Rows {
                         }
                     }
                 };
-                let ask = |i: usize| {
-                    for (key, row) in rows.iter().enumerate() {
-                        asked.line(key, i * size::<T>());
-                        soon(row.wrapping_offset(KEYS as isize * self.stride).wrapping_add(i * size::<T>()));
-                    }
-                };
+                let soon = KEYS as isize * self.stride;
+                let ask = |i: usize| asked.lines_beside(rows, soon, i * size::<T>());
                 let mut i = 0;
                 while i + line <= self.dim {
                     ask(i);
@@ -285,8 +281,7 @@ impl Rows {
         unsafe {
             let mut row = self.at.wrapping_add(dim * size::<T>());
             for key in 0..self.keys {
-                (0..(WIDE * WIDTH * size::<T>()).div_ceil(CACHE_LINE))
-                    .for_each(|line| asked.line(key, dim * size::<T>() + line * CACHE_LINE));
+                asked.lines(key, dim * size::<T>(), WIDE * WIDTH * size::<T>());
                 let v: [__m512; WIDE] =
                     core::array::from_fn(|i| load::<T>(row.wrapping_add(i * WIDTH * size::<T>()), n));
                 for (lane, sum) in sum.iter_mut().enumerate() {
@@ -327,34 +322,6 @@ impl Rows {
         }
         _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(sum, sum) == 0
     }
-}
-
-/// The softmax step of a tile of few queries. While it computes nothing is asked of memory, so that it has to be short.
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
-pub(crate) unsafe fn softmax(
-    s: *mut f32,
-    keys: i64,
-    lanes: i64,
-    mask: *const u64,
-    m: *mut f32,
-    l: *mut f32,
-    alpha: *mut f32,
-) -> i64 {
-    let (keys, lanes) = (keys as usize, lanes as usize);
-    // SAFETY: the caller gives `keys` rows of [`FEW`] scores, [`FEW`] elements of the others, and `lanes` masks.
-    let changed = unsafe {
-        let mut masks = [0; FEW];
-        if !mask.is_null() {
-            masks[..lanes].copy_from_slice(core::slice::from_raw_parts(mask, lanes));
-        }
-        match (mask.is_null(), lanes <= QUERIES) {
-            (true, true) => softmax_of::<false, true>(s, keys, masks, m, l, alpha),
-            (true, false) => softmax_of::<false, false>(s, keys, masks, m, l, alpha),
-            (false, true) => softmax_of::<true, true>(s, keys, masks, m, l, alpha),
-            (false, false) => softmax_of::<true, false>(s, keys, masks, m, l, alpha),
-        }
-    };
-    i64::from(changed & first(lanes) != 0)
 }
 
 /// Scores of keys: with `HALF` four queries of four keys are a vector, else eight of two.
@@ -444,20 +411,23 @@ fn across<const HALF: bool>(x: [__m512; 2], op: impl Fn(__m512, __m512) -> __m51
     op(op(x[0], halves(x[0])), op(x[1], halves(x[1])))
 }
 
-/// The lanes whose factor is not 1.
+/// The softmax step of a tile of few queries; the lanes whose factor is not 1. While it computes nothing is asked of memory,
+/// so that it has to be short.
+///
+/// # Safety
+/// `keys` rows of [`FEW`] scores, and [`FEW`] elements of the others.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
 #[inline]
-unsafe fn softmax_of<const MASKED: bool, const HALF: bool>(
+pub(super) unsafe fn softmax_of<const MASKED: bool, const HALF: bool>(
     s: *mut f32,
     keys: usize,
     masks: [u64; FEW],
     m: *mut f32,
     l: *mut f32,
     alpha: *mut f32,
-) -> __mmask16 {
+) -> u32 {
     let scores = Scores::<MASKED, HALF>::new(s, masks);
     let step = Scores::<MASKED, HALF>::STEP;
-    let whole = keys / (2 * step) * (2 * step);
     // SAFETY: as the caller promised.
     unsafe {
         let old = _mm256_loadu_ps(m);
@@ -468,13 +438,7 @@ unsafe fn softmax_of<const MASKED: bool, const HALF: bool>(
             let top = &mut tops[key / step % 2];
             *top = _mm512_mask_max_ps(*top, scores.attended(key, n), scores.load(key, n), *top);
         };
-        for key in (0..whole).step_by(2 * step) {
-            raise(key, step);
-            raise(key + step, step);
-        }
-        for key in (whole..keys).step_by(step) {
-            raise(key, step.min(keys - key));
-        }
+        in_pairs!(raise, keys, step);
         // Of eight queries both vectors belong to the same, of four one does for its keys alone.
         let both = _mm512_max_ps(tops[0], tops[1]);
         let top = across::<HALF>([both; 2], |a, b| _mm512_max_ps(a, b));
@@ -492,18 +456,12 @@ unsafe fn softmax_of<const MASKED: bool, const HALF: bool>(
             let sum = &mut sums[if HALF { 0 } else { key / step % 2 }];
             *sum = _mm512_add_ps(*sum, p);
         };
-        for key in (0..whole).step_by(2 * step) {
-            weigh(key, step);
-            weigh(key + step, step);
-        }
-        for key in (whole..keys).step_by(step) {
-            weigh(key, step.min(keys - key));
-        }
+        in_pairs!(weigh, keys, step);
         let sum = across::<HALF>(sums, |a, b| _mm512_add_ps(a, b));
         let low = |x| _mm512_castps512_ps256(x);
         _mm256_storeu_ps(m, low(top));
         _mm256_storeu_ps(l, _mm256_fmadd_ps(_mm256_loadu_ps(l), low(factor), low(sum)));
         _mm256_storeu_ps(alpha, low(factor));
-        _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(factor, _mm512_set1_ps(1.0))
+        u32::from(_mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(factor, _mm512_set1_ps(1.0)))
     }
 }
