@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use attnc_kernels::abi::{BK, DType, FEW, Support};
 use attnc_pattern::env::{Env, MapData};
-use attnc_plan::{Few, Plan};
+use attnc_plan::{FEW_QUERIES, Few, Plan};
 
 use crate::compile::{CpuKernel, Uses};
 use crate::layout::{ALIGN, Ctx, Rows, Scratch};
@@ -31,6 +31,7 @@ pub fn most_folded(plan: &Plan, n_q: i64) -> usize {
     let lanes = plan.stages.iter().map(|s| s.tile.q).min().unwrap_or(0);
     match plan.few(n_q) {
         None => 1,
+        Some(Few::Together) if n_q > FEW_QUERIES => 1,
         Some(Few::Together) => lanes / n_q as usize,
         Some(Few::Apart) => lanes,
     }

@@ -104,28 +104,26 @@ stages! {
         }
     }
 
+    /// As `resume`, of queries that go one by one.
+    fn resume_own(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, first: i64 => I64, rows: i64 => I64) {
+        // SAFETY: as in `resume`.
+        unsafe {
+            let (ctx, scratch) = (&*ctx, &mut *scratch);
+            for (lane, rows) in eights(rows) {
+                let acc = scratch.acc.wrapping_add(lane * ctx.v.dim as usize);
+                let [m, l] = [scratch.m, scratch.l].map(|p| p.wrapping_add(lane));
+                ctx.resume(acc, m, l, (first + lane as i64, rows), FEW as i64);
+            }
+        }
+    }
+
     /// Goes on, after `begin`, from what earlier stages have made of queries `first .. first + rows`: a softmax whose
     /// sum is 1 and whose maximum is the log-sum-exp.
     fn resume(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, first: i64 => I64, rows: i64 => I64) {
         // SAFETY: as in `begin`; earlier stages are finished, and no other thread reads or writes these rows.
         unsafe {
-            let (ctx, scratch) = (&*ctx, &mut *scratch);
-            let (src, index) = ctx.from.from(ctx.from.base, first);
-            ((*ctx.table).pack_q)(
-                src, ctx.from.dtype, ctx.from.row_stride, ctx.from.col_stride, index, rows, scratch.bq, ctx.v.dim as i64,
-                1.0, scratch.acc,
-            );
-            for r in 0..rows as usize {
-                let number = if index.is_null() { first + r as i64 } else { i64::from(*index.add(r)) };
-                let lse = *ctx.from_lse.wrapping_byte_offset((number * ctx.from_lse_stride) as isize);
-                let (m, l) = match lse {
-                    f32::NEG_INFINITY => (lse, 0.0),
-                    _ if lse.is_finite() => (lse, 1.0),
-                    _ => (0.0, f32::NAN),
-                };
-                *scratch.m.add(r) = m;
-                *scratch.l.add(r) = l;
-            }
+            let Scratch { acc, m, l, bq, .. } = *scratch;
+            (*ctx).resume(acc, m, l, (first, rows), bq);
         }
     }
 
@@ -642,6 +640,31 @@ unsafe fn mark_ranges(marks: *mut TileMarks, whole: bool, ranges: impl Iterator<
 }
 
 impl Ctx {
+    /// Makes what earlier stages have written of rows `first .. first + rows` running values of a tile of `bq` queries.
+    ///
+    /// # Safety
+    /// As for the stages; `acc`, `m` and `l` are those of a tile of `bq` queries.
+    unsafe fn resume(&self, acc: *mut f32, m: *mut f32, l: *mut f32, (first, rows): (i64, i64), bq: i64) {
+        let Rows { dtype, row_stride, col_stride, .. } = self.from;
+        // SAFETY: promised by the caller.
+        unsafe {
+            let (src, index) = self.from.from(self.from.base, first);
+            let dv = self.v.dim as i64;
+            ((*self.table).pack_q)(src, dtype, row_stride, col_stride, index, rows, bq, dv, 1.0, acc);
+            for r in 0..rows as usize {
+                let number = if index.is_null() { first + r as i64 } else { i64::from(*index.add(r)) };
+                let lse = *self.from_lse.wrapping_byte_offset((number * self.from_lse_stride) as isize);
+                let (max, sum) = match lse {
+                    f32::NEG_INFINITY => (lse, 0.0),
+                    _ if lse.is_finite() => (lse, 1.0),
+                    _ => (0.0, f32::NAN),
+                };
+                m.add(r).write(max);
+                l.add(r).write(sum);
+            }
+        }
+    }
+
     /// Writes output and `lse` of `rows` lanes from lane `first` on: `acc` and the sums are theirs.
     ///
     /// # Safety

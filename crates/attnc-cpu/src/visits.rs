@@ -33,7 +33,7 @@ impl attnc_plan::Visits for Visits {
     }
 }
 
-/// Whether a launch of `n_q` queries has so few that its tasks may be others than those of one head.
+/// Whether a launch of `n_q` queries has so few that they may be computed with those of other heads.
 #[must_use]
 pub fn has_few(n_q: i64) -> bool {
     (1..=FEW_QUERIES).contains(&n_q)
@@ -43,11 +43,11 @@ pub fn has_few(n_q: i64) -> bool {
 /// them: rows of K and V are read once, and a long row of keys is cut into tasks of its own.
 #[must_use]
 pub fn few_tasks(plan: &Plan, tasks: &[Work], heads: usize, n_q: i64) -> Vec<Work> {
-    if !has_few(n_q) || plan.stages.iter().any(|s| s.own) {
+    let few = plan.few(n_q);
+    if !has_few(n_q) && few.is_none() || plan.stages.iter().any(|s| s.own) {
         return tasks.to_vec();
     }
     let lanes = |rows: usize| if rows <= FEW { rows } else { rows.next_multiple_of(LANE_STEP) } as u64;
-    let few = plan.few(n_q);
     let of_head = if few == Some(Few::Apart) { 1 } else { n_q as usize };
     let (before, after) = (lanes(of_head), lanes(heads * of_head));
     // With keys side by side all lanes of a tile are modified.

@@ -9,9 +9,10 @@
 use attnc_pattern::analysis::{EvalError, Rows};
 use attnc_pattern::env::Env;
 use attnc_pattern::expr::{ExprId, Node, Un, Var};
-use attnc_pattern::program::{Chooser, DrawScope, Program};
+use attnc_pattern::program::{Chooser, DrawScope, Index, Program};
 use attnc_pattern::rowset::Piece;
 
+use crate::choose::env_of;
 use crate::cost::{self, Shape, Visits};
 use crate::model::{Rates, Term, Work};
 use crate::plan::{Attend, Entry, View};
@@ -62,6 +63,7 @@ impl Machine {
     /// What the tasks of a stage do with each of some tiles, and how many queries they have.
     fn works(&self, program: &Program, stage: &Attend, tiles: &[usize]) -> Option<(Vec<Work>, f64)> {
         let env = nominal(program, stage.view, NOMINAL, TILES[0])?;
+        let env = stage.reads.kv.map_or(Ok(env.clone()), |level| env_of(program, Index::Slots(level), &env)).ok()?;
         let works = (self.count)(program, stage, &env, tiles, self.shape).ok()?;
         Some((works, env.n_q.max(1) as f64))
     }
@@ -110,7 +112,12 @@ impl Machine {
         if may_own {
             let mut wide = *self;
             wide.rates[Term::Own] *= OWN_AT_MOST;
-            let least = times.into_iter().fold(f64::INFINITY, f64::min) * (1.0 - LEAST_GAIN);
+            // Queries are begun and ended alike: the gain is one of what lies between.
+            let mut ends = Work::default();
+            ends[Term::Rows] = works[0][Term::Rows];
+            let ends = self.price(&ends) / queries;
+            let least = times.into_iter().fold(f64::INFINITY, f64::min) - ends;
+            let least = ends + least * (1.0 - LEAST_GAIN);
             // Every pair of tiles without masks is of use: where these alone take too long, nothing has to be counted.
             let mut useful = Work::default();
             useful[Term::Own] = works[0][Term::Products].saturating_sub(works[0][Term::Masked]);

@@ -14,7 +14,7 @@ use crate::choice::{self, Machine};
 use crate::choose::Missing;
 use crate::inplace::InPlace;
 use crate::layer::{LayerPlan, fuse};
-use crate::plan::{Attend, Entry, Plan, Reads, Role, View};
+use crate::plan::{Attend, Entry, Plan, Role, View};
 use crate::range;
 use crate::reorder::{any, reorder};
 use crate::verify::{Refusal, Stage, VerifiedPlan, check, seal};
@@ -309,9 +309,9 @@ fn parts(program: &mut Program, stage: &Attend) -> Option<(Attend, Attend)> {
 }
 
 fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
-    let may_own = plan.may_own();
+    let may_own: Vec<bool> = plan.stages.iter().map(|stage| plan.may_own(stage)).collect();
     let Plan { program, stages, .. } = plan;
-    for stage in stages {
+    for (stage, may_own) in stages.iter_mut().zip(may_own) {
         let chosen = || {
             let chosen = chosen_by(program, stage);
             if chosen.iter().any(|&choice| chosen_apart(program, choice)) {
@@ -321,8 +321,9 @@ fn tile(plan: &mut Plan, options: &Options, _: &mut Vec<Note>) {
             if chosen.iter().any(|&(draw, _)| chosen_alike(program, draw)) {
                 return None;
             }
-            // How many slots there are, and which are chosen, is not known beforehand.
-            let machine = options.machine.filter(|_| stage.reads == Reads::default() && stage.view != View::Rows)?;
+            // Which slots are chosen is not known beforehand.
+            let known = stage.reads.kv.is_none() || chosen.is_empty();
+            let machine = options.machine.filter(|_| known && stage.reads.q.is_none() && stage.view != View::Rows)?;
             Some(machine.tile(program, stage, may_own))
         };
         if let Some((q, own)) = options.tile_q.map(|q| (q, false)).or_else(chosen) {

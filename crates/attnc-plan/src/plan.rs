@@ -81,13 +81,13 @@ pub struct Reads {
     pub kv: Option<LevelId>,
 }
 
-/// Most queries of a head that are few: more of them fill panels on their own.
+/// Most queries of a head that other heads are computed with: more of them fill panels on their own.
 pub const FEW_QUERIES: i64 = 16;
 
 /// How few queries are computed: for several heads at once, and with long rows of keys in pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Few {
-    /// Those of a head are lanes of one tile.
+    /// Those of a head are lanes of one tile: as many as it has.
     Together,
     /// Each for itself, in all stages at once: those of several classes share no keys.
     Apart,
@@ -188,22 +188,21 @@ impl Plan {
         let numbered = |s: &Attend| matches!(s.view, View::Given | View::Walk(_) | View::Classes(_));
         // What is chosen differs between heads.
         let not = self.is_dynamic() || self.stages.iter().any(|s| s.own || !numbered(s));
-        if not || !(1..=FEW_QUERIES).contains(&n_q) {
-            return None;
-        }
-        let [Attend { view: View::Given | View::Walk(_), .. }] = self.stages.as_slice() else {
-            return Some(Few::Apart);
+        let (few, most) = match self.stages.as_slice() {
+            [Attend { view: View::Given | View::Walk(_), tile, .. }] => (Few::Together, tile.q as i64),
+            _ => (Few::Apart, FEW_QUERIES),
         };
-        Some(Few::Together)
+        (!not && (1..=most).contains(&n_q)).then_some(few)
     }
 
-    /// Whether queries of a stage may go one by one ([`Attend::own`]): one stage, whose scores are used as they are.
+    /// Whether queries of a stage may go one by one ([`Attend::own`]): scores are used as they are, and where the plan has
+    /// several stages it is not one that has code for few queries ([`Plan::few`]).
     #[must_use]
-    pub fn may_own(&self) -> bool {
-        let [stage] = self.stages.as_slice() else { return false };
+    pub fn may_own(&self, stage: &Attend) -> bool {
         let plain = |e: &Entry| matches!(e, Entry::Tokens { bias: None, .. });
         stage.score.is_none()
-            && stage.reads == Reads::default()
+            && (self.is_dynamic() || self.stages.len() == 1)
+            && stage.reads.q.is_none()
             && stage.view != View::Rows
             && self.rows.is_none()
             && (stage.entries.iter().all(plain) || stage.common_bias(&self.program.exprs).is_some())

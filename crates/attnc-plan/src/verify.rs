@@ -105,8 +105,10 @@ pub(crate) fn check(plan: &Plan, stage: Stage) -> Result<(), Refusal> {
         if s.tile.k != 64 || s.tile.q == 0 || s.tile.q > 64 || !s.tile.q.is_multiple_of(16) {
             return refuse(format!("tile {} x {}: queries are 16, 32, 48 or 64, keys 64", s.tile.q, s.tile.k));
         }
-        if s.own && !plan.may_own() {
-            return refuse("queries go one by one where scores are used as they are, in one stage");
+        if s.own && !plan.may_own(s) {
+            return refuse(
+                "queries go one by one where scores are used as they are, and few have no code of their own",
+            );
         }
         c.expr("scale", s.scale, Ty::Real, launch)?;
         if let Some(score) = s.score {

@@ -240,10 +240,13 @@ fn drive(
     let (mut e, number) = Emitter::new(&plan.program, callees, conv, false);
     let t = query_tile(&mut e, attend, number, tiled);
     let scale = e.scalar(attend.scale);
-    let (begins, ends) = if attend.own { (Stage::begin_own, Stage::end_own) } else { (Stage::begin, Stage::end) };
+    let (begins, goes_on, ends) = match attend.own {
+        true => (Stage::begin_own, Stage::resume_own, Stage::end_own),
+        false => (Stage::begin, Stage::resume, Stage::end),
+    };
     e.stage(begins, &[e.ctx, e.scratch, t.first, t.rows, scale]);
     if resumes {
-        e.stage(Stage::resume, &[e.ctx, e.scratch, t.first, t.rows]);
+        e.stage(goes_on, &[e.ctx, e.scratch, t.first, t.rows]);
     }
     // What is added to all scores alike is added to their maximum instead.
     let common = attend.common_bias(&plan.program.exprs).map(|bias| bias as f32);

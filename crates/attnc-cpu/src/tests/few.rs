@@ -218,6 +218,20 @@ fn folded_heads_and_cut_keys_agree_with_the_definition() {
 }
 
 #[test]
+fn keys_are_cut_for_as_many_queries_as_a_tile_has() {
+    let plan = dense();
+    let kernel = kernel(&plan, Isa::best());
+    for (n_q, tasks) in [(17, 2), (40, 2), (64, 2), (65, 1)] {
+        let case = Decode { d: 16, dv: 9, ..Decode::new(n_q, PIECE + 70, &[0, 0]) };
+        case.agrees(&plan, &plain(&|_, _, _| 1), env);
+        let mut dealt = Vec::new();
+        case.run_and_look(&kernel, &[0], env, |mut laid| dealt = laid.dealt()).expect("runs");
+        let tiles = n_q.div_ceil(64);
+        assert_eq!(dealt.len(), 2 * tiles * tasks, "{n_q} queries");
+    }
+}
+
+#[test]
 fn every_type_and_dimension() {
     let plan = dense();
     for dtype in [DType::F16, DType::Bf16] {
