@@ -3,8 +3,8 @@
 //! The one idea: what is done is fixed by the launch and never by the threads. Query heads of one part that read the
 //! same keys and values, and whose kernel finds the same sets for them, are *folded*: their queries are the lanes of one
 //! tile, found by lists of row numbers, so that K and V are read once for all of them; what is done to scores may differ
-//! between heads, as that of each lane is listed. Where a plan has several stages, or numbers keys by classes, each query
-//! is a job of its own ([`attnc_plan::Few::Apart`]). A job of one tile of
+//! between heads, as that of each lane is listed. Where a plan has several stages, or numbers keys by classes, the queries
+//! of each class are a job of their own ([`attnc_plan::Few::Apart`]). A job of one tile of
 //! queries is *cut* after every [`CUT_TILES`] tiles of keys that it visits, and between stages; each piece makes an output
 //! and a log-sum-exp of its own, and whoever ends the last piece merges them in a fixed tree. A job's cuts depend on
 //! nothing beside it.
@@ -33,7 +33,7 @@ pub fn most_folded(plan: &Plan, n_q: i64) -> usize {
         None => 1,
         Some(Few::Together) if n_q > FEW_QUERIES => 1,
         Some(Few::Together) => lanes / n_q as usize,
-        Some(Few::Apart) => lanes,
+        Some(Few::Apart) => lanes / plan.most_together(n_q).max(1) as usize,
     }
 }
 

@@ -762,7 +762,7 @@ pub(crate) struct Job<'a> {
     pub(crate) env: usize,
     /// Place of the (first) head in its part.
     pub(crate) place: usize,
-    /// Its only query, of those that are computed each for itself; else 0.
+    /// The first of its queries if it is folded, else 0.
     query: usize,
     pub(crate) batch: usize,
     /// The first head.
@@ -1103,7 +1103,11 @@ fn jobs<'a>(
                     }
                 };
                 let of_first = listings_of(&jobs, at, head)?;
-                let moduli = moduli(part.kernel, env).map_err(|what| RunError::Env { batch, head, what })?;
+                let moduli = attnc_plan::moduli_of(part.kernel.plan(), env).map_err(|e| RunError::Env {
+                    batch,
+                    head,
+                    what: e.to_string(),
+                })?;
                 let job = |head: usize, ctx, listings, env| Job {
                     query: 0,
                     reads: (launch_heads.0[head], launch_heads.1[head]),
@@ -1126,16 +1130,22 @@ fn jobs<'a>(
                     forward: part.forward,
                 };
                 let heads: Vec<usize> = group.iter().map(|&i| part.heads[i]).collect();
-                let queries = match part.kernel.plan().few(env.n_q) {
-                    Some(Few::Apart) => env.n_q as usize,
-                    _ => 1,
+                let few = part.kernel.plan().few(env.n_q);
+                let walks = match few {
+                    None => vec![],
+                    Some(Few::Together) => vec![walk(of_first.first(), env.n_q)],
+                    Some(Few::Apart) => {
+                        let classes = attnc_plan::classes(&moduli, env.n_q).into_iter();
+                        classes.map(|class| class.into_iter().map(|query| query as u32).collect()).collect()
+                    }
                 };
-                let folded = |query| {
-                    let numbered = (&of_first[..], &moduli[..], query);
-                    let (fold, ctx) = fold(part.kernel, (ctx, env), numbered, launch, (batch, &heads))?;
-                    Some(Job { fold: Some(fold), query, ..job(head, ctx, of_first.clone(), at) })
+                let folded = |walk: &Vec<u32>| {
+                    let (fold, ctx) = fold(part.kernel, (ctx, env), (walk, &moduli), launch, (batch, &heads))?;
+                    Some(Job { fold: Some(fold), query: walk[0] as usize, ..job(head, ctx, of_first.clone(), at) })
                 };
-                if let Some(folded) = (0..queries).map(folded).collect::<Option<Vec<_>>>() {
+                if few.is_some()
+                    && let Some(folded) = walks.iter().map(folded).collect::<Option<Vec<_>>>()
+                {
                     jobs.extend(folded);
                     continue;
                 }
@@ -1151,19 +1161,24 @@ fn jobs<'a>(
     Ok(jobs)
 }
 
+/// The queries of a launch in the order of a stage.
+fn walk(listing: Option<&Option<Arc<Listing>>>, n_q: i64) -> Vec<u32> {
+    let listed = listing.and_then(Option::as_ref);
+    listed.map_or_else(|| (0..n_q as u32).collect(), |l| l.numbers[..n_q as usize].to_vec())
+}
+
 /// Folds heads of a batch item, `ctx` being the context of the first, and `env` what is known of it; `None` if queries are
-/// not few, without code for it, if the layouts do not allow it, or for one head where nothing is gained. Of queries that
-/// are computed each for itself it is `query`; `listings` and `moduli` number them in each stage.
+/// not few, without code for it, if the layouts do not allow it, or for one head where nothing is gained. `walk` lists the
+/// queries in order, which `moduli` number in each stage.
 fn fold(
     kernel: &CpuKernel,
     (mut ctx, env): (Ctx, &Env<'_>),
-    (listings, moduli, query): (&[Option<Arc<Listing>>], &[i64], usize),
+    (walk, moduli): (&[u32], &[i64]),
     launch: &mut Launch<'_>,
     (batch, heads): (usize, &[usize]),
 ) -> Option<(Fold, Ctx)> {
     let plan = kernel.plan();
-    let few = plan.few(ctx.n_q)?;
-    let alone = match few {
+    let alone = match plan.few(ctx.n_q)? {
         // Scores of few queries are modified fastest with keys side by side.
         Few::Together => ctx.n_q <= FEW as i64 && kernel.modifies(),
         Few::Apart => true,
@@ -1171,23 +1186,13 @@ fn fold(
     if heads.len() < 2 && !alone || !small_tensors(env, kernel.uses()) || !kernel.knows_few() {
         return None;
     }
-    let (walk, numbers) = match few {
-        Few::Together => {
-            let n_q = ctx.n_q as usize;
-            let listed = listings.first().and_then(Option::as_ref);
-            let walk = listed.map_or_else(|| (0..n_q as u32).collect(), |l| l.numbers[..n_q].to_vec());
-            (walk.clone(), vec![walk])
-        }
-        Few::Apart => {
-            let number = |&modulus: &i64| vec![query as u32 / modulus.clamp(1, MAX_LEN) as u32];
-            (vec![query as u32], moduli.iter().map(number).collect())
-        }
-    };
+    let number = |&modulus: &i64| walk.iter().map(|query| query / modulus.clamp(1, MAX_LEN) as u32).collect();
+    let numbers: Vec<Vec<u32>> = moduli.iter().map(number).collect();
     let q_heads: Vec<usize> = heads.iter().map(|&h| launch.q_heads[h]).collect();
     let (q, out, lse) = (&launch.q, &launch.out, launch.lse.as_ref());
     let outputs = (&out.layout, lse.map(|t| &t.layout), heads);
     let tile = plan.stages.iter().map(|s| s.tile.q).max()?;
-    let fold = Fold::of((&q.layout, &q_heads), outputs, &walk, &numbers, tile)?;
+    let fold = Fold::of((&q.layout, &q_heads), outputs, walk, &numbers, tile)?;
     let first = |layout: &Layout| layout.head(batch, 0);
     let lse = lse.map_or(std::ptr::null_mut(), |t| t.base.wrapping_offset(first(&t.layout)).cast());
     fold.apply(&mut ctx, q.base.wrapping_offset(first(&q.layout)), out.base.wrapping_offset(first(&out.layout)), lse);
@@ -1205,16 +1210,6 @@ fn listings(kernel: &CpuKernel, env: &Env<'_>) -> Result<Vec<Option<Arc<Listing>
         Ok(Some(Arc::new(listing)))
     };
     kernel.plan().stages.iter().map(listing).collect()
-}
-
-/// The modulus of each stage.
-fn moduli(kernel: &CpuKernel, env: &Env<'_>) -> Result<Vec<i64>, String> {
-    let plan = kernel.plan();
-    let modulus = |s: &attnc_plan::Attend| match s.view {
-        View::Classes(modulus) => attnc_plan::modulus_of(&plan.program, modulus, env).map_err(|e| e.to_string()),
-        View::Given | View::Walk(_) | View::Rows | View::Ordered { .. } => Ok(1),
-    };
-    plan.stages.iter().map(modulus).collect()
 }
 
 /// Whether stages of a kernel number alike in two environments of the same lengths.

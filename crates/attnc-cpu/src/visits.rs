@@ -39,42 +39,33 @@ pub fn has_few(n_q: i64) -> bool {
     (1..=FEW_QUERIES).contains(&n_q)
 }
 
-/// What the tasks of `heads` folded heads of `n_q` queries do, `tasks` being those of a stage of one of
-/// them: rows of K and V are read once, and a long row of keys is cut into tasks of its own.
+/// What the tasks of `heads` folded heads of `n_q` queries do, `tasks` being those of a stage as they are counted: few
+/// queries have kernels of their own, and a long row of keys is cut into tasks of its own.
 #[must_use]
 pub fn few_tasks(plan: &Plan, tasks: &[Work], heads: usize, n_q: i64) -> Vec<Work> {
     let few = plan.few(n_q);
     if !has_few(n_q) && few.is_none() || plan.stages.iter().any(|s| s.own) {
         return tasks.to_vec();
     }
-    let lanes = |rows: usize| if rows <= FEW { rows } else { rows.next_multiple_of(LANE_STEP) } as u64;
-    let of_head = if few == Some(Few::Apart) { 1 } else { n_q as usize };
-    let (before, after) = (lanes(of_head), lanes(heads * of_head));
+    let folded = heads > 1 || few == Some(Few::Apart);
     // With keys side by side all lanes of a tile are modified.
-    let tile = plan.stages.iter().map(|s| s.tile.q).max().unwrap_or(FEW) as u64;
-    let modified = if after <= FEW as u64 {
-        FEW as u64
-    } else if heads > 1 {
-        tile
-    } else {
-        after
-    };
+    let tile = plan.stages.iter().map(|s| s.tile.q).max().unwrap_or(FEW);
     let mut all = Vec::new();
     for &task in tasks {
         let mut task = task;
-        let keys = task[Term::Products] / before;
-        for term in [Term::Products, Term::Softmax, Term::Masked] {
-            task[term] = task[term] / before * after;
-        }
+        let rows = task[Term::Rows] as usize;
+        let (lanes, modified) = match rows <= FEW {
+            true => (rows.max(1), FEW),
+            false if folded => (rows.next_multiple_of(LANE_STEP), tile),
+            false => (rows.next_multiple_of(LANE_STEP), rows.next_multiple_of(LANE_STEP)),
+        };
+        let keys = task[Term::Products] / lanes as u64;
         for term in [Term::Modified, Term::Functions, Term::Lookups] {
-            task[term] = task[term] / before * modified;
+            task[term] = task[term] / lanes as u64 * modified as u64;
         }
-        for term in [Term::Rows, Term::Bits, Term::Tested] {
-            task[term] *= heads as u64;
-        }
-        if after <= FEW as u64 {
+        if rows <= FEW {
             (task[Term::Products], task[Term::Keys], task[Term::Strided]) = (0, 0, 0);
-            (task[Term::Few], task[Term::Streamed]) = (keys * after.div_ceil(4), keys);
+            (task[Term::Few], task[Term::Streamed]) = (keys * rows.div_ceil(4) as u64, keys);
         }
         let pieces = if few.is_some() { keys.div_ceil((BK * CUT_TILES) as u64).max(1) } else { 1 };
         all.extend((0..pieces).map(|i| task.part(i, pieces)));

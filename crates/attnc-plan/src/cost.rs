@@ -18,7 +18,7 @@ use attnc_pattern::slots;
 use crate::choose::{Choose, env_of, stand_in, stands};
 use crate::inplace;
 use crate::model::{Term, Work};
-use crate::plan::{Attend, Entry, Few, Plan, Tile, View};
+use crate::plan::{self, Attend, Entry, Few, Plan, Tile, View};
 use crate::verify::VerifiedPlan;
 
 /// Cost of one head.
@@ -183,10 +183,11 @@ pub fn cost<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Resu
 /// # Errors
 /// As for [`cost`].
 pub fn count<V: Visits>(plan: &VerifiedPlan, env: &Env<'_>, shape: Shape) -> Result<Counted, EvalError> {
-    Ok(count_while::<V>(plan, env, shape, &mut |_| true)?.unwrap_or_default())
+    Ok(count_while::<V>(plan, env, shape, 1, &mut |_| true)?.unwrap_or_default())
 }
 
-/// The same as long as `goes_on` says so, which is told what each task does that attends, at least; `None` if it does not.
+/// The same of `heads` heads that are computed together where queries are few, else 1, as long as `goes_on` says so, which
+/// is told what each task does that attends, at least; `None` if it does not.
 ///
 /// # Errors
 /// As for [`cost`].
@@ -194,6 +195,7 @@ pub fn count_while<V: Visits>(
     plan: &VerifiedPlan,
     env: &Env<'_>,
     shape: Shape,
+    heads: usize,
     goes_on: &mut dyn FnMut(&Work) -> bool,
 ) -> Result<Option<Counted>, EvalError> {
     let mut count = Count { goes_on: Some(goes_on), ..Count::of(shape) };
@@ -220,18 +222,43 @@ pub fn count_while<V: Visits>(
         });
     }
     if plan.stages.len() > 1 {
-        count.of_row = Some(vec![0; usize::try_from(env.n_q).unwrap_or(0)]);
+        count.of_row = Some(vec![0; heads * usize::try_from(env.n_q).unwrap_or(0)]);
     }
-    let apart = plan.few(env.n_q) == Some(Few::Apart);
+    // Where queries are few, those that are lanes of one tile.
+    let (few, numbers) = (plan.few(env.n_q), 0..env.n_q);
+    let tiles: Option<Vec<Vec<i64>>> = match (few, plan.stages.as_slice()) {
+        (None, _) => None,
+        (Some(Few::Together), [Attend { view: View::Walk(order), .. }]) => Some(vec![walk(plan, *order, env)?]),
+        (Some(Few::Together), _) => Some(vec![numbers.collect()]),
+        (Some(Few::Apart), _) => Some(plan::classes(&moduli_of(plan, env)?, env.n_q)),
+    };
     for (i, stage) in plan.stages.iter().enumerate() {
-        let one = apart.then(|| Attend { tile: Tile { q: 1, ..stage.tile }, ..stage.clone() });
-        let stage = one.as_ref().unwrap_or(stage);
         let sets: Vec<Set> = stage.entries.iter().filter_map(|e| Set::new(&plan.program, stage, e)).collect();
         // Slots that are keys have an environment of their own.
         let slots = stage.reads.kv.map(|level| env_of(&plan.program, Index::Slots(level), env).map_err(no_value));
         let slots = slots.transpose()?;
         let of = slots.as_ref().unwrap_or(env);
+        if let View::Walk(_) | View::Ordered { .. } = stage.view {
+            count.once[Term::Ordered] += env.n_q.unsigned_abs();
+        }
+        for tile in tiles.iter().flatten() {
+            let (of, modulus) = match stage.view {
+                View::Classes(modulus) => {
+                    let modulus = modulus_of(&plan.program, modulus, env)?;
+                    (&env.of_class(modulus, (env.q_start + tile[0]) % modulus), modulus)
+                }
+                _ => (of, 1),
+            };
+            // Lanes of a head follow those of another.
+            let lanes = tile.len() as i64;
+            let query = |i: i64| {
+                let number = tile[(i % lanes) as usize];
+                (of.q_start + number / modulus, i / lanes * env.n_q + number)
+            };
+            count.stage::<V>(stage, &sets, of, heads as i64 * lanes, None, query)?;
+        }
         match stage.view {
+            _ if tiles.is_some() => {}
             View::Rows => {
                 let Some(rows) = &plan.rows else { continue };
                 for (branch, rows) in inplace::positions(plan, rows, env)?.into_iter().enumerate() {
@@ -244,14 +271,12 @@ pub fn count_while<V: Visits>(
                 count.stage::<V>(stage, &sets, of, of.n_q, None, |i| (of.q_start + i, i))?;
             }
             View::Walk(order) => {
-                count.once[Term::Ordered] += env.n_q.unsigned_abs();
-                let walk =
-                    order::walk(&plan.program, order, env).map_err(|e| EvalError::Missing { what: e.to_string() })?;
-                let number = |i: i64| i64::from(walk[i as usize]);
-                count.stage::<V>(stage, &sets, of, of.n_q, None, |i| (of.q_start + number(i), number(i)))?;
+                let walk = walk(plan, order, env)?;
+                let query = |i: i64| (of.q_start + walk[i as usize], walk[i as usize]);
+                count.stage::<V>(stage, &sets, of, of.n_q, None, query)?;
             }
             View::Ordered { queries, keys } => {
-                count.once[Term::Ordered] += env.n_q.unsigned_abs() + env.n_k.unsigned_abs();
+                count.once[Term::Ordered] += env.n_k.unsigned_abs();
                 let Ranked { rows, present, of } = Ranked::new(&plan.program, env, (queries, keys))?;
                 let query = |i: i64| (i64::from(rows[i as usize].0), i64::from(rows[i as usize].1));
                 count.stage::<V>(stage, &sets, &of, env.n_q, present.as_deref(), query)?;
@@ -267,7 +292,7 @@ pub fn count_while<V: Visits>(
         let mut tasks = std::mem::take(&mut count.tasks);
         for task in &mut tasks {
             // A stage that goes on from another reads what that has written.
-            task[Term::Rows] *= if i > 0 && !apart { 2 } else { 1 };
+            task[Term::Rows] *= if i > 0 && tiles.is_none() { 2 } else { 1 };
             if plan.empty == Some(Empty::Error) {
                 // Rows without entries are looked for first.
                 for term in [Term::Tiles, Term::Bits, Term::Tested] {
@@ -286,7 +311,8 @@ pub fn count_while<V: Visits>(
         total.empty_rows += u64::from(row == 0);
     }
     total.useful_flops = total.entries.saturating_mul(2 * (shape.d_k + shape.d_v));
-    total.bytes_min = (env.n_q + env.n_k).unsigned_abs().saturating_mul(count.row_bytes);
+    let rows = (env.n_q + env.n_k).unsigned_abs().saturating_mul(heads as u64);
+    total.bytes_min = rows.saturating_mul(count.row_bytes);
     Ok(Some(Counted { cost: total, once: count.once, stages, choosing }))
 }
 
@@ -315,7 +341,7 @@ pub(crate) fn sample<V: Visits>(
 ///
 /// # Errors
 /// An expression without a value.
-pub fn modulus_of(program: &Program, modulus: ExprId, env: &Env<'_>) -> Result<i64, EvalError> {
+fn modulus_of(program: &Program, modulus: ExprId, env: &Env<'_>) -> Result<i64, EvalError> {
     match program.exprs.as_int(modulus) {
         Some(modulus) => Ok(modulus.max(1)),
         None => {
@@ -323,6 +349,24 @@ pub fn modulus_of(program: &Program, modulus: ExprId, env: &Env<'_>) -> Result<i
             Ok(size.max(1))
         }
     }
+}
+
+/// Numbers of queries in an order.
+fn walk(plan: &Plan, order: OrderId, env: &Env<'_>) -> Result<Vec<i64>, EvalError> {
+    let walk = order::walk(&plan.program, order, env).map_err(|e| EvalError::Missing { what: e.to_string() })?;
+    Ok(walk.iter().map(|&number| i64::from(number)).collect())
+}
+
+/// The moduli of a plan's stages: 1 for one without classes.
+///
+/// # Errors
+/// An expression without a value.
+pub fn moduli_of(plan: &Plan, env: &Env<'_>) -> Result<Vec<i64>, EvalError> {
+    let of = |stage: &Attend| match stage.view {
+        View::Classes(modulus) => modulus_of(&plan.program, modulus, env),
+        View::Given | View::Walk(_) | View::Rows | View::Ordered { .. } => Ok(1),
+    };
+    plan.stages.iter().map(of).collect()
 }
 
 /// A launch in the numbering by orders.

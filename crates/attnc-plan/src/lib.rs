@@ -30,11 +30,11 @@ pub mod verify;
 
 pub use choice::Machine;
 pub use choose::{Choose, Energy, Missing, Pool, Scored, Stage};
-pub use cost::{Cost, Counted, PANEL, Visited, Visits, cost, count, count_while, modulus_of};
+pub use cost::{Cost, Counted, PANEL, Visited, Visits, cost, count, count_while, moduli_of};
 pub use inplace::InPlace;
 pub use layer::LayerPlan;
 pub use passes::{Built, Options, PASSES, Pass, PlanError, build, build_each};
-pub use plan::{Attend, Entry, FEW_QUERIES, Few, Plan, Reads, Role, Tile, View};
+pub use plan::{Attend, Entry, FEW_QUERIES, Few, Plan, Reads, Role, Tile, View, classes};
 pub use verify::{Refusal, VerifiedPlan, verify};
 
 /// Most positions of a sequence: 2^29. Integer ranges are proved for lengths up to it.

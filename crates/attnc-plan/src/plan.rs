@@ -89,8 +89,23 @@ pub const FEW_QUERIES: i64 = 16;
 pub enum Few {
     /// Those of a head are lanes of one tile: as many as it has.
     Together,
-    /// Each for itself, in all stages at once: those of several classes share no keys.
+    /// Those of a class are lanes of one tile, in all stages at once ([`classes`]): those of several classes share no keys.
     Apart,
+}
+
+/// Numbers of the queries of a launch in the groups that are in one class in every stage, `moduli` being those of the
+/// stages: 1 for one without classes.
+#[must_use]
+pub fn classes(moduli: &[i64], n_q: i64) -> Vec<Vec<i64>> {
+    let mut classes: Vec<Vec<i64>> = Vec::new();
+    for query in 0..n_q {
+        let shares = |of: &&mut Vec<i64>| moduli.iter().all(|m| (query - of[0]) % (*m).max(1) == 0);
+        match classes.iter_mut().find(shares) {
+            Some(class) => class.push(query),
+            None => classes.push(vec![query]),
+        }
+    }
+    classes
 }
 
 /// How one attention is computed.
@@ -193,6 +208,18 @@ impl Plan {
             _ => (Few::Apart, FEW_QUERIES),
         };
         (!not && (1..=most).contains(&n_q)).then_some(few)
+    }
+
+    /// Most of `n_q` queries of a head that are computed together if they are few, whatever the sizes of a launch.
+    #[must_use]
+    pub fn most_together(&self, n_q: i64) -> i64 {
+        let of_class = |stage: &Attend| match stage.view {
+            View::Classes(modulus) => {
+                self.program.exprs.as_int(modulus).map_or(n_q, |m| (n_q + m.max(1) - 1) / m.max(1))
+            }
+            _ => n_q,
+        };
+        self.stages.iter().map(of_class).min().unwrap_or(n_q)
     }
 
     /// Whether queries of a stage may go one by one ([`Attend::own`]): scores are used as they are, and where the plan has

@@ -1372,31 +1372,35 @@ impl Kernel {
         for (((piece, of_piece), envs), lengths) in groups.into_iter().zip(made).zip(lengths) {
             let alike = envs.len() < of_piece.len() || !self.counts_by_head(piece.attention);
             let plan = &self.plan_of(piece)?.plan;
-            // What is chosen for a head is not shared by the heads of a job.
-            let folds = !self.reads_head(piece.attention) && !plan.scales_by_head();
+            // Heads of a job have the same sets.
+            let folds = !self.sets_by_head(piece.attention) && !plan.scales_by_head();
             let most = if folds { attnc_cpu::most_folded(plan, shape.n_q) } else { 1 };
             // How many heads each job folds, the jobs in the order of their first heads.
             let mut folds: Vec<(usize, &Env<'_>, usize)> = Vec::new();
-            /// Jobs by their number of heads and the selections that others make for them: places in `counted`.
-            type Known = Vec<((usize, Vec<bool>), usize)>;
-            // The last head that was counted, and the jobs made of it.
-            let mut last: Option<(Counted, Known)> = None;
+            /// Jobs by the selections that others make for them: places in `counted`.
+            type Known = Vec<(Vec<bool>, usize)>;
+            // What was counted last, of how many heads, and the jobs made of it.
+            let mut last: Option<(Counted, usize, Known)> = None;
             // For each selection the heads whose scores have been made for all that have them in common.
             let common: Vec<Option<Heads>> = plan.chooses.iter().map(|c| c.scores_common(plan)).collect();
             let mut scored: Vec<Vec<Option<usize>>> = vec![Vec::new(); common.len()];
             for (place, &head) in of_piece.iter().enumerate() {
-                match folds.iter_mut().find(|(of, _, n)| kv.get(*of) == kv.get(head) && *n < most) {
-                    Some((_, _, n)) if most > 1 => *n += 1,
-                    _ => folds.extend(envs.get(if alike { 0 } else { place }).map(|env| (head, env, 1))),
+                let Some(env) = envs.get(if alike { 0 } else { place }) else { continue };
+                let joins = |(of, first, n): &&mut (usize, &Env<'_>, usize)| {
+                    kv.get(*of) == kv.get(head) && *n < most && (alike || same_draws(first, env))
+                };
+                match folds.iter_mut().find(joins) {
+                    Some((_, _, n)) => *n += 1,
+                    None => folds.push((head, env, 1)),
                 }
             }
             let times = batch.saturating_mul(if alike { folds.len() as u64 } else { 1 });
             for (i, (head, env, folded)) in folds.into_iter().enumerate() {
                 // Heads whose sets do not depend on the head cost the same.
-                if !alike || last.is_none() {
-                    // The tasks of few queries are told of all folded heads.
+                if !alike || last.as_ref().is_none_or(|(_, of, _)| *of != folded) {
+                    // Tasks of few queries are not told as they will be cut.
                     let mut goes_on = |task: &Work| attnc_cpu::has_few(shape.n_q) || goes_on(task, times);
-                    let found = attnc_plan::count_while::<attnc_cpu::Visits>(plan, env, of_plan, &mut goes_on)
+                    let found = attnc_plan::count_while::<attnc_cpu::Visits>(plan, env, of_plan, folded, &mut goes_on)
                         .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
                     let Some(mut found) = found else { return Ok(None) };
                     if i == 0 {
@@ -1406,9 +1410,9 @@ impl Kernel {
                     if lengths.falling {
                         found.stages.iter_mut().for_each(|tasks| tasks.reverse());
                     }
-                    last = Some((found, Vec::new()));
+                    last = Some((found, folded, Vec::new()));
                 }
-                let Some((found, known)) = &mut last else { continue };
+                let Some((found, _, known)) = &mut last else { continue };
                 let mut had = vec![false; common.len()];
                 for ((common, scored), had) in common.iter().zip(&mut scored).zip(&mut had) {
                     let of = match common {
@@ -1419,19 +1423,18 @@ impl Kernel {
                     *had = scored.contains(&of);
                     scored.extend((!*had).then_some(of));
                 }
-                let as_before = (folded, had);
-                let job = match known.iter().find(|(of, _)| *of == as_before) {
+                let job = match known.iter().find(|(of, _)| *of == had) {
                     Some(&(_, job)) => job,
                     None => {
-                        let left = found.without(&as_before.1);
+                        let left = found.without(&had);
                         let tasks = |t: &Vec<Work>| attnc_cpu::few_tasks(plan, t, folded, shape.n_q);
                         let stages = left.stages.iter().map(tasks).collect();
                         counted.push(Counted { stages, ..left });
-                        known.push((as_before, counted.len() - 1));
+                        known.push((had, counted.len() - 1));
                         counted.len() - 1
                     }
                 };
-                total = (0..folded).fold(total, |sum, _| sum.and(counted[job].cost));
+                total = total.and(counted[job].cost);
                 jobs.push(job);
             }
         }
@@ -1791,12 +1794,17 @@ impl Kernel {
     /// Whether heads are counted apart before a launch: what selections will choose is not known then, and they count
     /// alike where they choose among the same.
     fn counts_by_head(&self, attention: usize) -> bool {
+        let program = &self.shared.program;
+        let random = |&d: &DrawId| !matches!(program.draw(d).chooser, Chooser::Select { .. });
+        attnc_pattern::prepare::needs(program, &[attention]).draws.iter().any(random) || self.sets_by_head(attention)
+    }
+
+    /// Whether sets read the head, or what differs from head to head, beside what is chosen.
+    fn sets_by_head(&self, attention: usize) -> bool {
         use attnc_pattern::expr::{Node, Var};
         let program = &self.shared.program;
         let needs = attnc_pattern::prepare::needs(program, &[attention]);
-        let maps = needs.maps.iter().any(|&m| program.map(m).per_head);
-        let random = |&d: &DrawId| !matches!(program.draw(d).chooser, Chooser::Select { .. });
-        if needs.draws.iter().any(random) || maps || needs.orders_by_head(program) {
+        if needs.maps.iter().any(|&m| program.map(m).per_head) || needs.orders_by_head(program) {
             return true;
         }
         let sets = program.attentions[attention].entries.iter().filter_map(|e| match e.source {
@@ -1960,6 +1968,14 @@ fn launch<'l>(
         pool: threads.map(|t| &t.0),
         apart: false,
     })
+}
+
+/// Whether the same was chosen for two heads.
+fn same_draws(a: &Env<'_>, b: &Env<'_>) -> bool {
+    let same = |(a, b): (&DrawTable, &DrawTable)| {
+        (a.count, a.first, &a.chosen, &a.times) == (b.count, b.first, &b.chosen, &b.times)
+    };
+    a.draws.iter().zip(&b.draws).all(same)
 }
 
 /// Puts parts into the order of a launch, which begins with the last: that of the longest rows; the lengths of each.

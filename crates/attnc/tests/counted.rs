@@ -57,8 +57,9 @@ fn differs(kernel: &Kernel, sizes: &[(&str, i64)], lengths: (i64, i64, Option<i6
     let held = Held::new(kernel, sizes, lengths);
     let inputs = held.inputs(sizes);
     let dv = 10;
-    let cost = kernel.cost(held.shape, dv, 4, &inputs).unwrap_or_else(|said| panic!("{said}"));
     let [q_shape, k_shape, v_shape, out_shape] = held.shapes(kernel, dv);
+    let forecast = kernel.forecast(held.shape, k_shape[1] as i64, dv, 4, 1, &inputs);
+    let cost = forecast.unwrap_or_else(|said| panic!("{said}")).cost;
     let of = |shape: [usize; 4]| vec![0.5; shape.iter().product()];
     let (q, k, v, mut out) = (of(q_shape), of(k_shape), of(v_shape), of(out_shape));
     let mut problem = Problem {

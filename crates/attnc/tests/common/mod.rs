@@ -6,9 +6,18 @@ use attnc::{
     Compiler, Inputs, Kernel, LoadError, Loader, MapInput, MapKind, Module, Options, Select, Shape, Tensor, TensorData,
 };
 
-/// Lengths of queries and keys, and the position of the first query: whole and odd, then far into a sequence.
-const LENGTHS: &[(i64, i64, Option<i64>)] =
-    &[(1, 1, None), (63, 63, None), (64, 64, None), (150, 150, None), (333, 333, None), (17, 1100, Some(1001))];
+/// Lengths of queries and keys, and the position of the first query: whole and odd, then far into a sequence, few and
+/// more than that.
+const LENGTHS: &[(i64, i64, Option<i64>)] = &[
+    (1, 1, None),
+    (63, 63, None),
+    (64, 64, None),
+    (150, 150, None),
+    (333, 333, None),
+    (3, 700, Some(697)),
+    (7, 4500, Some(4493)),
+    (17, 1100, Some(1001)),
+];
 
 /// Values for the sizes of a program, the j-th size taking the j-th of a row.
 const SIZES: &[&[i64]] = &[&[5, 3, 7, 4], &[13, 12, 20, 6], &[64, 40, 2, 9], &[2, 40, 64, 9], &[24, 24, 24, 24]];
