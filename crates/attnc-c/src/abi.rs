@@ -651,7 +651,7 @@ pub unsafe extern "C" fn attnc_count(
             return Err(argument("shape", "has no batch items, or elements of neither 2 nor 4 bytes"));
         }
         let (element, batch) = (shape.element.unsigned_abs(), shape.batch.unsigned_abs());
-        let cost = kernel.forecast(of, of.heads, shape.dim_v, element, batch, &inputs)?.cost;
+        let cost = kernel.forecast(of, kernel.kv_heads_of(of.heads), shape.dim_v, element, batch, &inputs)?.cost;
         let counted = attnc_cost {
             size,
             entries: cost.entries,

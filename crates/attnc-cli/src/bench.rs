@@ -454,11 +454,12 @@ impl<'a> Entrant<'a> {
         let cost = forecast.cost;
         let calibrated_ns = rates.map(|rates| rates.predict(&forecast, dtype, threads.count()));
         let counted = work(&forecast);
-        drop(forecast);
 
         // What the set attends to of each KV head, at most all of it.
         let stored = [&given.q, &given.k, &given.v].map(|t| t.data.bytes().len()).iter().sum::<usize>() as f64;
-        let bytes = stored.min(cost.bytes_tiles as f64 * of.kv_heads as f64 / shape.heads as f64);
+        let once = (batch * kv_heads) as f64 / forecast.jobs().max(1) as f64;
+        let bytes = stored.min(cost.bytes_tiles as f64 * once.min(1.0));
+        drop(forecast);
         // What levels and tables take may depend on the inputs.
         let memory = of.kernel.memory(shape, dtype, extent(dv), batch, &inputs, threads.count())?;
         let (workspace, results) = (vec![0; memory.workspace], Results::new(&of.kernel, &given, dtype)?);

@@ -417,7 +417,7 @@ impl Laid<'_> {
         let all = 0..jobs.len();
         let (groups, stages) = (if launch.apart { self.parts } else { 1 }, self.stages);
         for (turn, stage) in (0..groups).flat_map(|turn| (0..stages).map(move |stage| (turn, stage))) {
-            // Only jobs of one stage are cut.
+            // All pieces of a job that is cut are tasks of the first stage.
             for round in if stage == 0 { &rounds[..] } else { std::slice::from_ref(&all) } {
                 let now = |job: &Job<'_>| !launch.apart || job.part == turn;
                 let of_turn = |job: &Job<'_>, stage| if now(job) { job.tasks(stage) } else { 0 };
@@ -465,7 +465,7 @@ fn cut_jobs(jobs: &mut [Job<'_>], parts: &[Part<'_>], memory: &Memory, dv: usize
             continue;
         }
         let env = |job: &Job<'_>| &parts[job.part].envs[job.env];
-        // Jobs of the queries of one group of heads follow one another.
+        // Jobs of the classes of one group of heads follow one another.
         let known = jobs[..at].iter().rev().take(FEW_QUERIES as usize).find(|before| {
             let uses = job.kernel.uses();
             before.part == job.part
@@ -541,7 +541,8 @@ fn share_singles(jobs: &mut [Job<'_>], launch: &Launch<'_>) -> Vec<Arc<Head>> {
     let of = |job: &Job<'_>| (job.batch, job.reads.1, job.ctx.n_k);
     let mut tasks = FxHashMap::<_, usize>::default();
     for job in jobs.iter().filter(|job| job.may_share()) {
-        *tasks.entry(of(job)).or_default() += job.all_tasks();
+        // Pieces read a tile of keys once for all of them.
+        *tasks.entry(of(job)).or_default() += (0..job.kernel.stages()).map(|stage| job.tiles(stage)).sum::<usize>();
     }
     let mut known = FxHashMap::default();
     for job in jobs.iter_mut().filter(|job| job.may_share()) {
@@ -980,12 +981,17 @@ impl Job<'_> {
         (self.ctx.n_q as usize).div_ceil(modulus as usize).div_ceil(tile)
     }
 
-    /// What task `task` of a stage works on: its context, and the tile of queries in it.
-    fn task(&self, stage: usize, task: usize) -> (Ctx, i64) {
-        let mut ctx = self.ctx;
+    /// Makes the slots of a level keys of a stage that reads one.
+    fn read_level(&self, ctx: &mut Ctx, stage: usize) {
         if let Some(&Some((k, v, slots))) = self.keys.get(stage) {
             (ctx.k, ctx.v, ctx.n_k, ctx.k_start) = (k, v, slots, 0);
         }
+    }
+
+    /// What task `task` of a stage works on: its context, and the tile of queries in it.
+    fn task(&self, stage: usize, task: usize) -> (Ctx, i64) {
+        let mut ctx = self.ctx;
+        self.read_level(&mut ctx, stage);
         if let Some(&Some(q)) = self.queries.get(stage) {
             (ctx.q.base, ctx.q.dtype) = (q.base, i64::from(q.dtype));
             (ctx.q.row_stride, ctx.q.col_stride) = (q.row_stride, q.col_stride);
@@ -1134,10 +1140,7 @@ fn jobs<'a>(
                 let walks = match few {
                     None => vec![],
                     Some(Few::Together) => vec![walk(of_first.first(), env.n_q)],
-                    Some(Few::Apart) => {
-                        let classes = attnc_plan::classes(&moduli, env.n_q).into_iter();
-                        classes.map(|class| class.into_iter().map(|query| query as u32).collect()).collect()
-                    }
+                    Some(Few::Apart) => attnc_plan::queries_by_class(&moduli, env.n_q),
                 };
                 let folded = |walk: &Vec<u32>| {
                     let (fold, ctx) = fold(part.kernel, (ctx, env), (walk, &moduli), launch, (batch, &heads))?;
@@ -1501,6 +1504,7 @@ fn find_empty_row(jobs: &[Job<'_>], memory: &Memory, pool: Option<&rayon::Thread
     let least = AtomicUsize::new(usize::MAX);
     tasks.each(memory, pool, |at, task, scratch, marks| {
         let mut ctx = jobs[at].ctx;
+        jobs[at].read_level(&mut ctx, 0);
         if let Some(listing) = jobs[at].listings[0].as_ref().filter(|l| l.keys.is_some()) {
             listing.apply(&mut ctx);
         }

@@ -39,12 +39,12 @@ pub fn has_few(n_q: i64) -> bool {
     (1..=FEW_QUERIES).contains(&n_q)
 }
 
-/// What the tasks of `heads` folded heads of `n_q` queries do, `tasks` being those of a stage as they are counted: few
-/// queries have kernels of their own, and a long row of keys is cut into tasks of its own.
+/// What the tasks of `heads` folded heads of `n_q` queries do, `tasks` being those of a stage as they are counted, which
+/// `resumes` what others have made: few queries have kernels of their own, and a long row of keys is cut into tasks.
 #[must_use]
-pub fn few_tasks(plan: &Plan, tasks: &[Work], heads: usize, n_q: i64) -> Vec<Work> {
+pub fn few_tasks(plan: &Plan, tasks: &[Work], resumes: bool, heads: usize, n_q: i64) -> Vec<Work> {
     let few = plan.few(n_q);
-    if !has_few(n_q) && few.is_none() || plan.stages.iter().any(|s| s.own) {
+    if !has_few(n_q) && few.is_none() {
         return tasks.to_vec();
     }
     let folded = heads > 1 || few == Some(Few::Apart);
@@ -52,8 +52,13 @@ pub fn few_tasks(plan: &Plan, tasks: &[Work], heads: usize, n_q: i64) -> Vec<Wor
     let tile = plan.stages.iter().map(|s| s.tile.q).max().unwrap_or(FEW);
     let mut all = Vec::new();
     for &task in tasks {
+        if task[Term::Own] > 0 {
+            all.push(task);
+            continue;
+        }
         let mut task = task;
-        let rows = task[Term::Rows] as usize;
+        // Those of a stage that goes on from another are read twice, but where all stages are pieces.
+        let rows = task[Term::Rows] as usize / if resumes && few.is_none() { 2 } else { 1 };
         let (lanes, modified) = match rows <= FEW {
             true => (rows.max(1), FEW),
             false if folded => (rows.next_multiple_of(LANE_STEP), tile),

@@ -62,8 +62,10 @@ impl Machine {
 
     /// What the tasks of a stage do with each of some tiles, and how many queries they have.
     fn works(&self, program: &Program, stage: &Attend, tiles: &[usize]) -> Option<(Vec<Work>, f64)> {
-        let env = nominal(program, stage.view, NOMINAL, TILES[0])?;
-        let env = stage.reads.kv.map_or(Ok(env.clone()), |level| env_of(program, Index::Slots(level), &env)).ok()?;
+        let mut env = nominal(program, stage.view, NOMINAL, TILES[0])?;
+        if let Some(level) = stage.reads.kv {
+            env = env_of(program, Index::Slots(level), &env).ok()?;
+        }
         let works = (self.count)(program, stage, &env, tiles, self.shape).ok()?;
         Some((works, env.n_q.max(1) as f64))
     }

@@ -21,7 +21,7 @@ use crate::model::{Term, Work};
 use crate::plan::{self, Attend, Entry, Few, Plan, Tile, View};
 use crate::verify::VerifiedPlan;
 
-/// Cost of one head.
+/// Cost of one head, or of several that are computed together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Entries: pairs counted as often as they are attended to. Null slots are not counted.
@@ -135,7 +135,7 @@ pub struct Visited {
     pub gathered: u64,
 }
 
-/// What one head costs, and what its tasks do.
+/// What one head costs, or several that are computed together, and what their tasks do.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
     /// All of it.
@@ -224,13 +224,13 @@ pub fn count_while<V: Visits>(
     if plan.stages.len() > 1 {
         count.of_row = Some(vec![0; heads * usize::try_from(env.n_q).unwrap_or(0)]);
     }
+    let moduli = moduli_of(plan, env)?;
     // Where queries are few, those that are lanes of one tile.
-    let (few, numbers) = (plan.few(env.n_q), 0..env.n_q);
-    let tiles: Option<Vec<Vec<i64>>> = match (few, plan.stages.as_slice()) {
+    let tiles: Option<Vec<Vec<u32>>> = match (plan.few(env.n_q), plan.stages.as_slice()) {
         (None, _) => None,
         (Some(Few::Together), [Attend { view: View::Walk(order), .. }]) => Some(vec![walk(plan, *order, env)?]),
-        (Some(Few::Together), _) => Some(vec![numbers.collect()]),
-        (Some(Few::Apart), _) => Some(plan::classes(&moduli_of(plan, env)?, env.n_q)),
+        (Some(Few::Together), _) => Some(vec![(0..env.n_q as u32).collect()]),
+        (Some(Few::Apart), _) => Some(plan::queries_by_class(&moduli, env.n_q)),
     };
     for (i, stage) in plan.stages.iter().enumerate() {
         let sets: Vec<Set> = stage.entries.iter().filter_map(|e| Set::new(&plan.program, stage, e)).collect();
@@ -241,21 +241,20 @@ pub fn count_while<V: Visits>(
         if let View::Walk(_) | View::Ordered { .. } = stage.view {
             count.once[Term::Ordered] += env.n_q.unsigned_abs();
         }
+        let modulus = moduli[i];
+        let class = |first: i64| match stage.view {
+            View::Classes(_) => env.of_class(modulus, (env.q_start + first) % modulus),
+            _ => of.clone(),
+        };
         for tile in tiles.iter().flatten() {
-            let (of, modulus) = match stage.view {
-                View::Classes(modulus) => {
-                    let modulus = modulus_of(&plan.program, modulus, env)?;
-                    (&env.of_class(modulus, (env.q_start + tile[0]) % modulus), modulus)
-                }
-                _ => (of, 1),
-            };
+            let of = class(i64::from(tile[0]));
             // Lanes of a head follow those of another.
             let lanes = tile.len() as i64;
             let query = |i: i64| {
-                let number = tile[(i % lanes) as usize];
+                let number = i64::from(tile[(i % lanes) as usize]);
                 (of.q_start + number / modulus, i / lanes * env.n_q + number)
             };
-            count.stage::<V>(stage, &sets, of, heads as i64 * lanes, None, query)?;
+            count.stage::<V>(stage, &sets, &of, heads as i64 * lanes, None, query)?;
         }
         match stage.view {
             _ if tiles.is_some() => {}
@@ -272,7 +271,8 @@ pub fn count_while<V: Visits>(
             }
             View::Walk(order) => {
                 let walk = walk(plan, order, env)?;
-                let query = |i: i64| (of.q_start + walk[i as usize], walk[i as usize]);
+                let number = |i: i64| i64::from(walk[i as usize]);
+                let query = |i: i64| (of.q_start + number(i), number(i));
                 count.stage::<V>(stage, &sets, of, of.n_q, None, query)?;
             }
             View::Ordered { queries, keys } => {
@@ -281,10 +281,9 @@ pub fn count_while<V: Visits>(
                 let query = |i: i64| (i64::from(rows[i as usize].0), i64::from(rows[i as usize].1));
                 count.stage::<V>(stage, &sets, &of, env.n_q, present.as_deref(), query)?;
             }
-            View::Classes(modulus) => {
-                let modulus = modulus_of(&plan.program, modulus, env)?;
+            View::Classes(_) => {
                 for first in 0..modulus.min(env.n_q) {
-                    let of = env.of_class(modulus, (env.q_start + first) % modulus);
+                    let of = class(first);
                     count.stage::<V>(stage, &sets, &of, of.n_q, None, |i| (of.q_start + i, first + modulus * i))?;
                 }
             }
@@ -311,7 +310,7 @@ pub fn count_while<V: Visits>(
         total.empty_rows += u64::from(row == 0);
     }
     total.useful_flops = total.entries.saturating_mul(2 * (shape.d_k + shape.d_v));
-    let rows = (env.n_q + env.n_k).unsigned_abs().saturating_mul(heads as u64);
+    let rows = env.n_q.unsigned_abs().saturating_mul(heads as u64).saturating_add(env.n_k.unsigned_abs());
     total.bytes_min = rows.saturating_mul(count.row_bytes);
     Ok(Some(Counted { cost: total, once: count.once, stages, choosing }))
 }
@@ -337,24 +336,9 @@ pub(crate) fn sample<V: Visits>(
     Ok(works)
 }
 
-/// The modulus of a stage over classes.
-///
-/// # Errors
-/// An expression without a value.
-fn modulus_of(program: &Program, modulus: ExprId, env: &Env<'_>) -> Result<i64, EvalError> {
-    match program.exprs.as_int(modulus) {
-        Some(modulus) => Ok(modulus.max(1)),
-        None => {
-            let size = order::size(program, env, modulus).map_err(|e| EvalError::Missing { what: e.to_string() })?;
-            Ok(size.max(1))
-        }
-    }
-}
-
 /// Numbers of queries in an order.
-fn walk(plan: &Plan, order: OrderId, env: &Env<'_>) -> Result<Vec<i64>, EvalError> {
-    let walk = order::walk(&plan.program, order, env).map_err(|e| EvalError::Missing { what: e.to_string() })?;
-    Ok(walk.iter().map(|&number| i64::from(number)).collect())
+fn walk(plan: &Plan, order: OrderId, env: &Env<'_>) -> Result<Vec<u32>, EvalError> {
+    order::walk(&plan.program, order, env).map_err(|e| EvalError::Missing { what: e.to_string() })
 }
 
 /// The moduli of a plan's stages: 1 for one without classes.
@@ -362,9 +346,10 @@ fn walk(plan: &Plan, order: OrderId, env: &Env<'_>) -> Result<Vec<i64>, EvalErro
 /// # Errors
 /// An expression without a value.
 pub fn moduli_of(plan: &Plan, env: &Env<'_>) -> Result<Vec<i64>, EvalError> {
-    let of = |stage: &Attend| match stage.view {
-        View::Classes(modulus) => modulus_of(&plan.program, modulus, env),
-        View::Given | View::Walk(_) | View::Rows | View::Ordered { .. } => Ok(1),
+    let of = |stage: &Attend| {
+        let View::Classes(modulus) = stage.view else { return Ok(1) };
+        let known = plan.program.exprs.as_int(modulus).map_or_else(|| order::size(&plan.program, env, modulus), Ok);
+        known.map(|modulus| modulus.max(1)).map_err(|e| EvalError::Missing { what: e.to_string() })
     };
     plan.stages.iter().map(of).collect()
 }

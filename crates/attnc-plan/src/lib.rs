@@ -34,7 +34,7 @@ pub use cost::{Cost, Counted, PANEL, Visited, Visits, cost, count, count_while, 
 pub use inplace::InPlace;
 pub use layer::LayerPlan;
 pub use passes::{Built, Options, PASSES, Pass, PlanError, build, build_each};
-pub use plan::{Attend, Entry, FEW_QUERIES, Few, Plan, Reads, Role, Tile, View, classes};
+pub use plan::{Attend, Entry, FEW_QUERIES, Few, Plan, Reads, Role, Tile, View, queries_by_class};
 pub use verify::{Refusal, VerifiedPlan, verify};
 
 /// Most positions of a sequence: 2^29. Integer ranges are proved for lengths up to it.

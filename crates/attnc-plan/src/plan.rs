@@ -81,7 +81,8 @@ pub struct Reads {
     pub kv: Option<LevelId>,
 }
 
-/// Most queries of a head that other heads are computed with: more of them fill panels on their own.
+/// Most queries of a head that are folded with those of other heads, and of a launch that are computed by class: more of
+/// them fill panels on their own.
 pub const FEW_QUERIES: i64 = 16;
 
 /// How few queries are computed: for several heads at once, and with long rows of keys in pieces.
@@ -89,17 +90,17 @@ pub const FEW_QUERIES: i64 = 16;
 pub enum Few {
     /// Those of a head are lanes of one tile: as many as it has.
     Together,
-    /// Those of a class are lanes of one tile, in all stages at once ([`classes`]): those of several classes share no keys.
+    /// Those of a class are lanes of one tile, in all stages at once ([`queries_by_class`]): those of several classes share no keys.
     Apart,
 }
 
-/// Numbers of the queries of a launch in the groups that are in one class in every stage, `moduli` being those of the
-/// stages: 1 for one without classes.
+/// Numbers of few queries in the groups that are in one class in every stage, `moduli` being those of the stages: 1 for one
+/// without classes.
 #[must_use]
-pub fn classes(moduli: &[i64], n_q: i64) -> Vec<Vec<i64>> {
-    let mut classes: Vec<Vec<i64>> = Vec::new();
-    for query in 0..n_q {
-        let shares = |of: &&mut Vec<i64>| moduli.iter().all(|m| (query - of[0]) % (*m).max(1) == 0);
+pub fn queries_by_class(moduli: &[i64], n_q: i64) -> Vec<Vec<u32>> {
+    let mut classes: Vec<Vec<u32>> = Vec::new();
+    for query in 0..n_q.clamp(0, FEW_QUERIES) as u32 {
+        let shares = |of: &&mut Vec<u32>| moduli.iter().all(|m| i64::from(query - of[0]) % (*m).max(1) == 0);
         match classes.iter_mut().find(shares) {
             Some(class) => class.push(query),
             None => classes.push(vec![query]),
@@ -334,6 +335,13 @@ impl Plan {
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
         !(self.pools.is_empty() && self.chooses.is_empty() && self.rows.is_none())
+    }
+
+    /// Whether heads number tokens by classes of different moduli.
+    #[must_use]
+    pub fn has_classes_by_head(&self) -> bool {
+        let exprs = &self.program.exprs;
+        self.stages.iter().any(|s| matches!(s.view, View::Classes(modulus) if exprs.reads(modulus, |v| v == Var::Head)))
     }
 
     /// Whether a scale reads which head it is of.

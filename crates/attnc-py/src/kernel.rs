@@ -506,8 +506,9 @@ impl Kernel {
         let shape = Shape { dim, ..self.shape(py, &mut given, tokens, keys, heads)? };
         let inputs = given.inputs();
         let dim_v = dim_v.unwrap_or(dim);
-        let cost =
-            py.detach(|| self.kernel.forecast(shape, shape.heads, dim_v, element, batch, &inputs)).raised(py)?.cost;
+        let kv_heads = self.kernel.kv_heads_of(shape.heads);
+        let counted = py.detach(|| self.kernel.forecast(shape, kv_heads, dim_v, element, batch, &inputs));
+        let cost = counted.raised(py)?.cost;
         let dict = PyDict::new(py);
         for (name, number) in [
             ("entries", cost.entries),

@@ -68,6 +68,12 @@ impl Forecast {
         sum
     }
 
+    /// Heads of all batch items, those that are computed together being one.
+    #[must_use]
+    pub fn jobs(&self) -> usize {
+        self.jobs.len()
+    }
+
     /// Mean of the elements of a row of K and of V.
     #[must_use]
     pub fn elements(&self) -> f64 {

@@ -1294,13 +1294,20 @@ impl Kernel {
         Ok(())
     }
 
+    /// KV heads of a launch of `heads` heads where nothing else says how many: a model's, or as many.
+    #[must_use]
+    pub fn kv_heads_of(&self, heads: i64) -> i64 {
+        self.heads().map_or(heads, |(_, kv_heads)| kv_heads)
+    }
+
     /// Exact cost of all heads of one batch item, before running. `dim_v` is the dimension of values and `element` the
-    /// bytes of an element.
+    /// bytes of an element. KV heads are [`Self::kv_heads_of`] them: of few queries, heads that share keys are computed
+    /// together.
     ///
     /// # Errors
     /// Sizes and data that do not fit.
     pub fn cost(&self, shape: Shape, dim_v: i64, element: u64, inputs: &Inputs<'_>) -> Result<Cost, Diagnostics> {
-        Ok(self.forecast(shape, shape.heads, dim_v, element, 1, inputs)?.cost)
+        Ok(self.forecast(shape, self.kv_heads_of(shape.heads), dim_v, element, 1, inputs)?.cost)
     }
 
     /// Counts what a launch of `batch` items on `kv_heads` KV heads will do, task by task. `dim_v` and `element` are as
@@ -1379,8 +1386,8 @@ impl Kernel {
             let mut folds: Vec<(usize, &Env<'_>, usize)> = Vec::new();
             /// Jobs by the selections that others make for them: places in `counted`.
             type Known = Vec<(Vec<bool>, usize)>;
-            // What was counted last, of how many heads, and the jobs made of it.
-            let mut last: Option<(Counted, usize, Known)> = None;
+            // What was counted of so many folded heads, and the jobs made of it; of the last heads, where none are alike.
+            let mut last: Vec<(usize, Counted, Known)> = Vec::new();
             // For each selection the heads whose scores have been made for all that have them in common.
             let common: Vec<Option<Heads>> = plan.chooses.iter().map(|c| c.scores_common(plan)).collect();
             let mut scored: Vec<Vec<Option<usize>>> = vec![Vec::new(); common.len()];
@@ -1397,8 +1404,11 @@ impl Kernel {
             let times = batch.saturating_mul(if alike { folds.len() as u64 } else { 1 });
             for (i, (head, env, folded)) in folds.into_iter().enumerate() {
                 // Heads whose sets do not depend on the head cost the same.
-                if !alike || last.as_ref().is_none_or(|(_, of, _)| *of != folded) {
-                    // Tasks of few queries are not told as they will be cut.
+                if !alike {
+                    last.clear();
+                }
+                if last.iter().all(|(of, ..)| *of != folded) {
+                    // Tasks of queries that share a tile with those of other heads are not told as they will be cut.
                     let mut goes_on = |task: &Work| attnc_cpu::has_few(shape.n_q) || goes_on(task, times);
                     let found = attnc_plan::count_while::<attnc_cpu::Visits>(plan, env, of_plan, folded, &mut goes_on)
                         .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
@@ -1410,9 +1420,9 @@ impl Kernel {
                     if lengths.falling {
                         found.stages.iter_mut().for_each(|tasks| tasks.reverse());
                     }
-                    last = Some((found, folded, Vec::new()));
+                    last.push((folded, found, Vec::new()));
                 }
-                let Some((found, _, known)) = &mut last else { continue };
+                let Some((_, found, known)) = last.iter_mut().find(|(of, ..)| *of == folded) else { continue };
                 let mut had = vec![false; common.len()];
                 for ((common, scored), had) in common.iter().zip(&mut scored).zip(&mut had) {
                     let of = match common {
@@ -1427,8 +1437,10 @@ impl Kernel {
                     Some(&(_, job)) => job,
                     None => {
                         let left = found.without(&had);
-                        let tasks = |t: &Vec<Work>| attnc_cpu::few_tasks(plan, t, folded, shape.n_q);
-                        let stages = left.stages.iter().map(tasks).collect();
+                        let tasks = |(at, tasks): (usize, &Vec<Work>)| {
+                            attnc_cpu::few_tasks(plan, tasks, at > plan.chooses.len(), folded, shape.n_q)
+                        };
+                        let stages = left.stages.iter().enumerate().map(tasks).collect();
                         counted.push(Counted { stages, ..left });
                         known.push((had, counted.len() - 1));
                         counted.len() - 1
