@@ -69,6 +69,7 @@ fn plain() -> impl Strategy<Value = String> {
             .prop_map(|(n, s, w)| format!("random {n} of q - k in 0 .. {} per q seed {s}", w * 5)),
         (2i64..20).prop_map(|s| format!("q - k in 0 .. 200 step {s}")),
         (0i64..40).prop_map(|h| format!("q - k < {h} + 20 * head & causal")),
+        (1i64..9).prop_map(|m| format!("(q - k) % (head + {m}) == 0")),
     ]
 }
 

@@ -64,6 +64,13 @@ proptest! {
         against_oracle(&attention(&set), &case).map_err(TestCaseError::fail)?;
     }
 
+    /// Queries that other heads' are folded with, and somewhat more.
+    #[test]
+    fn of_few_queries(set in set(Forms::default()), n_q in 1usize..20, n in 1usize..300, groups in 1usize..3, seed in 0u64..99) {
+        let case = Case { lengths: (n_q, n.max(n_q)), heads: (4, groups), seed, ..Case::default() };
+        against_oracle(&attention(&set), &case).map_err(TestCaseError::fail)?;
+    }
+
     #[test]
     fn on_a_grid(set in set(Forms { grid: true, docs: false }), h in 6i64..13, w in 6i64..17, seed in 0u64..99) {
         let sizes = vec![("grid.h".to_string(), h), ("grid.w".to_string(), w)];
