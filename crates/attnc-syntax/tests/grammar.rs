@@ -131,6 +131,8 @@ impl Grammar {
     fn accepts(&self, tokens: &[Token]) -> bool {
         // A state: rule, alternative, place in it, and the set it began in.
         type State = (usize, usize, usize, usize);
+        // Items stand at the beginning of a line.
+        let item = self.numbers.get("item");
         let mut sets: Vec<Vec<State>> = vec![(0..self.rules[0].len()).map(|a| (0, a, 0, 0)).collect()];
         for i in 0..=tokens.len() {
             let (mut seen, mut next): (HashSet<State>, Vec<State>) = (sets[i].iter().copied().collect(), vec![]);
@@ -149,7 +151,8 @@ impl Grammar {
                     }
                     Some(symbol) => {
                         let after_dot = i > 0 && tokens[i - 1].text == ".";
-                        if tokens.get(i).is_some_and(|token| token.is(symbol, after_dot)) {
+                        let stands = |token: &Token| i == 0 || token.first || (Some(&rule), place) != (item, 0);
+                        if tokens.get(i).is_some_and(|token| token.is(symbol, after_dot) && stands(token)) {
                             next.push((rule, alternative, place + 1, begin));
                         }
                     }
@@ -302,12 +305,14 @@ fn sources() -> Vec<String> {
             if entry.is_dir() {
                 dirs.push(entry);
             } else if entry.extension().is_some_and(|end| end == "attn") {
-                found.push(fs::read_to_string(entry).expect("a file"));
+                found.push(entry);
             }
         }
     }
     assert!(found.len() > 200, "files are found");
-    found
+    // The same changes wherever directories are read in another order.
+    found.sort();
+    found.into_iter().map(|path| fs::read_to_string(path).expect("a file")).collect()
 }
 
 /// Words that are names in all places but one: a name of that spelling may be taken for the word.
