@@ -457,8 +457,7 @@ impl<'a> Entrant<'a> {
 
         // What the set attends to of each KV head, at most all of it.
         let stored = [&given.q, &given.k, &given.v].map(|t| t.data.bytes().len()).iter().sum::<usize>() as f64;
-        let once = (batch * kv_heads) as f64 / forecast.jobs().max(1) as f64;
-        let bytes = stored.min(cost.bytes_tiles as f64 * once.min(1.0));
+        let bytes = stored.min(forecast.visited());
         drop(forecast);
         // What levels and tables take may depend on the inputs.
         let memory = of.kernel.memory(shape, dtype, extent(dv), batch, &inputs, threads.count())?;

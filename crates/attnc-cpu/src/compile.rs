@@ -163,7 +163,7 @@ impl CpuKernel {
 
     /// Whether something beside scores, which keys there are above all, may differ from head to head of the same environment.
     pub(crate) fn differs_by_head(&self) -> bool {
-        self.plan.has_classes_by_head() || self.uses.head && self.few().is_none_or(|few| few.of_one_head)
+        self.uses.head && self.few().is_none_or(|few| few.of_one_head)
     }
 
     /// Whether scores of a stage are modified, or something is added to them.

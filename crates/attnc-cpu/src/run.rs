@@ -470,6 +470,7 @@ fn cut_jobs(jobs: &mut [Job<'_>], parts: &[Part<'_>], memory: &Memory, dv: usize
             let uses = job.kernel.uses();
             before.part == job.part
                 && (before.query, before.fold.is_some()) == (job.query, job.fold.is_some())
+                && before.moduli == job.moduli
                 && !job.kernel.differs_by_head()
                 && alike(env(before), env(job), uses)
         });
@@ -1089,7 +1090,13 @@ fn jobs<'a>(
     for batch in 0..shape.batch {
         for (number, (part, bounds)) in parts.iter().zip(bounds).enumerate() {
             let envs = &part.envs[batch * part.heads.len()..][..part.heads.len()];
-            let same = |a: usize, b: usize| alike(&envs[a], &envs[b], part.kernel.uses());
+            let of_each = envs.iter().zip(part.heads).map(|(env, &head)| {
+                let moduli = attnc_plan::moduli_of(part.kernel.plan(), env);
+                moduli.map_err(|e| RunError::Env { batch, head, what: e.to_string() })
+            });
+            let moduli = of_each.collect::<Result<Vec<_>, _>>()?;
+            // Compiled code knows moduli as numbers of a launch.
+            let same = |a: usize, b: usize| moduli[a] == moduli[b] && alike(&envs[a], &envs[b], part.kernel.uses());
             for group in groups(part.kernel, part.heads, launch.kv_heads, |i| envs[i].n_q, same) {
                 let (i, head) = (group[0], part.heads[group[0]]);
                 let at = batch * part.heads.len() + i;
@@ -1109,12 +1116,7 @@ fn jobs<'a>(
                     }
                 };
                 let of_first = listings_of(&jobs, at, head)?;
-                let moduli = attnc_plan::moduli_of(part.kernel.plan(), env).map_err(|e| RunError::Env {
-                    batch,
-                    head,
-                    what: e.to_string(),
-                })?;
-                let job = |head: usize, ctx, listings, env| Job {
+                let job = |head: usize, ctx, listings, env: usize| Job {
                     query: 0,
                     reads: (launch_heads.0[head], launch_heads.1[head]),
                     keys: Vec::new(),
@@ -1122,7 +1124,7 @@ fn jobs<'a>(
                     kernel: part.kernel,
                     ctx,
                     listings,
-                    moduli: moduli.clone(),
+                    moduli: moduli[env - batch * part.heads.len()].clone(),
                     between: None,
                     fold: None,
                     cuts: None,
@@ -1140,10 +1142,10 @@ fn jobs<'a>(
                 let walks = match few {
                     None => vec![],
                     Some(Few::Together) => vec![walk(of_first.first(), env.n_q)],
-                    Some(Few::Apart) => attnc_plan::queries_by_class(&moduli, env.n_q),
+                    Some(Few::Apart) => attnc_plan::queries_by_class(&moduli[i], env.n_q),
                 };
                 let folded = |walk: &Vec<u32>| {
-                    let (fold, ctx) = fold(part.kernel, (ctx, env), (walk, &moduli), launch, (batch, &heads))?;
+                    let (fold, ctx) = fold(part.kernel, (ctx, env), (walk, &moduli[i]), launch, (batch, &heads))?;
                     Some(Job { fold: Some(fold), query: walk[0] as usize, ..job(head, ctx, of_first.clone(), at) })
                 };
                 if few.is_some()

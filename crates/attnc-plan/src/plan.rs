@@ -337,13 +337,6 @@ impl Plan {
         !(self.pools.is_empty() && self.chooses.is_empty() && self.rows.is_none())
     }
 
-    /// Whether heads number tokens by classes of different moduli.
-    #[must_use]
-    pub fn has_classes_by_head(&self) -> bool {
-        let exprs = &self.program.exprs;
-        self.stages.iter().any(|s| matches!(s.view, View::Classes(modulus) if exprs.reads(modulus, |v| v == Var::Head)))
-    }
-
     /// Whether a scale reads which head it is of.
     #[must_use]
     pub fn scales_by_head(&self) -> bool {

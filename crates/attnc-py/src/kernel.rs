@@ -467,7 +467,7 @@ impl Kernel {
     /// `entries` are pairs of query and key over all heads and batch items, `useful_flops` and `executed_flops` operations
     /// of both products, `overhead` their ratio, `full_tiles` and `partial_tiles` tiles that are visited, `max_row` the keys
     /// of the longest row, `empty_rows` rows without keys, `bytes_min` and `bytes_tiles` bytes that are read and written
-    /// once and tile by tile.
+    /// once and tile by tile. KV heads are those of a model, else as many as heads.
     ///
     /// Raises `attnc.RunError` if lengths and run-time data do not fit the pattern, or if a count would not fit 64 bits.
     #[pyo3(signature = (tokens=None, keys=None, *, heads=None, dim=64, dim_v=None, dtype="float32", batch=1, q_start=None,

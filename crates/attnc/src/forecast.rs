@@ -52,6 +52,8 @@ pub struct Forecast {
     pub(crate) elements: f64,
     /// Bytes of K and V of all KV heads.
     pub(crate) bytes: f64,
+    /// Bytes of rows that tiles visit, those of a KV head once for all heads that share it.
+    pub(crate) visited: f64,
 }
 
 impl Forecast {
@@ -68,10 +70,10 @@ impl Forecast {
         sum
     }
 
-    /// Heads of all batch items, those that are computed together being one.
+    /// Bytes of rows that tiles visit, those of a KV head once for all heads that share it.
     #[must_use]
-    pub fn jobs(&self) -> usize {
-        self.jobs.len()
+    pub fn visited(&self) -> f64 {
+        self.visited
     }
 
     /// Mean of the elements of a row of K and of V.

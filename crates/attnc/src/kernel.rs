@@ -1375,13 +1375,14 @@ impl Kernel {
             made.push(envs.collect::<Result<Vec<_>, _>>().map_err(|l| self.shared.said(l))?);
         }
         let lengths = order_by_length(&mut groups, &mut made, apart);
-        let mut total = Cost::default();
+        let (mut total, mut visited) = (Cost::default(), 0.0);
         for (((piece, of_piece), envs), lengths) in groups.into_iter().zip(made).zip(lengths) {
             let alike = envs.len() < of_piece.len() || !self.counts_by_head(piece.attention);
             let plan = &self.plan_of(piece)?.plan;
             // Heads of a job have the same sets.
             let folds = !self.sets_by_head(piece.attention) && !plan.scales_by_head();
-            let most = if folds { attnc_cpu::most_folded(plan, shape.n_q) } else { 1 };
+            let n_q = envs.first().map_or(shape.n_q, |env| env.n_q);
+            let most = if folds { attnc_cpu::most_folded(plan, n_q) } else { 1 };
             // How many heads each job folds, the jobs in the order of their first heads.
             let mut folds: Vec<(usize, &Env<'_>, usize)> = Vec::new();
             /// Jobs by the selections that others make for them: places in `counted`.
@@ -1409,7 +1410,7 @@ impl Kernel {
                 }
                 if last.iter().all(|(of, ..)| *of != folded) {
                     // Tasks of queries that share a tile with those of other heads are not told as they will be cut.
-                    let mut goes_on = |task: &Work| attnc_cpu::has_few(shape.n_q) || goes_on(task, times);
+                    let mut goes_on = |task: &Work| attnc_cpu::has_few(n_q) || goes_on(task, times);
                     let found = attnc_plan::count_while::<attnc_cpu::Visits>(plan, env, of_plan, folded, &mut goes_on)
                         .map_err(|e| self.shared.said(vec![Diagnostic::global("E0708", e.to_string())]))?;
                     let Some(mut found) = found else { return Ok(None) };
@@ -1438,7 +1439,7 @@ impl Kernel {
                     None => {
                         let left = found.without(&had);
                         let tasks = |(at, tasks): (usize, &Vec<Work>)| {
-                            attnc_cpu::few_tasks(plan, tasks, at > plan.chooses.len(), folded, shape.n_q)
+                            attnc_cpu::few_tasks(plan, tasks, at > plan.chooses.len(), folded, n_q)
                         };
                         let stages = left.stages.iter().enumerate().map(tasks).collect();
                         counted.push(Counted { stages, ..left });
@@ -1447,6 +1448,8 @@ impl Kernel {
                     }
                 };
                 total = total.and(counted[job].cost);
+                let heads_of = folded as f64 * kv_heads as f64 / shape.heads.max(1) as f64;
+                visited += batch as f64 * counted[job].cost.bytes_tiles as f64 * heads_of.min(1.0);
                 jobs.push(job);
             }
         }
@@ -1460,7 +1463,7 @@ impl Kernel {
         let jobs = (0..batch).flat_map(|_| jobs.iter().copied()).collect();
         let rows = (of_plan.d_k + of_plan.d_v) as f64;
         let bytes = batch as f64 * kv_heads as f64 * shape.n_k as f64 * rows * element as f64;
-        Ok(Some(Forecast { cost, counted, jobs, once, elements: rows / 2.0, bytes }))
+        Ok(Some(Forecast { cost, counted, jobs, once, elements: rows / 2.0, bytes, visited }))
     }
 
     /// Memory of a launch of `batch` items that is given `inputs`, on so many threads; 0 where the oracle runs. `dtype` is
@@ -1828,7 +1831,7 @@ impl Kernel {
         let among = selects.flat_map(|s| [s.within, s.besides, s.including, Some(s.capacity)]).flatten();
         let sets: Vec<_> = sets.chain(among).collect();
         let reachable = program.exprs.reachable(&sets);
-        reachable.iter().any(|&e| matches!(program.exprs.node(e), Node::Var(Var::Head) | Node::Load(..)))
+        reachable.iter().any(|&e| matches!(program.exprs.node(e), Node::Var(Var::Head)))
     }
 
     /// Lengths and counts of a launch: whether Q, K and V fit together and fill a fixed space.
@@ -1982,10 +1985,11 @@ fn launch<'l>(
     })
 }
 
-/// Whether the same was chosen for two heads.
+/// Whether the same was chosen for two heads, and nothing is drawn twice: how often makes tensors of a head's own.
 fn same_draws(a: &Env<'_>, b: &Env<'_>) -> bool {
+    let once = |table: &DrawTable| table.times.is_empty();
     let same = |(a, b): (&DrawTable, &DrawTable)| {
-        (a.count, a.first, &a.chosen, &a.times) == (b.count, b.first, &b.chosen, &b.times)
+        (a.count, a.first, &a.chosen) == (b.count, b.first, &b.chosen) && once(a) && once(b)
     };
     a.draws.iter().zip(&b.draws).all(same)
 }
