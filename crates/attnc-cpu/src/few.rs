@@ -76,7 +76,7 @@ pub(crate) fn alike(a: &Env<'_>, b: &Env<'_>, uses: &Uses) -> bool {
         _ => false,
     };
     let draws = |&d: &usize| match (a.draws.get(d), b.draws.get(d)) {
-        (Some(x), Some(y)) => (x.count, x.first) == (y.count, y.first) && x.chosen == y.chosen,
+        (Some(x), Some(y)) => x.chose_alike(y),
         _ => false,
     };
     let orders = |&o: &usize| match (a.orders.get(o), b.orders.get(o)) {

@@ -1138,19 +1138,15 @@ fn jobs<'a>(
                     forward: part.forward,
                 };
                 let heads: Vec<usize> = group.iter().map(|&i| part.heads[i]).collect();
-                let few = part.kernel.plan().few(env.n_q);
-                let walks = match few {
-                    None => vec![],
-                    Some(Few::Together) => vec![walk(of_first.first(), env.n_q)],
-                    Some(Few::Apart) => attnc_plan::queries_by_class(&moduli[i], env.n_q),
-                };
+                let walks = part.kernel.plan().few(env.n_q).map(|few| match few {
+                    Few::Together => vec![walk(of_first.first(), env.n_q)],
+                    Few::Apart => attnc_plan::queries_by_class(&moduli[i], env.n_q),
+                });
                 let folded = |walk: &Vec<u32>| {
                     let (fold, ctx) = fold(part.kernel, (ctx, env), (walk, &moduli[i]), launch, (batch, &heads))?;
                     Some(Job { fold: Some(fold), query: walk[0] as usize, ..job(head, ctx, of_first.clone(), at) })
                 };
-                if few.is_some()
-                    && let Some(folded) = walks.iter().map(folded).collect::<Option<Vec<_>>>()
-                {
+                if let Some(folded) = walks.and_then(|walks| walks.iter().map(folded).collect::<Option<Vec<_>>>()) {
                     jobs.extend(folded);
                     continue;
                 }

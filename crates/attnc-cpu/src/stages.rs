@@ -64,12 +64,11 @@ stages! {
             let kernels = &*ctx.table;
             let (few, dv) = (FEW as i64, ctx.v.dim as i64);
             (scratch.first, scratch.rows) = (first, rows);
-            for (lane, rows) in eights(rows) {
-                let (src, index) = ctx.q.from(ctx.q.base, first + lane as i64);
-                let q = scratch.q.wrapping_add(lane * ctx.dim as usize);
+            for (lane, rows, [acc, m, l]) in eights(ctx, scratch, rows) {
+                let (src, index) = ctx.q.from(ctx.q.base, first + lane);
+                let q = scratch.q.wrapping_add((lane * ctx.dim) as usize);
                 (kernels.pack_q)(src, ctx.q.dtype, ctx.q.row_stride, ctx.q.col_stride, index, rows, few, ctx.dim, scale, q);
-                let [m, l] = [scratch.m, scratch.l].map(|p| p.wrapping_add(lane));
-                (kernels.start)(rows, few, dv, m, l, scratch.acc.wrapping_add(lane * dv as usize));
+                (kernels.start)(rows, few, dv, m, l, acc);
             }
         }
     }
@@ -96,10 +95,8 @@ stages! {
         // SAFETY: as in `end`.
         unsafe {
             let (ctx, scratch) = (&*ctx, &*scratch);
-            for (lane, rows) in eights(rows) {
-                let [m, l] = [scratch.m, scratch.l].map(|p| p.wrapping_add(lane));
-                let acc = scratch.acc.wrapping_add(lane * ctx.v.dim as usize);
-                ctx.finish(acc, m, l, (first + lane as i64, rows), FEW as i64);
+            for (lane, rows, [acc, m, l]) in eights(ctx, scratch, rows) {
+                ctx.finish(acc, m, l, (first + lane, rows), FEW as i64);
             }
         }
     }
@@ -108,11 +105,9 @@ stages! {
     fn resume_own(ctx: *const Ctx => Ptr, scratch: *mut Scratch => Ptr, first: i64 => I64, rows: i64 => I64) {
         // SAFETY: as in `resume`.
         unsafe {
-            let (ctx, scratch) = (&*ctx, &mut *scratch);
-            for (lane, rows) in eights(rows) {
-                let acc = scratch.acc.wrapping_add(lane * ctx.v.dim as usize);
-                let [m, l] = [scratch.m, scratch.l].map(|p| p.wrapping_add(lane));
-                ctx.resume(acc, m, l, (first + lane as i64, rows), FEW as i64);
+            let ctx = &*ctx;
+            for (lane, rows, [acc, m, l]) in eights(ctx, &*scratch, rows) {
+                ctx.resume(acc, m, l, (first + lane, rows), FEW as i64);
             }
         }
     }
@@ -710,9 +705,15 @@ impl Ctx {
     }
 }
 
-/// The rows of a tile as tiles of few queries: the first of each, and how many.
-fn eights(rows: i64) -> impl Iterator<Item = (usize, i64)> {
-    (0..rows as usize).step_by(FEW).map(move |lane| (lane, (rows - lane as i64).min(FEW as i64)))
+/// The rows of a tile that go one by one, as many at a time as a tile of few queries has: the first lane, how many, and where
+/// their accumulators, maxima and sums are.
+fn eights(ctx: &Ctx, scratch: &Scratch, rows: i64) -> impl Iterator<Item = (i64, i64, [*mut f32; 3])> {
+    let (few, dv, Scratch { acc, m, l, .. }) = (FEW as i64, ctx.v.dim as usize, *scratch);
+    (0..rows).step_by(FEW).map(move |first| {
+        let lane = first as usize;
+        let running = [acc.wrapping_add(lane * dv), m.wrapping_add(lane), l.wrapping_add(lane)];
+        (first, (rows - first).min(few), running)
+    })
 }
 
 /// Rows from key `first` on, at most `count` of them, as what comes next; nothing for keys that do not follow one another.

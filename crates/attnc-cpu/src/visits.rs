@@ -59,10 +59,11 @@ pub fn few_tasks(plan: &Plan, tasks: &[Work], resumes: bool, heads: usize, n_q: 
         let mut task = task;
         // Those of a stage that goes on from another are read twice, but where all stages are pieces.
         let rows = task[Term::Rows] as usize / if resumes && few.is_none() { 2 } else { 1 };
-        let (lanes, modified) = match rows <= FEW {
-            true => (rows.max(1), FEW),
-            false if folded => (rows.next_multiple_of(LANE_STEP), tile),
-            false => (rows.next_multiple_of(LANE_STEP), rows.next_multiple_of(LANE_STEP)),
+        let lanes = if rows <= FEW { rows.max(1) } else { rows.next_multiple_of(LANE_STEP) };
+        let modified = match rows <= FEW {
+            true => FEW,
+            false if folded => tile,
+            false => lanes,
         };
         let keys = task[Term::Products] / lanes as u64;
         for term in [Term::Modified, Term::Functions, Term::Lookups] {

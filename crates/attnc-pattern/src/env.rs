@@ -275,6 +275,14 @@ pub struct DrawTable {
     pub times: std::sync::Arc<[u32]>,
 }
 
+impl DrawTable {
+    /// Whether the same was chosen.
+    #[must_use]
+    pub fn chose_alike(&self, other: &DrawTable) -> bool {
+        (self.count, self.first) == (other.count, other.first) && self.chosen == other.chosen
+    }
+}
+
 /// Slots of a level as lists of positions: slot j has `members[begin[j] .. begin[j + 1]]`, in the order of the level.
 #[derive(Clone, Debug, Default)]
 pub struct LevelTable {

@@ -246,19 +246,20 @@ pub fn count_while<V: Visits>(
             View::Classes(_) => env.of_class(modulus, (env.q_start + first) % modulus),
             _ => of.clone(),
         };
-        for tile in tiles.iter().flatten() {
-            let of = class(i64::from(tile[0]));
-            // Lanes of a head follow those of another.
-            let lanes = tile.len() as i64;
-            let query = |i: i64| {
-                let number = i64::from(tile[(i % lanes) as usize]);
-                (of.q_start + number / modulus, i / lanes * env.n_q + number)
-            };
-            count.stage::<V>(stage, &sets, &of, heads as i64 * lanes, None, query)?;
-        }
-        match stage.view {
-            _ if tiles.is_some() => {}
-            View::Rows => {
+        match (stage.view, &tiles) {
+            (_, Some(tiles)) => {
+                for tile in tiles {
+                    let of = class(i64::from(tile[0]));
+                    // Lanes of a head follow those of another.
+                    let lanes = tile.len() as i64;
+                    let query = |i: i64| {
+                        let number = i64::from(tile[(i % lanes) as usize]);
+                        (of.q_start + number / modulus, i / lanes * env.n_q + number)
+                    };
+                    count.stage::<V>(stage, &sets, &of, heads as i64 * lanes, None, query)?;
+                }
+            }
+            (View::Rows, None) => {
                 let Some(rows) = &plan.rows else { continue };
                 for (branch, rows) in inplace::positions(plan, rows, env)?.into_iter().enumerate() {
                     let of = Env { branch: branch as i64, ..of.clone() };
@@ -266,22 +267,22 @@ pub fn count_while<V: Visits>(
                     count.stage::<V>(stage, &sets, &of, rows.len() as i64, None, row)?;
                 }
             }
-            View::Given => {
+            (View::Given, None) => {
                 count.stage::<V>(stage, &sets, of, of.n_q, None, |i| (of.q_start + i, i))?;
             }
-            View::Walk(order) => {
+            (View::Walk(order), None) => {
                 let walk = walk(plan, order, env)?;
                 let number = |i: i64| i64::from(walk[i as usize]);
                 let query = |i: i64| (of.q_start + number(i), number(i));
                 count.stage::<V>(stage, &sets, of, of.n_q, None, query)?;
             }
-            View::Ordered { queries, keys } => {
+            (View::Ordered { queries, keys }, None) => {
                 count.once[Term::Ordered] += env.n_k.unsigned_abs();
                 let Ranked { rows, present, of } = Ranked::new(&plan.program, env, (queries, keys))?;
                 let query = |i: i64| (i64::from(rows[i as usize].0), i64::from(rows[i as usize].1));
                 count.stage::<V>(stage, &sets, &of, env.n_q, present.as_deref(), query)?;
             }
-            View::Classes(_) => {
+            (View::Classes(_), None) => {
                 for first in 0..modulus.min(env.n_q) {
                     let of = class(first);
                     count.stage::<V>(stage, &sets, &of, of.n_q, None, |i| (of.q_start + i, first + modulus * i))?;

@@ -90,7 +90,8 @@ pub const FEW_QUERIES: i64 = 16;
 pub enum Few {
     /// Those of a head are lanes of one tile: as many as it has.
     Together,
-    /// Those of a class are lanes of one tile, in all stages at once ([`queries_by_class`]): those of several classes share no keys.
+    /// Those of a class are lanes of one tile, in all stages at once ([`queries_by_class`]): those of several classes share
+    /// no keys.
     Apart,
 }
 
@@ -215,9 +216,7 @@ impl Plan {
     #[must_use]
     pub fn most_together(&self, n_q: i64) -> i64 {
         let of_class = |stage: &Attend| match stage.view {
-            View::Classes(modulus) => {
-                self.program.exprs.as_int(modulus).map_or(n_q, |m| (n_q + m.max(1) - 1) / m.max(1))
-            }
+            View::Classes(modulus) => self.program.exprs.as_int(modulus).map_or(n_q, |m| (n_q - 1) / m.max(1) + 1),
             _ => n_q,
         };
         self.stages.iter().map(of_class).min().unwrap_or(n_q)

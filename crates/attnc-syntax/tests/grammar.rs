@@ -132,7 +132,7 @@ impl Grammar {
         // A state: rule, alternative, place in it, and the set it began in.
         type State = (usize, usize, usize, usize);
         // Items stand at the beginning of a line.
-        let item = self.numbers.get("item");
+        let item = self.numbers["item"];
         let mut sets: Vec<Vec<State>> = vec![(0..self.rules[0].len()).map(|a| (0, a, 0, 0)).collect()];
         for i in 0..=tokens.len() {
             let (mut seen, mut next): (HashSet<State>, Vec<State>) = (sets[i].iter().copied().collect(), vec![]);
@@ -151,7 +151,7 @@ impl Grammar {
                     }
                     Some(symbol) => {
                         let after_dot = i > 0 && tokens[i - 1].text == ".";
-                        let stands = |token: &Token| i == 0 || token.first || (Some(&rule), place) != (item, 0);
+                        let stands = |token: &Token| i == 0 || token.first || (rule, place) != (item, 0);
                         if tokens.get(i).is_some_and(|token| token.is(symbol, after_dot) && stands(token)) {
                             next.push((rule, alternative, place + 1, begin));
                         }

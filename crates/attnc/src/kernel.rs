@@ -1987,10 +1987,7 @@ fn launch<'l>(
 
 /// Whether the same was chosen for two heads, and nothing is drawn twice: how often makes tensors of a head's own.
 fn same_draws(a: &Env<'_>, b: &Env<'_>) -> bool {
-    let once = |table: &DrawTable| table.times.is_empty();
-    let same = |(a, b): (&DrawTable, &DrawTable)| {
-        (a.count, a.first, &a.chosen) == (b.count, b.first, &b.chosen) && once(a) && once(b)
-    };
+    let same = |(a, b): (&DrawTable, &DrawTable)| a.chose_alike(b) && a.times.is_empty() && b.times.is_empty();
     a.draws.iter().zip(&b.draws).all(same)
 }
 
